@@ -1,0 +1,37 @@
+# `make demo` and `make test` do everything on a machine that has Python >= 3.10 and make:
+# environment, locked install, the job. PYTHON=python3.12 picks another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo demo-seeds test check lock clean
+
+demo: $(READY)
+	$(BIN)/anchored study demo -o runs/demo
+
+demo-seeds: $(READY)
+	$(BIN)/anchored study demo-seeds -o runs/demo-seeds
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# uv installs the locked versions in parallel and shares files between environments.
+$(READY): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet 'uv>=0.5'
+	$(BIN)/uv pip sync --python $(BIN)/python --quiet requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	touch $(READY)
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra embed --universal --python-version 3.10 \
+		--no-emit-index-url --upgrade --custom-compile-command 'make lock' -o requirements.lock
+
+clean:
+	rm -rf $(VENV) runs

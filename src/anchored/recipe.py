@@ -1,0 +1,245 @@
+"""What a study is: typed settings, every default once with its unit and its reason.
+
+A recipe is a YAML file with the sections below; ``base: other-recipe`` starts from another one and states only what
+differs. ``Recipe.cells()`` expands it into the grid of trainings. Standard library and PyYAML only, so that reading a
+recipe costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from anchored.errors import UserError
+
+Protocol = Literal["standard", "anchored", "ram"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images are trained on."""
+
+    train: str = "cifar10"  # a row of the catalog; its test split is the in-distribution test set
+    fraction: float = 1.0  # share of every set's images that is used, first ones of each class; in (0, 1]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which trainings a study runs: networks × protocols (× alphas for ``ram``) × seeds."""
+
+    networks: tuple[str, ...] = ("resnet18",)
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    alphas: tuple[float, ...] = (0.25,)  # mask probabilities of the ``ram`` protocol; in (0, 1)
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Anchoring:
+    """How the anchored protocols are trained and evaluated (method: docs/method.md)."""
+
+    stem: Literal["fresh", "kept"] = "fresh"  # fresh: wide stem drawn anew (training from scratch); kept: exact widening
+    mask_unit: Literal["batch", "image"] = "batch"  # one mask draw for the whole batch (published), or one per image
+    masked_target: Literal["label", "uniform"] = "label"  # what a masked pair is trained towards
+    # Masked passes leave batch norm's running statistics alone; "all" is the published behaviour, which evaluates on
+    # whatever mix of masked and ordinary batches came last.
+    batch_norm: Literal["unmasked", "all"] = "unmasked"
+    references: int = 1  # K training images kept with the model; evaluation takes the mean of the logits over them
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training recipe. Defaults: the paper's CIFAR recipe."""
+
+    epochs: int = 200
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: Literal["steps", "one_cycle"] = "steps"
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)  # shares of all epochs after which the rate is multiplied by decay
+    decay: float = 0.2
+    crop_padding: int = 4  # pixels of black border that random crops may reach into; 0: no crop
+    flip: bool = True  # random horizontal flip
+    label_smoothing: float = 0.0
+    precision: str = "32-true"  # any precision name of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed ...
+    accelerator: str = "auto"  # Lightning's: auto, cpu, gpu, mps ...
+    deterministic: bool = True  # same seed and machine, same weights; false lets GPUs pick faster kernels
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured on every trained network."""
+
+    ood: tuple[str, ...] = ()  # catalog rows whose test images are out-of-distribution
+    score: str = "energy"  # the headline OOD score; all scores are measured
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    adaptation: tuple[str, ...] = ()  # catalog rows that a linear probe on frozen features is trained on
+    batch_size: int = 500  # images
+    bootstrap: int = 1000  # replicates behind every interval
+    seed: int = 0  # of corruptions, bootstraps and probe splits: the same for every network
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study: everything that decides its weights, and nothing else."""
+
+    network: str
+    protocol: Protocol
+    alpha: float  # mask probability; 0 unless the protocol is ``ram``
+    seed: int
+    data: Data
+    anchoring: Anchoring
+    train: Training
+
+    @property
+    def name(self) -> str:
+        """Folder name of the cell, unique within a study: ``resnet18-ram-0.25-seed0``."""
+        masked = f"-{self.alpha:g}" if self.protocol == "ram" else ""
+        return f"{self.network}-{self.protocol}{masked}-seed{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """The cell's name in sentences: ``resnet18 · RAM α=0.25 · seed 0``."""
+        shown = f"RAM α={self.alpha:g}" if self.protocol == "ram" else self.protocol
+        return f"{self.network} · {shown} · seed {self.seed}"
+
+    def digest(self) -> str:
+        """Short hash of everything that decides the weights; results are bound to it."""
+        return hashlib.sha256(canonical(self).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole study."""
+
+    name: str = "study"
+    title: str = ""
+    data: Data = field(default_factory=Data)
+    grid: Grid = field(default_factory=Grid)
+    anchoring: Anchoring = field(default_factory=Anchoring)
+    train: Training = field(default_factory=Training)
+    evaluate: Evaluation = field(default_factory=Evaluation)
+
+    def cells(self) -> Iterator[Cell]:
+        """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
+        for seed in self.grid.seeds:
+            for network in self.grid.networks:
+                for protocol in self.grid.protocols:
+                    for alpha in self.grid.alphas if protocol == "ram" else (0.0,):
+                        yield Cell(network, protocol, alpha, seed, self.data, self.anchoring, self.train)
+
+    def scaled(self, scale: float) -> Recipe:
+        """The same study with ``scale`` times the images and the epochs, for a trial. At least one epoch remains."""
+        if not 0 < scale <= 1:
+            raise UserError(f"--scale is {scale:g}: give a number above 0 and at most 1")
+        return replace(
+            self,
+            data=replace(self.data, fraction=self.data.fraction * scale),
+            train=replace(self.train, epochs=max(1, round(self.train.epochs * scale))),
+        )
+
+    def check(self) -> Recipe:
+        """Refuse values that make no sense, each with one line; returns the recipe itself."""
+        wrong = next((text for ok, text in self._rules() if not ok), None)
+        if wrong:
+            raise UserError(f"recipe '{self.name}': {wrong}")
+        return self
+
+    def _rules(self) -> Iterator[tuple[bool, str]]:
+        grid, train, evaluate = self.grid, self.train, self.evaluate
+        yield 0 < self.data.fraction <= 1, f"data.fraction is {self.data.fraction:g}: give a share in (0, 1]"
+        for name in ("networks", "protocols", "seeds"):
+            values = getattr(grid, name)
+            yield len(values) > 0, f"grid.{name} is empty: name at least one"
+            yield len(set(values)) == len(values), f"grid.{name} names one twice: {', '.join(map(str, values))}"
+        if "ram" in grid.protocols:
+            yield len(grid.alphas) > 0, "grid.alphas is empty: the ram protocol needs a mask probability"
+            yield len(set(grid.alphas)) == len(grid.alphas), "grid.alphas names one twice"
+        for alpha in grid.alphas:
+            yield 0 < alpha < 1, f"grid.alphas has {alpha:g}: a mask probability is above 0 and below 1"
+        for seed in grid.seeds:
+            yield 0 <= seed < 2**63, f"grid.seeds has {seed}: a seed is a whole number from 0"
+        yield train.epochs >= 1, f"train.epochs is {train.epochs}: at least 1"
+        yield train.batch_size >= 2, f"train.batch_size is {train.batch_size}: at least 2, to have a reference"
+        for name in ("learning_rate", "momentum", "weight_decay", "label_smoothing", "decay"):
+            value = getattr(train, name)
+            yield math.isfinite(value) and value >= 0, f"train.{name} is {value}: a finite number from 0"
+        yield train.crop_padding >= 0, f"train.crop_padding is {train.crop_padding}: pixels, from 0"
+        yield self.anchoring.references >= 1, f"anchoring.references is {self.anchoring.references}: at least 1"
+        yield evaluate.batch_size >= 1, f"evaluate.batch_size is {evaluate.batch_size}: at least 1"
+        yield evaluate.bootstrap >= 100, f"evaluate.bootstrap is {evaluate.bootstrap}: at least 100 replicates"
+        for severity in evaluate.severities:
+            yield severity in range(1, 6), f"evaluate.severities has {severity}: severities go from 1 to 5"
+
+
+def canonical(settings: Any) -> str:
+    """Settings as JSON text that is equal exactly when the settings are."""
+    return json.dumps(dataclasses.asdict(settings), sort_keys=True, ensure_ascii=False)
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """A seed in [0, 2⁶³) for one purpose, independent of the seeds of all other purposes."""
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("anchored") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read(name: str) -> dict[str, Any]:
+    """The settings of a recipe, by the name of a shipped one or the path of a YAML file, bases merged in.
+
+    Raises ``UserError`` for an unknown name, a missing or malformed file, or a base that leads back to itself.
+    """
+    return _read(name, ())
+
+
+def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+    if name in trail:
+        raise UserError(f"recipe '{name}' is its own base ({' -> '.join((*trail, name))}): remove one 'base:'")
+    text = _text(name)
+    try:
+        own = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"recipe '{name}'{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(own, dict):
+        raise UserError(f"recipe '{name}': expected sections such as 'data:' and 'train:', found {type(own).__name__}")
+    base = own.pop("base", None)
+    own.setdefault("name", Path(name).stem)
+    return own if base is None else _merged(_read(str(base), (*trail, name)), own)
+
+
+def _text(name: str) -> str:
+    if name in names():
+        return (resources.files("anchored") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise UserError(f"no recipe '{name}': there are {', '.join(names())}, or give the path of a .yaml file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe file {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Sections merged key by key; a list replaces the base's list."""
+    both = {key: _merged(base[key], own[key]) for key in base.keys() & own.keys() if isinstance(base[key], dict)
+            and isinstance(own[key], dict)}
+    return {**base, **own, **both}

@@ -1,0 +1,295 @@
+"""Folders and files: the only module that knows names on disk.
+
+A study's folder::
+
+    study.json      the recipe, resolved, and how it was run (versions, revision, machine)
+    results.csv     all rows
+    report.html     figures/  tables/  examples.safetensors
+    runs/CELL/      cell.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors  rows.csv
+
+Every file appears whole or not at all (written beside its place, then renamed). Nothing is pickled or unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from anchored.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number: a line of ``results.csv``. The first eight columns are those of the paper's tables."""
+
+    trained_on: str  # title of the training set, e.g. CIFAR-10
+    architecture: str  # title of the network, e.g. ResNet-18
+    protocol: str  # standard, anchored or ram
+    alpha: float | None  # mask probability of ram, else None
+    metric: str  # a key of anchored.metrics.METRICS
+    dataset: str  # title of the set measured on
+    severity: int | None  # 1..5 for corruptions, else None
+    value: float  # percent for accuracies, AUROC, FPR, AUPR; plain for calibration errors
+    tail_weight: float | None  # λ of hard-Δ mining, None without
+    seed: int
+    corruption: str  # one corruption's name; "mean" for the mean over corruptions; "" elsewhere
+    score: str  # OOD score, "" elsewhere
+    low: float  # ends of the 95 % interval over images
+    high: float
+    n: int  # test images behind the value
+    run: str  # name of the run's folder
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+_INTEGERS = {"severity", "seed", "n"}
+_NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one trained network."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def cell_file(self) -> Path:
+        """The settings that decide the weights."""
+        return self.path / "cell.json"
+
+    @property
+    def model_file(self) -> Path:
+        """What is needed to rebuild the module: network, protocol, preprocessing, classes."""
+        return self.path / "model.json"
+
+    @property
+    def weights_file(self) -> Path:
+        """Final weights and references; there exactly when training is complete."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """State of an unfinished training; removed when training is complete."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def log_file(self) -> Path:
+        """One line per epoch: loss, accuracy, learning rate, seconds."""
+        return self.path / "training.csv"
+
+    @property
+    def rows_file(self) -> Path:
+        """The run's rows; there exactly when evaluation is complete."""
+        return self.path / "rows.csv"
+
+    def outputs_file(self, name: str) -> Path:
+        """Logits, features and labels on one set."""
+        return self.path / "outputs" / f"{name}.safetensors"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study."""
+
+    path: Path
+
+    @property
+    def study_file(self) -> Path:
+        """The resolved recipe and how it was run."""
+        return self.path / "study.json"
+
+    @property
+    def results_file(self) -> Path:
+        """All rows of all runs."""
+        return self.path / "results.csv"
+
+    @property
+    def report_file(self) -> Path:
+        """The page."""
+        return self.path / "report.html"
+
+    @property
+    def examples_file(self) -> Path:
+        """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
+        return self.path / "examples.safetensors"
+
+    @property
+    def figures(self) -> Path:
+        """Figures as PNG and PDF."""
+        return self.path / "figures"
+
+    @property
+    def tables(self) -> Path:
+        """Tables as Markdown and LaTeX."""
+        return self.path / "tables"
+
+    def run(self, name: str) -> Run:
+        """The run of one cell."""
+        return Run(self.path / "runs" / name)
+
+    def runs(self) -> list[Run]:
+        """Runs that have been evaluated, by name."""
+        return [Run(rows.parent) for rows in sorted(self.path.glob("runs/*/rows.csv"))]
+
+
+@contextlib.contextmanager
+def mending(path: Path, action: str) -> Iterator[None]:
+    """Turn the system's refusals about ``path`` (full disk, no permission ...) into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot {action} {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place first, flushed to disk, then renamed over it."""
+    with mending(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that people can read."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; ``UserError`` where the file is missing or is not JSON."""
+    with mending(path, "read"):
+        content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): it was changed by hand or cut short") from error
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as CSV; None is an empty field, floats keep their full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(dataclasses.astuple(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows; ``UserError`` naming file and line where a field is missing or not a number."""
+    with mending(path, "read"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    reader = csv.DictReader(io.StringIO(text))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise UserError(f"{path}: the first line must name the columns {','.join(COLUMNS)}")
+    try:
+        return [_row(fields) for fields in reader]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _row(fields: dict[str, str]) -> Row:
+    def value(name: str) -> Any:
+        text = fields[name]
+        if text is None or None in fields:
+            raise ValueError(f"expected {len(COLUMNS)} fields")
+        if name in _INTEGERS | _NUMBERS and text == "":
+            return None
+        return int(text) if name in _INTEGERS else float(text) if name in _NUMBERS else text
+
+    return Row(**{name: value(name) for name in COLUMNS})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors (any device; copied to CPU) and text as one safetensors file, atomically."""
+    # clone: safetensors refuses tensors that share memory, and views of larger ones would be saved whole.
+    write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: named CPU tensors, and the text kept with them."""
+    try:
+        with mending(path, "read"), safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): remove it and run again") from error
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+
+    def packed(node: Any) -> Any:
+        match node:
+            case Tensor():
+                tensors[f"t{len(tensors)}"] = node
+                return {"tensor": f"t{len(tensors) - 1}"}
+            case dict():  # as pairs, since keys may be numbers
+                return {"dict": [[packed(key), packed(value)] for key, value in node.items()]}
+            case tuple():
+                return {"tuple": [packed(value) for value in node]}
+            case list():
+                return [packed(value) for value in node]
+            case None | bool() | int() | float() | str():
+                return node
+        raise TypeError(f"a checkpoint cannot hold a {type(node).__name__}")
+
+    text = json.dumps(packed(tree))
+    save_tensors(path, tensors, {"tree": text})
+
+
+def load_tree(path: Path) -> Any:
+    """Read what ``save_tree`` wrote."""
+    tensors, metadata = load_tensors(path)
+
+    def unpacked(node: Any) -> Any:
+        match node:
+            case {"tensor": name}:
+                return tensors[name]
+            case {"dict": pairs}:
+                return {unpacked(key): unpacked(value) for key, value in pairs}
+            case {"tuple": values}:
+                return tuple(unpacked(value) for value in values)
+            case list():
+                return [unpacked(value) for value in node]
+        return node
+
+    try:
+        return unpacked(json.loads(metadata["tree"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a checkpoint of anchored: remove it to train from the start") from error
