@@ -29,66 +29,99 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 class Data:
     """Which images are trained on."""
 
-    train: str = "cifar10"  # a row of the catalog; its test split is the in-distribution test set
-    fraction: float = 1.0  # share of every set's images that is used, first ones of each class; in (0, 1]
+    train: str = "cifar10"
+    """A row of the catalog; its test split is the in-distribution test set."""
+    fraction: float = 1.0
+    """Share of every set's images that is used, the first ones of each class; in (0, 1]."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which trainings a study runs: networks × protocols (× alphas for ``ram``) × seeds."""
+    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds."""
 
     networks: tuple[str, ...] = ("resnet18",)
+    """Names of networks."""
     protocols: tuple[Protocol, ...] = PROTOCOLS
-    alphas: tuple[float, ...] = (0.25,)  # mask probabilities of the ``ram`` protocol; in (0, 1)
+    """Standard, anchored (no masks) and ram (anchored with reference masking)."""
+    alphas: tuple[float, ...] = (0.25,)
+    """Mask probabilities of the ram protocol; in (0, 1)."""
     seeds: tuple[int, ...] = (0,)
+    """Each seed is one training of every network and protocol."""
 
 
 @dataclass(frozen=True)
 class Anchoring:
-    """How the anchored protocols are trained and evaluated (method: docs/method.md)."""
+    """How the anchored protocols are trained and evaluated."""
 
-    stem: Literal["fresh", "kept"] = "fresh"  # fresh: wide stem drawn anew (training from scratch); kept: exact widening
-    mask_unit: Literal["batch", "image"] = "batch"  # one mask draw for the whole batch (published), or one per image
-    masked_target: Literal["label", "uniform"] = "label"  # what a masked pair is trained towards
-    # Masked passes leave batch norm's running statistics alone; "all" is the published behaviour, which evaluates on
-    # whatever mix of masked and ordinary batches came last.
+    stem: Literal["fresh", "kept"] = "fresh"
+    """Fresh draws the wide first layer anew (training from scratch); kept widens the network's own, exactly."""
+    mask_unit: Literal["batch", "image"] = "batch"
+    """One mask draw for the whole batch, as published, or one per image."""
+    masked_target: Literal["label", "uniform"] = "label"
+    """What a masked pair is trained towards: its label, or the uniform distribution."""
     batch_norm: Literal["unmasked", "all"] = "unmasked"
-    references: int = 1  # K training images kept with the model; evaluation takes the mean of the logits over them
+    """Unmasked keeps whole masked batches out of batch norm's running statistics; all is the published behaviour,
+    which evaluates on whatever mix of masked and ordinary batches came last."""
+    references: int = 1
+    """K training images kept with the model; evaluation takes the mean of the logits over them."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """The training recipe. Defaults: the paper's CIFAR recipe."""
+    """The training recipe; the defaults are the paper's for CIFAR."""
 
     epochs: int = 200
+    """Passes over the training images."""
     batch_size: int = 128
+    """Images a step."""
     learning_rate: float = 0.1
+    """Highest learning rate of SGD."""
     momentum: float = 0.9
+    """Momentum of SGD."""
     nesterov: bool = False
+    """Nesterov's form of momentum."""
     weight_decay: float = 5e-4
+    """L2 penalty on all weights."""
     schedule: Literal["steps", "one_cycle"] = "steps"
-    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)  # shares of all epochs after which the rate is multiplied by decay
+    """Steps multiplies the rate at milestones; one_cycle goes up for a fifth of training, then straight to zero."""
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
+    """Shares of training after which the rate is multiplied by decay (0.3 of 200 epochs is epoch 60)."""
     decay: float = 0.2
-    crop_padding: int = 4  # pixels of black border that random crops may reach into; 0: no crop
-    flip: bool = True  # random horizontal flip
+    """Factor at each milestone."""
+    crop_padding: int = 4
+    """Pixels of black border that random crops may reach into; 0 for no crops."""
+    flip: bool = True
+    """Random horizontal flips."""
     label_smoothing: float = 0.0
-    precision: str = "32-true"  # any precision name of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed ...
-    accelerator: str = "auto"  # Lightning's: auto, cpu, gpu, mps ...
-    deterministic: bool = True  # same seed and machine, same weights; false lets GPUs pick faster kernels
+    """Share of each label spread over all classes."""
+    precision: str = "32-true"
+    """Any precision of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu, mps."""
+    deterministic: bool = True
+    """Same seed and machine, same weights; false lets GPUs pick faster kernels."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What is measured on every trained network."""
 
-    ood: tuple[str, ...] = ()  # catalog rows whose test images are out-of-distribution
-    score: str = "energy"  # the headline OOD score; all scores are measured
+    ood: tuple[str, ...] = ()
+    """Rows of the catalog whose test images are out-of-distribution."""
+    score: str = "energy"
+    """OOD score of the headline; all of energy, max_softmax, max_logit and entropy are measured."""
     corruptions: tuple[str, ...] = ()
+    """Names of corruptions, applied to the test images."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
-    adaptation: tuple[str, ...] = ()  # catalog rows that a linear probe on frozen features is trained on
-    batch_size: int = 500  # images
-    bootstrap: int = 1000  # replicates behind every interval
-    seed: int = 0  # of corruptions, bootstraps and probe splits: the same for every network
+    """Severities of each corruption, 1 to 5."""
+    adaptation: tuple[str, ...] = ()
+    """Rows of the catalog that a linear probe on frozen features is trained on."""
+    batch_size: int = 500
+    """Images a forward pass."""
+    bootstrap: int = 1000
+    """Replicates behind every interval over images."""
+    seed: int = 0
+    """Seed of corruptions, bootstraps and probe splits: the same for every network."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +148,16 @@ class Cell:
         shown = f"RAM α={self.alpha:g}" if self.protocol == "ram" else self.protocol
         return f"{self.network} · {shown} · seed {self.seed}"
 
+    @staticmethod
+    def parse(settings: Any, where: object) -> Cell:
+        """The cell that ``canonical`` wrote; ``UserError`` naming ``where`` it came from if it is another thing."""
+        sections = {"data": Data, "anchoring": Anchoring, "train": Training}
+        try:
+            return Cell(**{name: _section(sections[name], value) if name in sections else value
+                           for name, value in settings.items()})
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"{where} does not describe a training of this version of anchored: {error}") from error
+
     def digest(self) -> str:
         """Short hash of everything that decides the weights; results are bound to it."""
         return hashlib.sha256(canonical(self).encode()).hexdigest()[:16]
@@ -125,7 +168,9 @@ class Recipe:
     """A whole study."""
 
     name: str = "study"
+    """Name of the study."""
     title: str = ""
+    """Title of the report."""
     data: Data = field(default_factory=Data)
     grid: Grid = field(default_factory=Grid)
     anchoring: Anchoring = field(default_factory=Anchoring)
@@ -184,6 +229,10 @@ class Recipe:
             yield severity in range(1, 6), f"evaluate.severities has {severity}: severities go from 1 to 5"
 
 
+def _section(kind: type[Any], fields: dict[str, Any]) -> Any:
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
 def canonical(settings: Any) -> str:
     """Settings as JSON text that is equal exactly when the settings are."""
     return json.dumps(dataclasses.asdict(settings), sort_keys=True, ensure_ascii=False)
@@ -240,6 +289,9 @@ def _text(name: str) -> str:
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Sections merged key by key; a list replaces the base's list."""
-    both = {key: _merged(base[key], own[key]) for key in base.keys() & own.keys() if isinstance(base[key], dict)
-            and isinstance(own[key], dict)}
+    both = {
+        key: _merged(base[key], own[key])
+        for key in base.keys() & own.keys()
+        if isinstance(base[key], dict) and isinstance(own[key], dict)
+    }
     return {**base, **own, **both}

@@ -5,7 +5,8 @@ A study's folder::
     study.json      the recipe, resolved, and how it was run (versions, revision, machine)
     results.csv     all rows
     report.html     figures/  tables/  examples.safetensors
-    runs/CELL/      cell.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors  rows.csv
+    runs/CELL/      cell.json  recipe.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors
+                    evaluation.json  rows.csv
 
 Every file appears whole or not at all (written beside its place, then renamed). Nothing is pickled or unpickled.
 """
@@ -75,6 +76,11 @@ class Run:
         return self.path / "cell.json"
 
     @property
+    def recipe_file(self) -> Path:
+        """The whole recipe that the run belongs to."""
+        return self.path / "recipe.json"
+
+    @property
     def model_file(self) -> Path:
         """What is needed to rebuild the module: network, protocol, preprocessing, classes."""
         return self.path / "model.json"
@@ -98,6 +104,11 @@ class Run:
     def rows_file(self) -> Path:
         """The run's rows; there exactly when evaluation is complete."""
         return self.path / "rows.csv"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """The settings that made the rows, and the hash of the weights they were made from."""
+        return self.path / "evaluation.json"
 
     def outputs_file(self, name: str) -> Path:
         """Logits, features and labels on one set."""
@@ -199,6 +210,14 @@ def read_json(path: Path) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): it was changed by hand or cut short") from error
+
+
+def difference(there: Any, here: Any, name: str = "") -> str:
+    """The first setting in which two resolved settings differ: ``train.epochs: 10 there, 12 here``; "" where equal."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        parts = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in {**there, **here})
+        return next(filter(None, parts), "")
+    return "" if there == here else f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -1,0 +1,217 @@
+"""The method, once: the pair, reference masking, the mean over K references, references kept with the model.
+
+Letters: B batch, C image channels, H×W image size, K references, N classes, α mask probability.
+Sources: docs/method.md; arXiv 2406.00529.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anchored import stem as stems
+from anchored.errors import UserError
+
+
+def pair(images: Tensor, references: Tensor, masked: Tensor | None = None) -> Tensor:
+    """``[r, x − r]``: images (B,C,H,W) and references (B or 1,C,H,W) to pairs (B,2C,H,W).
+
+    Where ``masked`` (B,) is true the reference is replaced by zeros *after* the residual was computed: ``[0, x − r]``.
+    Zero is the mean image in normalised space.
+    """
+    residuals = images - references
+    if masked is not None:
+        references = references * ~masked.view(-1, *[1] * (references.dim() - 1))
+    return torch.cat([references.expand_as(residuals), residuals], dim=1)
+
+
+@contextlib.contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Within it, batch norm normalises by the batch in training mode but leaves its running statistics alone."""
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+class AnchoredModel(nn.Module):
+    """Images (B,C,H,W) in, logits (B,N) out, through a network that sees ``[reference, image − reference]``.
+
+    In training mode every image's reference is another image of its batch (a random permutation; an image may meet
+    itself), and with probability α the references are masked. In evaluation mode the output is deterministic: the
+    mean of the logits over the K saved references. Make one with :func:`anchor`.
+
+    Attributes:
+        network: the network with 2C input channels.
+        references: (K,C,H,W), a persistent buffer, or None until set. Unset, the first image of the first training
+            batch becomes the reference, so that it always is a training image; a network that was never trained
+            uses the zero reference.
+        mask_probability: α in [0, 1).
+        masked: (B,) bool, which pairs of the last training pass were masked.
+        generator: source of permutations and masks; a CPU generator, so that draws are the same on every device.
+    """
+
+    references: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mask_probability: float = 0.0,
+        *,
+        mask_unit: Literal["batch", "image"] = "batch",
+        masked_target: Literal["label", "uniform"] = "label",
+        batch_norm: Literal["unmasked", "all"] = "unmasked",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= mask_probability < 1:  # also refuses NaN
+            raise UserError(f"mask_probability is {mask_probability}: give a number in [0, 1)")
+        for name, value, known in (
+            ("mask_unit", mask_unit, ("batch", "image")),
+            ("masked_target", masked_target, ("label", "uniform")),
+            ("batch_norm", batch_norm, ("unmasked", "all")),
+        ):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}: give {' or '.join(map(repr, known))}")
+        self.network = network
+        self.mask_probability = mask_probability
+        self.mask_unit = mask_unit
+        self.masked_target = masked_target
+        self.batch_norm = batch_norm
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.masked = torch.zeros(0, dtype=torch.bool)
+        self.register_buffer("references", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W), normalised floats, to logits (B,N)."""
+        if not self.training:
+            return self._evaluation_pass(images)
+        if self.references is None:
+            self.set_references(images[:1])
+        order, self.masked, whole = self._draw(len(images), images.device)
+        pairs = pair(images, images[order], self.masked if self.mask_probability > 0 else None)
+        # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
+        # some masked images the ordinary ones are normalised by the mixture too, so there the mixture is right.
+        if whole and self.batch_norm == "unmasked":
+            with frozen_statistics(self.network):
+                return self._logits(pairs)
+        return self._logits(pairs)
+
+    @torch.compiler.disable  # generators cannot be traced; the network after this break is compiled whole
+    def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+        """Permutation (B,), masks (B,), and whether the whole batch is masked."""
+        order = torch.randperm(batch, generator=self.generator, device=self.generator.device)
+        units = 1 if self.mask_unit == "batch" else batch
+        uniform = torch.rand(units, generator=self.generator, device=self.generator.device)
+        masked = (uniform < self.mask_probability).expand(batch)
+        return order.to(device), masked.to(device), bool(masked.all())
+
+    def _evaluation_pass(self, images: Tensor) -> Tensor:
+        references = images.new_zeros(1, *images.shape[1:]) if self.references is None else self.references
+        if references.shape[1:] != images.shape[1:]:
+            raise UserError(
+                f"images are {_size(images)} but the model's references are {_size(references)}: "
+                "resize the images, or set_references() with training images of their size"
+            )
+        total = self._logits(pair(images, references[:1]))
+        for index in range(1, len(references)):
+            total = total + self._logits(pair(images, references[index : index + 1]))
+        return total / len(references)
+
+    def _logits(self, pairs: Tensor) -> Tensor:
+        logits: Tensor = self.network(pairs)
+        return logits
+
+    def set_references(self, images: Tensor) -> None:
+        """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
+        if images.dim() < 3 or len(images) == 0 or not images.is_floating_point():
+            raise UserError(f"references must be normalised images (K,C,H,W), not {tuple(images.shape)} {images.dtype}")
+        if not torch.isfinite(images).all():
+            raise UserError("references contain NaN or infinity: give finite training images")
+        self.references = images.detach().clone()
+
+    def targets(self, labels: Tensor, classes: int) -> Tensor:
+        """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
+
+        Probabilities only with ``masked_target='uniform'``: uniform for the pairs that were masked, one-hot elsewhere.
+        """
+        if self.masked_target == "label":
+            return labels
+        if len(self.masked) != len(labels):
+            raise UserError(f"targets for {len(labels)} labels, but the last training pass had {len(self.masked)}")
+        onehot = functional.one_hot(labels, classes).to(torch.get_default_dtype())
+        return torch.where(self.masked[:, None], 1 / classes, onehot)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # The number of references is the saved model's, so the buffer takes its shape before torch compares shapes.
+        saved = state_dict.get(f"{prefix}references")
+        if saved is not None:
+            device = next((p.device for p in self.network.parameters()), saved.device)
+            self.references = torch.empty_like(saved, device=device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(model)``."""
+        count = 0 if self.references is None else len(self.references)
+        return (
+            f"mask_probability={self.mask_probability}, mask_unit={self.mask_unit}, "
+            f"masked_target={self.masked_target}, batch_norm={self.batch_norm}, references={count}"
+        )
+
+
+def anchor(
+    network: nn.Module,
+    mask_probability: float = 0.0,
+    *,
+    fresh_stem: bool = False,
+    stem: str | None = None,
+    mask_unit: Literal["batch", "image"] = "batch",
+    masked_target: Literal["label", "uniform"] = "label",
+    batch_norm: Literal["unmasked", "all"] = "unmasked",
+    generator: torch.Generator | None = None,
+) -> AnchoredModel:
+    """Anchor a network: the result takes the same images and, on the first day, gives the same answers.
+
+    Args:
+        network: any classifier of images (B,C,H,W) with a convolutional first layer. It is copied, not changed.
+        mask_probability: α in [0, 1), the probability that training masks the references.
+        fresh_stem: draw the wide first layer anew, for training from scratch. By default both its halves take the
+            given weights, and the network's function is kept exactly, for every reference.
+        stem: name of the first layer (``"features.0"``) where the first convolution is not it.
+        mask_unit: one mask draw for the whole ``"batch"`` (published) or one per ``"image"``.
+        masked_target: train masked pairs towards their ``"label"`` or the ``"uniform"`` distribution (then compute
+            the loss with ``cross_entropy(logits, model.targets(labels, classes))``).
+        batch_norm: ``"unmasked"`` keeps whole masked batches out of batch norm's running statistics; ``"all"`` is the
+            published behaviour.
+        generator: CPU generator of permutations, masks and the fresh stem; seed 0 by default.
+
+    Raises:
+        UserError: α outside [0, 1), an unknown setting, or a first layer that cannot be found or widened.
+
+    Example:
+        >>> model = anchor(torchvision.models.resnet18(weights="DEFAULT"), mask_probability=0.25)
+        >>> logits = model(images)  # in any training loop
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    wide = stems.widen(network, stem, fresh=fresh_stem, generator=generator)
+    return AnchoredModel(
+        wide,
+        mask_probability,
+        mask_unit=mask_unit,
+        masked_target=masked_target,
+        batch_norm=batch_norm,
+        generator=generator,
+    ).train(network.training)
+
+
+def _size(images: Tensor) -> str:
+    return "×".join(map(str, images.shape[1:]))

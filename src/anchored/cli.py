@@ -1,0 +1,258 @@
+"""The door: ``anchored study | train | evaluate | report``.
+
+Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anchored import recipe as recipes
+from anchored.errors import UserError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from anchored.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row of the command line: what it is for, its own arguments, what it does, and examples."""
+
+    usage: str
+    summary: str
+    arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], None]
+    examples: tuple[str, ...]
+
+
+def _recipe_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("recipe", type=str, help=f"{', '.join(recipes.names())}, or the path of a .yaml file")
+    parser.add_argument("-o", "--output", type=str, help="folder of the results")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="use this share of the images and epochs, for a trial; in (0, 1]"
+    )
+    parser.add_class_arguments(recipes.Recipe, as_group=False)
+
+
+def _evaluate_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_class_arguments(recipes.Evaluation, "evaluate")
+
+
+def _report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=str, help="folder of a study")
+
+
+def _recipe(options: Namespace) -> Recipe:
+    """The recipe as overridden on the command line, scaled and checked."""
+    sections = {name: getattr(options, name) for name in recipes.Recipe.__dataclass_fields__}
+    return recipes.Recipe(**sections).check().scaled(options.scale)
+
+
+def _study(options: Namespace) -> None:
+    from anchored.study import study
+
+    recipe = _recipe(options)
+    folder = Path(options.output or Path("runs") / recipe.name)
+    study(recipe, folder, _console())
+    _show_report(folder)
+
+
+def _train(options: Namespace) -> None:
+    from anchored import study
+    from anchored.runs import Run
+
+    recipe = _recipe(options)
+    cells = list(recipe.cells())
+    if len(cells) != 1:
+        raise UserError(
+            f"recipe '{recipe.name}' names {len(cells)} trainings: pick one with, say, --grid.protocols '[ram]' "
+            "--grid.alphas '[0.25]' --grid.seeds '[0]', or run them all with 'anchored study'"
+        )
+    run = Run(Path(options.output or Path("runs") / cells[0].name))
+    study.train_one(recipe, cells[0], run, _console())
+    print(f"Trained: {run.path.resolve()}")
+
+
+def _evaluate(options: Namespace) -> None:
+    from anchored import study
+    from anchored.runs import Run
+
+    run = Run(Path(options.run))
+    study.evaluate_one(run, options.evaluate, _console())
+    print(f"Rows: {run.rows_file.resolve()}")
+
+
+def _report(options: Namespace) -> None:
+    from anchored import report
+    from anchored.runs import StudyFolder
+
+    report.write(StudyFolder(Path(options.folder)))
+    _show_report(Path(options.folder))
+
+
+def _show_report(folder: Path) -> None:
+    from anchored import report
+    from anchored.runs import StudyFolder
+
+    study = StudyFolder(folder)
+    _console().print(report.headline(study))
+    print(f"Report: {study.report_file.resolve()}")
+
+
+def _console() -> Console:  # type: ignore[name-defined]  # noqa: F821
+    from rich.console import Console
+
+    return Console()
+
+
+COMMANDS = {
+    "study": Command(
+        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "train, evaluate and report a grid of networks",
+        _recipe_arguments,
+        _study,
+        (
+            "anchored study demo -o runs/demo",
+            "anchored study demo -o runs/trial --scale 0.1",
+            "anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20",
+            "anchored study my-recipe.yaml",
+        ),
+    ),
+    "train": Command(
+        "anchored train RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "train one network of a recipe",
+        _recipe_arguments,
+        _train,
+        ("anchored train demo -o runs/ram --grid.protocols '[ram]'",),
+    ),
+    "evaluate": Command(
+        "anchored evaluate RUN [--evaluate.KEY VALUE ...]",
+        "measure a trained network, as its recipe says or otherwise",
+        _evaluate_arguments,
+        _evaluate,
+        ("anchored evaluate runs/ram", "anchored evaluate runs/ram --evaluate.ood '[digits, textures]'"),
+    ),
+    "report": Command(
+        "anchored report FOLDER",
+        "write the report of a study again",
+        _report_arguments,
+        _report,
+        ("anchored report runs/demo",),
+    ),
+}
+
+
+def _parser(verb: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the examples' lines."""
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the settings' help stands in recipe.py
+    command = COMMANDS[verb]
+    examples = "\n  ".join(command.examples)
+    description = f"{command.summary[0].upper()}{command.summary[1:]}.\n\nexamples:\n  {examples}"
+    parser = ArgumentParser(
+        prog=f"anchored {verb}",
+        usage=command.usage,
+        description=description,
+        formatter_class=Formatter,
+        exit_on_error=False,
+    )
+    command.arguments(parser)
+    return parser
+
+
+def _options(verb: str, arguments: list[str]) -> Namespace:
+    """Parse a verb's arguments: defaults, then the recipe's or the run's settings, then the command line's."""
+    from jsonargparse import ArgumentError
+
+    parser = _parser(verb)
+    try:
+        first = next((word for word in arguments[:1] if not word.startswith("-")), None)
+        if first and COMMANDS[verb].arguments is _recipe_arguments:
+            _set_defaults(parser, recipes.read(first), f"recipe '{first}'")
+        if first and verb == "evaluate":
+            from anchored.runs import Run, read_json
+
+            run = Run(Path(first))
+            if run.recipe_file.exists():
+                _set_defaults(parser, {"evaluate": read_json(run.recipe_file)["evaluate"]}, str(run.recipe_file))
+        return parser.instantiate_classes(parser.parse_args(arguments))
+    except (ArgumentError, TypeError) as error:
+        raise UserError(_one_line(str(error))) from error
+
+
+def _set_defaults(parser: ArgumentParser, settings: dict[str, object], where: str) -> None:
+    """Take a file's settings as the parser's defaults; ``UserError`` naming a key that does not exist."""
+    flat = dict(_flat(settings))
+    known = {action.dest for action in parser._actions}
+    for key in flat:
+        if key not in known:
+            section = key.rpartition(".")[0]
+            there = [name for name in known if name.rpartition(".")[0] == section and name not in ("help", "recipe")]
+            raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(sorted(there)) or 'no such sections'}")
+    try:
+        parser.set_defaults(flat)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: {_one_line(str(error))}") from error
+
+
+def _flat(settings: dict[str, object], prefix: str = "") -> Sequence[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        pairs.extend(_flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)])
+    return pairs
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {verb:<{width}}{command.summary}" for verb, command in COMMANDS.items())
+    examples = "\n".join(f"  {command.examples[0]}" for command in COMMANDS.values())
+    return (
+        "usage: anchored [--version] COMMAND ...\n\n"
+        "Anchored training with reference masking: train, measure, report.\n\n"
+        f"commands (each has --help):\n{commands}\n\nexamples:\n{examples}\n"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    verb = words[0] if words else "--help"
+    try:
+        if verb in ("-h", "--help"):
+            print(_overview(), end="")
+        elif verb == "--version":
+            from importlib.metadata import version
+
+            print(f"anchored {version('anchored')}")
+        elif verb in COMMANDS:
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            COMMANDS[verb].run(_options(verb, words[1:]))
+        else:
+            raise UserError(f"no command '{verb}': there are {', '.join(COMMANDS)}")
+    except UserError as error:
+        print(f"anchored: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("anchored: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `anchored ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

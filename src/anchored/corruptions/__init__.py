@@ -1,0 +1,64 @@
+"""Image corruptions for whole batches: ``corrupt(images, "gaussian_noise", severity=3, seed=0)``.
+
+Severities are those of CIFAR-10-C (Hendrycks and Dietterich 2019, arXiv 1903.12261). A corrupted image depends only on
+(seed, corruption, severity, the image's index): not on the batch it came in, its order or the device.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor
+
+from anchored.corruptions.common import COMMON, Corruption
+from anchored.corruptions.randomness import image_keys
+from anchored.errors import UserError
+
+__all__ = ["CORRUPTIONS", "Corruption", "corrupt"]
+
+#: Every corruption by name.
+CORRUPTIONS: dict[str, Corruption] = {corruption.name: corruption for corruption in COMMON}
+
+
+def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indices: Tensor | None = None) -> Tensor:
+    """Return ``images`` (B,C,H,W) uint8, C 1 or 3, corrupted: uint8, same shape and device.
+
+    ``corruption``: a name of CORRUPTIONS. ``severity``: 1 (mildest) to 5. ``indices`` (B,), any integer dtype: each
+    image's place in its set, default 0, 1, ..., B − 1; with ``seed`` it decides the image's random numbers, so that a
+    set corrupted in batches of any size, in any order, comes out the same. Devices agree but for values that lie on the
+    edge between two grey levels to the last bit of a float32. UserError, one line, for anything else.
+    """
+    row = _row(corruption)
+    if indices is None:
+        indices = torch.arange(len(images))
+    _check(row, images, severity, indices)
+    if len(images) == 0:
+        return images.clone()
+    keys = image_keys(seed, f"{corruption}/{severity}", indices.to(images.device))
+    return row.function(images, row.severities[severity - 1], keys)
+
+
+def _row(name: str) -> Corruption:
+    """Return the corruption called ``name``; UserError with near names when there is none."""
+    if name in CORRUPTIONS:
+        return CORRUPTIONS[name]
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), CORRUPTIONS, n=3, cutoff=0.5)
+    known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CORRUPTIONS)}"
+    raise UserError(f"corruption '{name}' is unknown; {known}")
+
+
+def _check(row: Corruption, images: Tensor, severity: int, indices: Tensor) -> None:
+    """Raise UserError unless ``row`` can be applied to all this."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        shape = f"{images.dtype} {tuple(images.shape)}"
+        raise UserError(f"{row.name}: images are {shape}: give uint8 (B, C, H, W) with C 1 or 3")
+    if severity not in (1, 2, 3, 4, 5):
+        raise UserError(f"{row.name}: severity is {severity}: give 1, 2, 3, 4 or 5")
+    if indices.shape != images.shape[:1] or indices.is_floating_point() or indices.is_complex():
+        shape = f"{indices.dtype} {tuple(indices.shape)}"
+        raise UserError(f"{row.name}: indices are {shape}: give {len(images)} integers, one per image")
+    margin = row.margin(row.severities[severity - 1])
+    if min(images.shape[2:]) <= margin:
+        size = f"{images.shape[2]} x {images.shape[3]}"
+        raise UserError(f"{row.name}: images are {size}, severity {severity} needs more than {margin} px per side")

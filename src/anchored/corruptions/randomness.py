@@ -1,0 +1,87 @@
+"""Random numbers that depend only on (seed, purpose, image index, position): not on batch, order or device.
+
+A generator with a state gives image 7 other numbers when it is corrupted alone than in a batch of 100. Here every
+number is a hash: SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA),
+whose output number ``i`` from the start ``key`` is ``mix(key + i · 0x9E3779B97F4A7C15)``, so that any of them can be
+computed directly. Each image has a key of its own; two images' numbers overlap only if their 64-bit keys are by chance
+less than an image's length apart (below 1e-6 for 50,000 CIFAR images). The hash is exact integer arithmetic (int64,
+wrapping): all devices agree on it. Normal numbers pass through float32 functions, whose last bit may differ between
+devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """Return the int64 with the same 64 bits as the unsigned ``value``."""
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    return value - (1 << 64) if value >> 63 else value
+
+
+_STEP = _signed(0x9E37_79B9_7F4A_7C15)
+_FIRST = _signed(0xBF58_476D_1CE4_E5B9)
+_SECOND = _signed(0x94D0_49BB_1331_11EB)
+
+
+def _shift(bits: Tensor, count: int) -> Tensor:
+    """Return int64 ``bits`` shifted right by ``count``, zeros coming in (torch's own shift repeats the sign)."""
+    return (bits >> count).bitwise_and_((1 << (64 - count)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Return SplitMix64's finaliser of int64 ``bits``, computed in place."""
+    bits.bitwise_xor_(_shift(bits, 30)).mul_(_FIRST)
+    bits.bitwise_xor_(_shift(bits, 27)).mul_(_SECOND)
+    return bits.bitwise_xor_(_shift(bits, 31))
+
+
+def image_keys(seed: int, purpose: str, indices: Tensor) -> Tensor:
+    """Return one key per image, int64 (B,), for :func:`uniform` and :func:`normal`.
+
+    ``purpose`` names what the numbers are for (such as "gaussian_noise/3"): two purposes have unrelated numbers.
+    ``indices`` (B,), any integer dtype: each image's place in its set.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    start = _signed(int.from_bytes(digest[:8], "little"))
+    return _mix(_mix(indices.to(torch.int64) * _STEP + start) + start)
+
+
+def _bits(keys: Tensor, count: int, draw: int) -> Tensor:
+    """Return ``count`` hashes per image, int64 (B, count); another ``draw`` gives unrelated ones."""
+    if draw:
+        keys = _mix(keys + draw * 0x632B_E59B_D9B4_E019)
+    steps = torch.arange(1, count + 1, device=keys.device) * _STEP
+    return _mix(keys[:, None] + steps)
+
+
+def _unit(bits: Tensor, width: int) -> Tensor:
+    """Return float32 in (0, 1) from int64 holding ``width`` <= 23 random bits: the middles of 2**width equal cells."""
+    return bits.to(torch.float32).add_(0.5).mul_(2.0**-width)
+
+
+def uniform(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
+    """Return float32 (B, *shape), uniform on the open interval (0, 1) in steps of 2**-23; ``keys`` int64 (B,)."""
+    count = math.prod(shape)
+    bits = _bits(keys, -(-count // 2), draw)
+    pair = torch.stack((_shift(bits, 41), bits & 0x7F_FFFF), -1).flatten(1)
+    return _unit(pair[:, :count], 23).view(len(keys), *shape)
+
+
+def normal(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
+    """Return float32 (B, *shape), standard normal by the Box–Muller transform; ``keys`` int64 (B,).
+
+    |values| <= 5.77 (the radius comes from 23 bits), a tail that a standard normal exceeds once in 10^8 draws.
+    """
+    count = math.prod(shape)
+    half = -(-count // 2)
+    bits = _bits(keys, half, draw)
+    radius = _unit(_shift(bits, 41), 23).log_().mul_(-2.0).sqrt_()
+    angle = _unit(bits & 0x7F_FFFF, 23).mul_(2.0 * math.pi)
+    values = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), 1)
+    return values[:, :count].reshape(len(keys), *shape)

@@ -1,0 +1,297 @@
+"""What is measured on a trained network: suites of sets, each one pass, and rows made from the outputs on disk.
+
+A suite is a function from a ``Bench`` (one network, its settings, its outputs) to rows; ``SUITES`` lists them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anchored import catalog, corruptions, data, intervals, metrics, networks, runs
+from anchored import model as models
+from anchored.errors import UserError
+from anchored.intervals import Interval
+from anchored.predict import Outputs, predict, stored
+from anchored.probe import linear_probe
+from anchored.recipe import Cell, Data, Evaluation, Recipe, canonical, derived_seed
+from anchored.runs import Row, Run, StudyFolder
+from anchored.scores import SCORES
+
+Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
+CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
+CORRUPTED = ("accuracy", "smooth_ece")
+DETECTION = ("auroc", "fpr95", "aupr")
+ADAPTED = {"accuracy": "linear_probe_accuracy", "smooth_ece": "linear_probe_ece"}  # image metric -> its name in rows
+EXAMPLES = 8  # images of each kind kept for the report
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One trained network on the bench."""
+
+    run: Run
+    cell: Cell
+    settings: Evaluation
+    progress: Progress
+    root: Path | None = None
+
+    @cached_property
+    def config(self) -> models.ModelConfig:
+        """What the network takes and was trained on."""
+        return models.read_config(self.run)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network, loaded when a set has to be passed through it."""
+        device = "cuda" if torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda") else "cpu"
+        return models.load(self.run.path).to(device)
+
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the weights."""
+        return models.weights_digest(self.run)
+
+    @cached_property
+    def sets(self) -> int:
+        """How many passes there are in all."""
+        settings = self.settings
+        corrupted = len(settings.corruptions) * len(settings.severities)
+        return 1 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)
+
+    def images(self, name: str, split: str) -> data.ImageSet:
+        """A set as this network takes it, shrunken like the training set."""
+        return load(name, split, self.cell.data, self.config.channels, self.config.size, self.root)
+
+    def outputs(
+        self, kept: str, name: str, split: str, corruption: str = "", severity: int = 0, features: bool = False
+    ) -> Outputs:
+        """The network's outputs on one set, from disk where they were made by these weights from this set."""
+        key = [self.weights, name, split, self.cell.data.fraction, features]
+        if corruption:
+            key += [corruption, severity, self.settings.seed]
+
+        def compute() -> Outputs:
+            self.progress(len(list(self.run.outputs_file("x").parent.glob("*.safetensors"))) / self.sets, f"evaluating, {kept}")
+            chosen = self.images(name, split)
+            images = chosen.images
+            if corruption:
+                images = corruptions.corrupt(images, corruption, severity, seed=self.settings.seed)
+            return predict(
+                self.model, self.config, images, chosen.labels, batch_size=self.settings.batch_size, features=features
+            )
+
+        return stored(self.run, kept, json.dumps(key), compute)
+
+    def generator(self, *purpose: str) -> torch.Generator:
+        """The same draws for every network, so that networks are compared on the same resamples."""
+        return torch.Generator().manual_seed(derived_seed(self.settings.seed, *purpose))
+
+    def estimate(
+        self, purpose: str, names: Sequence[str], statistic: Callable[..., Tensor], sizes: Sequence[int]
+    ) -> list[Interval]:
+        """Values and intervals of metrics ``names`` that ``statistic`` makes of weights (R,size) each: (R,len(names))."""
+        return intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
+
+    def row(
+        self,
+        metric: str,
+        found: Interval,
+        dataset: str,
+        n: int,
+        *,
+        severity: int | None = None,
+        corruption: str = "",
+        score: str = "",
+    ) -> Row:
+        """A row of this network."""
+        value, low, high = (bound * (100 if metrics.METRICS[metric].percent else 1) for bound in found)
+        return Row(
+            trained_on=catalog.get(self.cell.data.train).title,
+            architecture=networks.get(self.cell.network).title,
+            protocol=self.cell.protocol,
+            alpha=self.cell.alpha if self.cell.protocol == "ram" else None,
+            metric=metric,
+            dataset=dataset,
+            severity=severity,
+            value=value,
+            tail_weight=None,
+            seed=self.cell.seed,
+            corruption=corruption,
+            score=score,
+            low=low,
+            high=high,
+            n=n,
+            run=self.run.name,
+        )
+
+
+def clean(bench: Bench) -> Iterator[Row]:
+    """Accuracy and calibration on the test set."""
+    test = bench.outputs("test", bench.cell.data.train, "test", features=True)
+    found = intervals.image_intervals(
+        test.logits, test.labels, CLEAN, bench.generator("images"), bench.settings.bootstrap
+    )
+    for name in CLEAN:
+        yield bench.row(name, found[name], catalog.get(bench.cell.data.train).title, len(test.labels))
+
+
+def corruption(bench: Bench) -> Iterator[Row]:
+    """Accuracy and smooth ECE under each corruption and severity, and their means on the same images.
+
+    The mean over corruptions is the mean of the figures, not the figure of the pooled images.
+    """
+    kinds, severities = bench.settings.corruptions, bench.settings.severities
+    if not kinds or not severities:
+        return
+    grid = [(severity, kind) for severity in severities for kind in kinds]
+    outputs = [
+        bench.outputs(f"corruption-{kind}-{severity}", bench.cell.data.train, "test", kind, severity)
+        for severity, kind in grid
+    ]
+    images = [metrics.per_image(each.logits, each.labels) for each in outputs]
+    dataset, n = f"{catalog.get(bench.cell.data.train).title}-C", len(outputs[0].labels)
+    for metric in CORRUPTED:
+        weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
+
+        def statistic(weights: Tensor, weighted: list[metrics.WeightedMetric] = weighted) -> Tensor:
+            single = torch.stack([each(weights) for each in weighted], dim=1)
+            by_severity = single.view(len(weights), len(severities), len(kinds)).mean(dim=2)
+            return torch.cat([single, by_severity, by_severity.mean(dim=1, keepdim=True)], dim=1)
+
+        names = [metric] * (len(grid) + len(severities) + 1)
+        places = [*grid, *((severity, "mean") for severity in severities), (None, "mean")]
+        for (severity, kind), found in zip(places, bench.estimate("images", names, statistic, [n]), strict=True):
+            yield bench.row(metric, found, dataset, n, severity=severity, corruption=kind)
+
+
+def ood(bench: Bench) -> Iterator[Row]:
+    """Rejection of out-of-distribution images by each score, and the mean over sets."""
+    if not bench.settings.ood:
+        return
+    inside = bench.outputs("test", bench.cell.data.train, "test", features=True).logits
+    outside = [bench.outputs(f"ood-{name}", name, "test").logits for name in bench.settings.ood]
+    sizes = [len(inside), *map(len, outside)]
+    titles = [catalog.get(name).title for name in bench.settings.ood]
+    for score, function in SCORES.items():
+        for metric in DETECTION:
+            weighted = [metrics.OOD_METRICS[metric](function(inside), function(each)) for each in outside]
+
+            def statistic(inner: Tensor, *outer: Tensor, weighted: list[metrics.WeightedOODMetric] = weighted) -> Tensor:
+                single = torch.stack([w(inner, weights) for w, weights in zip(weighted, outer, strict=True)], dim=1)
+                return torch.cat([single, single.mean(dim=1, keepdim=True)], dim=1)
+
+            found = bench.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
+            for title, n, each in zip([*titles, "mean"], [*sizes[1:], sum(sizes[1:])], found, strict=True):
+                yield bench.row(metric, each, title, sizes[0] + n, score=score)
+
+
+def adaptation(bench: Bench) -> Iterator[Row]:
+    """A linear probe on the frozen penultimate features, its strength chosen on held-out training images."""
+    if not bench.settings.adaptation:
+        return
+    probed = [_probed(bench, name) for name in bench.settings.adaptation]
+    sizes = [len(each.labels) for each in probed]
+    titles = [catalog.get(name).title for name in bench.settings.adaptation]
+    images = [metrics.per_image(each.logits, each.labels) for each in probed]
+    for metric, named in ADAPTED.items():
+        weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
+
+        def statistic(*weights: Tensor, weighted: list[metrics.WeightedMetric] = weighted) -> Tensor:
+            single = torch.stack([w(each) for w, each in zip(weighted, weights, strict=True)], dim=1)
+            return torch.cat([single, single.mean(dim=1, keepdim=True)], dim=1)
+
+        found = bench.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)
+        for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], found, strict=True):
+            yield bench.row(named, each, title, n)
+
+
+def _probed(bench: Bench, name: str) -> Outputs:
+    train = bench.outputs(f"features-{name}-train", name, "train", features=True)
+    test = bench.outputs(f"features-{name}-test", name, "test", features=True)
+    assert train.features is not None
+    assert test.features is not None
+
+    def compute() -> Outputs:
+        classes = len(catalog.get(name).classes)
+        probe = linear_probe(train.features, train.labels, test.features, classes, bench.generator("probe", name))
+        return Outputs(probe.logits.float(), test.labels)
+
+    key = [bench.weights, name, bench.cell.data.fraction, bench.settings.seed]
+    return stored(bench.run, f"probe-{name}", json.dumps(key), compute)
+
+
+SUITES: tuple[Callable[[Bench], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
+
+
+def evaluate(
+    run: Run, cell: Cell, settings: Evaluation, progress: Progress = lambda share, what: None, root: Path | None = None
+) -> list[Row]:
+    """Measure a trained run, and keep its rows. Outputs that are there already are not computed again."""
+    bench = Bench(run, cell, settings, progress, root)
+    rows = [row for suite in SUITES for row in suite(bench)]
+    runs.write_rows(run.rows_file, rows)
+    runs.write_json(run.evaluation_file, _made_from(run, settings))
+    return rows
+
+
+def is_evaluated(run: Run, settings: Evaluation) -> bool:
+    """Whether the run's rows were made from its weights with these settings."""
+    if not (run.rows_file.exists() and run.evaluation_file.exists() and run.weights_file.exists()):
+        return False
+    return bool(runs.read_json(run.evaluation_file) == _made_from(run, settings))
+
+
+def _made_from(run: Run, settings: Evaluation) -> dict[str, object]:
+    return {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}
+
+
+def load(
+    name: str, split: str, settings: Data, channels: int, size: int, root: Path | None = None
+) -> data.ImageSet:
+    """A set at a network's input shape, shrunken as the recipe says (at least ten images of a class remain)."""
+    return data.scaled(data.load(name, split, root, channels=channels, size=size), settings.fraction, minimum=10)
+
+
+def check(recipe: Recipe, root: Path | None = None) -> None:
+    """Refuse, before anything is trained, what could not be evaluated: unknown names, missing or unfit data."""
+    row = catalog.get(recipe.data.train)
+    settings = recipe.evaluate
+    for name in recipe.grid.networks:
+        networks.get(name)
+    if settings.score not in SCORES:
+        raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
+    needed = [(name, "test") for name in settings.ood]
+    needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
+    for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
+        load(name, split, recipe.data, row.channels, row.size, root)
+    for name in settings.adaptation:
+        if len(catalog.get(name).classes) < 2:
+            raise UserError(f"evaluate.adaptation has '{name}', which has no classes to adapt to")
+    probe = torch.zeros(1, row.channels, row.size, row.size, dtype=torch.uint8)
+    for name in settings.corruptions:
+        for severity in settings.severities:
+            corruptions.corrupt(probe, name, severity, seed=0)
+
+
+def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None) -> None:
+    """Keep a few images of every kind for the report: clean, corrupted at each severity, out-of-distribution."""
+    row, settings = catalog.get(recipe.data.train), recipe.evaluate
+    test = load(row.name, "test", recipe.data, row.channels, row.size, root)
+    spread = torch.linspace(0, len(test) - 1, EXAMPLES).long()
+    examples = {"clean": test.images[spread]}
+    for name in settings.corruptions:
+        chosen = test.images[spread[:1]]
+        examples[f"corruption/{name}"] = torch.cat(
+            [corruptions.corrupt(chosen, name, s, seed=settings.seed, indices=spread[:1]) for s in settings.severities]
+        )
+    for name in settings.ood:
+        outside = load(name, "test", recipe.data, row.channels, row.size, root).images
+        examples[f"ood/{name}"] = outside[torch.linspace(0, len(outside) - 1, EXAMPLES).long()]
+    runs.save_tensors(folder.examples_file, examples)

@@ -1,0 +1,147 @@
+"""A table as Markdown, LaTeX (booktabs) or a rich table for the terminal; every text is escaped."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+
+from rich import box
+from rich import table as rich_table
+from rich.text import Text
+
+from anchored.report.tables import Cell, Column, Table
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "α": r"$\alpha$",
+    "λ": r"$\lambda$",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "−": "$-$",
+    "–": "--",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+}
+_COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
+
+
+def markdown(table: Table) -> str:
+    """GitHub's Markdown, the caption below."""
+    grouped = [f"{column.group}: {_heading(column)}" if column.group else _heading(column) for column in table.columns]
+    lines = [
+        f"**{_md(table.title)}**",
+        "",
+        _md_line([_md(text) for text in grouped]),
+        _md_line(["---" if i < table.stubs else "---:" for i in range(len(table.columns))]),
+        *(_md_line([_md(_flat(cell)) for cell in row]) for row in table.rows),
+        "",
+        _md(table.caption),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_<>\[\]|~#])", r"\\\1", " ".join(text.split()))
+
+
+def _md_line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _heading(column: Column) -> str:
+    return f"{column.title} {column.arrow}".rstrip()
+
+
+def _flat(cell: Cell) -> str:
+    interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
+    return " ".join(filter(None, (cell.text, interval, cell.change)))
+
+
+def latex(table: Table) -> str:
+    """A LaTeX table that needs only the package booktabs."""
+    stubs, values = table.stubs, len(table.columns) - table.stubs
+    body = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_tex(f'{table.title}. {table.caption}')}}}",
+        rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', table.name.lower())}}}",
+        rf"\begin{{tabular}}{{{'l' * stubs}{'r' * values}}}",
+        r"\toprule",
+        *_tex_groups(table),
+        _tex_line([_tex(_heading(column)) for column in table.columns]),
+        r"\midrule",
+        *(_tex_line([_tex_cell(cell) for cell in row]) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(["% needs \\usepackage{booktabs}", *body]) + "\n"
+
+
+def groups(table: Table) -> list[tuple[str, int]]:
+    """Headings above the columns and how many columns each spans; empty where there are none."""
+    spans = [(title, len(list(columns))) for title, columns in groupby(table.columns, lambda column: column.group)]
+    return spans if any(title for title, _ in spans) else []
+
+
+def _tex_groups(table: Table) -> list[str]:
+    spans = groups(table)
+    if not spans:
+        return []
+    cells, rules, first = [], [], 1
+    for title, width in spans:
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(title)}}}")
+        if title:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
+        first += width
+    return [_tex_line(cells), " ".join(rules)]
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _tex_line(cells: list[str]) -> str:
+    return rf"{' & '.join(cells)} \\"
+
+
+def _tex_cell(cell: Cell) -> str:
+    interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
+    small = " ".join(filter(None, (interval, cell.change)))
+    return _tex(cell.text) + (rf" {{\scriptsize {_tex(small)}}}" if small else "")
+
+
+def terminal(table: Table) -> rich_table.Table:
+    """A table for the terminal: interval and change under each value, better and worse in colour and in words."""
+    shown = rich_table.Table(
+        title=Text(table.title), caption=Text(table.caption), box=box.SIMPLE_HEAD, caption_justify="left"
+    )
+    for i, column in enumerate(table.columns):
+        name = i < table.stubs
+        shown.add_column(Text(_heading(column)), justify="left" if name else "right", vertical="top")
+    for row in table.rows:
+        shown.add_row(*(_rich(cell) for cell in row))
+    return shown
+
+
+def _rich(cell: Cell) -> Text:
+    text = Text(cell.text)
+    if cell.interval:
+        text.append(f"\n{cell.interval}", style="dim")
+    if cell.change:
+        word = f" {cell.tone}" if cell.tone in ("better", "worse") else ""
+        text.append(f"\n{cell.change}{word}", style=_COLOURS[cell.tone])
+    return text

@@ -1,0 +1,324 @@
+"""Rows -> what the report compares: variants, estimates over images or over seeds, changes against standard.
+
+A variant is (architecture, protocol, α, λ), trained once per seed. One seed: the value and its bootstrap interval over
+test images. Several: mean and Student-t interval over seeds. Different numbers of images are never averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from anchored import intervals, runs
+from anchored.errors import UserError
+from anchored.metrics import METRICS
+from anchored.recipe import PROTOCOLS
+from anchored.runs import Row, Run, StudyFolder
+
+MEAN = "mean"
+"""The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compared: one way of training one architecture."""
+
+    architecture: str
+    protocol: str
+    alpha: float | None
+    tail_weight: float | None
+
+    @property
+    def title(self) -> str:
+        """The variant's name without its architecture: ``RAM α=0.25``."""
+        if self.protocol != "ram" or self.alpha is None:
+            name = {"ram": "RAM"}.get(self.protocol, self.protocol.capitalize())
+        else:
+            name = f"RAM α={self.alpha:g}"
+        return name if self.tail_weight is None else f"{name}, λ={self.tail_weight:g}"
+
+    @property
+    def order(self) -> tuple[int, float, float]:
+        """Standard first, then anchored, then RAM by α, each by λ."""
+        return PROTOCOLS.index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One figure of one variant: the rows of its seeds, by seed."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds behind the figure."""
+        return tuple(row.seed for row in self.rows)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Distinct numbers of images behind the figure; more than one is not averaged."""
+        return tuple(sorted({row.n for row in self.rows}))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the seeds were measured on different numbers of images."""
+        return len(self.sizes) > 1
+
+    @cached_property
+    def interval(self) -> intervals.Interval:
+        """Mean over seeds ± Student's t, or one seed's value with its interval over images; NaN where mixed."""
+        if self.mixed:
+            return intervals.Interval(math.nan, math.nan, math.nan)
+        if len(self.rows) > 1:
+            return intervals.over_seeds([row.value for row in self.rows])
+        return intervals.Interval(self.rows[0].value, self.rows[0].low, self.rows[0].high)
+
+    @property
+    def value(self) -> float:
+        """The figure."""
+        return self.interval.value
+
+
+@dataclass(frozen=True)
+class Change:
+    """One variant against another on the same seeds."""
+
+    before: float
+    after: float
+    clear: bool  # the paired interval over seeds excludes zero, or the intervals over images do not meet
+    better: bool
+    seeds: int
+
+    @property
+    def relative(self) -> float | None:
+        """Relative change as a fraction; None where there is nothing to divide by."""
+        return (self.after - self.before) / abs(self.before) if self.before else None
+
+
+def compare(mine: Estimate | None, base: Estimate | None) -> Change | None:
+    """``mine`` against ``base`` on the seeds both have; None where there is none, or the numbers of images differ.
+
+    With two or more common seeds the difference is clear when the paired t interval excludes zero; with one, when the
+    two intervals over images do not overlap (a strict rule: both networks saw the same images).
+    """
+    if mine is None or base is None or mine.mixed or mine.sizes != base.sizes:
+        return None
+    common = sorted(set(mine.seeds) & set(base.seeds))
+    if not common:
+        return None
+    ours, theirs = ({row.seed: row for row in each.rows} for each in (mine, base))
+    after, before = ([rows[seed].value for seed in common] for rows in (ours, theirs))
+    if len(common) > 1:
+        difference = intervals.paired_difference(after, before)
+        clear = difference.low > 0 or difference.high < 0
+    else:
+        one, other = ours[common[0]], theirs[common[0]]
+        clear = one.low > other.high or one.high < other.low
+    means = math.fsum(before) / len(common), math.fsum(after) / len(common)
+    higher = METRICS[mine.rows[0].metric].higher_is_better
+    return Change(*means, clear=clear, better=(means[1] > means[0]) == higher, seeds=len(common))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of the headline: where its rows are, and what it is called."""
+
+    title: str  # of a column
+    phrase: str  # in a sentence
+    metric: str
+    dataset: str
+    corruption: str = ""
+    score: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return "↑" if METRICS[self.metric].higher_is_better else "↓"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study's rows, looked up by what they say."""
+
+    folder: StudyFolder
+    recipe: dict[str, Any]
+    made: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def _index(self) -> dict[tuple[object, ...], list[Row]]:
+        index: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+        for row in self.rows:
+            index[variant_of(row), row.metric, row.dataset, row.severity, row.corruption, row.score].append(row)
+        return dict(index)
+
+    def get(
+        self,
+        variant: Variant,
+        metric: str,
+        dataset: str,
+        *,
+        severity: int | None = None,
+        corruption: str = "",
+        score: str = "",
+    ) -> Estimate | None:
+        """The figure, or None where it was not measured."""
+        rows = self._index.get((variant, metric, dataset, severity, corruption, score))
+        return Estimate(tuple(sorted(rows, key=lambda row: row.seed))) if rows else None
+
+    def measured(self, variant: Variant, measure: Measure) -> Estimate | None:
+        """A figure of the headline."""
+        return self.get(variant, measure.metric, measure.dataset, corruption=measure.corruption, score=measure.score)
+
+    @property
+    def trained_on(self) -> str:
+        """Title of the training set."""
+        return self.rows[0].trained_on
+
+    @property
+    def corrupted(self) -> str:
+        """Title of the corrupted test sets."""
+        return f"{self.trained_on}-C"
+
+    @property
+    def score(self) -> str:
+        """OOD score of the headline."""
+        return str(self.setting("evaluate", "score"))
+
+    @property
+    def title(self) -> str:
+        """Title of the report."""
+        return str(self.recipe.get("title") or self.recipe.get("name") or "Study")
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants: architectures as they come, each from standard to the largest α."""
+        found = list(dict.fromkeys(variant_of(row) for row in self.rows))
+        return tuple(sorted(found, key=lambda v: (self.architectures.index(v.architecture), v.order)))
+
+    @cached_property
+    def architectures(self) -> tuple[str, ...]:
+        """Titles of the networks, in the rows' order."""
+        return tuple(dict.fromkeys(row.architecture for row in self.rows))
+
+    def of(self, architecture: str) -> tuple[Variant, ...]:
+        """The variants of one architecture."""
+        return tuple(variant for variant in self.variants if variant.architecture == architecture)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds of the study."""
+        return tuple(sorted({row.seed for row in self.rows}))
+
+    @cached_property
+    def corruptions(self) -> tuple[str, ...]:
+        """Names of the single corruptions, in the rows' order."""
+        found = dict.fromkeys(row.corruption for row in self.rows if row.dataset == self.corrupted)
+        return tuple(name for name in found if name not in ("", MEAN))
+
+    @cached_property
+    def severities(self) -> tuple[int, ...]:
+        """Severities measured."""
+        return tuple(sorted({r.severity for r in self.rows if r.dataset == self.corrupted and r.severity is not None}))
+
+    def sets(self, metric: str) -> tuple[str, ...]:
+        """Titles of the sets a metric was measured on, the mean last."""
+        found = list(dict.fromkeys(row.dataset for row in self.rows if row.metric == metric))
+        return tuple([name for name in found if name != MEAN] + [MEAN] * (MEAN in found))
+
+    @cached_property
+    def scores(self) -> tuple[str, ...]:
+        """OOD scores measured, the headline's first."""
+        found = dict.fromkeys(row.score for row in self.rows if row.score)
+        return tuple(sorted(found, key=lambda name: name != self.score))
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """The headline's figures that at least one variant has."""
+        score = self.score.replace("_", " ")
+        clean, corrupted = self.trained_on, self.corrupted
+        every = (
+            Measure("Clean accuracy, %", "clean accuracy", "accuracy", clean),
+            Measure("Corruption accuracy, %", "accuracy under corruption", "accuracy", corrupted, MEAN),
+            Measure("Smooth ECE, clean", "smooth ECE on clean images", "smooth_ece", clean),
+            Measure("Smooth ECE, corrupted", "smooth ECE under corruption", "smooth_ece", corrupted, MEAN),
+            Measure(f"OOD AUROC, % ({score})", "OOD AUROC", "auroc", MEAN, score=self.score),
+            Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
+        )
+        return tuple(m for m in every if any(self.measured(variant, m) for variant in self.variants))
+
+    def standard(self, variant: Variant) -> Variant | None:
+        """The standard network of the same architecture."""
+        return next((v for v in self.of(variant.architecture) if v.protocol == "standard"), None)
+
+    def change(self, variant: Variant, measure: Measure) -> Change | None:
+        """A variant's figure against standard's; None for standard itself and where there is nothing to compare."""
+        standard = self.standard(variant)
+        if standard is None or standard == variant:
+            return None
+        return compare(self.measured(variant, measure), self.measured(standard, measure))
+
+    def run_of(self, variant: Variant) -> tuple[Run, int]:
+        """The run of the variant's smallest seed, and that seed: what single-network figures show."""
+        row = min((row for row in self.rows if variant_of(row) == variant), key=lambda row: row.seed)
+        return self.folder.run(Path(row.run).name), row.seed
+
+    def setting(self, section: str, name: str) -> Any:
+        """A setting of the study's recipe; ``UserError`` where study.json lacks it."""
+        values = self.recipe.get(section)
+        if not isinstance(values, dict) or name not in values:
+            raise UserError(f"{self.folder.study_file} has no setting {section}.{name}: another version wrote it")
+        return values[name]
+
+
+def variant_of(row: Row) -> Variant:
+    """The variant a row belongs to."""
+    return Variant(row.architecture, row.protocol, row.alpha, row.tail_weight)
+
+
+def read(folder: StudyFolder) -> Summary:
+    """A study's rows and settings, checked. ``UserError`` for no rows, foreign rows (with the line), another layout."""
+    study = runs.read_json(folder.study_file)
+    if not isinstance(study, dict) or not isinstance(study.get("recipe"), dict):
+        raise UserError(f"{folder.study_file} does not describe a study")
+    made = study.get("made")
+    rows = runs.read_rows(folder.results_file)
+    if not rows:
+        raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
+    _check(rows, folder.results_file)
+    return Summary(folder, study["recipe"], made if isinstance(made, dict) else {}, tuple(rows))
+
+
+def _check(rows: Sequence[Row], path: Path) -> None:
+    seen: dict[tuple[object, ...], int] = {}
+    for line, row in enumerate(rows, start=2):  # line 1 names the columns
+        wrong = _fault(row, rows[0])
+        key = (variant_of(row), row.seed, row.metric, row.dataset, row.severity, row.corruption, row.score)
+        if key in seen:
+            wrong = f"says the same as line {seen[key]}: two studies in one file?"
+        if wrong:
+            raise UserError(f"{path}, line {line}: {wrong}")
+        seen[key] = line
+
+
+def _fault(row: Row, first: Row) -> str:
+    """What is wrong with a row, or nothing."""
+    if row.protocol not in PROTOCOLS:
+        return f"protocol '{row.protocol}' is none of {', '.join(PROTOCOLS)}"
+    if row.metric not in METRICS:
+        return f"metric '{row.metric}' is none of {', '.join(METRICS)}"
+    if row.trained_on != first.trained_on:
+        return f"trained on '{row.trained_on}', line 2 on '{first.trained_on}': a report is about one training set"
+    for name in ("value", "low", "high"):
+        number = getattr(row, name)
+        if number is None or not math.isfinite(number):
+            return f"{name} is {'missing' if number is None else number}: a finite number is needed"
+    for name in ("seed", "n"):
+        if getattr(row, name) is None:
+            return f"{name} is missing"
+    return "" if row.n > 0 else f"n is {row.n}: at least one image is needed"

@@ -1,0 +1,173 @@
+"""Sentences made from the numbers: what was run, what came out (both ways), what is missing, what to keep in mind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from anchored.report.summary import Change, Measure, Summary, Variant
+from anchored.report.tables import counted, number
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One comparison in words: what is clearly better, clearly worse, and not clearly different."""
+
+    title: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    unclear: tuple[str, ...]
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def seconds(summary: Summary) -> dict[str, float]:
+    """Training seconds of each run, from its log; runs without one are left out."""
+    found = {}
+    for name in dict.fromkeys(row.run for row in summary.rows):
+        log = summary.folder.run(name).log_file
+        if log.is_file() and log.parent.parent.parent == summary.folder.path:
+            spent = _logged(log.read_text(encoding="utf-8", errors="replace"))
+            if spent is not None:
+                found[name] = spent
+    return found
+
+
+def _logged(text: str) -> float | None:
+    try:
+        return math.fsum(float(line["seconds"]) for line in csv.DictReader(io.StringIO(text)))
+    except (KeyError, ValueError, TypeError, csv.Error):
+        return None
+
+
+def duration(spent: float) -> str:
+    """``95 s`` or ``12 min``."""
+    return f"{spent:.0f} s" if spent < 120 else f"{spent / 60:.0f} min"
+
+
+def what_was_run(summary: Summary) -> Iterator[str]:
+    """Plain sentences on networks, data, protocols, seeds, images and time."""
+    trainings = len({row.run for row in summary.rows})
+    variants = listed(list(dict.fromkeys(variant.title for variant in summary.variants)))
+    epochs = summary.setting("train", "epochs")
+    yield (
+        f"{listed(summary.architectures)} trained on {summary.trained_on} for {epochs} epochs: {variants}, "
+        f"with {counted(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
+        "trained alike apart from what is named."
+    )
+    measured = [f"{_images(summary, summary.trained_on)} clean test images"]
+    if summary.corruptions:
+        levels = counted(summary.severities, "severity").replace("severitys", "severities")
+        measured.append(f"{_count(len(summary.corruptions), 'corruption')} of them at {levels}")
+    if ood := [name for name in summary.sets("auroc") if name != "mean"]:
+        measured.append(f"{_count(len(ood), 'out-of-distribution set')}")
+    if adapted := [name for name in summary.sets("linear_probe_accuracy") if name != "mean"]:
+        measured.append(f"linear probes on {_count(len(adapted), 'other task')}")
+    yield f"Measured on {listed(measured)}."
+    spent = seconds(summary)
+    if spent:
+        yield f"Training took {duration(math.fsum(spent.values()))} in all, {duration(max(spent.values()))} at most."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _images(summary: Summary, dataset: str) -> str:
+    sizes = sorted({row.n for row in summary.rows if row.dataset == dataset})
+    return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else "no"
+
+
+def missing(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
+    """One sentence for each part that this report leaves out, and why."""
+    if not summary.severities:
+        yield "Corruptions were not measured in this study."
+    if not summary.sets("auroc"):
+        yield "Rejection of out-of-distribution images was not measured in this study."
+    if not summary.sets("linear_probe_accuracy"):
+        yield "Adaptation to other tasks was not measured in this study."
+    if not any(name.startswith("radar") for name in pictures):
+        yield "There is no radar: it needs a standard network, another one, and three of the four aims."
+    if not any(name.startswith("reliability") for name in pictures):
+        yield "There are no reliability diagrams: the runs' outputs are not in this folder."
+    if summary.sets("auroc") and not any(name.startswith("scores") for name in pictures):
+        yield "There are no score histograms: the runs' outputs are not in this folder."
+    if not any(name.startswith("examples") for name in pictures):
+        yield "There are no example images: they are not in this folder."
+    for architecture in summary.architectures:
+        if all(variant.protocol != "standard" for variant in summary.of(architecture)):
+            yield f"{architecture} has no standard network here, so nothing is compared with one."
+
+
+def readings(summary: Summary) -> Iterator[Reading]:
+    """Every variant against its architecture's standard network."""
+    for variant in summary.variants:
+        changes = [(measure, summary.change(variant, measure)) for measure in summary.measures]
+        known = [(measure, change) for measure, change in changes if change is not None]
+        if known:
+            yield _reading(summary, variant, known)
+
+
+def _reading(summary: Summary, variant: Variant, known: list[tuple[Measure, Change]]) -> Reading:
+    network = f"{variant.architecture}, " if len(summary.architectures) > 1 else ""
+    kinds: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
+    for measure, change in known:
+        kind = "unclear" if not change.clear else "better" if change.better else "worse"
+        kinds[kind].append(_said(measure, change))
+    return Reading(
+        f"{network}{variant.title} against standard", *(tuple(kinds[k]) for k in ("better", "worse", "unclear"))
+    )
+
+
+def _said(measure: Measure, change: Change) -> str:
+    unit = " %" if "%" in measure.title else ""
+    way = "higher" if change.after > change.before else "lower" if change.after < change.before else "equal"
+    before, after = (number(measure.metric, value) for value in (change.before, change.after))
+    return (
+        f"{way} {measure.phrase} ({before} → {after}{unit})"
+        if change.clear
+        else f"{measure.phrase} ({before} → {after}{unit})"
+    )
+
+
+def caution(summary: Summary) -> str:
+    """How far the comparisons carry, by the number of seeds."""
+    if len(summary.seeds) == 1:
+        return (
+            "Each variant was trained once: the intervals cover the choice of test images, not the luck of training, "
+            "which several seeds would show."
+        )
+    few = " With so few seeds these intervals are wide, and a difference must be large to be clear." * (
+        len(summary.seeds) < 4
+    )
+    return f"Differences are judged over {len(summary.seeds)} seeds, pair by pair.{few} No correction for the number of comparisons is made."
+
+
+def notes(summary: Summary) -> Iterator[str]:
+    """What departs from the usual and must be known to judge the figures."""
+    share = float(summary.setting("data", "fraction"))
+    if share < 1:
+        yield f"A trial: only {100 * share:g} % of every set's images were used (the first ones of each class)."
+    anchoring = summary.recipe.get("anchoring", {})
+    if any(variant.protocol == "ram" for variant in summary.variants):
+        unit = {"batch": "whole batches", "image": "single images"}.get(str(anchoring.get("mask_unit")), "?")
+        target = {"label": "the image's own label", "uniform": "the uniform distribution"}
+        yield f"References were masked for {unit}; masked pairs were trained towards {target.get(str(anchoring.get('masked_target')), '?')}."
+    if any(variant.protocol != "standard" for variant in summary.variants):
+        count = int(anchoring.get("references", 1))
+        yield f"At test time {_count(count, 'fixed training image')} served as reference, kept with the network."
+    if anchoring.get("batch_norm") == "all":
+        yield "Batch norm's running statistics include masked batches, as published; they depend on the last draws."
+    if "with changes" in str(summary.made.get("revision", "")):
+        yield "The code had changes that were not committed: the revision alone does not give these figures."
+    if summary.corruptions:
+        yield (
+            "Means over corruptions are means of the corruptions' figures. Severities run from 1 to 5 "
+            "(the paper's table 7 calls them 0 to 4)."
+        )

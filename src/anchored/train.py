@@ -1,0 +1,229 @@
+"""Training one cell: Lightning's Trainer drives, the loss is one visible line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anchored import data, runs
+from anchored import model as models
+from anchored.anchoring import AnchoredModel
+from anchored.errors import UserError
+from anchored.recipe import Cell, Training, canonical, derived_seed
+from anchored.runs import Run
+
+Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
+
+
+class TrainingStep(pl.LightningModule):
+    """What happens to a batch, and the history that is kept of it."""
+
+    def __init__(self, model: nn.Module, cell: Cell, classes: int) -> None:
+        super().__init__()
+        self.model, self.cell, self.classes = model, cell, classes
+        self.history: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def on_train_epoch_start(self) -> None:
+        """Every draw of an epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one."""
+        if isinstance(self.model, AnchoredModel):
+            self.model.generator.manual_seed(derived_seed(self.cell.seed, "masks", self.current_epoch))
+        torch.manual_seed(derived_seed(self.cell.seed, "dropout", self.current_epoch))
+        self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
+        self._started = time.monotonic()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """One batch: images (B,C,H,W), labels (B,)."""
+        images, labels = batch
+        logits = self.model(images)
+        targets = self.model.targets(labels, self.classes) if isinstance(self.model, AnchoredModel) else labels
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == labels).sum()
+            self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+        return loss
+
+    def close_epoch(self) -> None:
+        """Add a line to the history; refuse to go on from weights that are no longer numbers."""
+        loss, correct, images = self._sums.tolist()
+        if not torch.isfinite(self._sums).all():
+            raise UserError(
+                f"{self.cell.label}: the loss became {loss / images} in epoch {self.current_epoch + 1}: lower "
+                f"train.learning_rate (now {self.cell.train.learning_rate:g}); the last good state was kept"
+            )
+        self.history.append(
+            {
+                "epoch": self.current_epoch + 1,
+                "loss": loss / images,
+                "accuracy": 100 * correct / images,
+                "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+                "seconds": time.monotonic() - self._started,
+            }
+        )
+        self.log_dict({"loss": loss / images, "accuracy": 100 * correct / images})  # for any logger of Lightning
+
+    def configure_optimizers(self) -> Any:
+        """SGD with the recipe's schedule, stepped once a batch."""
+        settings = self.cell.train
+        optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The history and the cell travel with the state."""
+        checkpoint["history"], checkpoint["cell"] = self.history, self.cell.digest()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history back."""
+        self.history = checkpoint["history"]
+
+
+def rate(settings: Training, done: float) -> float:
+    """The learning rate's factor after the share ``done`` of training.
+
+    ``steps``: times ``decay`` after each milestone. ``one_cycle``: straight up over the first fifth, straight to zero.
+    """
+    if settings.schedule == "steps":
+        return settings.decay ** sum(done >= milestone for milestone in settings.milestones)
+    return min(1.0, max(done, 0.01) / 0.2, (1 - done) / 0.8)
+
+
+class TensorCheckpoints(CheckpointIO):
+    """Lightning's checkpoints as one safetensors file: atomic, and nothing to unpickle."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the training state."""
+        runs.save_tree(Path(path), {key: value for key, value in checkpoint.items() if key != "hparams_name"})
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read the training state, on the CPU."""
+        tree: dict[str, Any] = runs.load_tree(Path(path))
+        return tree
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove the file."""
+        Path(path).unlink(missing_ok=True)
+
+
+class Keeper(pl.Callback):
+    """After each epoch: the checkpoint and the log; now and then a word on how far training is."""
+
+    def __init__(self, run: Run, progress: Progress) -> None:
+        self.run, self.progress = run, progress
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        """Tell the share of steps done, a few times an epoch (reading the loss waits for the device)."""
+        every = max(1, int(trainer.num_training_batches) // 8)
+        if trainer.global_step % every == 0:
+            share = trainer.global_step / trainer.estimated_stepping_batches
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.progress(share, f"training, {epoch}, loss {outputs['loss'].item():.3f}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Keep the state."""
+        assert isinstance(module, TrainingStep)
+        module.close_epoch()
+        trainer.save_checkpoint(self.run.checkpoint_file)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(module.history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(module.history)
+        runs.write_text(self.run.log_file, text.getvalue())
+
+
+def train(
+    run: Run, cell: Cell, progress: Progress = lambda share, what: None, root: Path | None = None, **trainer: Any
+) -> None:
+    """Train a cell into a run's folder; nothing is done where that is complete, and a started training goes on.
+
+    Same seed and machine, same weights, interrupted or not. ``trainer`` holds further options of Lightning's Trainer
+    (loggers, say). Raises ``UserError`` where the folder holds another cell, or the loss stops being a number.
+    """
+    bind(run, cell)
+    if run.weights_file.exists():
+        return
+    config = models.config_of(cell)
+    images = data.scaled(data.load(cell.data.train, "train", root), cell.data.fraction)
+    if len(images) < cell.train.batch_size:
+        raise UserError(
+            f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
+            f"{cell.train.batch_size}: lower the batch size or raise data.fraction"
+        )
+    model = models.build(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
+    if isinstance(model, AnchoredModel):
+        model.set_references(_references(images, config, cell.seed))
+    # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
+    step = TrainingStep(model.to(memory_format=torch.channels_last), cell, len(config.classes))  # type: ignore[call-overload]
+    engine = pl.Trainer(
+        **{
+            "max_epochs": cell.train.epochs,
+            "accelerator": cell.train.accelerator,
+            "devices": 1,
+            "precision": cell.train.precision,
+            "deterministic": cell.train.deterministic,
+            "plugins": [TensorCheckpoints()],
+            "callbacks": [Keeper(run, progress)],
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": run.path,
+            **trainer,
+        }
+    )
+    batches = data.Batches(
+        images.to(engine.strategy.root_device),
+        cell.train.batch_size,
+        config.mean,
+        config.std,
+        seed=derived_seed(cell.seed, "order"),
+        shuffle=True,
+        crop_padding=cell.train.crop_padding,
+        flip=cell.train.flip,
+        drop_last=True,
+    )
+    engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
+    if engine.interrupted:
+        raise KeyboardInterrupt
+    models.save(run, step.model, config)
+    run.checkpoint_file.unlink(missing_ok=True)
+
+
+def bind(run: Run, cell: Cell) -> None:
+    """Claim a folder for a cell; ``UserError`` where it holds another one."""
+    settings = json.loads(canonical(cell))
+    if run.cell_file.exists():
+        found = runs.read_json(run.cell_file)
+        if found != settings:
+            raise UserError(
+                f"{run.path} holds another training ({runs.difference(found, settings)}): choose another folder"
+            )
+        return
+    runs.write_json(run.cell_file, settings)
+
+
+def _references(images: data.ImageSet, config: models.ModelConfig, seed: int) -> Tensor:
+    """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
+    if config.references > len(images):
+        raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")
+    generator = torch.Generator().manual_seed(derived_seed(seed, "references"))
+    chosen = torch.randperm(len(images), generator=generator)[: config.references]
+    return data.to_input(images.images[chosen], config.mean, config.std)

@@ -1,0 +1,268 @@
+"""The method: pairs, masks, references, and that it works unchanged in other people's loops."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+import anchored
+from anchored import networks
+from anchored.anchoring import AnchoredModel, pair
+from anchored.runs import load_tensors, save_tensors
+
+
+def small(channels: int = 3, classes: int = 5) -> nn.Module:
+    return networks.build("small", channels=channels, classes=classes, seed=1)
+
+
+def images(count: int = 6, channels: int = 3, size: int = 12, seed: int = 0) -> Tensor:
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_pair_is_reference_then_residual() -> None:
+    x, r = torch.tensor([5.0, 7.0]).view(2, 1, 1, 1), torch.tensor([2.0, 10.0]).view(2, 1, 1, 1)
+    assert pair(x, r).flatten(1).tolist() == [[2.0, 3.0], [10.0, -3.0]]
+
+
+def test_mask_removes_the_reference_after_the_residual_was_computed() -> None:
+    x, r = torch.tensor([5.0, 7.0]).view(2, 1, 1, 1), torch.tensor([2.0, 10.0]).view(2, 1, 1, 1)
+    assert pair(x, r, torch.tensor([True, False])).flatten(1).tolist() == [[0.0, 3.0], [10.0, -3.0]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.1, 10))
+def test_kept_stem_gives_the_given_networks_answers_for_every_reference(seed: int, scale: float) -> None:
+    network = small().eval()
+    model = anchored.anchor(network)
+    model.set_references(scale * images(2, seed=seed))
+    torch.testing.assert_close(model(images()), network(images()), rtol=1e-4, atol=1e-5)
+
+
+def test_unset_references_are_zero_and_then_the_first_training_image() -> None:
+    network = small().eval()
+    model = anchored.anchor(network)
+    torch.testing.assert_close(model(images()), network(images()), rtol=1e-5, atol=1e-5)
+    model.train()(images())
+    assert model.references is not None
+    assert torch.equal(model.references, images()[:1])
+
+
+def test_the_given_network_is_not_changed() -> None:
+    network = small()
+    before = copy.deepcopy(network.state_dict())
+    anchored.anchor(network, 0.5).train()(images())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_fresh_stem_depends_on_the_reference_and_leaves_the_rest() -> None:
+    network = small()
+    model = anchored.anchor(network, fresh_stem=True).eval()
+    model.set_references(images(1, seed=1))
+    first = model(images())
+    model.set_references(images(1, seed=2))
+    assert (first - model(images())).abs().max() > 1e-3
+    own, wide = network.state_dict(), model.network.state_dict()
+    different = [name for name in own if own[name].shape != wide[name].shape or not torch.equal(own[name], wide[name])]
+    assert different == ["stem.weight"]
+    ratio = wide["stem.weight"].std() / own["stem.weight"].std()
+    assert 0.85 < ratio < 1.15
+
+
+class Spy(nn.Module):
+    """Keeps the pairs it is shown; logits are the mean of reference and residual channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1, bias=False)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.detach())
+        return x.mean(dim=(2, 3)) * self.conv.weight.sum()
+
+
+def spying(alpha: float, **settings: Any) -> tuple[AnchoredModel, Spy]:
+    model = anchored.anchor(Spy(), alpha, **settings)
+    spy = model.network
+    assert isinstance(spy, Spy)
+    return model.train(), spy
+
+
+def test_training_references_are_the_batch_shuffled() -> None:
+    model, spy = spying(0.0)
+    x = torch.arange(8.0).view(8, 1, 1, 1)
+    model(x)
+    reference, residual = spy.seen[0][:, :1], spy.seen[0][:, 1:]
+    assert sorted(reference.flatten().tolist()) == x.flatten().tolist()
+    assert reference.flatten().tolist() != x.flatten().tolist()
+    assert torch.equal(reference + residual, x)
+
+
+@pytest.mark.parametrize(("unit", "low", "high"), [("batch", 0.15, 0.35), ("image", 0.22, 0.28)])
+def test_masks_come_with_their_probability_and_unit(unit: Any, low: float, high: float) -> None:
+    model, spy = spying(0.25, mask_unit=unit)
+    x = torch.randn(16, 1, 2, 2) + 5
+    whole = 0
+    for _ in range(300):
+        model(x)
+        masked = (spy.seen[-1][:, 0] == 0).all(dim=(1, 2))
+        assert torch.equal(masked, model.masked)
+        whole += bool(masked.all() or not masked.any())
+    shares = torch.stack([(seen[:, 0] == 0).all(dim=(1, 2)).float().mean() for seen in spy.seen])
+    assert low < shares.mean() < high
+    assert (whole == 300) == (unit == "batch")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1 - 1e-9])
+def test_mask_probability_at_its_ends(alpha: float) -> None:
+    model, _ = spying(alpha)
+    for _ in range(20):
+        model(torch.randn(4, 1, 2, 2))
+        assert bool(model.masked.all()) is (alpha > 0)
+        assert bool(model.masked.any()) is (alpha > 0)
+
+
+def test_same_generator_same_draws() -> None:
+    seen = []
+    for _ in range(2):
+        model, spy = spying(0.5, mask_unit="image", generator=torch.Generator().manual_seed(7))
+        torch.manual_seed(len(seen))  # the global state plays no part
+        model(images(5, 1, 3))
+        seen.append(spy.seen[0])
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_evaluation_is_the_mean_of_the_logits_over_references() -> None:
+    model = anchored.anchor(small(), fresh_stem=True).eval()
+    references, x = images(3, seed=5), images()
+    single = []
+    for reference in references:
+        model.set_references(reference[None])
+        single.append(model(x))
+    model.set_references(references)
+    torch.testing.assert_close(model(x), torch.stack(single).mean(dim=0), rtol=1e-5, atol=1e-6)
+    assert torch.equal(model(x), model(x))
+
+
+def test_references_survive_save_and_load(tmp_path: Any) -> None:
+    model = anchored.anchor(small(), 0.25, fresh_stem=True)
+    model.set_references(images(4, seed=3))
+    save_tensors(tmp_path / "w.safetensors", dict(model.state_dict()))
+    other = anchored.anchor(small(), 0.25)
+    other.set_references(images(1))  # another number of references: the saved ones win
+    other.load_state_dict(load_tensors(tmp_path / "w.safetensors")[0])
+    assert other.references is not None
+    assert torch.equal(other.references, images(4, seed=3))
+    assert torch.equal(other.eval()(images()), model.eval()(images()))
+
+
+def test_uniform_targets_of_masked_pairs() -> None:
+    model, _ = spying(0.5, mask_unit="image", masked_target="uniform")
+    model(images(64, 1, 2))
+    labels = torch.arange(64) % 2
+    targets = model.targets(labels, 2)
+    assert 10 < model.masked.sum() < 54
+    assert (targets[model.masked] == 0.5).all()
+    assert torch.equal(targets[~model.masked], functional.one_hot(labels, 2).float()[~model.masked])
+    model, _ = spying(0.5)
+    model(images(64, 1, 2))
+    assert model.targets(labels, 2) is labels
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    return [module.running_mean.clone() for module in model.modules() if isinstance(module, nn.BatchNorm2d)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("policy", "moves"), [("unmasked", False), ("all", True)])
+def test_masked_passes_leave_running_statistics_alone(policy: Any, moves: bool) -> None:
+    model = anchored.anchor(small(), 1 - 1e-9, batch_norm=policy, fresh_stem=True).train()
+    before = running_statistics(model)
+    model(images())
+    assert model.masked.all()
+    assert all(torch.equal(a, b) for a, b in zip(before, running_statistics(model), strict=True)) is not moves
+    assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_ordinary_passes_move_running_statistics() -> None:
+    model = anchored.anchor(small(), 0.0).train()
+    before = running_statistics(model)
+    model(images())
+    assert not any(torch.equal(a, b) for a, b in zip(before, running_statistics(model), strict=True))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.0, float("nan")])
+def test_bad_mask_probability_is_one_line(alpha: float) -> None:
+    with pytest.raises(anchored.UserError, match=r"mask_probability is .*: give a number in \[0, 1\)"):
+        anchored.anchor(small(), alpha)
+
+
+@pytest.mark.parametrize(
+    ("references", "said"),
+    [
+        (torch.zeros(0, 3, 12, 12), "must be normalised images"),
+        (torch.zeros(1, 3, 12, 12, dtype=torch.uint8), "must be normalised images"),
+        (torch.full((1, 3, 12, 12), float("nan")), "NaN or infinity"),
+    ],
+)
+def test_bad_references_are_one_line(references: Tensor, said: str) -> None:
+    with pytest.raises(anchored.UserError, match=said):
+        anchored.anchor(small()).set_references(references)
+
+
+def test_images_of_another_size_are_one_line() -> None:
+    model = anchored.anchor(small()).eval()
+    model.set_references(images())
+    with pytest.raises(anchored.UserError, match="images are 3×8×8 but the model's references are 3×12×12"):
+        model(images(size=8))
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(anchored.UserError, match="mask_unit is 'pixel': give 'batch' or 'image'"):
+        anchored.anchor(small(), mask_unit="pixel")  # type: ignore[arg-type]
+
+
+def plain_loop(model: nn.Module, steps: int = 3, **autocast: Any) -> list[float]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    labels = torch.arange(8) % 5
+    losses = []
+    for step in range(steps):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(autocast)):
+            loss = functional.cross_entropy(model(images(8, seed=step)), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_in_a_plain_loop_under_autocast() -> None:
+    losses = plain_loop(anchored.anchor(small(), 0.5).train(), bf16=True)
+    assert torch.tensor(losses).isfinite().all()
+    torch.testing.assert_close(losses, plain_loop(anchored.anchor(small(), 0.5).train()), rtol=0.05, atol=0.05)
+
+
+def test_channels_last_gives_the_same_training() -> None:
+    model = anchored.anchor(small(), 0.5).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reference = anchored.anchor(small(), 0.5).train()
+    torch.testing.assert_close(plain_loop(model), plain_loop(reference), rtol=1e-3, atol=1e-3)
+
+
+def test_compiled_gives_the_same_training() -> None:
+    model = anchored.anchor(small(), 0.5).train()
+    compiled = torch.compile(model, backend="aot_eager")  # traces and differentiates like the real one, in seconds
+    torch.testing.assert_close(plain_loop(compiled, 6), plain_loop(anchored.anchor(small(), 0.5).train(), 6))
+    compiled.eval()
+    torch.testing.assert_close(compiled(images()), model.eval()(images()))
+
+
+def test_gradients_reach_both_halves_of_the_stem() -> None:
+    model = anchored.anchor(small(), fresh_stem=True).train()
+    functional.cross_entropy(model(images()), torch.zeros(6, dtype=torch.long)).backward()  # type: ignore[no-untyped-call]
+    gradient = model.network.get_parameter("stem.weight").grad
+    assert gradient is not None
+    assert (gradient.abs().sum(dim=(0, 2, 3)) > 0).all()

@@ -1,0 +1,173 @@
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+import pytest
+import relplot
+import scipy.stats
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from anchored import intervals, metrics
+from anchored.errors import UserError
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def labelled(count: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = seeded(seed)
+    labels = torch.randint(3, (count,), generator=generator)
+    return 2 * torch.randn(count, 3, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 3), labels
+
+
+def test_counts_are_multinomial() -> None:
+    counts = intervals._resample(50, 4000, seeded(), "cpu")
+    assert bool((counts.sum(1) == 50).all())
+    assert counts.mean() == 1
+    assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.02)
+
+
+def test_smooth_ece_of_resamples_equals_relplot() -> None:
+    logits, labels = labelled()
+    f, y = metrics.confidence(logits, labels)
+    found = intervals.bootstrap(metrics.weighted_smooth_ece(f, y), [len(f)], seeded(), 12)
+    counts = intervals._resample(len(f), 12, seeded(), "cpu").long()
+    wanted = [relplot.smECE(f.repeat_interleave(c).numpy(), y.repeat_interleave(c).numpy()) for c in counts]
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [64, 1 << 22])
+def test_auroc_of_resamples_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(intervals, "_CHUNK", chunk)  # 64: one replicate at a time, memory bounded
+    ins, outs = torch.randn(60, generator=seeded(1)), torch.randn(40, generator=seeded(2)) + 1
+    seen: list[tuple[Tensor, Tensor]] = []
+    metric = metrics.OOD_METRICS["auroc"](ins, outs)
+
+    def statistic(a: Tensor, b: Tensor) -> Tensor:
+        seen.append((a.long(), b.long()))
+        return metric(a, b)
+
+    found = intervals.bootstrap(statistic, [60, 40], seeded(), 9)
+    assert len(found) == 9
+    pairs = [pair for a, b in seen for pair in zip(a, b, strict=True)]
+    for value, (a, b) in zip(found, pairs, strict=True):
+        scores = torch.cat([ins.repeat_interleave(a), outs.repeat_interleave(b)])
+        assert float(value) == pytest.approx(roc_auc_score([0] * 60 + [1] * 40, scores.numpy()), abs=1e-12)
+
+
+def test_values_are_the_plain_metrics() -> None:
+    logits, labels = labelled()
+    confidence, correct = metrics.confidence(logits, labels)
+    found = intervals.image_intervals(logits, labels, list(metrics.IMAGE_METRICS), seeded(), 100)
+    wanted = {
+        "accuracy": metrics.accuracy(logits, labels),
+        "smooth_ece": metrics.smooth_ece(confidence, correct),
+        "smooth_ece_old": metrics.smooth_ece(confidence, correct, "reflect_old"),
+        "ece": metrics.ece(confidence, correct),
+        "brier": metrics.brier(logits, labels),
+        "nll": metrics.nll(logits, labels),
+    }
+    for name, value in wanted.items():
+        assert found[name].value == pytest.approx(value, abs=1e-12)
+        assert found[name].low <= found[name].value <= found[name].high
+    ins, outs = torch.randn(300, generator=seeded(1)), torch.randn(200, generator=seeded(2)) + 1
+    ood = intervals.ood_intervals(ins, outs, list(metrics.OOD_METRICS), seeded(), 100)
+    for name, value in {
+        "auroc": metrics.auroc(ins, outs),
+        "fpr95": metrics.fpr_at_tpr(ins, outs),
+        "aupr": metrics.aupr(ins, outs),
+    }.items():
+        assert ood[name].value == pytest.approx(value, abs=1e-12)
+        assert ood[name].low < ood[name].value < ood[name].high
+
+
+def test_widths_equal_the_known_standard_errors() -> None:
+    logits, labels = labelled(2000)
+    found = intervals.image_intervals(logits, labels, ["accuracy", "nll"], seeded(), 2000)
+    images = metrics.per_image(logits, labels)
+    for name, column in (("accuracy", images.correct), ("nll", images.log_loss)):
+        wide = 2 * 1.96 * float(column.std(correction=0)) / math.sqrt(2000)
+        assert found[name].high - found[name].low == pytest.approx(wide, rel=0.1)
+    ins, outs = torch.randn(500, generator=seeded(1)), torch.randn(300, generator=seeded(2)) + 1
+    area = intervals.ood_intervals(ins, outs, ["auroc"], seeded(), 2000)["auroc"]
+    # DeLong et al. 1988: the variance from each image's own placement.
+    above = (outs[None, :] > ins[:, None]).double()
+    delong = math.sqrt(above.mean(1).var() / 500 + above.mean(0).var() / 300)
+    assert area.high - area.low == pytest.approx(2 * 1.96 * delong, rel=0.1)
+
+
+def test_same_seed_same_interval_and_global_generator_untouched() -> None:
+    logits, labels = labelled()
+    before = torch.get_rng_state()
+    first, second, other = (intervals.image_intervals(logits, labels, ["accuracy"], seeded(s), 50) for s in (3, 3, 4))
+    assert first == second
+    assert first != other
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("power", "known"), [(1.0, 0.0), (0.0, None)])
+def test_smooth_ece_interval_holds_the_truth(power: float, known: float | None) -> None:
+    """Calibrated data (truth 0), and logits twice too large; the full figures: benchmarks/smooth_ece.py --coverage."""
+    sharp = 1.0 if power else 2.0
+    generator = seeded(5)
+    if known is None:
+        z = 2 * torch.randn(400_000, generator=generator, dtype=torch.float64).abs()
+        f, p = (sharp * z).sigmoid().sort().values, z.sort().values.sigmoid()
+        known = float(metrics.weighted_smooth_ece(f, p)(torch.ones(1, len(f), dtype=torch.float64)))
+        assert known > 0.05
+    held, sets = 0, 60
+    for _ in range(sets):
+        z = 2 * torch.randn(500, generator=generator, dtype=torch.float64).abs()
+        labels = (torch.rand(500, generator=generator, dtype=torch.float64) >= z.sigmoid()).long()
+        logits = torch.stack([sharp * z, torch.zeros_like(z)], 1)
+        found = intervals.image_intervals(logits, labels, ["smooth_ece"], generator, 100)["smooth_ece"]
+        held += found.low <= known <= found.high
+    assert held >= 0.88 * sets
+
+
+def test_over_seeds_equals_scipy() -> None:
+    values = [0.91, 0.93, 0.90, 0.95]
+    low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
+    assert intervals.over_seeds(values) == pytest.approx((statistics.fmean(values), low, high), abs=1e-12)
+    assert intervals.over_seeds([0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_paired_difference_removes_the_seeds_part() -> None:
+    found = intervals.paired_difference([0.9, 0.5, 0.7], [0.8, 0.4, 0.6])
+    assert found == pytest.approx((0.1, 0.1, 0.1), abs=1e-12)
+    assert intervals.paired_difference([1.0, 2.0], [3.0, 3.0]).value == -1.5
+
+
+def test_paired_accuracy_is_narrower_than_two_intervals() -> None:
+    first = torch.rand(2000, generator=seeded(1)) < 0.8
+    second = first.clone()
+    second[:40] = False
+    found = intervals.paired_accuracy(first, second, seeded(), 2000)
+    assert found.value == pytest.approx(float(first[:40].sum()) / 2000)
+    error = float((first.double() - second.double()).std(correction=0)) / math.sqrt(2000)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert intervals.paired_accuracy(first, first, seeded(), 50) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: intervals.over_seeds([1.0]), "at least two seeds"),
+        (lambda: intervals.over_seeds([1.0, math.nan]), "NaN"),
+        (lambda: intervals.over_seeds([1.0, 2.0], 95), "fraction"),
+        (lambda: intervals.paired_difference([1.0, 2.0], [1.0]), "same seeds"),
+        (lambda: intervals.image_intervals(*labelled(9), ["auroc"], seeded()), "choose metrics out of accuracy"),
+        (lambda: intervals.image_intervals(*labelled(9), [], seeded()), "nothing given"),
+        (lambda: intervals.image_intervals(*labelled(9), ["nll"], seeded(), 1), "at least 2 replicates"),
+        (lambda: intervals.ood_intervals(torch.ones(2), torch.ones(0), ["auroc"], seeded()), "out_scores must"),
+        (lambda: intervals.paired_accuracy(torch.ones(2), torch.ones(3), seeded()), "same images twice"),
+        (lambda: intervals.paired_accuracy(torch.ones(2), torch.full((2,), 0.5), seeded()), "0 or 1"),
+    ],
+)
+def test_refuses(call: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call()

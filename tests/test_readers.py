@@ -1,0 +1,286 @@
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import struct
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anchored import catalog, data
+from anchored.catalog import CATALOG, DataSet, File
+from anchored.errors import UserError
+
+
+def message(error: pytest.ExceptionInfo[UserError]) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- files
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[DataSet, Path]:
+    """A row of 6 grey 4 × 4 images whose two files lie in a data root, with hashes."""
+    contents = {
+        "i-ubyte.gz": idx(np.arange(96, dtype=np.uint8).reshape(6, 4, 4)),
+        "l-ubyte.gz": idx(np.array([0, 1, 0, 1, 0, 1], np.uint8)),
+    }
+    folder = tmp_path / "small"
+    folder.mkdir()
+    files = []
+    for name, content in contents.items():
+        packed = gzip.compress(content, mtime=0)
+        (folder / name).write_bytes(packed)
+        files.append(
+            File(
+                name=name,
+                bytes=len(packed),
+                hash=f"md5:{hashlib.md5(packed, usedforsecurity=False).hexdigest()}",
+                content=f"sha256:{hashlib.sha256(content).hexdigest()}",
+                urls=(f"http://127.0.0.1:9/{name}",),
+            )
+        )
+    row = replace(
+        CATALOG["digits"],
+        name="small",
+        title="Small",
+        classes=("a", "b"),
+        size=4,
+        train=0,
+        test=6,
+        file_classes=2,
+        folder="small",
+        train_files=(),
+        test_files=tuple(files),
+        homes=(),
+    )
+    monkeypatch.setitem(CATALOG, "small", row)
+    return row, tmp_path
+
+
+def unchecked(row: DataSet) -> DataSet:
+    return replace(row, test_files=tuple(replace(file, content=None, hash=None, bytes=0) for file in row.test_files))
+
+
+def test_idx_files_compressed_recompressed_and_plain(small: tuple[DataSet, Path]) -> None:
+    _, root = small
+    path = root / "small" / "i-ubyte.gz"
+    first = data.load("small", "test", root)
+    assert first.images.flatten().tolist() == list(range(96))
+    assert first.labels.tolist() == [0, 1] * 3
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content, 1, mtime=7))  # another .gz of the same content, as Debian's
+    assert torch.equal(data.load("small", "test", root).images, first.images)
+    path.unlink()
+    (root / "small" / "i-ubyte").write_bytes(content)
+    assert torch.equal(data.load("small", "test", root).images, first.images)
+
+
+def test_the_root_comes_from_the_environment(small: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANCHORED_DATA", str(small[1]))
+    assert len(data.load("small", "test")) == 6
+
+
+def test_bad_idx_files_each_have_one_line(small: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    row, root = small
+    path = root / "small" / "i-ubyte.gz"
+    good = path.read_bytes()
+    content = gzip.decompress(good)
+    cases = [
+        (row, good[:-20], r"i-ubyte\.gz is cut short or damaged"),
+        (row, good[:30] + b"\0\0\0\0" + good[34:], r"i-ubyte\.gz is (cut short or damaged|not the published file)"),
+        (row, gzip.compress(content[:-1] + b"\1"), r"not the published file \(its sha256"),
+        (row, b"<!DOCTYPE html><html>moved</html>", r"i-ubyte\.gz is a web page, not i-ubyte\.gz"),
+        (unchecked(row), b"\0\0\x08\x01" + content[4:], r"not an idx file of bytes in 3 dimensions: .* 00000801"),
+        (unchecked(row), content[:9], "not an idx file"),
+        (unchecked(row), content[:-16], "has 80 bytes after its header, which says 6 x 4 x 4"),
+        (unchecked(row), idx(np.zeros((6, 5, 4), np.uint8)), r"\(6, 1, 5, 4\) images .* \(1, 4, 4\)"),
+        (unchecked(row), idx(np.zeros((5, 4, 4), np.uint8)), r"\(5, 1, 4, 4\) images and 6 labels"),
+        (replace(unchecked(row), file_classes=1), content, "a label is 1; its 1 classes"),
+        (replace(unchecked(row), test=7), content, "'small' has 6 test images here; the catalog says 7"),
+    ]
+    for case, written, text in cases:
+        monkeypatch.setitem(CATALOG, "small", case)
+        path.write_bytes(written)
+        with pytest.raises(UserError, match=text) as error:
+            data.load("small", "test", root)
+        message(error)
+
+
+def test_a_missing_file_says_where_and_how(small: tuple[DataSet, Path]) -> None:
+    _, root = small
+    (root / "small" / "l-ubyte.gz").unlink()
+    with pytest.raises(UserError) as error:
+        data.load("small", "test", root)
+    text = message(error)
+    for part in (
+        "l-ubyte.gz is missing",
+        str(root / "small"),
+        "anchored data fetch small",
+        "http://127.0.0.1:9/l-ubyte",
+    ):
+        assert part in text
+
+
+def cifar_fixture(root: Path, name: str, count: int, *, unpack: bool) -> tuple[DataSet, dict[str, np.ndarray]]:
+    """Write ``count`` records per file in the official layout and return the row that describes it."""
+    row = catalog.get(name)
+    generator = np.random.default_rng(0)
+    folder = root / name
+    folder.mkdir()
+    packed = io.BytesIO()
+    arrays, files = {}, {}
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for file in (*row.train_files, *row.test_files):
+            records = generator.integers(0, 256, (count, row.label_bytes + 3072), dtype=np.uint8)
+            records[:, : row.label_bytes] = generator.integers(0, 10, (count, row.label_bytes))
+            content = records.tobytes()
+            arrays[file.name] = records
+            files[file.name] = replace(
+                file, bytes=len(content), hash=f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
+            )
+            member = tarfile.TarInfo(file.name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+            if unpack:
+                (folder / file.name).parent.mkdir(exist_ok=True)
+                (folder / file.name).write_bytes(content)
+    assert row.archive is not None
+    digest = hashlib.md5(packed.getvalue(), usedforsecurity=False).hexdigest()
+    if not unpack:
+        (folder / row.archive.name).write_bytes(packed.getvalue())
+    changed = replace(
+        row,
+        train=count * len(row.train_files),
+        test=count,
+        train_files=tuple(files[file.name] for file in row.train_files),
+        test_files=tuple(files[file.name] for file in row.test_files),
+        archive=replace(row.archive, bytes=len(packed.getvalue()), hash=f"md5:{digest}"),
+    )
+    return changed, arrays
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, unpack: bool) -> None:
+    row, arrays = cifar_fixture(tmp_path, name, 3, unpack=unpack)
+    monkeypatch.setitem(CATALOG, name, row)
+    for split, files in (("train", row.train_files), ("test", row.test_files)):
+        images = data.load(name, split, tmp_path)
+        records = np.concatenate([arrays[file.name] for file in files])
+        assert images.labels.tolist() == records[:, row.label_bytes - 1].tolist()  # CIFAR-100: the fine label, second
+        for channel in range(3):
+            start = row.label_bytes + 1024 * channel
+            assert images.images[:, channel].flatten(1).tolist() == records[:, start : start + 1024].tolist()
+
+
+def test_bad_cifar_files_each_have_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, _ = cifar_fixture(tmp_path, "cifar10", 2, unpack=False)
+    assert row.archive is not None
+    path = tmp_path / "cifar10" / row.archive.name
+    good = path.read_bytes()
+    loose = replace(row.archive, bytes=0, hash=None)
+    renamed = (replace(row.test_files[0], name="cifar-10-batches-bin/other.bin"),)
+    longer = (replace(row.test_files[0], bytes=3 * 3073),)
+    cases = [
+        (row, good[:1000], r"tar\.gz is cut short \(1,000 of"),
+        (row, good[:-1] + b"\7", r"not the published file \(its md5"),
+        (row, b"<html>quota</html>" + bytes(100), "is a web page, not cifar-10-binary"),
+        (replace(row, archive=loose), good[:5000], "is damaged"),
+        (replace(row, archive=loose), b"no archive", "is damaged"),
+        (replace(row, test_files=renamed), good, r"has no member cifar-10-batches-bin/other\.bin"),
+        (replace(row, test_files=longer), good, "has 6,146 bytes, not 9,219"),
+        (replace(row, file_classes=1), good, "its 1 classes"),
+    ]
+    for case, written, text in cases:
+        monkeypatch.setitem(CATALOG, "cifar10", case)
+        path.write_bytes(written)
+        with pytest.raises(UserError, match=text) as error:
+            data.load("cifar10", "test", tmp_path)
+        message(error)
+    path.unlink()
+    with pytest.raises(UserError, match="anchored data fetch cifar10"):
+        data.load("cifar10", "test", tmp_path)
+
+
+# --- downloads
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    served = tmp_path / "served"
+    served.mkdir()
+    handler = functools.partial(_Quiet, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", served
+        running.shutdown()
+        thread.join()
+
+
+def test_fetch(small: tuple[DataSet, Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    row, root = small
+    address, served = server
+    good = {file.name: (root / "small" / file.name).read_bytes() for file in row.test_files}
+    for name, content in good.items():
+        (served / name).write_bytes(content)
+        (root / "small" / name).unlink()
+    files = tuple(
+        replace(file, urls=(f"{address}/gone/{file.name}", f"{address}/{file.name}")) for file in row.test_files
+    )
+    monkeypatch.setitem(CATALOG, "small", replace(row, test_files=files))
+    paths = data.fetch("small", root, progress=False)  # the mirror is tried when the first place has nothing
+    assert [path.read_bytes() for path in paths] == list(good.values())
+    paths[0].write_bytes(b"damaged")
+    assert data.fetch("small", root)[0].read_bytes() == good["i-ubyte.gz"]  # with the progress bar
+    for name in good:
+        (served / name).unlink()
+    assert data.fetch("small", root) == paths  # nothing to do: nothing is asked for
+    assert len(data.load("small", "test", root)) == 6
+
+
+def test_failed_downloads_each_have_one_line(
+    small: tuple[DataSet, Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, root = small
+    address, served = server
+    target = root / "small" / "i-ubyte.gz"
+    target.unlink()
+    (served / "wrong").write_bytes(b"something else")
+    (served / "page").write_text("<!doctype html><title>quota exceeded</title>")
+    for urls, texts in (
+        ((f"{address}/wrong",), ["its hash is not md5:"]),
+        ((f"{address}/page", f"{address}/none"), ["the server sent a web page", "HTTP 404"]),
+        (("http://127.0.0.1:9/file",), ["127.0.0.1:9/file: no connection"]),
+    ):
+        files = (replace(row.test_files[0], urls=urls), row.test_files[1])
+        monkeypatch.setitem(CATALOG, "small", replace(row, test_files=files))
+        with pytest.raises(UserError) as error:
+            data.fetch("small", root, progress=False)
+        for text in [*texts, f"bring {urls[0]} by hand into {root / 'small'}"]:
+            assert text in message(error)
+        assert not target.exists()
+
+
+def test_sets_inside_the_package_need_no_fetching() -> None:
+    assert data.fetch("digits") == ()
+    assert data.fetch("blobs") == ()

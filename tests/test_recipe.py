@@ -1,0 +1,100 @@
+"""Recipes: merging, the grid, overrides, and refusals in one line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from anchored import recipe as recipes
+from anchored.errors import UserError
+from anchored.recipe import Data, Grid, Recipe, Training
+
+
+def test_grid_expands_alphas_for_ram_only_and_seed_by_seed() -> None:
+    grid = Grid(networks=("small",), alphas=(0.1, 0.25), seeds=(3, 4))
+    names = [cell.name for cell in Recipe(grid=grid).cells()]
+    assert names[:4] == ["small-standard-seed3", "small-anchored-seed3", "small-ram-0.1-seed3", "small-ram-0.25-seed3"]
+    assert [name[-5:] for name in names] == ["seed3"] * 4 + ["seed4"] * 4
+
+
+def test_digest_follows_what_decides_the_weights() -> None:
+    cell = next(Recipe().cells())
+    assert cell.digest() == next(Recipe().cells()).digest()
+    for change in (
+        replace(cell, seed=1),
+        replace(cell, train=Training(epochs=3)),
+        replace(cell, data=Data(fraction=0.5)),
+    ):
+        assert change.digest() != cell.digest()
+
+
+def test_scale_shrinks_images_and_epochs() -> None:
+    scaled = Recipe(data=Data(fraction=0.5), train=Training(epochs=12)).scaled(0.02)
+    assert scaled.data.fraction == pytest.approx(0.01)
+    assert scaled.train.epochs == 1
+    with pytest.raises(UserError, match="--scale is 0"):
+        Recipe().scaled(0)
+
+
+def test_shipped_recipes_build_on_each_other() -> None:
+    demo, seeds = recipes.read("demo"), recipes.read("demo-seeds")
+    assert seeds["grid"]["seeds"] == [0, 1, 2, 3, 4]
+    assert {**seeds["grid"], "seeds": [0]} == demo["grid"]
+    assert seeds["train"] == demo["train"]
+    assert seeds["name"] == "demo-seeds"
+
+
+def test_own_file_with_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("base: demo\ntrain: {epochs: 3}\n")
+    settings = recipes.read(str(path))
+    assert settings["train"]["epochs"] == 3
+    assert settings["train"]["batch_size"] == 128
+    assert settings["name"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: [", "line 1: not valid YAML"),
+        ("- a\n- b\n", "expected sections"),
+        ("base: own.yaml\n", "is its own base"),
+        ("base: nothing-like-it\n", "no recipe 'nothing-like-it': there are cifar10, demo"),
+        ("\xff", "not UTF-8"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=said) as raised:
+        recipes.read("own.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(UserError, match=r"recipe file none.yaml: No such file"):
+        recipes.read("none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (Recipe(data=Data(fraction=0.0)), "data.fraction is 0"),
+        (Recipe(grid=Grid(alphas=(1.0,))), "grid.alphas has 1"),
+        (Recipe(grid=Grid(alphas=(float("nan"),))), "grid.alphas has nan"),
+        (Recipe(grid=Grid(seeds=(1, 1))), "grid.seeds names one twice"),
+        (Recipe(grid=Grid(networks=())), "grid.networks is empty"),
+        (Recipe(train=Training(epochs=0)), "train.epochs is 0"),
+        (Recipe(train=Training(learning_rate=float("nan"))), "train.learning_rate is nan"),
+        (Recipe(evaluate=recipes.Evaluation(severities=(6,))), "severities go from 1 to 5"),
+    ],
+)
+def test_values_that_make_no_sense_are_one_line(recipe: Recipe, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        recipe.check()
+
+
+def test_derived_seeds_differ_by_purpose_and_stay() -> None:
+    seeds = {recipes.derived_seed(0, purpose, epoch) for purpose in ("masks", "order") for epoch in range(10)}
+    assert len(seeds) == 20
+    assert recipes.derived_seed(0, "weights") == 133441691874178746
