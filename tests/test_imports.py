@@ -20,9 +20,9 @@ WORK = {"model", "train", "predict"}
 ANSWERS = {"study", "evaluate", "report"}
 
 MAY_IMPORT = {
-    **{name: BASE for name in BASE | SETTINGS | STORE},
-    **{name: BASE | MATHS for name in MATHS},
-    **{name: BASE | MATERIAL for name in MATERIAL},
+    **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
+    **dict.fromkeys(MATHS, BASE | MATHS),
+    **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},

@@ -45,7 +45,7 @@ def test_strength_is_chosen_on_held_out_training_images() -> None:
     found = linear_probe(x, y, x[:5], 2, seeded())
     assert found.held_out[found.strength] == min(found.held_out.values())
     assert found.strength >= 1e-2
-    assert found.held_out[1e-6] > found.held_out[found.strength] + 0.1
+    assert found.held_out[min(found.held_out)] > 1.05 * found.held_out[found.strength]  # and there the search ended
 
 
 def test_test_features_never_matter_for_the_fit() -> None:

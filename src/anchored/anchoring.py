@@ -106,7 +106,7 @@ class AnchoredModel(nn.Module):
                 return self._logits(pairs)
         return self._logits(pairs)
 
-    @torch.compiler.disable  # generators cannot be traced; the network after this break is compiled whole
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
         """Permutation (B,), masks (B,), and whether the whole batch is masked."""
         order = torch.randperm(batch, generator=self.generator, device=self.generator.device)

@@ -54,8 +54,8 @@ def _report_arguments(parser: ArgumentParser) -> None:
 
 def _recipe(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
-    sections = {name: getattr(options, name) for name in recipes.Recipe.__dataclass_fields__}
-    return recipes.Recipe(**sections).check().scaled(options.scale)
+    settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
+    return recipes.Recipe.parse(settings).check().scaled(options.scale)
 
 
 def _study(options: Namespace) -> None:
@@ -88,7 +88,7 @@ def _evaluate(options: Namespace) -> None:
     from anchored.runs import Run
 
     run = Run(Path(options.run))
-    study.evaluate_one(run, options.evaluate, _console())
+    study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
     print(f"Rows: {run.rows_file.resolve()}")
 
 
@@ -168,6 +168,7 @@ def _parser(verb: str) -> ArgumentParser:
         description=description,
         formatter_class=Formatter,
         exit_on_error=False,
+        allow_abbrev=False,
     )
     command.arguments(parser)
     return parser
@@ -188,23 +189,30 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
             run = Run(Path(first))
             if run.recipe_file.exists():
                 _set_defaults(parser, {"evaluate": read_json(run.recipe_file)["evaluate"]}, str(run.recipe_file))
-        return parser.instantiate_classes(parser.parse_args(arguments))
+        return parser.parse_args(arguments)
     except (ArgumentError, TypeError) as error:
         raise UserError(_one_line(str(error))) from error
 
 
 def _set_defaults(parser: ArgumentParser, settings: dict[str, object], where: str) -> None:
     """Take a file's settings as the parser's defaults; ``UserError`` naming a key that does not exist."""
+    from jsonargparse import ArgumentError
+
+    first = next(action.dest for action in parser._actions if not action.option_strings)
     flat = dict(_flat(settings))
-    known = {action.dest for action in parser._actions}
-    for key in flat:
+    sections = set(recipes.SECTIONS)
+    known = {action.dest for action in parser._actions} - sections
+    for key, value in flat.items():
+        if key in sections:
+            raise UserError(f"{where}: '{key}' is a section with keys of its own, not {value!r}")
         if key not in known:
             section = key.rpartition(".")[0]
             there = [name for name in known if name.rpartition(".")[0] == section and name not in ("help", "recipe")]
             raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(sorted(there)) or 'no such sections'}")
     try:
+        parser.parse_object({**flat, first: "checked"})  # defaults themselves are never checked
         parser.set_defaults(flat)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArgumentError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: {_one_line(str(error))}") from error
 
 

@@ -50,7 +50,9 @@ class Bench:
     @cached_property
     def model(self) -> nn.Module:
         """The network, loaded when a set has to be passed through it."""
-        device = "cuda" if torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda") else "cpu"
+        device = (
+            "cuda" if torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda") else "cpu"
+        )
         return models.load(self.run.path).to(device)
 
     @cached_property
@@ -78,7 +80,9 @@ class Bench:
             key += [corruption, severity, self.settings.seed]
 
         def compute() -> Outputs:
-            self.progress(len(list(self.run.outputs_file("x").parent.glob("*.safetensors"))) / self.sets, f"evaluating, {kept}")
+            self.progress(
+                len(list(self.run.outputs_file("x").parent.glob("*.safetensors"))) / self.sets, f"evaluating, {kept}"
+            )
             chosen = self.images(name, split)
             images = chosen.images
             if corruption:
@@ -183,7 +187,9 @@ def ood(bench: Bench) -> Iterator[Row]:
         for metric in DETECTION:
             weighted = [metrics.OOD_METRICS[metric](function(inside), function(each)) for each in outside]
 
-            def statistic(inner: Tensor, *outer: Tensor, weighted: list[metrics.WeightedOODMetric] = weighted) -> Tensor:
+            def statistic(
+                inner: Tensor, *outer: Tensor, weighted: list[metrics.WeightedOODMetric] = weighted
+            ) -> Tensor:
                 single = torch.stack([w(inner, weights) for w, weights in zip(weighted, outer, strict=True)], dim=1)
                 return torch.cat([single, single.mean(dim=1, keepdim=True)], dim=1)
 
@@ -215,12 +221,13 @@ def adaptation(bench: Bench) -> Iterator[Row]:
 def _probed(bench: Bench, name: str) -> Outputs:
     train = bench.outputs(f"features-{name}-train", name, "train", features=True)
     test = bench.outputs(f"features-{name}-test", name, "test", features=True)
-    assert train.features is not None
-    assert test.features is not None
+    inner, outer = train.features, test.features
+    assert inner is not None
+    assert outer is not None
 
     def compute() -> Outputs:
         classes = len(catalog.get(name).classes)
-        probe = linear_probe(train.features, train.labels, test.features, classes, bench.generator("probe", name))
+        probe = linear_probe(inner, train.labels, outer, classes, bench.generator("probe", name))
         return Outputs(probe.logits.float(), test.labels)
 
     key = [bench.weights, name, bench.cell.data.fraction, bench.settings.seed]
@@ -252,9 +259,7 @@ def _made_from(run: Run, settings: Evaluation) -> dict[str, object]:
     return {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}
 
 
-def load(
-    name: str, split: str, settings: Data, channels: int, size: int, root: Path | None = None
-) -> data.ImageSet:
+def load(name: str, split: str, settings: Data, channels: int, size: int, root: Path | None = None) -> data.ImageSet:
     """A set at a network's input shape, shrunken as the recipe says (at least ten images of a class remain)."""
     return data.scaled(data.load(name, split, root, channels=channels, size=size), settings.fraction, minimum=10)
 

@@ -70,6 +70,29 @@ def _resample(size: int, rows: int, generator: torch.Generator, device: torch.de
     return weights
 
 
+def estimate(
+    statistic: Callable[..., Tensor],
+    names: Sequence[str],
+    sizes: Sequence[int],
+    generator: torch.Generator,
+    replicates: int = REPLICATES,
+    level: float = LEVEL,
+    device: torch.device | str = "cpu",
+) -> list[Interval]:
+    """Values and intervals of Q figures that one statistic makes of resampled images, all on the same resamples.
+
+    ``statistic`` and ``sizes`` are those of ``bootstrap``, giving (r, Q); the values are those at equal weights.
+    ``names`` (Q) says which metric each figure is (or is a mean of), and so which kind of interval it gets: a
+    percentile interval for means and rates, the one that ``image_intervals`` describes for ``GAPS``.
+    Raises ``UserError`` for ``level`` outside (0, 1), and as ``bootstrap``.
+    """
+    _check_level(level)
+    values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
+    draws = bootstrap(statistic, sizes, generator, replicates, device)
+    kinds = [_gap if name in GAPS else _percentile for name in names]
+    return [kind(float(value), draws[:, i], level) for i, (kind, value) in enumerate(zip(kinds, values, strict=True))]
+
+
 def image_intervals(
     logits: Tensor,
     labels: Tensor,
@@ -100,9 +123,8 @@ def image_intervals(
     def statistic(weights: Tensor) -> Tensor:
         return torch.stack([metric(weights) for metric in weighted], 1)
 
-    values = statistic(torch.ones(1, len(labels), dtype=torch.float64, device=logits.device))[0]
-    draws = bootstrap(statistic, [len(labels)], generator, replicates, logits.device)
-    return _intervals(names, values, draws, level)
+    found = estimate(statistic, names, [len(labels)], generator, replicates, level, logits.device)
+    return dict(zip(names, found, strict=True))
 
 
 def ood_intervals(
@@ -125,9 +147,10 @@ def ood_intervals(
     def statistic(weights_in: Tensor, weights_out: Tensor) -> Tensor:
         return torch.stack([metric(weights_in, weights_out) for metric in weighted], 1)
 
-    sizes, device = (len(in_scores), len(out_scores)), in_scores.device
-    values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
-    return _intervals(names, values, bootstrap(statistic, sizes, generator, replicates, device), level)
+    sizes = (len(in_scores), len(out_scores))
+    return dict(
+        zip(names, estimate(statistic, names, sizes, generator, replicates, level, in_scores.device), strict=True)
+    )
 
 
 def paired_accuracy(
@@ -197,12 +220,6 @@ def _check_level(level: float) -> None:
         raise UserError(f"an interval's level is a fraction in (0, 1), not {level}")
 
 
-def _intervals(names: Sequence[str], values: Tensor, draws: Tensor, level: float) -> dict[str, Interval]:
-    """Values (Q,), draws (R, Q) -> one interval per name."""
-    kinds = [_gap if name in GAPS else _percentile for name in names]
-    return {n: kind(float(values[i]), draws[:, i], level) for i, (n, kind) in enumerate(zip(names, kinds, strict=True))}
-
-
 def _percentile(value: float, draws: Tensor, level: float) -> Interval:
     """The middle ``level`` of the draws, stretched to hold the value where a tiny set's draws do not."""
     low, high = (float(draws.quantile(p)) for p in ((1 - level) / 2, (1 + level) / 2))
@@ -213,24 +230,3 @@ def _gap(value: float, draws: Tensor, level: float) -> Interval:
     """See ``image_intervals``."""
     _, low, high = _percentile(value, draws, level)
     return Interval(value, min(low, math.sqrt(max(0.0, 2 * value**2 - high**2))), high)
-
-
-def estimate(
-    statistic: Callable[..., Tensor],
-    names: Sequence[str],
-    sizes: Sequence[int],
-    generator: torch.Generator,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-    device: torch.device | str = "cpu",
-) -> list[Interval]:
-    """Values and intervals of Q figures that one statistic makes of resampled images, as in ``image_intervals``.
-
-    ``statistic`` is that of ``bootstrap``, giving (r, Q); ``names`` (Q) says which metric each figure is (or is a mean
-    of), and so which kind of interval it gets.
-    """
-    _check_level(level)
-    values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
-    draws = bootstrap(statistic, sizes, generator, replicates, device)
-    kinds = [_gap if name in GAPS else _percentile for name in names]
-    return [kind(float(value), draws[:, i], level) for i, (kind, value) in enumerate(zip(kinds, values, strict=True))]

@@ -95,7 +95,8 @@ def read_config(run: Run) -> ModelConfig:
         raise UserError(f"{run.path} is not a trained run: it has no {run.model_file.name}")
     fields: Any = read_json(run.model_file)
     try:
-        return ModelConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        tuples: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        return ModelConfig(**tuples)
     except (TypeError, AttributeError) as error:
         raise UserError(f"{run.model_file} does not describe a model of this version of anchored: {error}") from error
 

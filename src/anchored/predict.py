@@ -38,9 +38,9 @@ def predict(
         raise UserError(f"images are {shapes[0]}, the network takes {shapes[1]} (channels×height×width): convert them")
     device = next(model.parameters()).device
     network = model.network if isinstance(model, AnchoredModel) else model
-    model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.eval().to(memory_format=torch.channels_last)
     logits, kept = [], []
-    for chunk in images.split(batch_size):
+    for chunk in torch.split(images, batch_size):
         with networks.features_of(network) as seen:
             inputs = data.to_input(chunk.to(device), config.mean, config.std)
             logits.append(model(inputs.contiguous(memory_format=torch.channels_last)).float().cpu())

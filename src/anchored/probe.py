@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anchored.errors import UserError
 
-STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """L2 strengths tried, relative to the mean loss per image: scikit-learn's C is 1 / (N · strength)."""
 
 HELD_OUT = 0.2
@@ -111,9 +111,11 @@ def _held_out_losses(
     inside, outside = scale(features[kept]), scale(features[held])
     losses, weights = {}, None
     for strength in strengths:  # strongest first: each solution is a good start for the next, weaker one
-        weights = _fit(inside, labels[kept], classes, strength, weights)
+        weights = _fit(inside, labels[kept], classes, strength, weights, gradient_norm=1e-5)
         loss = torch.nn.functional.cross_entropy(_logits(outside, weights), labels[held])
         losses[strength] = float(loss)
+        if losses[strength] > 1.05 * min(losses.values()):  # overfitting has set in: weaker ones are no better
+            break
     return losses
 
 
@@ -130,22 +132,33 @@ def _logits(x: Tensor, weights: Tensor) -> Tensor:
     return torch.addmm(weights[-1], x, weights[:-1])
 
 
-def _fit(x: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None) -> Tensor:
-    """Standardised x (n, D) float64 -> weights (D + 1, K) float64 of the regularised minimum, gradient norm <= 1e-6."""
-    shape = (x.shape[1] + 1, classes)
-    rows = torch.arange(len(x), device=x.device)
+def _fit(
+    x: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None, gradient_norm: float = 1e-6
+) -> Tensor:
+    """Standardised x (n, D) float64 -> weights (D + 1, K) float64 of the regularised minimum.
+
+    L-BFGS runs in the coordinates in which the features' covariance plus the penalty is the identity: correlated
+    features would otherwise take thousands of steps at small strengths.
+    """
+    variances, directions = torch.linalg.eigh(x.T @ x / len(x))
+    sizes = (variances.clamp(min=0) + strength).sqrt()
+    basis, penalty = directions / sizes, strength / sizes.square()[:, None]  # weights = basis @ u
+    z, rows = x @ basis, torch.arange(len(x), device=x.device)
 
     def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        weights = torch.from_numpy(flat).view(shape).to(x.device)
-        log_p = _logits(x, weights).log_softmax(1)
-        loss = -log_p[rows, labels].mean() + strength / 2 * weights[:-1].square().sum()
+        u = torch.from_numpy(flat).view(len(basis) + 1, classes).to(x.device)
+        log_p = _logits(z, u).log_softmax(1)
+        loss = -log_p[rows, labels].mean() + (penalty * u[:-1].square()).sum() / 2
         error = log_p.exp_()
         error[rows, labels] -= 1
         error /= len(x)
-        gradient = torch.cat([x.T @ error + strength * weights[:-1], error.sum(0, keepdim=True)])
+        gradient = torch.cat([z.T @ error + penalty * u[:-1], error.sum(0, keepdim=True)])
         return float(loss), gradient.cpu().numpy().ravel()
 
-    first = np.zeros(math.prod(shape)) if start is None else start.cpu().numpy().ravel().copy()
-    options = {"maxiter": 1000, "maxcor": 20, "gtol": 1e-6, "ftol": 1e-12}
+    if start is None:
+        start = x.new_zeros(len(basis) + 1, classes)
+    first = torch.cat([sizes[:, None] * (directions.T @ start[:-1]), start[-1:]]).cpu().numpy().ravel()
+    options = {"maxiter": 1000, "maxcor": 20, "gtol": gradient_norm, "ftol": 1e-12}
     found = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(np.asarray(found.x, dtype=np.float64)).view(shape).to(x.device)
+    u = torch.from_numpy(np.asarray(found.x, dtype=np.float64)).view(len(basis) + 1, classes).to(x.device)
+    return torch.cat([basis @ u[:-1], u[-1:]])

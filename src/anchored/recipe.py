@@ -151,10 +151,8 @@ class Cell:
     @staticmethod
     def parse(settings: Any, where: object) -> Cell:
         """The cell that ``canonical`` wrote; ``UserError`` naming ``where`` it came from if it is another thing."""
-        sections = {"data": Data, "anchoring": Anchoring, "train": Training}
         try:
-            return Cell(**{name: _section(sections[name], value) if name in sections else value
-                           for name, value in settings.items()})
+            return Cell(**_filled(settings))
         except (TypeError, AttributeError) as error:
             raise UserError(f"{where} does not describe a training of this version of anchored: {error}") from error
 
@@ -176,6 +174,11 @@ class Recipe:
     anchoring: Anchoring = field(default_factory=Anchoring)
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
+
+    @staticmethod
+    def parse(settings: dict[str, Any]) -> Recipe:
+        """The recipe of plain settings, such as a YAML file's, types and names checked by whoever read them."""
+        return Recipe(**_filled(settings))
 
     def cells(self) -> Iterator[Cell]:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
@@ -229,8 +232,22 @@ class Recipe:
             yield severity in range(1, 6), f"evaluate.severities has {severity}: severities go from 1 to 5"
 
 
-def _section(kind: type[Any], fields: dict[str, Any]) -> Any:
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+SECTIONS: dict[str, type[Any]] = {
+    "data": Data,
+    "grid": Grid,
+    "anchoring": Anchoring,
+    "train": Training,
+    "evaluate": Evaluation,
+}
+
+
+def _filled(settings: dict[str, Any]) -> dict[str, Any]:
+    """Plain settings with their sections as dataclasses."""
+
+    def section(kind: type[Any], fields: dict[str, Any]) -> Any:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+    return {key: section(SECTIONS[key], value) if key in SECTIONS else value for key, value in settings.items()}
 
 
 def canonical(settings: Any) -> str:

@@ -82,7 +82,7 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
         found = there.get("recipe") if isinstance(there, dict) else None
         if not isinstance(found, dict):
             raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
-        changed = runs.difference(*({**each, **dict.fromkeys(REDONE)} for each in (found, settings)))
+        changed = runs.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)

@@ -171,7 +171,7 @@ def train(
     if isinstance(model, AnchoredModel):
         model.set_references(_references(images, config, cell.seed))
     # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
-    step = TrainingStep(model.to(memory_format=torch.channels_last), cell, len(config.classes))  # type: ignore[call-overload]
+    step = TrainingStep(model.to(memory_format=torch.channels_last), cell, len(config.classes))
     engine = pl.Trainer(
         **{
             "max_epochs": cell.train.epochs,

@@ -40,11 +40,11 @@ _COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
 
 def markdown(table: Table) -> str:
     """GitHub's Markdown, the caption below."""
-    grouped = [f"{column.group}: {_heading(column)}" if column.group else _heading(column) for column in table.columns]
+    above = dict.fromkeys(title for title, _ in groups(table) if title)
     lines = [
-        f"**{_md(table.title)}**",
+        " · ".join([f"**{_md(table.title)}**", *map(_md, above)]),
         "",
-        _md_line([_md(text) for text in grouped]),
+        _md_line([_md(_heading(column)) for column in table.columns]),
         _md_line(["---" if i < table.stubs else "---:" for i in range(len(table.columns))]),
         *(_md_line([_md(_flat(cell)) for cell in row]) for row in table.rows),
         "",
@@ -83,7 +83,7 @@ def latex(table: Table) -> str:
         *_tex_groups(table),
         _tex_line([_tex(_heading(column)) for column in table.columns]),
         r"\midrule",
-        *(_tex_line([_tex_cell(cell) for cell in row]) for row in table.rows),
+        "\n\\addlinespace\n".join(_tex_line([_tex_cell(cell) for cell in row]) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -120,8 +120,9 @@ def _tex_line(cells: list[str]) -> str:
 
 def _tex_cell(cell: Cell) -> str:
     interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
-    small = " ".join(filter(None, (interval, cell.change)))
-    return _tex(cell.text) + (rf" {{\scriptsize {_tex(small)}}}" if small else "")
+    small = [rf"\scriptsize {_tex(text)}" for text in (interval, cell.change) if text]
+    lines = r" \\ ".join([_tex(cell.text), *small])
+    return rf"\shortstack[r]{{{lines}}}" if small else lines
 
 
 def terminal(table: Table) -> rich_table.Table:
@@ -143,5 +144,5 @@ def _rich(cell: Cell) -> Text:
         text.append(f"\n{cell.interval}", style="dim")
     if cell.change:
         word = f" {cell.tone}" if cell.tone in ("better", "worse") else ""
-        text.append(f"\n{cell.change}{word}", style=_COLOURS[cell.tone])
+        text.append(f"\n{cell.change.lstrip('▲▼ ')}{word}", style=_COLOURS[cell.tone])
     return text

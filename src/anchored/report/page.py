@@ -13,7 +13,7 @@ from markupsafe import Markup
 from rich import table as rich_table
 
 from anchored import runs
-from anchored.report import figures, formats, panels, style, tables, words
+from anchored.report import figures, formats, panels, radar, style, tables, words
 from anchored.report.style import Picture
 from anchored.report.summary import Summary, read
 from anchored.report.tables import Table
@@ -26,7 +26,7 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
      "Narayanaswamy et al. 2024", "https://arxiv.org/abs/2406.00529"),
     ("Corruptions", "Noise, blur, weather and digital damage at severities 1 (mild) to 5 (harsh).",
      "Hendrycks & Dietterich 2019", "https://arxiv.org/abs/1903.12261"),
-    ("Smooth ECE", "Expected gap between confidence and accuracy, smoothed by a kernel instead of binned; 0 is calibrated.",
+    ("Smooth ECE", "Expected gap between confidence and accuracy, smoothed by a kernel, not binned; 0 is calibrated.",
      "Błasiok & Nakkiran 2023", "https://arxiv.org/abs/2309.12236"),
     ("ECE", "The same gap in 15 equal bins of confidence.", "Guo et al. 2017", "https://arxiv.org/abs/1706.04599"),
     ("AUROC", "Probability that an out-of-distribution image gets a higher score than a test image; 50 % is chance.",
@@ -74,7 +74,7 @@ def write(folder: StudyFolder) -> Path:
     """
     summary = read(folder)
     with style.drawing():
-        pictures = [*figures.of(summary), *panels.of(summary)]
+        pictures = [*radar.of(summary), *figures.of(summary), *panels.of(summary)]
         for picture in pictures:
             runs.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
             runs.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))

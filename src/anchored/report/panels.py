@@ -1,4 +1,4 @@
-"""Figures from outputs on disk: reliability diagrams, score histograms, example images. One network each, its seed named."""
+"""Figures from outputs on disk: reliability diagrams, score histograms, example images; one network each."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _logits(run: Run, name: str) -> tuple[Tensor, Tensor]:
     return tensors["logits"], tensors["labels"]
 
 
-# --- Reliability --------------------------------------------------------------------------------------------------------
+# --- Reliability ------------------------------------------------------------------------------------------------------
 
 
 def _conditions(summary: Summary) -> list[tuple[str, list[str]]]:
@@ -92,10 +92,11 @@ def reliability(summary: Summary, architecture: str) -> Picture | None:
         axes.set_xlabel("Confidence")
     sizes = {title: next(len(c.correct) for v in shown if (c := table[title, v])) for title in kept}
     caption = (
-        f"{architecture}. Points: accuracy within {BINS} equal bins of confidence, at the bin's mean confidence, with 95 % "
-        f"Wilson intervals over its images (bins of {LEAST} images or more); shading: the gap to perfect calibration (the diagonal). Below: share of images "
-        f"per bin, dotted: mean confidence. {'; '.join(f'n = {size:,} ({title})' for title, size in sizes.items())}. One network each: "
-        f"{_seeds_of(summary, shown)}. Smooth ECE is that of the images shown."
+        f"{architecture}. Points: accuracy within {BINS} equal bins of confidence, at the bin's mean confidence, with "
+        f"95 % Wilson intervals over its images (bins of {LEAST} images or more); shading: the gap to perfect "
+        "calibration (the diagonal). Below: share of images per bin, dotted: mean confidence. "
+        f"{'; '.join(f'n = {size:,} ({title})' for title, size in sizes.items())}. "
+        f"One network each: {_seeds_of(summary, shown)}. Smooth ECE is that of the images shown."
     )
     alt = f"Reliability diagrams of {architecture}: " + "; ".join(
         f"{v.title}, {title.partition(',')[0]}, smooth ECE {metrics.smooth_ece(c.confidence, c.correct):.3f}"
@@ -164,7 +165,7 @@ def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summar
     below.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
 
 
-# --- Scores -------------------------------------------------------------------------------------------------------------
+# --- Scores -----------------------------------------------------------------------------------------------------------
 
 
 def ood_titles(summary: Summary) -> dict[str, str]:
@@ -220,7 +221,7 @@ def scores(summary: Summary, architecture: str) -> Picture | None:
     inside = next(pair[0] for pair in pairs.values() if pair)
     caption = (
         f"{architecture}, score: {summary.score.replace('_', ' ')}. Grey: {len(inside):,} test images of "
-        f"{summary.trained_on}; coloured: the set named at the left; each normalised to the same area, the 0.5 % ends of "
+        f"{summary.trained_on}; coloured: the set named at the left; each of the same area, the 0.5 % ends of "
         f"all scores cut off. One network each: {_seeds_of(summary, shown)}; AUROC without interval (see the table)."
     )
     alt = f"Histograms of the {summary.score} score of {architecture}: test images against {len(sets)} other sets."
@@ -261,7 +262,7 @@ def _wrapped(text: str, width: int = 16) -> str:
     return "\n".join(lines)
 
 
-# --- Examples -----------------------------------------------------------------------------------------------------------
+# --- Examples ---------------------------------------------------------------------------------------------------------
 
 
 def examples(summary: Summary) -> Iterator[Picture]:

@@ -91,7 +91,8 @@ def drawing() -> Iterator[None]:
     """Our settings for the time of drawing and saving; the user's own are back afterwards."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
+        settings: Any = mpl.rcParams  # its keys are typed one by one
+        settings.update(_SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a name in a script we have no letters for
         yield
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Variant:
     @property
     def order(self) -> tuple[int, float, float]:
         """Standard first, then anchored, then RAM by α, each by λ."""
-        return PROTOCOLS.index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0  # type: ignore[arg-type]
+        return PROTOCOLS.index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0
 
 
 @dataclass(frozen=True)
@@ -256,12 +256,17 @@ class Summary:
         """The standard network of the same architecture."""
         return next((v for v in self.of(variant.architecture) if v.protocol == "standard"), None)
 
-    def change(self, variant: Variant, measure: Measure) -> Change | None:
-        """A variant's figure against standard's; None for standard itself and where there is nothing to compare."""
-        standard = self.standard(variant)
-        if standard is None or standard == variant:
+    def unmasked(self, variant: Variant) -> Variant | None:
+        """The anchored network that a RAM variant adds masks to, alike otherwise; None for other variants."""
+        wanted = replace(variant, protocol="anchored", alpha=None)
+        return wanted if variant.protocol == "ram" and wanted in self.variants else None
+
+    def change(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Change | None:
+        """A variant's figure against another's, by default standard's; None where there is nothing to compare."""
+        base = base or self.standard(variant)
+        if base is None or base == variant:
             return None
-        return compare(self.measured(variant, measure), self.measured(standard, measure))
+        return compare(self.measured(variant, measure), self.measured(base, measure))
 
     def run_of(self, variant: Variant) -> tuple[Run, int]:
         """The run of the variant's smallest seed, and that seed: what single-network figures show."""
@@ -299,7 +304,7 @@ def _check(rows: Sequence[Row], path: Path) -> None:
     for line, row in enumerate(rows, start=2):  # line 1 names the columns
         wrong = _fault(row, rows[0])
         key = (variant_of(row), row.seed, row.metric, row.dataset, row.severity, row.corruption, row.score)
-        if key in seen:
+        if key in seen and not wrong:
             wrong = f"says the same as line {seen[key]}: two studies in one file?"
         if wrong:
             raise UserError(f"{path}, line {line}: {wrong}")

@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: columns, rows of as many cells, and what must be said under it. The first ``stubs`` columns are names."""
+    """A table: columns, rows of as many cells, what must be said under it. The first ``stubs`` columns are names."""
 
     name: str
     title: str
@@ -107,17 +107,23 @@ def counted(values: Sequence[int], noun: str) -> str:
     return f"{noun}s {', '.join(words[:-1])} and {words[-1]}"
 
 
-def basis(summary: Summary, estimates: Iterable[Estimate | None]) -> str:
-    """What the intervals are, over how many images and which seeds, and what the marks say: for a caption."""
+def images(estimates: Iterable[Estimate | None]) -> str:
+    """``n = 2,000``, or the range where figures differ in it."""
+    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows})
+    return f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
+
+
+def basis(summary: Summary, estimates: Iterable[Estimate | None], bands: bool = False) -> str:
+    """What the intervals (or a figure's bands) are, over how many images and which seeds, and what the marks say."""
     found = [estimate for estimate in estimates if estimate is not None]
-    sizes = sorted({row.n for estimate in found for row in estimate.rows})
-    images = f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
     parts = []
     if any(len(estimate.seeds) == 1 for estimate in found):
-        parts.append("a–b is the 95 % bootstrap interval over test images of one trained network")
+        name = "bands are" if bands else "a–b is"
+        parts.append(f"{name} the 95 % bootstrap interval over test images of one trained network")
     if any(len(estimate.seeds) > 1 for estimate in found):
-        parts.append("± is half the 95 % Student-t interval over seeds, around their mean")
-    text = f"{images} test images; {counted(summary.seeds, 'seed')}; {'; '.join(parts)}."
+        name = "bands are" if bands else "± is half"
+        parts.append(f"{name} the 95 % Student-t interval over seeds, around their mean")
+    text = f"{images(found)} test images; {counted(summary.seeds, 'seed')}; {'; '.join(parts)}."
     partial = sorted({estimate.seeds for estimate in found if estimate.seeds != summary.seeds and not estimate.mixed})
     if partial:
         text += f" † only {' or '.join(counted(seeds, 'seed') for seeds in partial)}."
@@ -211,7 +217,7 @@ def ood(summary: Summary) -> Table:
         rows.append((*_setting_cells(summary, variant), *(estimate_cell(summary, e) for e in estimates)))
     settings = _setting_columns(summary)
     columns = [Column("Mean" if name == MEAN else name, group=group) for name in sets]
-    caption = f"Images of {summary.trained_on} against each set. {basis(summary, found)}"
+    caption = f"Test images of {summary.trained_on} against each set; n counts both. {basis(summary, found)}"
     return Table("ood", "Rejection of other data", (*settings, *columns), tuple(rows), caption, len(settings))
 
 

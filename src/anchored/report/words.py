@@ -6,7 +6,8 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from anchored.report.summary import Change, Measure, Summary, Variant
 from anchored.report.tables import counted, number
@@ -20,6 +21,7 @@ class Reading:
     better: tuple[str, ...]
     worse: tuple[str, ...]
     unclear: tuple[str, ...]
+    scores: str = ""  # where another OOD score tells otherwise
 
 
 def listed(words: Sequence[str]) -> str:
@@ -59,7 +61,7 @@ def what_was_run(summary: Summary) -> Iterator[str]:
     yield (
         f"{listed(summary.architectures)} trained on {summary.trained_on} for {epochs} epochs: {variants}, "
         f"with {counted(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
-        "trained alike apart from what is named."
+        "alike apart from what is named."
     )
     measured = [f"{_images(summary, summary.trained_on)} clean test images"]
     if summary.corruptions:
@@ -72,7 +74,8 @@ def what_was_run(summary: Summary) -> Iterator[str]:
     yield f"Measured on {listed(measured)}."
     spent = seconds(summary)
     if spent:
-        yield f"Training took {duration(math.fsum(spent.values()))} in all, {duration(max(spent.values()))} at most."
+        longest = duration(max(spent.values()))
+        yield f"Training took {duration(math.fsum(spent.values()))} in all, {longest} for the longest."
 
 
 def _count(number: int, noun: str) -> str:
@@ -106,23 +109,48 @@ def missing(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
 
 
 def readings(summary: Summary) -> Iterator[Reading]:
-    """Every variant against its architecture's standard network."""
+    """Every variant against its architecture's standard network, then RAM against anchoring without masks."""
     for variant in summary.variants:
-        changes = [(measure, summary.change(variant, measure)) for measure in summary.measures]
-        known = [(measure, change) for measure, change in changes if change is not None]
-        if known:
-            yield _reading(summary, variant, known)
+        yield from _reading(summary, variant, summary.standard(variant), "standard")
+    for variant in summary.variants:
+        yield from _reading(summary, variant, summary.unmasked(variant), "anchored: what masking does")
 
 
-def _reading(summary: Summary, variant: Variant, known: list[tuple[Measure, Change]]) -> Reading:
-    network = f"{variant.architecture}, " if len(summary.architectures) > 1 else ""
+def _reading(summary: Summary, variant: Variant, base: Variant | None, against: str) -> Iterator[Reading]:
+    if base is None:
+        return
     kinds: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
-    for measure, change in known:
-        kind = "unclear" if not change.clear else "better" if change.better else "worse"
-        kinds[kind].append(_said(measure, change))
-    return Reading(
-        f"{network}{variant.title} against standard", *(tuple(kinds[k]) for k in ("better", "worse", "unclear"))
-    )
+    for measure in summary.measures:
+        change = summary.change(variant, measure, base)
+        if change is not None:
+            kinds[verdict(change)].append(_said(measure, change))
+    if any(kinds.values()):
+        network = f"{variant.architecture}, " if len(summary.architectures) > 1 else ""
+        yield Reading(
+            f"{network}{variant.title} against {against}",
+            **{kind: tuple(found) for kind, found in kinds.items()},
+            scores=_other_scores(summary, variant, base),
+        )
+
+
+def verdict(change: Change) -> Literal["better", "worse", "unclear"]:
+    """A change in one word."""
+    return "unclear" if not change.clear else "better" if change.better else "worse"
+
+
+def _other_scores(summary: Summary, variant: Variant, base: Variant) -> str:
+    """The mean AUROC by the scores whose verdict is not the headline's."""
+    headline = next((measure for measure in summary.measures if measure.metric == "auroc"), None)
+    if headline is None:
+        return ""
+    first, said = summary.change(variant, headline, base), []
+    for score in summary.scores:
+        change = summary.change(variant, replace(headline, score=score), base)
+        if first and change and verdict(change) != verdict(first):
+            before, after = (number("auroc", value) for value in (change.before, change.after))
+            words = {"better": "clearly better", "worse": "clearly worse", "unclear": "no clear difference"}
+            said.append(f"{score.replace('_', ' ')} {before} → {after} % ({words[verdict(change)]})")
+    return listed(said)
 
 
 def _said(measure: Measure, change: Change) -> str:
@@ -143,10 +171,11 @@ def caution(summary: Summary) -> str:
             "Each variant was trained once: the intervals cover the choice of test images, not the luck of training, "
             "which several seeds would show."
         )
-    few = " With so few seeds these intervals are wide, and a difference must be large to be clear." * (
-        len(summary.seeds) < 4
+    few = " With so few seeds these intervals are wide, and only a large difference is clear."
+    return (
+        f"Differences are judged over {len(summary.seeds)} seeds, pair by pair."
+        f"{few * (len(summary.seeds) < 4)} No correction is made for the number of comparisons."
     )
-    return f"Differences are judged over {len(summary.seeds)} seeds, pair by pair.{few} No correction for the number of comparisons is made."
 
 
 def notes(summary: Summary) -> Iterator[str]:
@@ -156,9 +185,13 @@ def notes(summary: Summary) -> Iterator[str]:
         yield f"A trial: only {100 * share:g} % of every set's images were used (the first ones of each class)."
     anchoring = summary.recipe.get("anchoring", {})
     if any(variant.protocol == "ram" for variant in summary.variants):
-        unit = {"batch": "whole batches", "image": "single images"}.get(str(anchoring.get("mask_unit")), "?")
-        target = {"label": "the image's own label", "uniform": "the uniform distribution"}
-        yield f"References were masked for {unit}; masked pairs were trained towards {target.get(str(anchoring.get('masked_target')), '?')}."
+        units = {"batch": "whole batches", "image": "single images"}
+        targets = {"label": "the image's own label", "uniform": "the uniform distribution"}
+        unit, target = (str(anchoring.get(name)) for name in ("mask_unit", "masked_target"))
+        yield (
+            f"References were masked for {units.get(unit, unit)}; "
+            f"masked pairs were trained towards {targets.get(target, target)}."
+        )
     if any(variant.protocol != "standard" for variant in summary.variants):
         count = int(anchoring.get("references", 1))
         yield f"At test time {_count(count, 'fixed training image')} served as reference, kept with the network."

@@ -1,0 +1,120 @@
+"""The door: instant help with examples, and one line with exit status 2 for bad input."""
+
+from pathlib import Path
+
+import pytest
+
+from anchored.cli import COMMANDS, main
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error of a command that must be refused."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("anchored: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    for verb, command in COMMANDS.items():
+        assert verb in printed
+        assert command.examples[0] in printed
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(example in printed for example in COMMANDS[verb].examples)
+
+
+def test_help_says_what_settings_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["study", "demo", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Passes over the training images. (type: int, default: 12)" in printed  # the recipe's default
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"anchored {version('anchored')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["studdy"], "no command 'studdy': there are study, train, evaluate, report"),
+        (["study"], "recipe"),
+        (["study", "demmo"], "no recipe 'demmo'"),
+        (["study", "demo", "--train.epoch", "3"], "train.epoch"),
+        (["study", "demo", "--train.epochs", "many"], "train.epochs"),
+        (["study", "demo", "--scale", "2"], "--scale is 2"),
+        (["study", "demo", "--grid.alphas", "[1.5]"], "grid.alphas has 1.5"),
+        (["study", "demo", "--grid.protocols", "[plain]"], "grid.protocols"),
+        (["study", "demo", "--grid.networks", "[resnet19]"], "no network 'resnet19': did you mean 'resnet18'?"),
+        (["study", "demo", "--data.train", "fashion-mimi"], "fashion-mini"),
+        (["study", "demo", "--evaluate.ood", "[digit]"], "digits"),
+        (["study", "demo", "--evaluate.corruptions", "[fogg]"], "fogg"),
+        (["study", "demo", "--evaluate.score", "luck"], "evaluate.score is 'luck': there are energy"),
+        (["study", "demo", "--data.train", "blobs"], "blobs"),
+        (["study", "demo", "--evaluate.adaptation", "[blobs]"], "blobs"),
+        (["study", "cifar10"], "cifar-10-binary.tar.gz"),
+        (["train", "demo"], "names 3 trainings: pick one"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANCHORED_DATA", str(tmp_path / "data"))
+    assert expected in said(arguments, capsys)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base: demo\ntrain: {epohcs: 3}\n", "unknown key 'train.epohcs'"),
+        ("base: demo\nevalute: {ood: [digits]}\n", "unknown key 'evalute.ood'"),
+        ("base: demo\ntrain: {epochs: lots}\n", "train.epochs"),
+        ("base: demo\ntrain: 3\n", "train"),
+    ],
+)
+def test_bad_recipe_files_are_one_line(
+    text: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(text)
+    assert expected in said(["study", "own.yaml"], capsys)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "is not empty and not a study's folder" in said(["study", "demo", "-o", str(tmp_path)], capsys)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_help_is_instant() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; from anchored.cli import main; sys.exit(main(['--help']))"
+    modules = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
+    ).stderr
+    assert "torch" not in modules
+    assert "jsonargparse" not in modules

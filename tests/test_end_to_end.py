@@ -1,0 +1,143 @@
+"""The whole way, as a user walks it: the command, its folder, a kill in the middle, and a second run."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import anchored
+from anchored import data, runs
+from anchored.anchoring import AnchoredModel
+from anchored.cli import main
+from anchored.runs import Row, StudyFolder
+
+TOY = ["study", "demo", "--scale", "0.02", "--evaluate.bootstrap", "100", "--grid.seeds", "[0, 1]"]
+TOY += ["--evaluate.severities", "[1, 5]", "--train.accelerator", "cpu", "--anchoring.references", "2"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    folder = StudyFolder(tmp_path_factory.mktemp("study") / "demo")
+    assert main([*TOY, "-o", str(folder.path)]) == 0
+    return folder
+
+
+def rows_of(folder: StudyFolder, **wanted: object) -> list[Row]:
+    rows = runs.read_rows(folder.results_file)
+    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def test_every_protocol_has_every_row(study: StudyFolder) -> None:
+    rows = rows_of(study)
+    by_run = {name: [row for row in rows if row.run == name] for name in {row.run for row in rows}}
+    assert len(by_run) == 6
+    keys = {
+        name: [(r.metric, r.dataset, r.severity, r.corruption, r.score, r.n) for r in own]
+        for name, own in by_run.items()
+    }
+    first = next(iter(keys.values()))
+    assert all(own == first for own in keys.values())
+    assert len(first) == len(set(first))
+    recipe = json.loads(study.study_file.read_text())["recipe"]["evaluate"]
+    corrupted = [key for key in first if key[0] == "smooth_ece" and key[3] not in ("", "mean")]
+    assert len(corrupted) == len(recipe["corruptions"]) * len(recipe["severities"])
+    assert all(row.low <= row.value <= row.high for row in rows)
+
+
+def test_means_are_the_means_of_their_rows(study: StudyFolder) -> None:
+    for run in ("small-standard-seed0", "small-ram-0.25-seed1"):
+        single = [r.value for r in rows_of(study, run=run, metric="accuracy", severity=3) if r.corruption != "mean"]
+        (mean,) = rows_of(study, run=run, metric="accuracy", severity=3, corruption="mean")
+        assert mean.value == pytest.approx(sum(single) / len(single))
+        sets = rows_of(study, run=run, metric="auroc", score="energy")
+        assert sets[-1].dataset == "mean"
+        assert sets[-1].value == pytest.approx(sum(r.value for r in sets[:-1]) / (len(sets) - 1))
+
+
+def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
+    run = study.run("small-ram-0.25-seed0")
+    model = anchored.load(run.path)
+    assert isinstance(model, AnchoredModel)
+    config = json.loads(run.model_file.read_text())
+    test = data.scaled(data.load("fashion-mini-known", "test"), 0.02, minimum=10)
+    with torch.no_grad():
+        logits = model(data.to_input(test.images, config["mean"], config["std"]))
+    accuracy = 100 * (logits.argmax(dim=1) == test.labels).double().mean().item()
+    (row,) = rows_of(study, run=run.name, metric="accuracy", corruption="")
+    assert row.value == pytest.approx(accuracy)
+    assert row.n == len(test)
+
+
+def test_results_say_how_they_were_made(study: StudyFolder) -> None:
+    made = json.loads(study.study_file.read_text())
+    assert torch.__version__.startswith(made["made"]["torch"])
+    assert made["recipe"]["train"]["epochs"] == 1
+    assert made["recipe"]["data"]["fraction"] == pytest.approx(0.02)
+
+
+def contents(folder: Path, *patterns: str) -> dict[str, str]:
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
+    assert files
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_a_second_run_keeps_everything(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = ("results.csv", "runs/*/weights.safetensors", "runs/*/outputs/*", "figures/*", "tables/*", "report.html")
+    before = contents(study.path, *kept)
+    assert main([*TOY, "-o", str(study.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "6 of 6 trainings are done already" in printed
+    assert str(study.report_file) in printed.replace("\n", "")
+    assert contents(study.path, *kept) == before
+
+
+def test_another_recipe_in_the_same_folder_is_refused(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(study.path, "**/*.*")
+    assert main([*TOY, "-o", str(study.path), "--train.learning_rate", "0.3"]) == 2
+    said = capsys.readouterr().err
+    assert "holds another study (train.learning_rate: 0.2 there, 0.3 here)" in said
+    assert said.count("\n") == 1
+    assert contents(study.path, "**/*.*") == before
+
+
+def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "killed")
+    command = [sys.executable, "-c", "import sys; from anchored.cli import main; sys.exit(main())"]
+    arguments = [*TOY, "-o", str(folder.path)]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:  # killed as soon as the second training has begun
+        deadline = time.monotonic() + 120
+        while not folder.run("small-anchored-seed0").cell_file.exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not folder.results_file.exists()
+    assert main(arguments) == 0
+    assert folder.results_file.read_bytes() == study.results_file.read_bytes()
+    assert contents(folder.path, "runs/*/weights.safetensors") == contents(study.path, "runs/*/weights.safetensors")
+
+
+def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.Run(tmp_path / "one")
+    single = ["--grid.protocols", "[ram]", "--grid.seeds", "[0]"]
+    assert main(["train", *TOY[1:], *single, "-o", str(run.path)]) == 0
+    assert main(["evaluate", str(run.path)]) == 0
+    expected = rows_of(study, run="small-ram-0.25-seed0")
+    found = runs.read_rows(run.rows_file)
+    assert [(r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in found] == [
+        (r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in expected
+    ]
+    assert main(["evaluate", str(run.path), "--evaluate.ood", "[digits]", "--evaluate.corruptions", "[]"]) == 0
+    assert {row.dataset for row in runs.read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean"}
+    study.report_file.unlink()
+    assert main(["report", str(study.path)]) == 0
+    assert study.report_file.exists()

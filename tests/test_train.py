@@ -1,0 +1,194 @@
+"""Training: reproducible, resumable to the same weights, protocols comparable, refusals in one line."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import anchored
+from anchored import data, model, networks, runs
+from anchored.anchoring import AnchoredModel
+from anchored.errors import UserError
+from anchored.recipe import Anchoring, Cell, Data, Protocol, Training
+from anchored.runs import Run
+from anchored.train import rate, train
+
+TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
+
+
+def cell(protocol: Protocol = "ram", **changes: Any) -> Cell:
+    anchoring = Anchoring(references=2)
+    made = Cell(
+        "small", protocol, 0.4 if protocol == "ram" else 0.0, 0, Data("fashion-mini-known", 0.02), anchoring, TINY
+    )
+    return replace(made, **changes)
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return runs.load_tensors(run.weights_file)[0]
+
+
+class Stop(pl.Callback):
+    """Breaks off in the middle of the second epoch, as a kill would."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.global_step % 4 == 2:
+            raise RuntimeError("killed")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("runs") / "ram")
+    train(run, cell())
+    return run
+
+
+def test_same_seed_same_weights_and_another_seed_others(trained: Run, tmp_path: Path) -> None:
+    again, other = Run(tmp_path / "again"), Run(tmp_path / "other")
+    train(again, cell())
+    train(other, cell(seed=1))
+    expected = weights(trained)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(again).items())
+    assert not torch.equal(weights(other)["network.head.weight"], expected["network.head.weight"])
+
+
+def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    run = Run(tmp_path / "run")
+    from anchored.train import Keeper, TensorCheckpoints
+
+    callbacks = [Keeper(run, lambda share, what: None), Stop()]
+    with pytest.raises(RuntimeError, match="killed"):
+        train(run, cell(), callbacks=callbacks, plugins=[TensorCheckpoints()])
+    assert run.checkpoint_file.exists()
+    assert not run.weights_file.exists()
+    train(run, cell())
+    expected = weights(trained)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
+    assert not run.checkpoint_file.exists()
+    with run.log_file.open() as lines:
+        assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2", "3"]
+
+
+def test_training_learns(trained: Run) -> None:
+    with trained.log_file.open() as lines:
+        losses = [float(row["loss"]) for row in csv.DictReader(lines)]
+    assert losses[-1] < losses[0]
+
+
+def test_protocols_share_everything_but_the_stem() -> None:
+    standard, anchored_model = (model.build(model.config_of(cell(p)), seed=5) for p in ("standard", "anchored"))
+    assert isinstance(anchored_model, AnchoredModel)
+    wide = anchored_model.network.state_dict()
+    same = [n for n, v in standard.state_dict().items() if n != "stem.weight" and torch.equal(v, wide[n])]
+    assert len(same) == len(wide) - 1
+
+
+def test_references_are_training_images_kept_with_the_model(trained: Run) -> None:
+    loaded = anchored.load(trained.path)
+    assert isinstance(loaded, AnchoredModel)
+    assert loaded.references is not None
+    config = model.read_config(trained)
+    images = data.scaled(data.load("fashion-mini-known", "train"), 0.02)
+    inputs = data.to_input(images.images, config.mean, config.std)
+    assert len(loaded.references) == 2
+    for reference in loaded.references:
+        assert (inputs == reference).flatten(1).all(dim=1).any()
+
+
+def test_a_finished_training_is_kept(trained: Run) -> None:
+    before = trained.weights_file.stat().st_mtime_ns
+    train(trained, cell())
+    assert trained.weights_file.stat().st_mtime_ns == before
+
+
+def test_another_cell_is_refused(trained: Run) -> None:
+    with pytest.raises(UserError, match=r"holds another training \(seed: 0 there, 3 here\)"):
+        train(trained, cell(seed=3))
+
+
+def test_diverging_loss_is_one_line_and_keeps_no_weights(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"the loss became nan in epoch \d: lower train.learning_rate"):
+        train(run, cell("standard", train=replace(TINY, learning_rate=1e30)))
+    assert not run.weights_file.exists()
+
+
+def test_too_few_images_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fewer than train.batch_size 999"):
+        train(Run(tmp_path / "run"), cell(train=replace(TINY, batch_size=999)))
+
+
+def test_steps_schedule_is_the_papers() -> None:
+    factors = [rate(Training(), epoch / 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
+    assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
+
+
+def test_one_cycle_goes_up_and_down_to_zero() -> None:
+    settings = Training(schedule="one_cycle")
+    assert [rate(settings, done) for done in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda run: run.weights_file.write_bytes(run.weights_file.read_bytes()[:500]), "not a whole safetensors file"),
+        (lambda run: run.model_file.write_text("{}"), "does not describe a model"),
+        (lambda run: run.model_file.write_text(run.model_file.read_text().replace("T-shirt", '","')), "does not fit"),
+        (
+            lambda run: run.model_file.write_text(
+                run.model_file.read_text().replace('"references": 2', '"references": 3')
+            ),
+            "holds references",
+        ),
+        (lambda run: run.model_file.unlink(), "is not a trained run"),
+        (lambda run: run.weights_file.unlink(), "training is not complete"),
+    ],
+)
+def test_damaged_runs_are_one_line(trained: Run, tmp_path: Path, change: Any, said: str) -> None:
+    run = Run(tmp_path / "copy")
+    run.path.mkdir()
+    for file in (trained.model_file, trained.weights_file):
+        (run.path / file.name).write_bytes(file.read_bytes())
+    change(run)
+    with pytest.raises(UserError, match=said) as raised:
+        anchored.load(run.path)
+    assert "\n" not in str(raised.value)
+
+
+class OwnModule(pl.LightningModule):
+    """Somebody's own Lightning module around an anchored network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.losses: list[float] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        loss = functional.cross_entropy(self.network(batch[0]), batch[1])
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def test_in_somebody_elses_lightning_module() -> None:
+    images = data.scaled(data.load("fashion-mini-known", "train"), 0.02)
+    batches = data.Batches(images, 35, (0.3,), (0.3,), shuffle=True)
+    network = networks.build("small", channels=1, classes=7, seed=0)
+    module = OwnModule(anchored.anchor(network, 0.25))
+    pl.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, batches)
+    assert sum(module.losses[-4:]) < sum(module.losses[:4])
