@@ -123,5 +123,5 @@ def test_bad_json_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match="is not valid JSON"):
         runs.read_json(tmp_path / "x.json")
-    with pytest.raises(UserError, match="cannot read .*: no such file"):
+    with pytest.raises(UserError, match=r"cannot read .*: no such file"):
         runs.read_json(tmp_path / "y.json")

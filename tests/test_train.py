@@ -120,7 +120,7 @@ def test_diverging_loss_is_one_line_and_keeps_no_weights(tmp_path: Path) -> None
 
 
 def test_too_few_images_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="fewer than train.batch_size 999"):
+    with pytest.raises(UserError, match=r"fewer than train\.batch_size 999"):
         train(Run(tmp_path / "run"), cell(train=replace(TINY, batch_size=999)))
 
 

@@ -32,7 +32,7 @@ ADAPTED = {"accuracy": "linear_probe_accuracy", "smooth_ece": "linear_probe_ece"
 EXAMPLES = 8  # images of each kind kept for the report
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
     """One trained network on the bench."""
 
@@ -41,6 +41,7 @@ class Bench:
     settings: Evaluation
     progress: Progress
     root: Path | None = None
+    passed: int = 0  # sets that were passed through the network, or read from disk
 
     @cached_property
     def config(self) -> models.ModelConfig:
@@ -50,10 +51,8 @@ class Bench:
     @cached_property
     def model(self) -> nn.Module:
         """The network, loaded when a set has to be passed through it."""
-        device = (
-            "cuda" if torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda") else "cpu"
-        )
-        return models.load(self.run.path).to(device)
+        on_gpu = torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda")
+        return models.load(self.run.path).to("cuda" if on_gpu else "cpu")
 
     @cached_property
     def weights(self) -> str:
@@ -65,7 +64,7 @@ class Bench:
         """How many passes there are in all."""
         settings = self.settings
         corrupted = len(settings.corruptions) * len(settings.severities)
-        return 1 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)
+        return 2 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)  # the test set is asked for twice
 
     def images(self, name: str, split: str) -> data.ImageSet:
         """A set as this network takes it, shrunken like the training set."""
@@ -79,10 +78,10 @@ class Bench:
         if corruption:
             key += [corruption, severity, self.settings.seed]
 
+        self.progress(self.passed / self.sets, f"evaluating, {kept}")
+        self.passed += 1
+
         def compute() -> Outputs:
-            self.progress(
-                len(list(self.run.outputs_file("x").parent.glob("*.safetensors"))) / self.sets, f"evaluating, {kept}"
-            )
             chosen = self.images(name, split)
             images = chosen.images
             if corruption:
@@ -100,7 +99,7 @@ class Bench:
     def estimate(
         self, purpose: str, names: Sequence[str], statistic: Callable[..., Tensor], sizes: Sequence[int]
     ) -> list[Interval]:
-        """Values and intervals of metrics ``names`` that ``statistic`` makes of weights (R,size) each: (R,len(names))."""
+        """Values and intervals of figures, as in ``intervals.estimate``."""
         return intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
 
     def row(
@@ -187,11 +186,8 @@ def ood(bench: Bench) -> Iterator[Row]:
         for metric in DETECTION:
             weighted = [metrics.OOD_METRICS[metric](function(inside), function(each)) for each in outside]
 
-            def statistic(
-                inner: Tensor, *outer: Tensor, weighted: list[metrics.WeightedOODMetric] = weighted
-            ) -> Tensor:
-                single = torch.stack([w(inner, weights) for w, weights in zip(weighted, outer, strict=True)], dim=1)
-                return torch.cat([single, single.mean(dim=1, keepdim=True)], dim=1)
+            def statistic(inner: Tensor, *outer: Tensor, each: list[metrics.WeightedOODMetric] = weighted) -> Tensor:
+                return _with_mean([metric(inner, own) for metric, own in zip(each, outer, strict=True)])
 
             found = bench.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
             for title, n, each in zip([*titles, "mean"], [*sizes[1:], sum(sizes[1:])], found, strict=True):
@@ -209,13 +205,17 @@ def adaptation(bench: Bench) -> Iterator[Row]:
     for metric, named in ADAPTED.items():
         weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
 
-        def statistic(*weights: Tensor, weighted: list[metrics.WeightedMetric] = weighted) -> Tensor:
-            single = torch.stack([w(each) for w, each in zip(weighted, weights, strict=True)], dim=1)
-            return torch.cat([single, single.mean(dim=1, keepdim=True)], dim=1)
+        def statistic(*weights: Tensor, each: list[metrics.WeightedMetric] = weighted) -> Tensor:
+            return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
 
         found = bench.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)
         for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], found, strict=True):
             yield bench.row(named, each, title, n)
+
+
+def _with_mean(figures: list[Tensor]) -> Tensor:
+    """Q figures (R,) each -> (R, Q + 1), the last one their mean."""
+    return torch.stack([*figures, torch.stack(figures).mean(dim=0)], dim=1)
 
 
 def _probed(bench: Bench, name: str) -> Outputs:

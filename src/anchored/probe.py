@@ -61,13 +61,15 @@ def linear_probe(
     """
     _check(train_features, train_labels, test_features, classes, strengths)
     labels = train_labels.to(train_features.device).long()
-    losses: dict[float, float] = {}
+    strength, start, losses = float(strengths[0]), None, {}
     if len(set(strengths)) > 1:
         kept, held = _split(labels, classes, generator)
-        losses = _held_out_losses(train_features, labels, kept, held, classes, sorted(set(strengths), reverse=True))
-    strength = min(losses, key=lambda s: losses[s]) if losses else float(strengths[0])
+        found = _held_out(train_features, labels, kept, held, classes, sorted(set(strengths), reverse=True))
+        losses = {each: loss for each, (loss, _) in found.items()}
+        strength = min(losses, key=losses.__getitem__)
+        start = found[strength][1]  # of four fifths of the images: close
     scale = _scale(train_features)
-    weights = _fit(scale(train_features), labels, classes, strength, None)
+    weights = _fit(scale(train_features), labels, classes, strength, start)
     return Probe(_logits(scale(test_features), weights), strength, losses)
 
 
@@ -104,19 +106,21 @@ def _split(labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Te
     return mask.nonzero()[:, 0], out
 
 
-def _held_out_losses(
+def _held_out(
     features: Tensor, labels: Tensor, kept: Tensor, held: Tensor, classes: int, strengths: Sequence[float]
-) -> dict[float, float]:
+) -> dict[float, tuple[float, Tensor]]:
+    """Held-out loss and weights of each strength, the strongest first, until weaker ones overfit."""
     scale = _scale(features[kept])
     inside, outside = scale(features[kept]), scale(features[held])
-    losses, weights = {}, None
+    found: dict[float, tuple[float, Tensor]] = {}
+    weights = None
     for strength in strengths:  # strongest first: each solution is a good start for the next, weaker one
-        weights = _fit(inside, labels[kept], classes, strength, weights, gradient_norm=1e-5)
-        loss = torch.nn.functional.cross_entropy(_logits(outside, weights), labels[held])
-        losses[strength] = float(loss)
-        if losses[strength] > 1.05 * min(losses.values()):  # overfitting has set in: weaker ones are no better
+        weights = _fit(inside, labels[kept], classes, strength, weights)
+        loss = float(torch.nn.functional.cross_entropy(_logits(outside, weights), labels[held]))
+        found[strength] = loss, weights
+        if loss > 1.05 * min(loss for loss, _ in found.values()):
             break
-    return losses
+    return found
 
 
 def _scale(features: Tensor) -> _Scale:
@@ -132,9 +136,7 @@ def _logits(x: Tensor, weights: Tensor) -> Tensor:
     return torch.addmm(weights[-1], x, weights[:-1])
 
 
-def _fit(
-    x: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None, gradient_norm: float = 1e-6
-) -> Tensor:
+def _fit(x: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor | None) -> Tensor:
     """Standardised x (n, D) float64 -> weights (D + 1, K) float64 of the regularised minimum.
 
     L-BFGS runs in the coordinates in which the features' covariance plus the penalty is the identity: correlated
@@ -158,7 +160,7 @@ def _fit(
     if start is None:
         start = x.new_zeros(len(basis) + 1, classes)
     first = torch.cat([sizes[:, None] * (directions.T @ start[:-1]), start[-1:]]).cpu().numpy().ravel()
-    options = {"maxiter": 1000, "maxcor": 20, "gtol": gradient_norm, "ftol": 1e-12}
+    options = {"maxiter": 1000, "maxcor": 20, "gtol": 2e-6, "ftol": 1e-12}
     found = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
     u = torch.from_numpy(np.asarray(found.x, dtype=np.float64)).view(len(basis) + 1, classes).to(x.device)
     return torch.cat([basis @ u[:-1], u[-1:]])

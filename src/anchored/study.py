@@ -155,7 +155,7 @@ class Display:
     def phase(self, cell: Cell, phase: str) -> Iterator[None]:
         """Training or evaluating one cell."""
         began, self._before, self._share = time.monotonic(), self.done, self._share_of(phase)
-        self._label = f"[{round(self.done + 0.5)}/{self.cells}] {cell.label}"
+        self._label = f"[{int(self.done) + 1}/{self.cells}] {cell.label}"
         self.update(0.0, phase)
         yield
         seconds = time.monotonic() - began

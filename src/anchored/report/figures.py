@@ -86,7 +86,9 @@ def severity(summary: Summary, architecture: str) -> Picture:
 def legend(figure: Figure, axes: Axes) -> None:
     """The lines' names above the whole figure."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(5 if figure.get_figwidth() >= WIDTH else 3, len(labels))
+    )
 
 
 def corruptions(summary: Summary, architecture: str, metric: str) -> Picture:

@@ -47,6 +47,10 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 """Term, one line, citation, address."""
 
 
+READINGS = 4
+"""Comparisons in words that the page shows openly; beyond, those of RAM against anchored are folded away."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Figures and tables under one heading; folded away where ``folded`` says what they are."""
@@ -102,11 +106,13 @@ def render(summary: Summary, pictures: Sequence[Picture], made: Sequence[Table])
         lstrip_blocks=True,
     )
     environment.filters["inline"] = _inline
+    readings = list(words.readings(summary))
     return environment.get_template("page.html.jinja").render(
         summary=summary,
         said=list(words.what_was_run(summary)),
         missing=list(words.missing(summary, [picture.name for picture in pictures])),
-        readings=list(words.readings(summary)),
+        readings=readings,
+        folded=len(readings) > READINGS and any(reading.masking for reading in readings),
         caution=words.caution(summary),
         notes=list(words.notes(summary)),
         headline=next(table for table in made if table.name == "headline"),

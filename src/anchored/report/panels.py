@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from anchored import metrics, runs
@@ -76,7 +77,8 @@ def reliability(summary: Summary, architecture: str) -> Picture | None:
     if not kept:
         return None
     columns = max(3, len(shown))
-    figure = blank(WIDTH, len(kept) * (WIDTH / columns * 1.28 + 0.35))
+    width = max(WIDTH, 2.2 * columns)
+    figure = blank(width, len(kept) * (width / columns * 1.28 + 0.35))
     grid = figure.subplots(
         2 * len(kept), columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [3.2, 1] * len(kept)}
     )
@@ -85,26 +87,32 @@ def reliability(summary: Summary, architecture: str) -> Picture | None:
     for i, title in enumerate(kept):
         for j, variant in enumerate(shown):
             top, below = grid[2 * i, j], grid[2 * i + 1, j]
-            _diagram(top, below, table[title, variant], summary, variant, title.partition(",")[0])
-        grid[2 * i, 0].set_ylabel("Accuracy")
+            _diagram(top, below, table[title, variant], summary, variant)
+        grid[2 * i, 0].set_ylabel(f"Accuracy, {title.partition(',')[0]}")
         grid[2 * i + 1, 0].set_ylabel("Images (%)")
     for axes in grid[-1]:
         axes.set_xlabel("Confidence")
-    sizes = {title: next(len(c.correct) for v in shown if (c := table[title, v])) for title in kept}
+    alt, caption = _reliability_words(summary, architecture, {key: c for key, c in table.items() if c})
+    return Picture(f"reliability{suffix(summary, architecture)}", figure, alt, caption)
+
+
+def _reliability_words(
+    summary: Summary, architecture: str, drawn: dict[tuple[str, Variant], Confidences]
+) -> tuple[str, str]:
+    """What the diagrams show, in words, and how they were made."""
+    sizes = {title: len(images.correct) for (title, _), images in drawn.items()}
     caption = (
         f"{architecture}. Points: accuracy within {BINS} equal bins of confidence, at the bin's mean confidence, with "
         f"95 % Wilson intervals over its images (bins of {LEAST} images or more); shading: the gap to perfect "
         "calibration (the diagonal). Below: share of images per bin, dotted: mean confidence. "
         f"{'; '.join(f'n = {size:,} ({title})' for title, size in sizes.items())}. "
-        f"One network each: {_seeds_of(summary, shown)}. Smooth ECE is that of the images shown."
+        f"One network each: {_seeds_of(summary, [v for _, v in drawn])}. Smooth ECE is that of the images shown."
     )
     alt = f"Reliability diagrams of {architecture}: " + "; ".join(
-        f"{v.title}, {title.partition(',')[0]}, smooth ECE {metrics.smooth_ece(c.confidence, c.correct):.3f}"
-        for title in kept
-        for v in shown
-        if (c := table[title, v])
+        f"{v.title}, {title}, smooth ECE {metrics.smooth_ece(images.confidence, images.correct):.3f}"
+        for (title, v), images in drawn.items()
     )
-    return Picture(f"reliability{suffix(summary, architecture)}", figure, alt, caption)
+    return alt, caption
 
 
 def _seeds_of(summary: Summary, variants: list[Variant]) -> str:
@@ -132,9 +140,9 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summary, variant: Variant, what: str) -> None:
+def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summary, variant: Variant) -> None:
     if images is None:
-        top.set_title(f"{variant.title}, {what}:\nno outputs on disk")
+        top.set_title(f"{variant.title}\nno outputs on disk")
         for axes in (top, below):
             axes.set(xticks=[], yticks=[])
         return
@@ -158,11 +166,11 @@ def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summar
         elinewidth=1,
         clip_on=False,
     )
-    top.set(xlim=(0, 1), ylim=(0, 1), title=f"{variant.title}, {what}\nsmooth ECE {error:.3f}")
+    top.set(xlim=(0, 1), ylim=(0, 1), title=f"{variant.title}\nsmooth ECE {error:.3f}")
     share = torch.histc(images.confidence, BINS, 0, 1) / len(images.confidence) * 100
     below.bar((np.arange(BINS) + 0.5) / BINS, share.numpy(), 0.94 / BINS, color=line.color, alpha=0.75)
     below.axvline(float(images.confidence.mean()), color=_GREY, linewidth=1, linestyle=":")
-    below.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
 # --- Scores -----------------------------------------------------------------------------------------------------------
@@ -207,7 +215,7 @@ def scores(summary: Summary, architecture: str) -> Picture | None:
     sets = [name for name in titles if any(pairs[v, name] for v in shown)]
     if not shown or not sets:
         return None
-    figure = blank(WIDTH, 0.9 + 1.25 * len(sets))
+    figure = blank(max(WIDTH, 1.4 + 1.9 * len(shown)), 1.0 + 1.25 * len(sets))
     grid = figure.subplots(len(sets), len(shown), squeeze=False, sharex="col")
     for j, variant in enumerate(shown):
         edges = _edges([pair for name in sets if (pair := pairs[variant, name])])
@@ -215,7 +223,8 @@ def scores(summary: Summary, architecture: str) -> Picture | None:
             _histogram(grid[i, j], pairs[variant, name], edges, mark(summary, variant).color)
         place = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 22), "textcoords": "offset points"}
         grid[0, j].annotate(variant.title, **place, ha="center", fontsize=10.5)
-        grid[-1, j].set_xlabel(f"{pretty(summary.score)} (higher: more foreign)")
+        grid[-1, j].xaxis.set_major_locator(MaxNLocator(4))
+    figure.supxlabel(f"{pretty(summary.score)} score (higher: more foreign)", fontsize=10)
     for i, name in enumerate(sets):
         grid[i, 0].set_ylabel(_wrapped(titles[name]), rotation=0, ha="right", va="center", fontsize=9)
     inside = next(pair[0] for pair in pairs.values() if pair)
@@ -284,15 +293,12 @@ def examples(summary: Summary) -> Iterator[Picture]:
     others = {key.partition("/")[2]: t for key, t in stored.items() if key.startswith("ood/")}
     if others:
         titles = ood_titles(summary)
-        rows = [(titles.get(name, pretty(name)), others[name]) for name in sorted(others, key=_place(list(titles)))]
+        order = [*(name for name in titles if name in others), *sorted(others.keys() - titles.keys())]
+        rows = [(titles.get(name, pretty(name)), others[name]) for name in order]
         if clean is not None:
             rows.insert(0, (f"{summary.trained_on} (test)", clean))
         caption = f"Test images of {summary.trained_on} in the first row, out-of-distribution images below."
         yield _grid("examples-ood", rows, [], caption)
-
-
-def _place(names: list[str]):  # type: ignore[no-untyped-def]
-    return lambda name: (names.index(name) if name in names else len(names), name)
 
 
 def _grid(name: str, rows: list[tuple[str, Tensor]], columns: list[str], caption: str) -> Picture:

@@ -22,6 +22,7 @@ class Reading:
     worse: tuple[str, ...]
     unclear: tuple[str, ...]
     scores: str = ""  # where another OOD score tells otherwise
+    masking: bool = False  # RAM against anchored, not a variant against standard
 
 
 def listed(words: Sequence[str]) -> str:
@@ -130,6 +131,7 @@ def _reading(summary: Summary, variant: Variant, base: Variant | None, against: 
             f"{network}{variant.title} against {against}",
             **{kind: tuple(found) for kind, found in kinds.items()},
             scores=_other_scores(summary, variant, base),
+            masking=base.protocol != "standard",
         )
 
 
