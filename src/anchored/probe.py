@@ -7,10 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from anchored.errors import UserError
@@ -140,27 +137,36 @@ def _fit(x: Tensor, labels: Tensor, classes: int, strength: float, start: Tensor
     """Standardised x (n, D) float64 -> weights (D + 1, K) float64 of the regularised minimum.
 
     L-BFGS runs in the coordinates in which the features' covariance plus the penalty is the identity: correlated
-    features would otherwise take thousands of steps at small strengths.
+    features would otherwise take thousands of steps at small strengths. (torch's: on a CPU, SciPy's would have its
+    threads and torch's wait for each other at every step.)
     """
     variances, directions = torch.linalg.eigh(x.T @ x / len(x))
     sizes = (variances.clamp(min=0) + strength).sqrt()
     basis, penalty = directions / sizes, strength / sizes.square()[:, None]  # weights = basis @ u
     z, rows = x @ basis, torch.arange(len(x), device=x.device)
+    if start is None:
+        start = x.new_zeros(len(basis) + 1, classes)
+    u = torch.cat([sizes[:, None] * (directions.T @ start[:-1]), start[-1:]]).requires_grad_()
 
-    def loss_and_gradient(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        u = torch.from_numpy(flat).view(len(basis) + 1, classes).to(x.device)
+    @torch.no_grad()
+    def loss_and_gradient() -> Tensor:
         log_p = _logits(z, u).log_softmax(1)
-        loss = -log_p[rows, labels].mean() + (penalty * u[:-1].square()).sum() / 2
+        loss: Tensor = -log_p[rows, labels].mean() + (penalty * u[:-1].square()).sum() / 2
         error = log_p.exp_()
         error[rows, labels] -= 1
         error /= len(x)
-        gradient = torch.cat([z.T @ error + penalty * u[:-1], error.sum(0, keepdim=True)])
-        return float(loss), gradient.cpu().numpy().ravel()
+        u.grad = torch.cat([z.T @ error + penalty * u[:-1], error.sum(0, keepdim=True)])
+        return loss
 
-    if start is None:
-        start = x.new_zeros(len(basis) + 1, classes)
-    first = torch.cat([sizes[:, None] * (directions.T @ start[:-1]), start[-1:]]).cpu().numpy().ravel()
-    options = {"maxiter": 1000, "maxcor": 20, "gtol": 2e-6, "ftol": 1e-12}
-    found = minimize(loss_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
-    u = torch.from_numpy(np.asarray(found.x, dtype=np.float64)).view(len(basis) + 1, classes).to(x.device)
-    return torch.cat([basis @ u[:-1], u[-1:]])
+    optimizer = torch.optim.LBFGS(
+        [u],
+        max_iter=1000,
+        max_eval=2000,
+        history_size=20,
+        tolerance_grad=1e-7,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+    optimizer.step(loss_and_gradient)  # type: ignore[no-untyped-call]
+    weights: Tensor = torch.cat([basis @ u[:-1], u[-1:]]).detach()
+    return weights

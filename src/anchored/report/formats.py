@@ -128,11 +128,20 @@ def _tex_cell(cell: Cell) -> str:
 def terminal(table: Table) -> rich_table.Table:
     """A table for the terminal: interval and change under each value, better and worse in colour and in words."""
     shown = rich_table.Table(
-        title=Text(table.title), caption=Text(table.caption), box=box.SIMPLE_HEAD, caption_justify="left"
+        title=Text(table.title),
+        caption=Text(table.caption),
+        box=box.SIMPLE_HEAD,
+        caption_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     for i, column in enumerate(table.columns):
-        name = i < table.stubs
-        shown.add_column(Text(_heading(column)), justify="left" if name else "right", vertical="top")
+        heading, name = _heading(column), i < table.stubs
+        words = [*heading.split(), *(row[i].text for row in table.rows), *(row[i].interval for row in table.rows)]
+        whole = None if name else max(map(len, words))  # in a narrow terminal the names wrap, not the numbers
+        shown.add_column(
+            Text(heading), justify="left" if name else "right", vertical="top", overflow="fold", min_width=whole
+        )
     for row in table.rows:
         shown.add_row(*(_rich(cell) for cell in row))
     return shown
