@@ -38,7 +38,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
     start = networks.build("small", channels=1, classes=3, seed=0).state_dict()
     assert not torch.equal(first.pop("masked"), second.pop("masked"))

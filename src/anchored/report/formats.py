@@ -132,8 +132,8 @@ def terminal(table: Table) -> rich_table.Table:
         caption=Text(table.caption),
         box=box.SIMPLE_HEAD,
         caption_justify="left",
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=(0, 0),
+        show_edge=False,
     )
     for i, column in enumerate(table.columns):
         heading, name = _heading(column), i < table.stubs
