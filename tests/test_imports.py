@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
-    "report": BASE | MATHS | STORE | SETTINGS | {"report"},
+    "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "cli": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,

@@ -140,7 +140,7 @@ def terminal(table: Table) -> rich_table.Table:
         words = [*heading.split(), *(row[i].text for row in table.rows), *(row[i].interval for row in table.rows)]
         whole = None if name else max(map(len, words))  # in a narrow terminal the names wrap, not the numbers
         shown.add_column(
-            Text(heading), justify="left" if name else "right", vertical="top", overflow="fold", min_width=whole
+            Text(heading), justify="left" if name else "right", vertical="top", overflow="fold", width=whole
         )
     for row in table.rows:
         shown.add_row(*(_rich(cell) for cell in row))

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from anchored import metrics, runs
+from anchored.catalog import CATALOG
 from anchored.report.figures import suffix
 from anchored.report.style import WIDTH, Picture, blank, mark
 from anchored.report.summary import Summary, Variant
@@ -177,25 +178,9 @@ def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summar
 
 
 def ood_titles(summary: Summary) -> dict[str, str]:
-    """Catalog name -> title of the OOD sets, where the rows confirm it: AUROC of the outputs equals the row's."""
-    titles = [name for name in summary.sets("auroc") if name != "mean"]
+    """Catalog name -> title of the recipe's OOD sets."""
     names = [str(name) for name in summary.setting("evaluate", "ood")]
-    if len(titles) != len(names):
-        return {name: pretty(name) for name in names}
-    confirmed = {}
-    for name, title in zip(names, titles, strict=True):
-        confirmed[name] = title if _confirmed(summary, name, title) else pretty(name)
-    return confirmed
-
-
-def _confirmed(summary: Summary, name: str, title: str) -> bool:
-    run, seed = summary.run_of(summary.variants[0])
-    estimate = summary.get(summary.variants[0], "auroc", title, score=summary.score)
-    pair = score_pair(summary, run, name)
-    if estimate is None or pair is None:
-        return False
-    value = next((row.value for row in estimate.rows if row.seed == seed), math.nan)
-    return math.isclose(100 * metrics.auroc(*pair), value, abs_tol=1e-6)
+    return {name: CATALOG[name].title if name in CATALOG else pretty(name) for name in names}
 
 
 def score_pair(summary: Summary, run: Run, name: str) -> tuple[Tensor, Tensor] | None:
