@@ -51,7 +51,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["studdy"], "no command 'studdy': there are study, train, evaluate, report"),
+        (["studdy"], "no command 'studdy': there are study, train, evaluate, report, data"),
         (["study"], "recipe"),
         (["study", "demmo"], "no recipe 'demmo'"),
         (["study", "demo", "--train.epoch", "3"], "train.epoch"),
@@ -70,6 +70,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "demo"], "names 3 trainings: pick one"),
         (["evaluate", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
+        (["data"], "action"),
+        (["data", "eat"], "eat"),
+        (["data", "fetch"], "name the sets to download"),
+        (["data", "show", "cifar11"], "did you mean cifar10"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -83,6 +87,19 @@ def test_bad_input_is_one_line(
     monkeypatch.setenv("ANCHORED_DATA", str(tmp_path / "data"))
     assert expected in said(arguments, capsys)
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+def test_data_list_show_and_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANCHORED_DATA", str(tmp_path))
+    assert main(["data", "list"]) == 0
+    lines = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line[0].isalpha()}
+    assert (lines["fashion-mini"], lines["blobs"], lines["cifar10"]) == ("yes", "yes", "no")
+    assert main(["data", "show", "cifar10"]) == 0
+    assert "c32a1d4ab5d03f1284b67883e8d87530" in capsys.readouterr().out
+    assert main(["data", "verify", "digits", "cifar10"]) == 0
+    assert capsys.readouterr().out == "digits: whole, 2,000 train and 2,000 test images\ncifar10: not here\n"
 
 
 @pytest.mark.parametrize(

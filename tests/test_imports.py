@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "cli": BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from test_page import OOD, SEVERITIES, make_study, row
+from test_page import SEVERITIES, make_study, row
 
 from anchored import report, runs
 from anchored.errors import UserError

@@ -1,4 +1,4 @@
-"""The door: ``anchored study | train | evaluate | report``.
+"""The door: ``anchored study | train | evaluate | report | data``.
 
 Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
 """
@@ -21,6 +21,7 @@ from anchored.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from anchored.catalog import DataSet
     from anchored.recipe import Recipe
 
 
@@ -51,6 +52,12 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str, help="folder of a study")
+
+
+def _data_arguments(parser: ArgumentParser) -> None:
+    actions = "list all sets; show what is known of some; fetch (download and verify) some; verify that some read whole"
+    parser.add_argument("action", choices=list(DATA_ACTIONS), help=actions)
+    parser.add_argument("names", type=str, nargs="*", help="rows of the catalog; none means all, except to fetch")
 
 
 def _recipe(options: Namespace) -> Recipe:
@@ -101,6 +108,68 @@ def _report(options: Namespace) -> None:
     _show_report(Path(options.folder))
 
 
+def _data(options: Namespace) -> None:
+    from anchored import catalog
+
+    if options.action == "fetch" and not options.names:
+        raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
+    rows = [catalog.get(name) for name in options.names] or list(catalog.CATALOG.values())
+    DATA_ACTIONS[options.action](rows)
+
+
+def _data_list(rows: list[DataSet]) -> None:
+    from rich.table import Table
+
+    from anchored import data
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "title", "train", "test", "image", "classes", "here"):
+        table.add_column(
+            heading, no_wrap=heading != "title", justify="left" if heading in ("name", "title") else "right"
+        )
+    for row in rows:
+        shape, here = f"{row.channels}×{row.size}×{row.size}", "yes" if data.is_here(row) else "no"
+        table.add_row(row.name, row.title, f"{row.train:,}", f"{row.test:,}", shape, str(len(row.classes)), here)
+    _console().print(table)
+
+
+def _data_show(rows: list[DataSet]) -> None:
+    for row in rows:
+        print(f"{row.name}: {row.title}")
+        for name in ("train", "test", "channels", "size", "mean", "std", "roles", "licence", "citation"):
+            print(f"  {name}: {getattr(row, name)}")
+        print(f"  classes: {', '.join(row.classes)}")
+        for file in row.downloads:
+            print(f"  file: {file.name}, {file.bytes:,} bytes, {file.hash}\n    from {' or '.join(file.urls)}")
+
+
+def _data_fetch(rows: list[DataSet]) -> None:
+    from anchored import data
+
+    for row in rows:
+        for path in data.fetch(row.name) or ("nothing to download",):
+            print(f"{row.name}: {path}")
+
+
+def _data_verify(rows: list[DataSet]) -> None:
+    from anchored import data
+
+    for row in rows:
+        if not data.is_here(row):
+            print(f"{row.name}: not here")
+            continue
+        counts = [f"{len(data.load(row.name, split)):,} {split}" for split in ("train", "test") if getattr(row, split)]
+        print(f"{row.name}: whole, {' and '.join(counts)} images")
+
+
+DATA_ACTIONS: dict[str, Callable[[list[DataSet]], None]] = {
+    "list": _data_list,
+    "show": _data_show,
+    "fetch": _data_fetch,
+    "verify": _data_verify,
+}
+
+
 def _show_report(folder: Path) -> None:
     from anchored import report
     from anchored.runs import StudyFolder
@@ -149,6 +218,13 @@ COMMANDS = {
         _report_arguments,
         _report,
         ("anchored report runs/demo",),
+    ),
+    "data": Command(
+        "anchored data {list,show,fetch,verify} [NAME ...]",
+        "list, download and verify data sets",
+        _data_arguments,
+        _data,
+        ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
     ),
 }
 

@@ -20,7 +20,7 @@ from anchored import catalog
 from anchored.catalog import DataSet
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.errors import UserError
-from anchored.readers import READERS, data_root, fetch
+from anchored.readers import READERS, data_root, fetch, is_here
 
 __all__ = [
     "Batches",
@@ -29,6 +29,7 @@ __all__ = [
     "crop_and_flip",
     "data_root",
     "fetch",
+    "is_here",
     "load",
     "scaled",
     "to_input",

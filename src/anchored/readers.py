@@ -48,6 +48,13 @@ def _find(row: DataSet, file: File, root: str | Path | None) -> Path | None:
     return None
 
 
+def is_here(row: DataSet, root: str | Path | None = None) -> bool:
+    """Say whether ``row``'s files are there (unverified); sets that are computed always are."""
+    files = row.train_files + row.test_files
+    unpacked = all(_find(row, file, root) for file in files)
+    return unpacked or (row.archive is not None and _find(row, row.archive, root) is not None)
+
+
 def _missing(row: DataSet, file: File, root: str | Path | None) -> UserError:
     looked = ", ".join(str(folder) for folder in _folders(row, root))
     if not file.urls:

@@ -1,0 +1,190 @@
+"""Training: what anchoring costs a step, what the loop costs, and how fast augmented batches come.
+
+    python benchmarks/training.py [--quick]
+
+Each figure is a ratio of two things timed in turn in one process (A B A B ...); the median over the turns is printed
+with the least and the greatest. Peers: the standard network's step; a bare forward and backward pass; torchvision's PIL
+transforms in a torch DataLoader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from anchored import anchor, data, networks
+from anchored.recipe import Anchoring, Cell, Data, Training
+from anchored.runs import Run
+from anchored.train import Keeper, TrainingStep
+
+warnings.filterwarnings("ignore", message=".*LeafSpec")
+
+
+def paired(first: Callable[[], float], second: Callable[[], float], turns: int) -> str:
+    """Median [least, greatest] of first / second over turns, after one uncounted turn."""
+    first(), second()
+    ratios = sorted(first() / second() for _ in range(turns))
+    return f"{statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]  ({turns} turns)"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def steps(model: nn.Module, batches: list[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer | None) -> float:
+    """Seconds of forward and backward (and the optimiser's step, where there is one) over the batches."""
+
+    def work() -> None:
+        for images, labels in batches:
+            if optimizer is not None:
+                optimizer.zero_grad()
+            functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+            if optimizer is not None:
+                optimizer.step()
+
+    return seconds(work)
+
+
+def random_batches(count: int, size: int, channels: int, side: int) -> list[tuple[Tensor, Tensor]]:
+    return [
+        (
+            torch.randn(size, channels, side, side).contiguous(memory_format=torch.channels_last),
+            torch.randint(7, (size,)),
+        )
+        for _ in range(count)
+    ]
+
+
+def anchoring_step(turns: int) -> str:
+    """Anchored (α = 0.25) step ÷ standard step, ResNet-18, 32×32, batch 64, optimiser included."""
+    network = networks.build("resnet18", channels=3, classes=7, seed=0)
+    batches = random_batches(2, 64, 3, 32)
+
+    def stepping(model: nn.Module) -> Callable[[], float]:
+        model = model.train().to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+        return lambda: steps(model, batches, optimizer)
+
+    return paired(stepping(anchor(network, 0.25)), stepping(network), turns)
+
+
+def loop(network: str, channels: int, side: int, count: int, batch: int, turns: int) -> str:
+    """A whole step of our training (batches, augmentation, optimiser, Lightning, log) ÷ bare forward and backward."""
+    settings = Training(epochs=1, batch_size=batch, learning_rate=1e-4, accelerator="cpu", crop_padding=2)
+    cell = Cell(network, "anchored", 0.0, 0, Data(), Anchoring(), settings)
+    model = anchor(networks.build(network, channels=channels, classes=7, seed=0)).train()
+    model = model.to(memory_format=torch.channels_last)
+    images = torch.randint(256, (count * batch, channels, side, side), dtype=torch.uint8)
+    names = tuple("abcdefg")
+    image_set = data.ImageSet("random", images, torch.randint(7, (len(images),)), names)
+    mean = (0.5,) * channels
+    batches = data.Batches(image_set, batch, mean, mean, shuffle=True, crop_padding=2, flip=True, drop_last=True)
+    bare = random_batches(count, batch, channels, side)
+
+    def whole() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            keeper = Clock(Run(Path(folder)), lambda share, what: None)
+            trainer = pl.Trainer(
+                max_epochs=1,
+                accelerator="cpu",
+                devices=1,
+                callbacks=[keeper],
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(TrainingStep(model, cell, 7), batches)
+            return keeper.seconds
+
+    return paired(whole, lambda: steps(model.train(), bare, None), turns)
+
+
+class Clock(Keeper):
+    """Times the epoch from the first batch's loading to the last step's end; start-up and checkpoint apart."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+class PILImages(Dataset[tuple[Tensor, int]]):
+    """The peer: each image through torchvision's PIL transforms."""
+
+    def __init__(self, images: Tensor, labels: Tensor, mean: tuple[float, ...]) -> None:
+        to_pil = v2.ToPILImage()
+        self.images = [to_pil(image) for image in images]
+        self.labels = labels.tolist()
+        self.transform = v2.Compose(
+            [
+                v2.RandomCrop(images.shape[-1], padding=4),
+                v2.RandomHorizontalFlip(),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(mean), list(mean)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def loader(channels: int, side: int, turns: int) -> str:
+    """Augmented, normalised batches of 128 a second: ours ÷ a torchvision PIL DataLoader's; one thread, no workers."""
+    images, labels = torch.randint(256, (2560, channels, side, side), dtype=torch.uint8), torch.randint(7, (2560,))
+    mean = (0.5,) * channels
+    ours = data.Batches(
+        data.ImageSet("random", images, labels, tuple("abcdefg")),
+        128,
+        mean,
+        mean,
+        shuffle=True,
+        crop_padding=4,
+        flip=True,
+    )
+    peer = DataLoader(PILImages(images, labels, mean), 128, shuffle=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return paired(lambda: seconds(lambda: list(peer)), lambda: seconds(lambda: list(ours)), turns)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
+    turns = 3 if parser.parse_args().quick else 15
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print("augmented batches/s ÷ torchvision PIL DataLoader, 3×32×32:", loader(3, 32, turns))
+    print("augmented batches/s ÷ torchvision PIL DataLoader, 1×28×28:", loader(1, 28, turns))
+    print("training loop ÷ bare forward + backward, demo network 28×28:", loop("small", 1, 28, 20, 128, turns))
+    print("training loop ÷ bare forward + backward, ResNet-18 32×32:", loop("resnet18", 3, 32, 4, 64, turns))
+    print("anchored step ÷ standard step, ResNet-18 32×32:", anchoring_step(turns))
+
+
+if __name__ == "__main__":
+    main()
