@@ -126,6 +126,23 @@ def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path
     assert contents(folder.path, "runs/*/weights.safetensors") == contents(study.path, "runs/*/weights.safetensors")
 
 
+def test_an_interrupted_study_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "interrupted")
+    code = "import sys; from anchored.cli import main; sys.exit(main())"
+    longer = ["--train.epochs", "5000", "-o", str(folder.path)]
+    process = subprocess.Popen([sys.executable, "-c", code, *TOY, *longer], stderr=subprocess.PIPE, text=True)
+    checkpoint = folder.run("small-standard-seed0").checkpoint_file
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "anchored: interrupted; the same command goes on where this one stopped\n"
+    assert checkpoint.exists()
+
+
 def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = runs.Run(tmp_path / "one")
     single = ["--grid.protocols", "[ram]", "--grid.seeds", "[0]"]

@@ -100,6 +100,7 @@ class Bench:
         self, purpose: str, names: Sequence[str], statistic: Callable[..., Tensor], sizes: Sequence[int]
     ) -> list[Interval]:
         """Values and intervals of figures, as in ``intervals.estimate``."""
+        self.progress(self.passed / self.sets, f"evaluating, intervals of {names[0]}")
         return intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
 
     def row(

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from anchored import evaluate, report, runs, train
 from anchored.errors import UserError
@@ -133,12 +134,13 @@ class Display:
         self.done = 0.0  # in cells
         self.seconds: dict[str, list[float]] = {"training": [], "evaluating": []}
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=16),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             console=console,
+            expand=True,
             disable=not console.is_terminal,
         )
 
@@ -162,7 +164,8 @@ class Display:
         self.seconds[phase].append(seconds)
         self.done = round(self.done) if phase == "evaluating" else self._before + self._share_of(phase)
         if not self.console.is_terminal:
-            self.console.print(f"{self._label}: {phase} took {seconds:.0f} s{self._left()}", highlight=False)
+            left = f", about {self._left()}" if self._left() else ""
+            self.console.print(f"{self._label}: {phase} took {seconds:.0f} s{left}", highlight=False)
 
     def update(self, share: float, what: str) -> None:
         """Show how far the phase is, share in [0, 1]."""
@@ -179,4 +182,4 @@ class Display:
         if self.done >= self.cells or self.done < 0.02 or spent < 2:
             return ""
         minutes, seconds = divmod(int(spent / self.done * (self.cells - self.done)), 60)
-        return f", about {minutes} min {seconds:02d} s left"
+        return f"{minutes} min {seconds:02d} s left"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,9 +201,11 @@ def train(
         flip=cell.train.flip,
         drop_last=True,
     )
-    engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
-    if engine.interrupted:
-        raise KeyboardInterrupt
+    try:
+        engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
+    except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C, and ignores further ones
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stopped
     models.save(run, step.model, config)
     run.checkpoint_file.unlink(missing_ok=True)
 
