@@ -252,6 +252,14 @@ def test_channels_last_gives_the_same_training() -> None:
     torch.testing.assert_close(plain_loop(model), plain_loop(reference), rtol=1e-3, atol=1e-3)
 
 
+def test_a_deep_copy_goes_on_alike() -> None:  # what averages of weights (EMA, SWA) begin with
+    model = anchored.anchor(small(), 0.5).train()
+    model(images())
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied(images()), model(images()))
+    assert torch.equal(copied.masked, model.masked)
+
+
 def test_compiled_gives_the_same_training() -> None:
     model = anchored.anchor(small(), 0.5).train()
     compiled = cast(

@@ -17,7 +17,7 @@ from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.recipe import Anchoring, Cell, Data, Protocol, Training
 from anchored.runs import Run
-from anchored.train import rate, train
+from anchored.train import Keeper, TensorCheckpoints, rate, train
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
@@ -60,8 +60,6 @@ def test_same_seed_same_weights_and_another_seed_others(trained: Run, tmp_path: 
 
 def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, monkeypatch: Any) -> None:
     run = Run(tmp_path / "run")
-    from anchored.train import Keeper, TensorCheckpoints
-
     callbacks = [Keeper(run, lambda share, what: None), Stop()]
     with pytest.raises(RuntimeError, match="killed"):
         train(run, cell(), callbacks=callbacks, plugins=[TensorCheckpoints()])
@@ -73,6 +71,24 @@ def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: P
     assert not run.checkpoint_file.exists()
     with run.log_file.open() as lines:
         assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2", "3"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    run, other = Run(tmp_path / "run"), Run(tmp_path / "other")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(
+            other,
+            cell(seed=1),
+            callbacks=[Keeper(other, lambda share, what: None), Stop()],
+            plugins=[TensorCheckpoints()],
+        )
+    run.path.mkdir()
+    run.checkpoint_file.write_bytes(other.checkpoint_file.read_bytes())
+    with pytest.raises(UserError, match="the checkpoint is another training's"):
+        train(run, cell())
+    run.checkpoint_file.write_bytes(other.checkpoint_file.read_bytes()[:300])
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        train(run, cell())
 
 
 def test_training_learns(trained: Run) -> None:

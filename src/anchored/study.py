@@ -34,8 +34,8 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     continues. Raises ``UserError`` where the folder belongs to another study, or data is missing (before any training).
     """
     folder = StudyFolder(path)
-    bind(folder, recipe)
     evaluate.check(recipe, root)
+    bind(folder, recipe)
     cells = list(recipe.cells())
     left = [cell for cell in cells if not _done(folder, cell, recipe)]
     if len(left) < len(cells):

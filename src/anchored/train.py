@@ -93,7 +93,9 @@ class TrainingStep(pl.LightningModule):
         checkpoint["history"], checkpoint["cell"] = self.history, self.cell.digest()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history back."""
+        """Take the history back; refuse the state of another training."""
+        if checkpoint.get("cell") != self.cell.digest():
+            raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
         self.history = checkpoint["history"]
 
 
