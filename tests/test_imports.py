@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "evaluate", "report"}
+ANSWERS = {"study", "cells", "display", "evaluate", "report"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
+    "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
+    "display": BASE | {"cells"},
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,
