@@ -56,6 +56,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+UNFINISHED = ".part"  # end of the names of files that are being written
 _INTEGERS = {"severity", "seed", "n"}
 _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
@@ -133,6 +134,11 @@ class StudyFolder:
     path: Path
 
     @property
+    def lock_file(self) -> Path:
+        """Locked by the process that writes the study's own files."""
+        return self.path / ".lock"
+
+    @property
     def study_file(self) -> Path:
         """The resolved recipe and how it was run."""
         return self.path / "study.json"
@@ -172,8 +178,8 @@ class StudyFolder:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Within it, this process alone holds the lock file ``path``; gives False where another one does.
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Within it, this process alone holds the lock file ``path``; gives False where another one does, or waits for it.
 
     The system gives the lock back however the process ends, so nothing is ever left locked.
     """
@@ -181,7 +187,7 @@ def held(path: Path) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(blocking=wait)
         except Timeout:
             mine = False
         else:
@@ -205,7 +211,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside its place first, flushed to disk, then renamed over it."""
     with mending(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
@@ -216,6 +222,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written below ``folder``; nobody else may be writing there."""
+    for file in folder.rglob(f".*{UNFINISHED}"):
+        with mending(file, "remove"):
+            file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -59,13 +59,19 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
             _alone(folder, recipe, left, display, root)
         else:
             Workers(folder, recipe, left, display, root, min(workers, len(left))).run()
+    with runs.held(folder.lock_file, wait=True):
+        _write(folder, recipe, every, root)
+    _refuse_failures(folder, every)
+    return folder.report_file
+
+
+def _write(folder: StudyFolder, recipe: Recipe, every: Sequence[Cell], root: Path | None) -> None:
+    """The results and the report of all cells that are done."""
     whole = [run for cell in every if cells.done(run := folder.run(cell.name), cell, recipe)]
     runs.write_rows(folder.results_file, [row for run in whole for row in runs.read_rows(run.rows_file)])
     if whole:
         evaluate.save_examples(folder, recipe, root)
         report.write(folder)
-    _refuse_failures(folder, every)
-    return folder.report_file
 
 
 def _refuse_failures(folder: StudyFolder, every: Sequence[Cell]) -> None:
@@ -245,9 +251,14 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)
-    elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
     runs.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
+
+
+def _not_ours(folder: StudyFolder) -> Iterator[Path]:
+    """What is in a folder without a study, but for what a kill at its very first write leaves."""
+    return (entry for entry in folder.path.iterdir() if not entry.name.endswith(runs.UNFINISHED))
 
 
 def made() -> dict[str, str]:
