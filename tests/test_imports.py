@@ -24,6 +24,7 @@ MAY_IMPORT = {
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
+    "readers": BASE | MATERIAL | STORE,
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},

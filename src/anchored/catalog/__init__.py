@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import difflib
 
-from anchored.catalog import corrupted, outside, small
+from anchored.catalog import corrupted, imagenet, outside, small, transfer
 from anchored.catalog.row import DataSet, File, Reader, Role
 from anchored.errors import UserError
 
 __all__ = ["CATALOG", "DataSet", "File", "Reader", "Role", "get"]
 
 #: Every data set by name.
-CATALOG: dict[str, DataSet] = {row.name: row for row in (*small.ROWS, *outside.ROWS, *corrupted.ROWS)}
+CATALOG: dict[str, DataSet] = {
+    row.name: row for row in (*small.ROWS, *imagenet.ROWS, *outside.ROWS, *corrupted.ROWS, *transfer.ROWS)
+}
 
 
 def get(name: str) -> DataSet:
