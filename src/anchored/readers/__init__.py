@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from anchored.catalog import DataSet, get
 from anchored.errors import UserError
+from anchored.readers import images, tars, unpack, verify, web
 from anchored.readers.arrays import READERS, Bytes, corrupted_arrays
 from anchored.readers.download import fetch
 from anchored.readers.files import data_root, is_here, lacking
@@ -29,9 +30,14 @@ __all__ = [
     "corrupted",
     "data_root",
     "fetch",
+    "images",
     "index",
     "is_here",
     "lacking",
+    "tars",
+    "unpack",
+    "verify",
+    "web",
 ]
 
 
