@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "evaluate", "report"}
+ANSWERS = {"study", "evaluate", "report", "inventory", "doctor"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -30,8 +30,10 @@ MAY_IMPORT = {
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
+    "inventory": BASE | MATERIAL,
+    "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "cli": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,
 }
 

@@ -58,6 +58,8 @@ def _data_arguments(parser: ArgumentParser) -> None:
     actions = "list all sets; show what is known of some; fetch (download and verify) some; verify that some read whole"
     parser.add_argument("action", choices=list(DATA_ACTIONS), help=actions)
     parser.add_argument("names", type=str, nargs="*", help="rows of the catalog; none means all, except to fetch")
+    parser.add_argument("--offline", action="store_true", help="fetch: ask no server; as ANCHORED_OFFLINE=1")
+    parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
 
 
 def _recipe(options: Namespace) -> Recipe:
@@ -114,55 +116,38 @@ def _data(options: Namespace) -> None:
     if options.action == "fetch" and not options.names:
         raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
     rows = [catalog.get(name) for name in options.names] or list(catalog.CATALOG.values())
-    DATA_ACTIONS[options.action](rows)
+    DATA_ACTIONS[options.action](rows, options)
 
 
-def _data_list(rows: list[DataSet]) -> None:
-    from rich.table import Table
+def _data_list(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
-    from anchored import data
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "title", "train", "test", "image", "classes", "here"):
-        table.add_column(
-            heading, no_wrap=heading != "title", justify="left" if heading in ("name", "title") else "right"
-        )
-    for row in rows:
-        shape, here = f"{row.channels}×{row.size}×{row.size}", "yes" if data.is_here(row) else "no"
-        table.add_row(row.name, row.title, f"{row.train:,}", f"{row.test:,}", shape, str(len(row.classes)), here)
-    _console().print(table)
+    _console().print(inventory.listing(rows))
 
 
-def _data_show(rows: list[DataSet]) -> None:
-    for row in rows:
-        print(f"{row.name}: {row.title}")
-        for name in ("train", "test", "channels", "size", "mean", "std", "roles", "licence", "citation"):
-            print(f"  {name}: {getattr(row, name)}")
-        print(f"  classes: {', '.join(row.classes)}")
-        for file in row.downloads:
-            print(f"  file: {file.name}, {file.bytes:,} bytes, {file.hash}\n    from {' or '.join(file.urls)}")
-
-
-def _data_fetch(rows: list[DataSet]) -> None:
-    from anchored import data
+def _data_show(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
     for row in rows:
-        for path in data.fetch(row.name) or ("nothing to download",):
+        print("\n".join(inventory.described(row)))
+
+
+def _data_fetch(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import readers
+
+    for row in rows:
+        for path in readers.fetch(row.name, offline=options.offline) or ("nothing to download",):
             print(f"{row.name}: {path}")
 
 
-def _data_verify(rows: list[DataSet]) -> None:
-    from anchored import data
+def _data_verify(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
     for row in rows:
-        if not data.is_here(row):
-            print(f"{row.name}: not here")
-            continue
-        counts = [f"{len(data.load(row.name, split)):,} {split}" for split in ("train", "test") if getattr(row, split)]
-        print(f"{row.name}: whole, {' and '.join(counts)} images")
+        print(f"{row.name}: {inventory.verified(row, every=options.every)}")
 
 
-DATA_ACTIONS: dict[str, Callable[[list[DataSet]], None]] = {
+DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
     "list": _data_list,
     "show": _data_show,
     "fetch": _data_fetch,
@@ -220,7 +205,7 @@ COMMANDS = {
         ("anchored report runs/demo",),
     ),
     "data": Command(
-        "anchored data {list,show,fetch,verify} [NAME ...]",
+        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
         _data_arguments,
         _data,

@@ -17,7 +17,7 @@ from anchored.readers import images, tars, unpack, verify, web
 from anchored.readers.arrays import READERS, Bytes, corrupted_arrays
 from anchored.readers.download import fetch
 from anchored.readers.files import data_root, is_here, lacking
-from anchored.readers.images import Folder, ImageIndex, Zip
+from anchored.readers.images import Folder, ImageIndex, Tar, Zip, spread
 from anchored.readers.layouts import INDEXES, corrupted_index
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Bytes",
     "Folder",
     "ImageIndex",
+    "Tar",
     "Zip",
     "corrupted",
     "data_root",
@@ -34,6 +35,7 @@ __all__ = [
     "index",
     "is_here",
     "lacking",
+    "spread",
     "tars",
     "unpack",
     "verify",
