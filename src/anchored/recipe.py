@@ -23,6 +23,7 @@ from anchored.errors import UserError
 
 Protocol = Literal["standard", "anchored", "ram"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+MACHINE = {"machine": True}  # marks settings that decide how fast results come, not what they are: not kept with them
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,27 @@ class Data:
     """Which images are trained on."""
 
     train: str = "cifar10"
-    """A row of the catalog; its test split is the in-distribution test set."""
+    """A row of the catalog, or own images: a folder of class folders, a CSV (path,label[,split]), an npz, or hf:NAME;
+    its test split is the in-distribution test set."""
     fraction: float = 1.0
     """Share of every set's images that is used, the first ones of each class; in (0, 1]."""
+    size: int = 0
+    """Height and width of the network's input, pixels; 0: the row's, and for own images their median shorter side, 224
+    at most."""
+    resize: int = 0
+    """Encoded images get this shorter side before their centre is cut out, pixels; 0: size / 0.875 (256 for 224), or
+    size for inputs below 96 pixels. Images of the input's size are not touched."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How encoded images are resized, always with antialiasing."""
+    test_share: float = 0.2
+    """Share of each class kept for testing where own images do not say which; in (0, 1)."""
+    content: str = ""
+    """Hash of own training images, filled in by the program: results are bound to it."""
+    memory: float = field(default=4.0, metadata=MACHINE)
+    """GB (10⁹ bytes) of pixels at the input's size up to which a set is kept in memory; larger ones are read and
+    decoded again at every pass."""
+    workers: int = field(default=-1, metadata=MACHINE)
+    """Processes that decode images; -1: one for every core, 16 at most; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,11 @@ class Training:
     """Pixels of black border that random crops may reach into; 0 for no crops."""
     flip: bool = True
     """Random horizontal flips."""
+    crop: Literal["padded", "resized"] = "padded"
+    """Random crops: padded moves the image by up to crop_padding pixels; resized takes a random part (8 to 100 % of the
+    area) at the input's size, as torchvision's reference for ImageNet does."""
+    policy: Literal["none", "rand_augment", "trivial_augment", "auto_augment"] = "none"
+    """Torchvision's augmentation policy after a resized crop and flip."""
     label_smoothing: float = 0.0
     """Share of each label spread over all classes."""
     precision: str = "32-true"
@@ -207,7 +231,13 @@ class Recipe:
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
         grid, train, evaluate = self.grid, self.train, self.evaluate
-        yield 0 < self.data.fraction <= 1, f"data.fraction is {self.data.fraction:g}: give a share in (0, 1]"
+        data = self.data
+        yield 0 < data.fraction <= 1, f"data.fraction is {data.fraction:g}: give a share in (0, 1]"
+        yield 0 < data.test_share < 1, f"data.test_share is {data.test_share:g}: give a share in (0, 1)"
+        yield data.size >= 0, f"data.size is {data.size}: pixels, or 0 for the set's own"
+        yield data.resize >= 0, f"data.resize is {data.resize}: pixels, or 0 for the rule"
+        yield data.memory >= 0, f"data.memory is {data.memory:g}: GB, from 0"
+        yield data.workers >= -1, f"data.workers is {data.workers}: processes, or -1 for one a core"
         for name in ("networks", "protocols", "seeds"):
             values = getattr(grid, name)
             yield len(values) > 0, f"grid.{name} is empty: name at least one"
@@ -224,6 +254,10 @@ class Recipe:
         for name in ("learning_rate", "momentum", "weight_decay", "label_smoothing", "decay"):
             value = getattr(train, name)
             yield math.isfinite(value) and value >= 0, f"train.{name} is {value}: a finite number from 0"
+        yield (
+            train.crop == "resized" or train.policy == "none",
+            f"train.policy is {train.policy}: it goes with train.crop resized",
+        )
         yield train.crop_padding >= 0, f"train.crop_padding is {train.crop_padding}: pixels, from 0"
         yield self.anchoring.references >= 1, f"anchoring.references is {self.anchoring.references}: at least 1"
         yield evaluate.batch_size >= 1, f"evaluate.batch_size is {evaluate.batch_size}: at least 1"
@@ -251,8 +285,15 @@ def _filled(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def canonical(settings: Any) -> str:
-    """Settings as JSON text that is equal exactly when the settings are."""
-    return json.dumps(dataclasses.asdict(settings), sort_keys=True, ensure_ascii=False)
+    """Settings as JSON text that is equal exactly when the settings are; those of the machine are left out."""
+    return json.dumps(_deciding(settings), sort_keys=True, ensure_ascii=False)
+
+
+def _deciding(settings: Any) -> Any:
+    if not dataclasses.is_dataclass(settings):
+        return settings
+    fields = (each for each in dataclasses.fields(settings) if not each.metadata.get("machine"))
+    return {each.name: _deciding(getattr(settings, each.name)) for each in fields}
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:
