@@ -21,6 +21,7 @@ Reader = Literal[
     "cars",
     "food",
     "ucf101",
+    "own",
 ]
 
 
