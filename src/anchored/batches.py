@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from anchored.corruptions.randomness import image_keys
 from anchored.errors import UserError
-from anchored.stream import Augmentation, AutoAugment, Images, ImageStream, Labels, Preprocessing
+from anchored.stream import Augmentation, AutoAugment, Images, ImageStream, Labels, View
 
 _CHUNK = 2048  # images resized at a time: bounds the memory their float copies take
 
@@ -67,7 +67,7 @@ class ImageSet:
         """Give the images of each batch of indices (B,) in turn: uint8 (B,C,H,W), on the set's device."""
         shape = self.shown or (self.images.shape[1], self.images.shape[2])
         if augmentation is not None:
-            yield from _as_stream(self, Preprocessing(*shape)).parts(batches, augmentation)
+            yield from _as_stream(self, View(*shape)).parts(batches, augmentation)
             return
         for chosen in batches:
             images = self.images[chosen.to(self.images.device)]
@@ -92,7 +92,7 @@ class _Pixels:
         return Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
 
 
-def _as_stream(images: ImageSet, seen: Preprocessing) -> ImageStream:
+def _as_stream(images: ImageSet, seen: View) -> ImageStream:
     """The same images, decoded one at a time: for augmentations of single images."""
     there = images.images.device
     here = images.to("cpu")

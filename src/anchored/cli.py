@@ -87,7 +87,7 @@ def _train(options: Namespace) -> None:
             "--grid.alphas '[0.25]' --grid.seeds '[0]', or run them all with 'anchored study'"
         )
     run = Run(Path(options.output or Path("runs") / cells[0].name))
-    study.train_one(recipe, cells[0], run, _console())
+    study.train_one(recipe, run, _console())
     print(f"Trained: {run.path.resolve()}")
 
 

@@ -23,14 +23,15 @@ from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.errors import UserError
 from anchored.readers import data_root, fetch, is_here
 from anchored.recipe import Data
-from anchored.stream import Images, ImageStream, Index, Preprocessing
+from anchored.stream import Images, ImageStream, Index, View
 
 __all__ = [
     "Batches",
     "ImageSet",
     "Images",
-    "Preprocessing",
+    "View",
     "as_seen_by",
+    "bound",
     "content",
     "crop_and_flip",
     "data_root",
@@ -39,6 +40,7 @@ __all__ = [
     "is_here",
     "load",
     "open_set",
+    "row",
     "scaled",
     "seen_by",
     "to_input",
@@ -59,16 +61,16 @@ def load(
     are then drawn at that shape, others pass through :func:`as_seen_by`. UserError, one line, when the set or split
     does not exist, or a file is missing, damaged or not what the catalog says.
     """
-    row = _row(name, Data())
-    seen = Preprocessing(channels or row.channels, size or row.size)
-    return _in_memory(_found(row, split, Data(workers=-1), root, seen), seen)
+    known = row(name, Data())
+    seen = View(channels or known.channels, size or known.size)
+    return _in_memory(_found(known, split, Data(), root, seen), seen)
 
 
 def open_set(
     name: str,
     split: str,
     settings: Data,
-    seen: Preprocessing,
+    seen: View,
     root: str | Path | None = None,
     *,
     minimum: int = 1,
@@ -93,8 +95,7 @@ def open_set(
     if key in _KEPT and not originals:
         _KEPT.move_to_end(key)
         return _KEPT[key]
-    row = _row(name, settings)
-    found = scaled(_found(row, split, settings, root, seen), settings.fraction, minimum)
+    found = scaled(_found(row(name, settings), split, settings, root, seen), settings.fraction, minimum)
     needed = len(found) * seen.channels * seen.size**2
     if needed > limit or (originals and isinstance(found, ImageStream)):
         return found if isinstance(found, ImageStream) else replace(found, shown=(seen.channels, seen.size))
@@ -112,10 +113,18 @@ def content(name: str, settings: Data) -> str:
     return own.find(name, settings.test_share).content if catalog.is_own(name) else ""
 
 
-def seen_by(settings: Data) -> Preprocessing:
-    """Return how the networks of a study see images: the training set's shape, or the size in the settings."""
-    row = _row(settings.train, settings)
-    return Preprocessing(row.channels, settings.size or row.size, settings.resize, settings.interpolation)
+def bound(settings: Data) -> Data:
+    """Return the settings with the hash of own training images, which are looked at anew; others as they are."""
+    own.find.cache_clear()
+    return settings if settings.content else replace(settings, content=content(settings.train, settings))
+
+
+def seen_by(settings: Data) -> View:
+    """Return how the networks of a study see images: the training set's shape, unless the settings say otherwise."""
+    known = row(settings.train, settings)
+    size = settings.size or known.size
+    rule = 0.875 if known.varied and size >= 96 else 1.0
+    return View(settings.channels or known.channels, size, settings.crop or rule, settings.interpolation)
 
 
 def describe(settings: Data, root: str | Path | None = None) -> DataSet:
@@ -124,18 +133,18 @@ def describe(settings: Data, root: str | Path | None = None) -> DataSet:
     These are of the training images at the input's size, of 10,000 spread evenly where there are more. UserError where
     a network cannot learn from it.
     """
-    row = _row(settings.train, settings)
-    if not row.classes:
-        raise UserError(f"data.train is '{row.name}', which has no classes: name a set with labels")
-    if not catalog.is_own(row.name):
-        return row
-    own.checked(own.find(row.name, settings.test_share))
-    key = (row.name, content(row.name, settings), seen_by(settings), settings.test_share)
+    known = row(settings.train, settings)
+    if not known.classes:
+        raise UserError(f"data.train is '{known.name}', which has no classes: name a set with labels")
+    if not catalog.is_own(known.name):
+        return known
+    own.checked(own.find(known.name, settings.test_share))
+    key = (known.name, content(known.name, settings), seen_by(settings), settings.test_share)
     if key not in _MOMENTS:
-        images = open_set(row.name, "train", replace(settings, fraction=1.0), seen_by(settings), root)
+        images = open_set(known.name, "train", replace(settings, fraction=1.0), seen_by(settings), root)
         _MOMENTS[key] = _moments(images)
     mean, std = _MOMENTS[key]
-    return replace(row, mean=mean, std=std)
+    return replace(known, mean=mean, std=std)
 
 
 _MOMENTS: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
@@ -155,8 +164,8 @@ def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
 
 
-def _row(name: str, settings: Data) -> DataSet:
-    """Return the row of a data set; one of own images has no mean and s.d. yet."""
+def row(name: str, settings: Data) -> DataSet:
+    """Return the row of a data set; one made of own images has no mean and s.d. yet (see ``describe``)."""
     if not catalog.is_own(name):
         return catalog.get(name)
     found = own.find(name, settings.test_share)
@@ -178,9 +187,7 @@ def _row(name: str, settings: Data) -> DataSet:
     )
 
 
-def _found(
-    row: DataSet, split: str, settings: Data, root: str | Path | None, seen: Preprocessing
-) -> ImageSet | ImageStream:
+def _found(row: DataSet, split: str, settings: Data, root: str | Path | None, seen: View) -> ImageSet | ImageStream:
     """Return all images of a split, as they are found: pixels of any shape, or encoded."""
     if row.reader == "own":
         return _stream(row, own.find(row.name, settings.test_share).split(split), seen, settings.workers)
@@ -201,12 +208,12 @@ def _found(
     return ImageSet(row.name, images, labels, row.classes)
 
 
-def _stream(row: DataSet, index: Index, seen: Preprocessing, workers: int) -> ImageStream:
+def _stream(row: DataSet, index: Index, seen: View, workers: int) -> ImageStream:
     labels = torch.from_numpy(index.labels)
     return ImageStream(row.name, index, row.classes, seen, torch.arange(len(labels)), labels, workers)
 
 
-def _in_memory(images: ImageSet | ImageStream, seen: Preprocessing) -> ImageSet:
+def _in_memory(images: ImageSet | ImageStream, seen: View) -> ImageSet:
     """Return the images as the network sees them, as one tensor."""
     if isinstance(images, ImageSet):
         return replace(images, images=as_seen_by(images.images, seen.channels, seen.size))

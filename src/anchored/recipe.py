@@ -62,6 +62,7 @@ class Data:
     workers: int = field(default=-1, metadata=MACHINE)
     """Processes that decode images; -1: one for every core, 16 at most; 0: none."""
 
+
 @dataclass(frozen=True)
 class Network:
     """What every network of the grid starts from."""

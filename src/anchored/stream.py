@@ -5,6 +5,7 @@ What a batch holds depends on its indices, and in training on (seed, epoch, inde
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -88,24 +89,21 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """How a network sees an image of any size: shorter side to ``resize`` pixels, then the centre.
+class View:
+    """How a network sees an image of any size: its shorter side becomes ``size / crop`` pixels, then the middle square.
 
-    ``channels``, ``size``: the network's input. ``resize`` 0 is the rule of torchvision's reference for large inputs
-    (96 pixels and more): ``size`` / 0.875, so 256 for 224; smaller inputs keep the whole shorter side. An image that
-    has the input's size already is not touched.
+    ``channels``, ``size``: the network's input. An image that has the input's size already is not touched. UserError
+    where ``crop`` is not in (0, 1].
     """
 
     channels: int
     size: int
-    resize: int = 0
+    crop: float = 1.0
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.resize == 0:
-            object.__setattr__(self, "resize", round(self.size / 0.875) if self.size >= 96 else self.size)
-        if self.resize < self.size:
-            raise UserError(f"data.resize is {self.resize}: give {self.size} or more, the size of the input")
+        if not 0 < self.crop <= 1:
+            raise UserError(f"crop is {self.crop:g}: give the share of the shorter side that is kept, in (0, 1]")
 
     @property
     def mode(self) -> str:
@@ -119,7 +117,9 @@ class Preprocessing:
             if max(image.size) > _LONGEST * min(image.size):
                 raise UserError(f"an image of {image.width} × {image.height} pixels is too long to be resized: crop it")
             mode = functional.InterpolationMode(self.interpolation)
-            image = functional.resize(image, [self.resize], mode)  # Pillow's own: the same on every machine
+            image = functional.resize(
+                image, [math.floor(self.size / self.crop)], mode
+            )  # Pillow's: alike on all machines
             image = functional.center_crop(image, [self.size])
         pixels: Tensor = functional.pil_to_tensor(image)
         return pixels
@@ -138,7 +138,7 @@ class Augmentation:
     flip: bool = True
     policy: AutoAugment = "none"
 
-    def transform(self, seen: Preprocessing) -> v2.Transform:
+    def transform(self, seen: View) -> v2.Transform:
         """The transform of one image to a network's input size."""
         mode = functional.InterpolationMode(seen.interpolation)
         steps = [v2.RandomResizedCrop(seen.size, interpolation=mode)]
@@ -162,7 +162,7 @@ class ImageStream:
     name: str
     index: Index
     classes: tuple[str, ...]
-    seen: Preprocessing
+    seen: View
     chosen: Tensor
     labels: Tensor
     workers: int = -1
@@ -231,9 +231,7 @@ class ImageStream:
 class _Jobs(Dataset[tuple[Tensor, dict[int, str]]]):
     """What the workers do: one batch a job."""
 
-    def __init__(
-        self, index: Index, seen: Preprocessing, batches: Sequence[Tensor], augmentation: Augmentation | None
-    ) -> None:
+    def __init__(self, index: Index, seen: View, batches: Sequence[Tensor], augmentation: Augmentation | None) -> None:
         self.index, self.seen, self.batches, self.augmentation = index, seen, batches, augmentation
         self.transform = None if augmentation is None else augmentation.transform(seen)
 
@@ -248,7 +246,7 @@ class _Jobs(Dataset[tuple[Tensor, dict[int, str]]]):
         for i, place in enumerate(places.tolist()):
             try:
                 images[i] = self._one(place, None if keys is None else keys[i])
-            except UserError as error:  # as text: an error that crosses processes loses its one line
+            except UserError as error:  # noqa: PERF203 -- as text: across processes an error loses its one line
                 problems[i] = str(error)
         return images, problems
 

@@ -1,7 +1,7 @@
 """A user's own images: a folder of class folders, a CSV, an npz, or a Hugging Face data set, as an index of images.
 
-Nothing is unpickled and no code of a data set is run. Images are turned as their camera says, 16-bit grey becomes 8-bit,
-transparent pixels become white.
+Nothing is unpickled and no code of a data set is run. Images are turned as their camera says, 16-bit grey becomes
+8-bit, transparent pixels become white.
 """
 
 from __future__ import annotations

@@ -51,16 +51,8 @@ class Listing:
 
 # --- Pixels -----------------------------------------------------------------------------------------------------------
 
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_BOMB = Image.DecompressionBombError
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, zlib.error, _BOMB)
 
 
 def decoded(source: Source, number: int) -> Image.Image:
@@ -71,7 +63,7 @@ def decoded(source: Source, number: int) -> Image.Image:
             image = source.open(number)
             image.load()
             return _plain(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
+    except _BOMB as error:
         raise UserError(f"{source.where(number)} has too many pixels (178 million at most): shrink it") from error
     except UNREADABLE as error:
         said = " ".join((getattr(error, "strerror", None) or str(error)).split())
@@ -148,9 +140,7 @@ def _folder(name: str) -> Listing:
         for folder in classes:
             found = listed(folder, path)
             if not found:
-                raise UserError(
-                    f"class folder {folder} holds no images ({', '.join(IMAGE_ENDINGS)}): remove or fill it"
-                )
+                raise UserError(f"class folder {folder} holds no images ({' '.join(IMAGE_ENDINGS)}): fill or remove it")
             names += found
             labels += [folder.name] * len(found)
             sides += [side] * len(found)
@@ -224,21 +214,15 @@ def _archive(name: str) -> Listing:
     path = Path(name).expanduser()
     images, labels, sides = [], list[str](), list[str]()
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            pairs = [pair for pair in _PAIRS if pair[0] in stored]
-            for key, label, side in pairs:
+        with np.load(path) as stored:  # NumPy's default refuses arrays of objects
+            for key, label, side in (pair for pair in _PAIRS if pair[0] in stored):
                 images.append(_channels_last(stored[key], f"'{key}' in {path}"))
-                texts = (
-                    [str(each) for each in stored[label].ravel().tolist()]
-                    if label in stored
-                    else [""] * len(images[-1])
-                )
-                if len(texts) != len(images[-1]):
-                    raise UserError(
-                        f"{path} has {len(images[-1])} images in '{key}', but {len(texts)} labels in '{label}'"
-                    )
+                many = len(images[-1])
+                texts = [str(each) for each in stored[label].ravel().tolist()] if label in stored else [""] * many
+                if len(texts) != many:
+                    raise UserError(f"{path} has {many} images in '{key}', but {len(texts)} labels in '{label}'")
                 labels += texts
-                sides += [side] * len(texts)
+                sides += [side] * many
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, UserError):
             raise
@@ -283,7 +267,7 @@ class Rows:
 def _hub(name: str) -> Listing:
     """``hf:NAME[/config]`` on the hub, or ``hf:FOLDER`` as ``save_to_disk`` or parquet files leave it."""
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ImportError as error:
         raise UserError(f"{name} needs the package 'datasets': pip install 'anchored[datasets]'") from error
     tables = _tables(name)
