@@ -25,7 +25,7 @@ def get(name: str) -> DataSet:
     if row is None:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), CATALOG, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOG)}"
-        raise UserError(f"data set '{name}' is neither in the catalog nor a folder here; {known}")
+        raise UserError(f"data set '{name}' is not in the catalog; {known}")
     return row
 
 
