@@ -124,7 +124,7 @@ class Bench:
             dataset=dataset,
             severity=severity,
             value=value,
-            tail_weight=None,
+            tail_weight=self.cell.tail_weight or None,
             seed=self.cell.seed,
             corruption=corruption,
             score=score,

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -89,6 +89,8 @@ class Grid:
     """Standard, anchored (no masks) and ram (anchored with reference masking)."""
     alphas: tuple[float, ...] = (0.25,)
     """Mask probabilities of the ram protocol; in (0, 1)."""
+    tail_weights: tuple[float, ...] = (0.0,)
+    """Weights λ of hard Δ mining, of the ram protocol; 0 is without."""
     seeds: tuple[int, ...] = (0,)
     """Each seed is one training of every network and protocol."""
 
@@ -108,6 +110,24 @@ class Anchoring:
     which evaluates on whatever mix of masked and ordinary batches came last."""
     references: int = 1
     """K training images kept with the model; evaluation takes the mean of the logits over them."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Hard Δ mining, where grid.tail_weights has a λ above 0."""
+
+    mass: float = 1e-4
+    """Share ε of the residuals' distribution that its tail holds: about the farthest of 10,000 samples."""
+    points: int = 32
+    """Tail points shown a step."""
+    warmup: float = 0.2
+    """Share of training, in whole epochs, before the term is added; the distribution is fitted meanwhile."""
+    pairs: Literal["all", "anchored"] = "all"
+    """Fit to the residuals of every two images of a batch, or of each image with its own reference only."""
+    per_class: bool = False
+    """A mean for every class, with one covariance, instead of one distribution of all residuals."""
+    rank: int = 64
+    """Directions kept of the covariance of images with more than 4,096 numbers; smaller ones keep all."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +218,11 @@ class Cell:
     network: str
     protocol: Protocol
     alpha: float  # mask probability; 0 unless the protocol is ``ram``
+    tail_weight: float  # λ of hard Δ mining; 0 without
     seed: int
     data: Data
     anchoring: Anchoring
+    tail: Tail
     train: Training
     start: Network = field(default_factory=Network)  # the recipe's section ``network``
 
@@ -208,12 +230,15 @@ class Cell:
     def name(self) -> str:
         """Folder name of the cell, unique within a study: ``resnet18-ram-0.25-seed0``, ``timm-regnety_008-...``."""
         masked = f"-{self.alpha:g}" if self.protocol == "ram" else ""
-        return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', self.network)}-{self.protocol}{masked}-seed{self.seed}"
+        tail = f"-tail{self.tail_weight:g}" if self.tail_weight else ""
+        network = re.sub(r"[^A-Za-z0-9_.+-]", "-", self.network)
+        return f"{network}-{self.protocol}{masked}{tail}-seed{self.seed}"
 
     @property
     def label(self) -> str:
         """The cell's name in sentences: ``resnet18 · RAM α=0.25 · seed 0``."""
         shown = f"RAM α={self.alpha:g}" if self.protocol == "ram" else self.protocol
+        shown += f" λ={self.tail_weight:g}" if self.tail_weight else ""
         return f"{self.network} · {shown} · seed {self.seed}"
 
     @staticmethod
@@ -241,6 +266,7 @@ class Recipe:
     network: Network = field(default_factory=Network)
     grid: Grid = field(default_factory=Grid)
     anchoring: Anchoring = field(default_factory=Anchoring)
+    tail: Tail = field(default_factory=Tail)
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
 
@@ -253,18 +279,29 @@ class Recipe:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
         for seed in self.grid.seeds:
             for network in self.grid.networks:
-                for protocol in self.grid.protocols:
-                    for alpha in self.grid.alphas if protocol == "ram" else (0.0,):
-                        yield Cell(network, protocol, alpha, seed, self.data, self.anchoring, self.train, self.network)
+                for protocol, alpha, weight in self._trainings():
+                    tail = self.tail if weight else Tail()  # without the term its settings decide nothing
+                    fixed = (self.data, self.anchoring, tail, self.train, self.network)
+                    yield Cell(network, protocol, alpha, weight, seed, *fixed)
+
+    def _trainings(self) -> Iterator[tuple[Protocol, float, float]]:
+        """Protocol, α and λ of each training of one network and seed."""
+        for protocol in self.grid.protocols:
+            for alpha in self.grid.alphas if protocol == "ram" else (0.0,):
+                for weight in self.grid.tail_weights if protocol == "ram" else (0.0,):
+                    yield protocol, alpha, weight
 
     def scaled(self, scale: float) -> Recipe:
-        """The same study with ``scale`` times the images and the epochs, for a trial. At least one epoch remains."""
+        """The same study with ``scale`` times the images and the epochs, for a trial.
+
+        At least one epoch remains, and with hard Δ mining two, of which the first is its warm-up.
+        """
         if not 0 < scale <= 1:
             raise UserError(f"--scale is {scale:g}: give a number above 0 and at most 1")
         return replace(
             self,
             data=replace(self.data, fraction=self.data.fraction * scale),
-            train=replace(self.train, epochs=max(1, round(self.train.epochs * scale))),
+            train=replace(self.train, epochs=max(1 + any(self.grid.tail_weights), round(self.train.epochs * scale))),
         )
 
     def check(self) -> Recipe:
@@ -290,6 +327,7 @@ class Recipe:
         for seed in grid.seeds:
             yield 0 <= seed < 2**63, f"grid.seeds has {seed}: a seed is a whole number from 0"
         yield from _rules_of_training(self.train)
+        yield from _rules_of_tail(self.tail, grid.tail_weights, self.train.epochs)
         yield self.anchoring.references >= 1, f"anchoring.references is {self.anchoring.references}: at least 1"
         yield evaluate.batch_size >= 1, f"evaluate.batch_size is {evaluate.batch_size}: at least 1"
         yield evaluate.bootstrap >= 100, f"evaluate.bootstrap is {evaluate.bootstrap}: at least 100 replicates"
@@ -334,6 +372,18 @@ def _rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     yield not (one_cycle and train.warmup), "train.warmup: the one_cycle schedule has its own; take cosine or steps"
 
 
+def _rules_of_tail(tail: Tail, weights: Sequence[float], epochs: int) -> Iterator[tuple[bool, str]]:
+    yield len(set(weights)) == len(weights) > 0, "grid.tail_weights is empty or names one twice"
+    for weight in weights:
+        yield math.isfinite(weight) and weight >= 0, f"grid.tail_weights has {weight}: a finite number from 0"
+    enough = epochs >= 2 or not any(weights)
+    yield enough, "train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up"
+    yield 0 < tail.mass <= 1, f"tail.mass is {tail.mass:g}: give a share in (0, 1]"
+    yield tail.points >= 2, f"tail.points is {tail.points}: at least 2, to be normalised as a batch"
+    yield 0 < tail.warmup < 1, f"tail.warmup is {tail.warmup:g}: give a share in (0, 1)"
+    yield tail.rank >= 1, f"tail.rank is {tail.rank}: at least 1"
+
+
 FROM_ZERO = (
     "learning_rate", "momentum", "weight_decay", "clip_norm", "label_smoothing", "decay", "warmup_start", "mixup",
     "cutmix",
@@ -344,6 +394,7 @@ SECTIONS: dict[str, type[Any]] = {
     "network": Network,
     "grid": Grid,
     "anchoring": Anchoring,
+    "tail": Tail,
     "train": Training,
     "evaluate": Evaluation,
 }
