@@ -25,6 +25,7 @@ MAY_IMPORT = {
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
     "data": BASE | MATERIAL | SETTINGS,
+    "readers": BASE | MATERIAL | STORE,
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},

@@ -15,7 +15,7 @@ from anchored.catalog import DataSet, get
 from anchored.errors import UserError
 from anchored.readers.arrays import READERS, Bytes, corrupted_arrays
 from anchored.readers.download import fetch
-from anchored.readers.files import data_root, is_here
+from anchored.readers.files import data_root, is_here, lacking
 from anchored.readers.images import Folder, ImageIndex, Zip
 from anchored.readers.layouts import INDEXES, corrupted_index
 
@@ -31,6 +31,7 @@ __all__ = [
     "fetch",
     "index",
     "is_here",
+    "lacking",
 ]
 
 
