@@ -15,7 +15,7 @@ import anchored
 from anchored import data, model, networks, runs
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
-from anchored.recipe import Anchoring, Cell, Data, Protocol, Training
+from anchored.recipe import Anchoring, Cell, Data, Protocol, Tail, Training
 from anchored.runs import Run
 from anchored.train import Keeper, TensorCheckpoints, rate, train
 
@@ -24,9 +24,8 @@ TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle
 
 def cell(protocol: Protocol = "ram", **changes: Any) -> Cell:
     anchoring = Anchoring(references=2)
-    made = Cell(
-        "small", protocol, 0.4 if protocol == "ram" else 0.0, 0, Data("fashion-mini-known", 0.02), anchoring, TINY
-    )
+    alpha, images = 0.4 if protocol == "ram" else 0.0, Data("fashion-mini-known", 0.02)
+    made = Cell("small", protocol, alpha, 0.0, 0, images, anchoring, Tail(), TINY)
     return replace(made, **changes)
 
 
@@ -58,15 +57,21 @@ def test_same_seed_same_weights_and_another_seed_others(trained: Run, tmp_path: 
     assert not torch.equal(weights(other)["network.head.weight"], expected["network.head.weight"])
 
 
-def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    run = Run(tmp_path / "run")
+@pytest.mark.parametrize("tail_weight", [0.0, 0.5])
+def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, tail_weight: float) -> None:
+    run, whole = Run(tmp_path / "run"), trained
+    settings = cell(tail_weight=tail_weight)
+    if tail_weight:  # the residuals' moments are part of the state
+        whole = Run(tmp_path / "whole")
+        train(whole, settings)
+        assert not torch.equal(weights(whole)["network.head.weight"], weights(trained)["network.head.weight"])
     callbacks = [Keeper(run, lambda share, what: None), Stop()]
     with pytest.raises(RuntimeError, match="killed"):
-        train(run, cell(), callbacks=callbacks, plugins=[TensorCheckpoints()])
+        train(run, settings, callbacks=callbacks, plugins=[TensorCheckpoints()])
     assert run.checkpoint_file.exists()
     assert not run.weights_file.exists()
-    train(run, cell())
-    expected = weights(trained)
+    train(run, settings)
+    expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
     assert not run.checkpoint_file.exists()
     with run.log_file.open() as lines:

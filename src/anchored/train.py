@@ -22,6 +22,7 @@ from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.recipe import Cell, Training, canonical, derived_seed
+from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
@@ -30,17 +31,21 @@ Progress = Callable[[float, str], None]  # share done in [0, 1], and what is bei
 class TrainingStep(pl.LightningModule):
     """What happens to a batch, and the history that is kept of it."""
 
-    def __init__(self, model: nn.Module, cell: Cell, classes: int) -> None:
+    def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
-        self.model, self.cell, self.classes = model, cell, classes
+        self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         self.history: list[dict[str, float]] = []
         self._started = 0.0
+        self._draws = torch.Generator()  # of tail points
 
     def on_train_epoch_start(self) -> None:
         """Every draw of an epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one."""
         if isinstance(self.model, AnchoredModel):
             self.model.generator.manual_seed(derived_seed(self.cell.seed, "masks", self.current_epoch))
         torch.manual_seed(derived_seed(self.cell.seed, "dropout", self.current_epoch))
+        if self.residuals is not None and self._mining:
+            self._draws.manual_seed(derived_seed(self.cell.seed, "tail", self.current_epoch))
+            self.residuals.fit()
         self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
         self._started = time.monotonic()
 
@@ -50,10 +55,28 @@ class TrainingStep(pl.LightningModule):
         logits = self.model(images)
         targets = self.model.targets(labels, self.classes) if isinstance(self.model, AnchoredModel) else labels
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
+        if self.residuals is not None:
+            loss = loss + self.cell.tail_weight * self._tail_loss(images, labels)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == labels).sum()
             self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         return loss
+
+    @property
+    def _mining(self) -> bool:
+        """Whether the warm-up of hard Δ mining is over."""
+        epochs = self.cell.train.epochs
+        return self.current_epoch >= min(max(1, round(self.cell.tail.warmup * epochs)), epochs - 1)
+
+    def _tail_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """CE(uniform, F([0, 0 − t])) at tail points t; zero during the warm-up."""
+        assert self.residuals is not None
+        assert isinstance(self.model, AnchoredModel)
+        self.residuals.observe(images, self.model.order, labels)
+        if not self._mining:
+            return images.new_zeros(())
+        tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self._draws)
+        return uniform_cross_entropy(self.model.masked_pass(-tail))
 
     def close_epoch(self) -> None:
         """Add a line to the history; refuse to go on from weights that are no longer numbers."""
@@ -164,7 +187,8 @@ def train(
     if run.weights_file.exists():
         return
     config = models.config_of(cell)
-    images = data.scaled(data.load(cell.data.train, "train", root), cell.data.fraction)
+    seen, resized = data.seen_by(cell.data), cell.train.crop == "resized"
+    images = data.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
         raise UserError(
             f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
@@ -174,7 +198,9 @@ def train(
     if isinstance(model, AnchoredModel):
         model.set_references(_references(images, config, cell.seed))
     # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
-    step = TrainingStep(model.to(memory_format=torch.channels_last), cell, len(config.classes))
+    step = TrainingStep(
+        model.to(memory_format=torch.channels_last), cell, len(config.classes), _residuals(cell, config)
+    )
     engine = pl.Trainer(
         **{
             "max_epochs": cell.train.epochs,
@@ -201,7 +227,10 @@ def train(
         shuffle=True,
         crop_padding=cell.train.crop_padding,
         flip=cell.train.flip,
+        resized_crop=resized,
+        policy=cell.train.policy,
         drop_last=True,
+        shard=(engine.global_rank, engine.world_size),
     )
     try:
         engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
@@ -225,10 +254,18 @@ def bind(run: Run, cell: Cell) -> None:
     runs.write_json(run.cell_file, settings)
 
 
-def _references(images: data.ImageSet, config: models.ModelConfig, seed: int) -> Tensor:
+def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:
+    """What hard Δ mining fits, where the cell has a λ."""
+    if not cell.tail_weight:
+        return None
+    shape, classes = (config.channels, config.size, config.size), len(config.classes) if cell.tail.per_class else 1
+    return Residuals(shape, classes, pairs=cell.tail.pairs, rank=cell.tail.rank)
+
+
+def _references(images: data.Images, config: models.ModelConfig, seed: int) -> Tensor:
     """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
     if config.references > len(images):
         raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")
     generator = torch.Generator().manual_seed(derived_seed(seed, "references"))
     chosen = torch.randperm(len(images), generator=generator)[: config.references]
-    return data.to_input(images.images[chosen], config.mean, config.std)
+    return data.to_input(next(images.parts([chosen])), config.mean, config.std)

@@ -22,6 +22,7 @@ Reader = Literal[
     "cars",
     "food",
     "ucf101",
+    "own",
 ]
 
 
