@@ -15,9 +15,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,29 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from anchored.corruptions.randomness import normal, uniform
+from anchored.corruptions.row import Corruption
 
 _NUDGE = 1e-3  # grey levels added before cutting the fraction off; float32 errors here stay below 2e-4
-
-
-def _no_margin(constants: Any) -> int:
-    return 0
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """One corruption.
-
-    ``function(images, constants, keys)``; ``severities``: the constants of severities 1 to 5; ``extra``: one of the
-    four that the benchmark keeps apart for validation; ``margin(constants)``: an image must have more pixels than this
-    per side.
-    """
-
-    name: str
-    group: Literal["noise", "blur", "weather", "digital"]
-    function: Callable[[Tensor, Any, Tensor], Tensor]
-    severities: tuple[Any, Any, Any, Any, Any]
-    extra: bool = False
-    margin: Callable[[Any], int] = _no_margin
 
 
 def _cut(levels: Tensor) -> Tensor:
@@ -247,20 +224,37 @@ def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
 
 #: The rows, in the order of the benchmark.
 COMMON: tuple[Corruption, ...] = (
-    Corruption("gaussian_noise", "noise", gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    Corruption("shot_noise", "noise", shot_noise, (500, 250, 100, 75, 50)),
-    Corruption("impulse_noise", "noise", impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
+    Corruption(
+        "gaussian_noise", "noise", gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)
+    ),
+    Corruption("shot_noise", "noise", shot_noise, (500, 250, 100, 75, 50), (60, 25, 12, 5, 3)),
+    Corruption("impulse_noise", "noise", impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)),
     Corruption(
         "defocus_blur",
         "blur",
         defocus_blur,
         ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
         margin=_disk_margin,
     ),
-    Corruption("brightness", "weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    Corruption("contrast", "digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    Corruption("pixelate", "digital", pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), margin=_pixelate_margin),
-    Corruption("jpeg_compression", "digital", jpeg_compression, (80, 65, 58, 50, 40)),
-    Corruption("speckle_noise", "noise", speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2), extra=True),
-    Corruption("gaussian_blur", "blur", gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1), extra=True),
+    Corruption("brightness", "weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
+    Corruption("contrast", "digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
+    Corruption(
+        "pixelate",
+        "digital",
+        pixelate,
+        (0.95, 0.9, 0.85, 0.75, 0.65),
+        (0.6, 0.5, 0.4, 0.3, 0.25),
+        margin=_pixelate_margin,
+    ),
+    Corruption("jpeg_compression", "digital", jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
+    Corruption(
+        "speckle_noise",
+        "noise",
+        speckle_noise,
+        (0.06, 0.1, 0.12, 0.16, 0.2),
+        (0.15, 0.2, 0.35, 0.45, 0.6),
+        families=("c",),
+    ),
+    Corruption("gaussian_blur", "blur", gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1), (1, 2, 3, 4, 6), families=("c",)),
 )
