@@ -87,8 +87,8 @@ def plasma_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
 
     (x, y) starts at the pixel's place over a scale; each step adds (c − 0.3 s, s + 0.3 c) / k with c = cos(f y + τ / g)
     and s = sin(f x + τ / g), then multiplies f by 1.93, g by 1.15 and k by 2.25 − sharpness (from 1). Red is
-    sin(x − τ), green sin((x + y + sin τ) / 2), blue sin(y + τ). Grey images get the red one. Random: τ in [0, 6π), 4 to 6 steps,
-    sharpness in [0.5, 1), scale in [0.075, 0.2) · side.
+    sin(x − τ), green sin((x + y + sin τ) / 2), blue sin(y + τ). Grey images get the red one. Random: τ in [0, 6π), 4 to
+    6 steps, sharpness in [0.5, 1), scale in [0.075, 0.2) · side.
     """
     time, steps, sharpness, scale = drawn(keys, (0, 6 * math.pi), (4, 7), (0.5, 1), (0.075, 0.2))
     rows, columns = pixels(images)
@@ -129,7 +129,7 @@ def _lattice(keys: Tensor, height: int, width: int) -> Tensor:
     count = len(keys)
     permutation = uniform(keys, (256,), 1).argsort(1)
     steps = uniform(keys, (2, 256), 2).mul_(512).floor_().div_(256).sub_(1)
-    gradients = steps / torch.linalg.vector_norm(steps, dim=1, keepdim=True).clamp_(min=1e-9)
+    gradients: Tensor = steps / torch.linalg.vector_norm(steps, dim=1, keepdim=True).clamp_(min=1e-9)
     rows, columns = (torch.arange(size, device=keys.device) % 256 for size in (height, width))
     entries = (permutation[:, rows, None] + columns) % 256
     entries = permutation.gather(1, entries.flatten(1))
@@ -148,4 +148,4 @@ def _perlin(gradients: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     eased_lower, eased_right = (part.square() * (3 - 2 * part) for part in (lower, right))
     upper_edge = torch.lerp(corner(0, 0), corner(1, 0), eased_lower)
     lower_edge = torch.lerp(corner(0, 1), corner(1, 1), eased_lower)
-    return torch.lerp(upper_edge, lower_edge, eased_right) * 1.5
+    return torch.lerp(upper_edge, lower_edge, eased_right).mul_(1.5)

@@ -17,7 +17,7 @@ from anchored.corruptions.randomness import uniform
 from anchored.corruptions.row import LARGE, published_size
 
 _POLE = math.sqrt(3) - 2  # of the cubic B-spline's interpolation filter
-_REACH = 12  # taps of that filter on each side: |_POLE| ** 13 is 4e-8
+REACH = 12  # taps of that filter on each side: |_POLE| ** 13 is 4e-8
 
 
 def pinch_and_twirl(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def transverse_chromatic_abberation(images: Tensor, severity: float, keys: Tenso
         image, channel = (order == number).nonzero(as_tuple=True)
         if len(image):
             levels = _zoomed(images[image, channel].float(), scale)
-            result[image, channel] = levels.add_(0.5).clamp_(0, 255).to(torch.uint8)
+            result[image, channel] = cut(levels.add_(0.5))
     return result
 
 
@@ -204,7 +204,7 @@ def _spline_coefficients(levels: Tensor, axis: int) -> Tensor:
     size = levels.shape[axis]
     inner = torch.arange(size, device=levels.device)
     total = levels * math.sqrt(3)
-    for k in range(1, _REACH + 1):
+    for k in range(1, REACH + 1):
         pair = levels.index_select(axis, _mirrored(inner - k, size))
         pair += levels.index_select(axis, _mirrored(inner + k, size))
         total.add_(pair, alpha=math.sqrt(3) * _POLE**k)
@@ -218,7 +218,7 @@ def circular_motion_blur(images: Tensor, severity: float, keys: Tensor) -> Tenso
     """
     height, width = images.shape[2:]
     coefficients = _spline_coefficients(_spline_coefficients(images.float(), 2), 3)
-    table = coefficients.permute(2, 3, 0, 1).reshape(height * width, -1)  # a line per pixel: all images, all channels
+    table = coefficients.permute(2, 3, 0, 1).contiguous().view(height * width, -1)  # a line per pixel
     total, sum_of_weights = torch.zeros_like(table), 0.0
     for step in range(-10, 11):
         weight = math.exp(-2 * (step / 10) ** 2)
