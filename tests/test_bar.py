@@ -123,7 +123,8 @@ def spectral(phases: Levels, amplitude: Callable[[Levels], Levels]) -> Levels:
         1j * np.append(phases, phases[::-1]).reshape(size, size)
     )
     noise = np.fft.ifft2(np.fft.ifftshift(spectrum)).real
-    return noise / noise.std()
+    found: Levels = noise / noise.std()
+    return found
 
 
 def blue_noise_sample(image: Levels, severity: float, key: Tensor) -> Levels:
@@ -144,7 +145,8 @@ def single_frequency_greyscale(image: Levels, severity: float, key: Tensor) -> L
     along_x, along_y = (smaller, larger) if order < 0.5 else (larger, smaller)
     rows, columns = places(image.shape[0])
     wave = np.sin(columns * along_x + rows * along_y + 2 * np.pi * phase)
-    return image + severity * 196 / 10 * wave[..., None]
+    found: Levels = image + severity * 196 / 10 * wave[..., None]
+    return found
 
 
 def cocentric_sine_waves(image: Levels, severity: float, key: Tensor) -> Levels:
@@ -153,7 +155,8 @@ def cocentric_sine_waves(image: Levels, severity: float, key: Tensor) -> Levels:
     x, y = columns - x0 * size, rows - y0 * size
     angle = np.arctan2(x, y) * frequency * 10
     saw = (np.hypot(x, y) + np.sin(angle) * amplitude * size / 10) / (ring * size / 10)
-    return image + severity * 128 / 10 * (saw - np.floor(saw) - 0.5)[..., None]
+    found: Levels = image + severity * 128 / 10 * (saw - np.floor(saw) - 0.5)[..., None]
+    return found
 
 
 def plasma_noise(image: Levels, severity: float, key: Tensor) -> Levels:
@@ -177,7 +180,8 @@ def perlin_noise(image: Levels, severity: float, key: Tensor) -> Levels:
     gradients = components / np.sqrt((components**2).sum(0))
 
     def gradient(row: int, column: int) -> Levels:
-        return gradients[:, table[(table[row % 256] + column) % 256]]
+        found: Levels = gradients[:, table[(table[row % 256] + column) % 256]]
+        return found
 
     def at(y: float, x: float) -> float:
         top, left = int(y), int(x)
@@ -209,7 +213,8 @@ def checkerboard_cutout(image: Levels, severity: float, key: Tensor) -> Levels:
             q = (-math.sin(angle) * y + math.cos(angle) * x) / scale
             if math.floor(p) % 2 == math.floor(q) % 2 and draws[int(p), int(q)] < severity / 10:
                 out[y, x] = 128
-    return out
+    found: Levels = out
+    return found
 
 
 def star(size: int, centre: Levels, lengths: Levels, power: float) -> Levels:
@@ -330,7 +335,8 @@ def caustic_refraction(image: Levels, severity: float, key: Tensor) -> Levels:
                 out = math.asin(math.sqrt(1 - normal_[2] ** 2) / 4)
                 ray = (math.cos(out) * normal_ + math.sin(out) * across) * severity * size / 20
                 rows[y, x], columns[y, x] = rows[y, x] + round(ray[0], 3), columns[y, x] + round(ray[1], 3)
-    return sampled(image, rows, columns) + ((slope_y - slope_x) * severity / 5 * 255)[..., None]
+    found: Levels = sampled(image, rows, columns) + ((slope_y - slope_x) * severity / 5 * 255)[..., None]
+    return found
 
 
 def numbers(key: Tensor, count: int, draw: int = 0) -> Levels:
@@ -458,7 +464,7 @@ def test_chromatic_scales_are_each_used_once() -> None:
     image = torch.randint(256, (1, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     images = image.expand(30, 3, 32, 32).contiguous()
     found = corrupt(images, "transverse_chromatic_abberation", 3, seed=0)
-    kinds = torch.unique(found.flatten(0, 1), dim=0)
+    kinds = torch.unique(found.flatten(0, 1), dim=0)  # type: ignore[no-untyped-call]
     assert len(kinds) == 3
     orders = {tuple(int((kinds == channel).all((1, 2)).nonzero()[0]) for channel in each) for each in found}
     assert all(sorted(order) == [0, 1, 2] for order in orders)
