@@ -37,7 +37,7 @@ from anchored.corruptions.bar_warp import (
     ripple,
     transverse_chromatic_abberation,
 )
-from anchored.corruptions.common import _cut as cut
+from anchored.corruptions.pixels import cut
 from anchored.corruptions.randomness import normal, uniform
 from anchored.corruptions.row import Corruption, Severities
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from anchored.corruptions.bar_grid import drawn, pixels, side
-from anchored.corruptions.common import _cut as cut
+from anchored.corruptions.pixels import cut
 from anchored.corruptions.randomness import uniform
 
 

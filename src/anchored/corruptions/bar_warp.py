@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anchored.corruptions.bar_grid import bilinear, drawn, pixels, side
-from anchored.corruptions.common import _cut as cut
+from anchored.corruptions.pixels import cut
 from anchored.corruptions.randomness import uniform
 from anchored.corruptions.row import LARGE, published_size
 
