@@ -15,7 +15,7 @@ BASE = {"errors"}
 MATHS = {"anchoring", "stem", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
-MATERIAL = {"networks", "catalog", "readers", "data", "corruptions"}
+MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
 ANSWERS = {"study", "evaluate", "report"}
 
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
+    "data": BASE | MATERIAL | SETTINGS,
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},

@@ -158,17 +158,16 @@ def cifar_fixture(root: Path, name: str, count: int, *, unpack: bool) -> tuple[D
             if unpack:
                 (folder / file.name).parent.mkdir(exist_ok=True)
                 (folder / file.name).write_bytes(content)
-    assert row.archive is not None
     digest = hashlib.md5(packed.getvalue(), usedforsecurity=False).hexdigest()
     if not unpack:
-        (folder / row.archive.name).write_bytes(packed.getvalue())
+        (folder / row.parts[0].name).write_bytes(packed.getvalue())
     changed = replace(
         row,
         train=count * len(row.train_files),
         test=count,
         train_files=tuple(files[file.name] for file in row.train_files),
         test_files=tuple(files[file.name] for file in row.test_files),
-        archive=replace(row.archive, bytes=len(packed.getvalue()), hash=f"md5:{digest}"),
+        parts=(replace(row.parts[0], bytes=len(packed.getvalue()), hash=f"md5:{digest}"),),
     )
     return changed, arrays
 
@@ -189,18 +188,17 @@ def test_cifar_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 
 def test_bad_cifar_files_each_have_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row, _ = cifar_fixture(tmp_path, "cifar10", 2, unpack=False)
-    assert row.archive is not None
-    path = tmp_path / "cifar10" / row.archive.name
+    path = tmp_path / "cifar10" / row.parts[0].name
     good = path.read_bytes()
-    loose = replace(row.archive, bytes=0, hash=None)
+    loose = replace(row.parts[0], bytes=0, hash=None)
     renamed = (replace(row.test_files[0], name="cifar-10-batches-bin/other.bin"),)
     longer = (replace(row.test_files[0], bytes=3 * 3073),)
     cases = [
         (row, good[:1000], r"tar\.gz is cut short \(1,000 of"),
         (row, good[:-1] + b"\7", r"not the published file \(its md5"),
         (row, b"<html>quota</html>" + bytes(100), "is a web page, not cifar-10-binary"),
-        (replace(row, archive=loose), good[:5000], "is damaged"),
-        (replace(row, archive=loose), b"no archive", "is damaged"),
+        (replace(row, parts=(loose,)), good[:5000], "is damaged"),
+        (replace(row, parts=(loose,)), b"no archive", "is damaged"),
         (replace(row, test_files=renamed), good, r"has no member cifar-10-batches-bin/other\.bin"),
         (replace(row, test_files=longer), good, "has 6,146 bytes, not 9,219"),
         (replace(row, file_classes=1), good, "its 1 classes"),

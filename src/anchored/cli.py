@@ -87,7 +87,7 @@ def _train(options: Namespace) -> None:
             "--grid.alphas '[0.25]' --grid.seeds '[0]', or run them all with 'anchored study'"
         )
     run = Run(Path(options.output or Path("runs") / cells[0].name))
-    study.train_one(recipe, cells[0], run, _console())
+    study.train_one(recipe, run, _console())
     print(f"Trained: {run.path.resolve()}")
 
 
@@ -276,7 +276,7 @@ def _set_defaults(parser: ArgumentParser, settings: dict[str, object], where: st
     from jsonargparse import ArgumentError
 
     first = next(action.dest for action in parser._actions if not action.option_strings)
-    flat = dict(_flat(settings))
+    flat = _flat(settings)
     sections = set(recipes.SECTIONS)
     known = {action.dest for action in parser._actions} - sections
     for key, value in flat.items():
@@ -293,12 +293,13 @@ def _set_defaults(parser: ArgumentParser, settings: dict[str, object], where: st
         raise UserError(f"{where}: {_one_line(str(error))}") from error
 
 
-def _flat(settings: dict[str, object], prefix: str = "") -> Sequence[tuple[str, object]]:
-    pairs: list[tuple[str, object]] = []
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        pairs.extend(_flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)])
-    return pairs
+def _flat(settings: dict[str, object]) -> dict[str, object]:
+    """Sections to ``section.key``; a setting whose value is a mapping stays whole."""
+    flat: dict[str, object] = {}
+    for section, values in settings.items():
+        own = {f"{section}.{key}": value for key, value in values.items()} if isinstance(values, dict) else None
+        flat |= {section: values} if own is None else own
+    return flat
 
 
 def _one_line(text: str) -> str:

@@ -34,7 +34,7 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     continues. Raises ``UserError`` where the folder belongs to another study, or data is missing (before any training).
     """
     folder = StudyFolder(path)
-    evaluate.check(recipe, root)
+    recipe = evaluate.check(recipe, root)
     bind(folder, recipe)
     cells = list(recipe.cells())
     left = [cell for cell in cells if not _done(folder, cell, recipe)]
@@ -54,9 +54,10 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     return report.write(folder)
 
 
-def train_one(recipe: Recipe, cell: Cell, run: Run, console: Console, root: Path | None = None) -> None:
-    """Train one cell into a folder of its own, with the recipe beside it."""
-    evaluate.check(recipe, root)
+def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
+    """Train the one cell of a recipe into a folder of its own, with the recipe beside it."""
+    recipe = evaluate.check(recipe, root)
+    (cell,) = recipe.cells()
     train.bind(run, cell)
     runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
     with Display(console, 1) as display, display.phase(cell, "training"):
@@ -123,7 +124,7 @@ def _done(folder: StudyFolder, cell: Cell, recipe: Recipe) -> bool:
     run = folder.run(cell.name)
     if run.cell_file.exists():
         train.bind(run, cell)
-    return run.weights_file.exists() and evaluate.is_evaluated(run, recipe.evaluate)
+    return run.weights_file.exists() and evaluate.is_evaluated(run, cell, recipe.evaluate)
 
 
 class Display:

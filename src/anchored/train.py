@@ -164,7 +164,8 @@ def train(
     if run.weights_file.exists():
         return
     config = models.config_of(cell)
-    images = data.scaled(data.load(cell.data.train, "train", root), cell.data.fraction)
+    seen, resized = data.seen_by(cell.data), cell.train.crop == "resized"
+    images = data.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
         raise UserError(
             f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
@@ -201,7 +202,10 @@ def train(
         shuffle=True,
         crop_padding=cell.train.crop_padding,
         flip=cell.train.flip,
+        resized_crop=resized,
+        policy=cell.train.policy,
         drop_last=True,
+        shard=(engine.global_rank, engine.world_size),
     )
     try:
         engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
@@ -225,10 +229,10 @@ def bind(run: Run, cell: Cell) -> None:
     runs.write_json(run.cell_file, settings)
 
 
-def _references(images: data.ImageSet, config: models.ModelConfig, seed: int) -> Tensor:
+def _references(images: data.Images, config: models.ModelConfig, seed: int) -> Tensor:
     """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
     if config.references > len(images):
         raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")
     generator = torch.Generator().manual_seed(derived_seed(seed, "references"))
     chosen = torch.randperm(len(images), generator=generator)[: config.references]
-    return data.to_input(images.images[chosen], config.mean, config.std)
+    return data.to_input(next(images.parts([chosen])), config.mean, config.std)

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from anchored import metrics, runs
-from anchored.catalog import CATALOG
+from anchored import catalog, metrics, runs
 from anchored.report.figures import suffix
 from anchored.report.style import WIDTH, Picture, blank, mark
 from anchored.report.summary import Summary, Variant
@@ -178,14 +177,16 @@ def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summar
 
 
 def ood_titles(summary: Summary) -> dict[str, str]:
-    """Catalog name -> title of the recipe's OOD sets."""
+    """Name -> title of the recipe's OOD sets."""
     names = [str(name) for name in summary.setting("evaluate", "ood")]
-    return {name: CATALOG[name].title if name in CATALOG else pretty(name) for name in names}
+    return {
+        name: catalog.title(name) if name in catalog.CATALOG or catalog.is_own(name) else pretty(name) for name in names
+    }
 
 
 def score_pair(summary: Summary, run: Run, name: str) -> tuple[Tensor, Tensor] | None:
     """The headline's score of the test images and of an OOD set's; None where outputs are missing."""
-    files = ["test", f"ood-{name}"]
+    files = ["test", f"ood-{catalog.file_name(name)}"]
     if summary.score not in SCORES or not all(run.outputs_file(each).exists() for each in files):
         return None
     inside, outside = (SCORES[summary.score](_logits(run, each)[0]) for each in files)
