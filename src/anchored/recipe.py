@@ -178,7 +178,10 @@ class Evaluation:
     score: str = "energy"
     """OOD score of the headline; all of energy, max_softmax, max_logit and entropy are measured."""
     corruptions: tuple[str, ...] = ()
-    """Names of corruptions, applied to the test images."""
+    """Names of corruptions, or of families: c (all 19 common ones), c15 (without the four extra ones), c-bar (the ten
+    published for images of the network's size)."""
+    corruption_source: Literal["generated", "archive"] = "generated"
+    """Generated corrupts the test images as they are evaluated; archive reads the published sets (cifar10-c ...)."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Severities of each corruption, 1 to 5."""
     adaptation: tuple[str, ...] = ()
