@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import groupby
 
 from rich import box
 from rich import table as rich_table
 from rich.text import Text
 
-from anchored.report.tables import Cell, Column, Table
+from anchored.report.tables import PAIRED, Cell, Column, Table
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -83,12 +84,24 @@ def latex(table: Table) -> str:
         *_tex_groups(table),
         _tex_line([_tex(_heading(column)) for column in table.columns]),
         r"\midrule",
-        "\n\\addlinespace\n".join(_tex_line([_tex_cell(cell) for cell in row]) for row in table.rows),
+        *_tex_rows(table),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
     ]
     return "\n".join(["% needs \\usepackage{booktabs}", *body]) + "\n"
+
+
+def continues(row: tuple[Cell, ...]) -> bool:
+    """Whether a row goes on with what the one above it is about: its first name is empty."""
+    return not row[0].text
+
+
+def _tex_rows(table: Table) -> Iterator[str]:
+    for i, row in enumerate(table.rows):
+        if i and not continues(row):
+            yield r"\addlinespace"
+        yield _tex_line([_tex_cell(cell) for cell in row])
 
 
 def groups(table: Table) -> list[tuple[str, int]]:
@@ -125,32 +138,63 @@ def _tex_cell(cell: Cell) -> str:
     return rf"\shortstack[r]{{{lines}}}" if small else lines
 
 
-def terminal(table: Table) -> rich_table.Table:
-    """A table for the terminal: interval and change under each value, better and worse in colour and in words."""
+def terminal(table: Table, width: int = 1_000) -> list[rich_table.Table]:
+    """A table for a terminal of ``width`` columns, in as many parts as it takes.
+
+    Interval and change stand under each value, better and worse in colour and in words.
+    """
+    widths = [_width(table, i) for i in range(len(table.columns))]
+    names = range(table.stubs)
+    parts = _parts(range(table.stubs, len(widths)), widths, width - sum(widths[i] + 1 for i in names))
+    return [
+        _part(table, [*names, *part], widths, first=part is parts[0], last=part is parts[-1]) for part in parts
+    ]
+
+
+def _width(table: Table, i: int) -> int:
+    """Columns that the longest line of a column takes; headings of values wrap between words, names are short."""
+    heading = _heading(table.columns[i])
+    lines = [line for row in table.rows for line in _rich(row[i]).plain.split("\n")]
+    return max(map(len, [*heading.split(), *lines, ""]))
+
+
+def _parts(columns: range, widths: list[int], room: int) -> list[list[int]]:
+    """Columns in as few parts as fit the room, of about as many columns each; columns of one group come first."""
+    count = 1
+    while count < len(columns):
+        size = -(-len(columns) // count)
+        parts = [list(columns[i : i + size]) for i in range(0, len(columns), size)]
+        if all(sum(widths[i] + 1 for i in part) <= room + 1 for part in parts):
+            return parts
+        count += 1
+    return [[i] for i in columns]
+
+
+def _part(table: Table, columns: list[int], widths: list[int], *, first: bool, last: bool) -> rich_table.Table:
     shown = rich_table.Table(
-        title=Text(table.title),
-        caption=Text(table.caption),
+        title=Text(table.title if first else f"{table.title} (continued)"),
+        caption=Text(table.caption) if last else None,
         box=box.SIMPLE_HEAD,
         caption_justify="left",
         padding=(0, 0),
         show_edge=False,
     )
-    for i, column in enumerate(table.columns):
-        heading, name = _heading(column), i < table.stubs
-        words = [*heading.split(), *(row[i].text for row in table.rows), *(row[i].interval for row in table.rows)]
-        whole = None if name else max(map(len, words))  # in a narrow terminal the names wrap, not the numbers
-        shown.add_column(
-            Text(heading), justify="left" if name else "right", vertical="top", overflow="fold", width=whole
-        )
+    for i in columns:
+        heading, name = Text(_heading(table.columns[i])), i < table.stubs
+        shown.add_column(heading, justify="left" if name else "right", vertical="top", width=widths[i])
     for row in table.rows:
-        shown.add_row(*(_rich(cell) for cell in row))
+        shown.add_row(*(_rich(row[i]) for i in columns))
     return shown
 
 
 def _rich(cell: Cell) -> Text:
-    text = Text(cell.text)
-    if cell.interval:
-        text.append(f"\n{cell.interval}", style="dim")
+    """Value, interval and change under one another; two figures of one cell likewise."""
+    text = Text()
+    intervals = cell.interval.split(PAIRED)
+    for i, value in enumerate(cell.text.split(PAIRED)):
+        text.append(f"{chr(10) * (i > 0)}{value}")
+        if i < len(intervals) and intervals[i]:
+            text.append(f"\n{intervals[i]}", style="dim")
     if cell.change:
         word = f" {cell.tone}" if cell.tone in ("better", "worse") else ""
         text.append(f"\n{cell.change.lstrip('▲▼ ')}{word}", style=_COLOURS[cell.tone])
