@@ -174,8 +174,9 @@ def _show_report(folder: Path) -> None:
     from anchored import report
     from anchored.runs import StudyFolder
 
-    study = StudyFolder(folder)
-    _console().print(report.headline(study))
+    study, console = StudyFolder(folder), _console()
+    for table in report.terminal(study, console.width):
+        console.print(table)
     print(f"Report: {study.report_file.resolve()}")
 
 

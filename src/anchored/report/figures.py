@@ -76,7 +76,7 @@ def severity(summary: Summary, family: Family, architecture: str) -> Picture:
         )
     legend(figure, panels[0])
     said = f"mean over {len(family.corruptions)} corruptions" if len(family.corruptions) > 1 else "one corruption"
-    caption = f"{architecture} on {family.dataset}, {said} at each severity. {basis(summary, found, bands=True)}"
+    caption = f"{architecture} on {family.dataset}, {said} at each severity. {basis(summary, found, drawn='bands')}"
     if len(family.severities) == 1:
         caption += " Only one severity was measured."
     alt = (
@@ -118,7 +118,7 @@ def corruptions(summary: Summary, family: Family, architecture: str, metric: str
     what = METRICS[metric].title[0].lower() + METRICS[metric].title[1:]
     caption = (
         f"{architecture} on {family.dataset}, {what} under each corruption; mind the vertical scales. "
-        f"{basis(summary, found, bands=True)}"
+        f"{basis(summary, found, drawn='bands')}"
     )
     alt = f"{len(names)} small line charts of {architecture}: {what} against severity, one per corruption."
     return Picture(f"corruptions-{metric}{family.suffix}{suffix(summary, architecture)}", figure, alt, caption)

@@ -27,6 +27,8 @@ _TEX = {
     "≈": r"$\approx$",
     "−": "$-$",
     "–": "--",
+    "—": "---",
+    "C\u0304": r"\={C}",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "↑": r"$\uparrow$",
@@ -41,11 +43,17 @@ _COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
 
 def markdown(table: Table) -> str:
     """GitHub's Markdown, the caption below."""
-    above = dict.fromkeys(title for title, _ in groups(table) if title)
+    above = list(dict.fromkeys(title for title, _ in groups(table) if title))
+    shared = above if len(above) == 1 else []  # one heading above all goes with the title, several into the columns
     lines = [
-        " · ".join([f"**{_md(table.title)}**", *map(_md, above)]),
+        " · ".join([f"**{_md(table.title)}**", *map(_md, shared)]),
         "",
-        _md_line([_md(_heading(column)) for column in table.columns]),
+        _md_line(
+            [
+                _md(f"{column.group} · " * (len(above) > 1 and bool(column.group)) + _heading(column))
+                for column in table.columns
+            ]
+        ),
         _md_line(["---" if i < table.stubs else "---:" for i in range(len(table.columns))]),
         *(_md_line([_md(_flat(cell)) for cell in row]) for row in table.rows),
         "",
@@ -124,7 +132,8 @@ def _tex_groups(table: Table) -> list[str]:
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
+    signs = re.findall(r".\u0304?", " ".join(text.split()))  # a letter keeps the bar above it
+    return "".join(_TEX.get(sign, sign) for sign in signs)
 
 
 def _tex_line(cells: list[str]) -> str:
@@ -138,52 +147,53 @@ def _tex_cell(cell: Cell) -> str:
     return rf"\shortstack[r]{{{lines}}}" if small else lines
 
 
-def terminal(table: Table, width: int = 1_000) -> list[rich_table.Table]:
-    """A table for a terminal of ``width`` columns, in as many parts as it takes.
+def terminal(table: Table, width: int) -> list[rich_table.Table]:
+    """A table for a terminal of ``width`` columns, in as many parts as it takes; columns under one heading together.
 
     Interval and change stand under each value, better and worse in colour and in words.
     """
     widths = [_width(table, i) for i in range(len(table.columns))]
-    names = range(table.stubs)
-    parts = _parts(range(table.stubs, len(widths)), widths, width - sum(widths[i] + 1 for i in names))
-    return [
-        _part(table, [*names, *part], widths, first=part is parts[0], last=part is parts[-1]) for part in parts
-    ]
+    room = width - sum(each + 1 for each in widths[: table.stubs])
+    values = range(table.stubs, len(widths))
+    together = [list(part) for _, part in groupby(values, lambda i: table.columns[i].group)]
+    parts = [part for group in together for part in _parts(group, widths, room)]
+    return [_part(table, part, widths, last=part is parts[-1]) for part in parts]
 
 
 def _width(table: Table, i: int) -> int:
-    """Columns that the longest line of a column takes; headings of values wrap between words, names are short."""
-    heading = _heading(table.columns[i])
-    lines = [line for row in table.rows for line in _rich(row[i]).plain.split("\n")]
-    return max(map(len, [*heading.split(), *lines, ""]))
+    """Columns that a column's longest number takes; headings and changes wrap between words, long names anywhere."""
+    cells = [row[i] for row in table.rows]
+    numbers = [part for cell in cells for text in (cell.text, cell.interval) for part in text.split(PAIRED)]
+    longest = max(map(len, [*_heading(table.columns[i]).split(), *numbers]))
+    return min(longest, 20) if i < table.stubs else longest
 
 
-def _parts(columns: range, widths: list[int], room: int) -> list[list[int]]:
-    """Columns in as few parts as fit the room, of about as many columns each; columns of one group come first."""
-    count = 1
-    while count < len(columns):
+def _parts(columns: list[int], widths: list[int], room: int) -> list[list[int]]:
+    """Columns in as few parts as fit the room, each but the last of as many columns."""
+    for count in range(1, len(columns)):
         size = -(-len(columns) // count)
-        parts = [list(columns[i : i + size]) for i in range(0, len(columns), size)]
+        parts = [columns[i : i + size] for i in range(0, len(columns), size)]
         if all(sum(widths[i] + 1 for i in part) <= room + 1 for part in parts):
             return parts
-        count += 1
     return [[i] for i in columns]
 
 
-def _part(table: Table, columns: list[int], widths: list[int], *, first: bool, last: bool) -> rich_table.Table:
+def _part(table: Table, columns: list[int], widths: list[int], *, last: bool) -> rich_table.Table:
+    group = table.columns[columns[0]].group
     shown = rich_table.Table(
-        title=Text(table.title if first else f"{table.title} (continued)"),
+        title=Text("\n".join(filter(None, (table.title, group)))),
         caption=Text(table.caption) if last else None,
         box=box.SIMPLE_HEAD,
         caption_justify="left",
         padding=(0, 0),
         show_edge=False,
     )
-    for i in columns:
+    places = [*range(table.stubs), *columns]
+    for i in places:
         heading, name = Text(_heading(table.columns[i])), i < table.stubs
-        shown.add_column(heading, justify="left" if name else "right", vertical="top", width=widths[i])
+        shown.add_column(heading, justify="left" if name else "right", vertical="top", overflow="fold", width=widths[i])
     for row in table.rows:
-        shown.add_row(*(_rich(row[i]) for i in columns))
+        shown.add_row(*(_rich(row[i]) for i in places))
     return shown
 
 

@@ -29,7 +29,7 @@ TITLES = {
     "adaptation": "adaptation by linear probes",
 }
 
-LINES = ("paper", "here", "difference")
+LINES = ("paper", "here", "diff.")
 """The three lines of every variant."""
 
 
@@ -148,7 +148,7 @@ def _table(summary: Summary, panel: Panel) -> Table:
     return Table(
         name=f"paper_table{panel.table}_{kind}",
         title=f"Table {panel.table} of the paper beside this study: {TITLES[kind]}, {summary.trained_on}",
-        columns=(Column("Architecture"), Column("Training"), Column(""), *_columns(summary, panel)),
+        columns=(Column("Network"), Column("Training"), Column(""), *_columns(summary, panel)),
         rows=tuple(rows),
         caption=_caption(summary, panel, found),
         stubs=3,
@@ -190,7 +190,7 @@ def _difference(printed: str, estimate: Estimate | None, decimals: int, rounding
 def _caption(summary: Summary, panel: Panel, found: list[Estimate | None]) -> str:
     parts = [
         "Each variant: the paper's number as printed, this study's, and this study's minus the paper's "
-        "(≈ the paper's number lies within our interval). — not in the paper, or not measured here.",
+        "(≈ the paper's number lies within this study's interval). — not in the paper, or not measured here.",
     ]
     if any(not number.printed for number in panel.numbers):
         parts.append("One entry of the paper, printed as 0 / 0, is taken as missing.")

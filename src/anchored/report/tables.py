@@ -120,15 +120,15 @@ def images(estimates: Iterable[Estimate | None]) -> str:
     return f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
 
 
-def basis(summary: Summary, estimates: Iterable[Estimate | None], bands: bool = False) -> str:
-    """What the intervals (or a figure's bands) are, over how many images and which seeds, and what the marks say."""
+def basis(summary: Summary, estimates: Iterable[Estimate | None], drawn: str = "") -> str:
+    """What the intervals (in a figure what is ``drawn``) are, over which images and seeds, and what the marks say."""
     found = [estimate for estimate in estimates if estimate is not None]
     parts = []
     if any(len(estimate.seeds) == 1 for estimate in found):
-        name = "bands are" if bands else "a–b is"
+        name = f"{drawn} are" if drawn else "a–b is"
         parts.append(f"{name} the 95 % bootstrap interval over test images of one trained network")
     if any(len(estimate.seeds) > 1 for estimate in found):
-        name = "bands are" if bands else "± is half"
+        name = f"{drawn} are" if drawn else "± is half"
         parts.append(f"{name} the 95 % Student-t interval over seeds, around their mean")
     text = f"{images(found)} test images; {counted(summary.seeds, 'seed')}; {'; '.join(parts)}."
     partial = sorted({estimate.seeds for estimate in found if estimate.seeds != summary.seeds and not estimate.mixed})
@@ -300,7 +300,7 @@ def of(summary: Summary) -> list[Table]:
         if family.severities:
             tables += [severities(summary, family, metric) for metric in ("accuracy", "smooth_ece")]
     if summary.sets("auroc"):
-        tables += [ood(summary), *(ood_scores(summary, metric) for metric in ("auroc", "fpr95", "aupr"))]
+        tables += [ood(summary), *(ood_scores(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))]
     if summary.sets(ADAPTATION[0]):
         tables.append(adaptation(summary))
     return tables
