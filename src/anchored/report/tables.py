@@ -116,7 +116,7 @@ def counted(values: Sequence[int], noun: str) -> str:
 
 def images(estimates: Iterable[Estimate | None]) -> str:
     """``n = 2,000``, or the range where figures differ in it."""
-    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows})
+    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows}) or [0]
     return f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
 
 
@@ -297,8 +297,8 @@ def of(summary: Summary) -> list[Table]:
     """All tables the study has rows for."""
     tables = [headline(summary), clean(summary)]
     for family in summary.families:
-        if family.severities:
-            tables += [severities(summary, family, metric) for metric in ("accuracy", "smooth_ece")]
+        measured = {row.metric for row in summary.rows if row.dataset == family.dataset and row.severity}
+        tables += [severities(summary, family, metric) for metric in ("accuracy", "smooth_ece") if metric in measured]
     if summary.sets("auroc"):
         tables += [ood(summary), *(ood_scores(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))]
     if summary.sets(ADAPTATION[0]):
