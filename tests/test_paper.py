@@ -119,7 +119,7 @@ def test_paper_here_and_difference_of_one_seed(tmp_path: Path) -> None:
         ("25.95 / 0.402", ""), ("26.45 / 0.407", "26.2–26.6 / 0.405–0.409"), ("+0.50 / +0.005", ""),
     ]  # fmt: skip
     # The paper prints two decimals: 0.07 may be 0.075, which lies within 0.073 to 0.077.
-    assert cells(calibration, "Standard", "Sev. 1") == [("0.07", ""), ("0.075", "0.073–0.077"), ("≈ +0.005", "")]
+    assert cells(calibration, "Standard", "Sev. 1") == [("0.07", ""), ("0.075", "0.073–0.077"), ("≈\u00a0+0.005", "")]
     assert "95 % bootstrap interval over test images" in ood.caption
     assert "n = 10,000 test images; seed 0" in ood.caption
     assert "printed as 0 / 0, is taken as missing" in adaptation.caption
@@ -127,13 +127,13 @@ def test_paper_here_and_difference_of_one_seed(tmp_path: Path) -> None:
 
 def test_a_wide_interval_that_holds_the_papers_number_is_marked(tmp_path: Path) -> None:
     ood, *_ = paper.tables(study_of(tmp_path, rows_of("CIFAR-10", shift=-0.5, half=0.6)))
-    assert cells(ood, "Standard", "iSUN") == [("94.05", ""), ("93.55", "93.0–94.1"), ("≈ −0.50", "")]
+    assert cells(ood, "Standard", "iSUN") == [("94.05", ""), ("93.55", "93.0–94.1"), ("≈\u00a0−0.50", "")]
 
 
 def test_several_seeds_have_an_interval_over_seeds(tmp_path: Path) -> None:
     ood, *_ = paper.tables(study_of(tmp_path, rows_of("CIFAR-10", seeds=(0, 1, 2))))
     # Values v + 0.5, v + 1.5, v + 2.5: mean v + 1.5, half-width 4.302653 / √3 = 2.48.
-    assert cells(ood, "Standard", "iSUN") == [("94.05", ""), ("95.55", "± 2.5"), ("≈ +1.50", "")]
+    assert cells(ood, "Standard", "iSUN") == [("94.05", ""), ("95.55", "± 2.5"), ("≈\u00a0+1.50", "")]
     assert "Student-t interval over seeds" in ood.caption
     assert "seeds 0, 1 and 2" in ood.caption
 

@@ -184,7 +184,7 @@ def _difference(printed: str, estimate: Estimate | None, decimals: int, rounding
     value, low, high = estimate.interval
     theirs = float(printed)
     text = f"{value - theirs:+.{decimals}f}".replace("-", "−")
-    return Cell(f"≈ {text}" if low - rounding / 2 <= theirs <= high + rounding / 2 else text)
+    return Cell(f"≈\u00a0{text}" if low - rounding / 2 <= theirs <= high + rounding / 2 else text)
 
 
 def _caption(summary: Summary, panel: Panel, found: list[Estimate | None]) -> str:

@@ -81,10 +81,11 @@ class Mark:
 def mark(summary: Summary, variant: Variant) -> Mark:
     """The variant's colour, line and marker: by its place within its architecture."""
     place = summary.of(variant.architecture).index(variant)
+    again = place // len(COLOURS)  # the colours come round: with another line and another marker
     return Mark(
         COLOURS[place % len(COLOURS)],
-        LINES[place % len(LINES) if place < len(COLOURS) else (place + 1) % len(LINES)],
-        MARKERS[place % len(MARKERS)],
+        LINES[(place + 2 * again) % len(LINES)],
+        MARKERS[(place + again) % len(MARKERS)],
     )
 
 

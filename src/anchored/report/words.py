@@ -65,7 +65,7 @@ def what_was_run(summary: Summary) -> Iterator[str]:
         "alike apart from what is named."
     )
     measured = [f"{_images(summary, summary.trained_on)} clean test images"]
-    for family in summary.families:
+    for family in (each for each in summary.families if each.severities):
         levels = counted(family.severities, "severity").replace("severitys", "severities")
         measured.append(f"{_count(len(family.corruptions), 'corruption')} ({family.kind}) of them at {levels}")
     if ood := [name for name in summary.sets("auroc") if name != "mean"]:
