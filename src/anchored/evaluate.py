@@ -136,7 +136,7 @@ class Bench:
             dataset=dataset,
             severity=severity,
             value=value,
-            tail_weight=None,
+            tail_weight=self.cell.tail_weight or None,
             seed=self.cell.seed,
             corruption=corruption,
             score=score,
@@ -333,11 +333,10 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
     seen = data.seen_by(recipe.data)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in _corruptions(settings, seen.size):
-        for severity in settings.severities:
-            if settings.corruption_source == "archive":
-                data.open_corrupted(_archive(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
-            else:
-                corruptions.corrupt(probe, name, severity, seed=0)
+        for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
+            data.open_corrupted(_archive(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
+        for severity in settings.severities if settings.corruption_source == "generated" else ():
+            corruptions.corrupt(probe, name, severity, seed=0)
     return recipe
 
 

@@ -12,11 +12,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 import yaml
 
@@ -80,20 +81,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds."""
-
-    networks: tuple[str, ...] = ("resnet18",)
-    """Names of networks."""
-    protocols: tuple[Protocol, ...] = PROTOCOLS
-    """Standard, anchored (no masks) and ram (anchored with reference masking)."""
-    alphas: tuple[float, ...] = (0.25,)
-    """Mask probabilities of the ram protocol; in (0, 1)."""
-    seeds: tuple[int, ...] = (0,)
-    """Each seed is one training of every network and protocol."""
-
-
-@dataclass(frozen=True)
 class Anchoring:
     """How the anchored protocols are trained and evaluated."""
 
@@ -108,6 +95,24 @@ class Anchoring:
     which evaluates on whatever mix of masked and ordinary batches came last."""
     references: int = 1
     """K training images kept with the model; evaluation takes the mean of the logits over them."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Hard Δ mining, where grid.tail_weights has a λ above 0."""
+
+    mass: float = 1e-4
+    """Share ε of the residuals' distribution that its tail holds: about the farthest of 10,000 samples."""
+    points: int = 32
+    """Tail points shown a step."""
+    warmup: float = 0.2
+    """Share of training, in whole epochs, before the term is added; the distribution is fitted meanwhile."""
+    pairs: Literal["all", "anchored"] = "all"
+    """Fit to the residuals of every two images of a batch, or of each image with its own reference only."""
+    per_class: bool = False
+    """A mean for every class, with one covariance, instead of one distribution of all residuals."""
+    rank: int = 64
+    """Directions kept of the covariance of images with more than 4,096 numbers; smaller ones keep all."""
 
 
 @dataclass(frozen=True)
@@ -161,12 +166,47 @@ class Training:
     none."""
     cutmix: float = 0.0
     """Likewise of CutMix (arXiv 1905.04899). With both, each batch takes one of the two, at evens."""
+    average: float = 0.0
+    """Decay per step of a moving average of the weights, which is what is kept in the end (up to the end of warm-up it
+    follows the weights); in [0, 1), 0 for none."""
     precision: str = "32-true"
     """Any precision of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps."""
     deterministic: bool = True
     """Same seed and machine, same weights; false lets GPUs pick faster kernels."""
+
+
+# Some of the settings of Training, their names and types checked by whoever reads a recipe.
+TrainingPart = TypedDict("TrainingPart", get_type_hints(Training), total=False)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class PerNetwork:
+    """What one network of the grid has of its own."""
+
+    alphas: tuple[float, ...] = ()
+    """Its mask probabilities; empty takes the grid's."""
+    train: TrainingPart = field(default_factory=TrainingPart)
+    """Settings of ``train`` that are others for it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds."""
+
+    networks: tuple[str, ...] = ("resnet18",)
+    """Names of networks."""
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    """Standard, anchored (no masks) and ram (anchored with reference masking)."""
+    alphas: tuple[float, ...] = (0.25,)
+    """Mask probabilities of the ram protocol; in (0, 1)."""
+    tail_weights: tuple[float, ...] = (0.0,)
+    """Weights λ of hard Δ mining, of the ram protocol; 0 is without."""
+    seeds: tuple[int, ...] = (0,)
+    """Each seed is one training of every network and protocol."""
+    per_network: dict[str, PerNetwork] = field(default_factory=dict)
+    """Name of a network -> its own mask probabilities and training settings."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +241,11 @@ class Cell:
     network: str
     protocol: Protocol
     alpha: float  # mask probability; 0 unless the protocol is ``ram``
+    tail_weight: float  # λ of hard Δ mining; 0 without
     seed: int
     data: Data
     anchoring: Anchoring
+    tail: Tail
     train: Training
     start: Network = field(default_factory=Network)  # the recipe's section ``network``
 
@@ -211,12 +253,15 @@ class Cell:
     def name(self) -> str:
         """Folder name of the cell, unique within a study: ``resnet18-ram-0.25-seed0``, ``timm-regnety_008-...``."""
         masked = f"-{self.alpha:g}" if self.protocol == "ram" else ""
-        return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', self.network)}-{self.protocol}{masked}-seed{self.seed}"
+        tail = f"-tail{self.tail_weight:g}" if self.tail_weight else ""
+        network = re.sub(r"[^A-Za-z0-9_.+-]", "-", self.network)
+        return f"{network}-{self.protocol}{masked}{tail}-seed{self.seed}"
 
     @property
     def label(self) -> str:
         """The cell's name in sentences: ``resnet18 · RAM α=0.25 · seed 0``."""
         shown = f"RAM α={self.alpha:g}" if self.protocol == "ram" else self.protocol
+        shown += f" λ={self.tail_weight:g}" if self.tail_weight else ""
         return f"{self.network} · {shown} · seed {self.seed}"
 
     @staticmethod
@@ -244,6 +289,7 @@ class Recipe:
     network: Network = field(default_factory=Network)
     grid: Grid = field(default_factory=Grid)
     anchoring: Anchoring = field(default_factory=Anchoring)
+    tail: Tail = field(default_factory=Tail)
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
 
@@ -256,18 +302,61 @@ class Recipe:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
         for seed in self.grid.seeds:
             for network in self.grid.networks:
-                for protocol in self.grid.protocols:
-                    for alpha in self.grid.alphas if protocol == "ram" else (0.0,):
-                        yield Cell(network, protocol, alpha, seed, self.data, self.anchoring, self.train, self.network)
+                train = self.training(network)
+                for protocol, alpha, weight in self._trainings(network):
+                    tail = self.tail if weight else Tail()  # without the term its settings decide nothing
+                    fixed = (self.data, self.anchoring, tail, train, self.network)
+                    yield Cell(network, protocol, alpha, weight, seed, *fixed)
 
-    def scaled(self, scale: float) -> Recipe:
-        """The same study with ``scale`` times the images and the epochs, for a trial. At least one epoch remains."""
+    def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
+        """Protocol, α and λ of each training of one network and seed."""
+        for protocol in self.grid.protocols:
+            for alpha in self.alphas(network) if protocol == "ram" else (0.0,):
+                for weight in self.grid.tail_weights if protocol == "ram" else (0.0,):
+                    yield protocol, alpha, weight
+
+    def training(self, network: str) -> Training:
+        """How one network of the grid is trained."""
+        return replace(self.train, **self.grid.per_network.get(network, PerNetwork()).train)
+
+    def alphas(self, network: str) -> tuple[float, ...]:
+        """Mask probabilities of one network of the grid."""
+        return self.grid.per_network.get(network, PerNetwork()).alphas or self.grid.alphas
+
+    def scaled(self, scale: float, images: int = 0, size: int = 0) -> Recipe:
+        """The same study made small, for a trial: each of its parts shrinks, none vanishes.
+
+        Images and epochs: times ``scale``, at least one epoch, and with hard Δ mining two, of which the first is its
+        warm-up. Widths of networks that are rows and drawn anew: times √scale, at least an eighth. Where the set to
+        train on is known to have so many ``images`` of that ``size`` (pixels): no batch is larger than what is left of
+        it, and inputs of 96 pixels or more shrink like the widths, to whole multiples of 32, at least 64.
+        """
         if not 0 < scale <= 1:
             raise UserError(f"--scale is {scale:g}: give a number above 0 and at most 1")
+        if scale == 1:
+            return self
+        root = math.sqrt(scale)
+        fraction, size = self.data.fraction * scale, self.data.size or size
+        size = max(64, 32 * round(size * root / 32)) if size >= 96 else self.data.size
+        named = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
+        width = self.network.width if named else max(0.125, self.network.width * root)
+        least = 1 + any(self.grid.tail_weights)
+        most = max(2, int(images * fraction)) if images else sys.maxsize
+
+        def shrunk(train: Training) -> Training:
+            epochs = max(least, round(train.epochs * scale))
+            return replace(train, epochs=epochs, batch_size=min(train.batch_size, most))
+
+        own = {
+            name: PerNetwork(each.alphas, _part(shrunk(self.training(name)), each.train))
+            for name, each in self.grid.per_network.items()
+        }
         return replace(
             self,
-            data=replace(self.data, fraction=self.data.fraction * scale),
-            train=replace(self.train, epochs=max(1, round(self.train.epochs * scale))),
+            data=replace(self.data, fraction=fraction, size=size),
+            network=replace(self.network, width=width),
+            grid=replace(self.grid, per_network=own),
+            train=shrunk(self.train),
         )
 
     def check(self) -> Recipe:
@@ -278,26 +367,27 @@ class Recipe:
         return self
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
-        grid, evaluate = self.grid, self.evaluate
+        evaluate = self.evaluate
         yield from _rules_of_data(self.data)
         yield from _rules_of_start(self.network, self.anchoring)
-        for name in ("networks", "protocols", "seeds"):
-            values = getattr(grid, name)
-            yield len(values) > 0, f"grid.{name} is empty: name at least one"
-            yield len(set(values)) == len(values), f"grid.{name} names one twice: {', '.join(map(str, values))}"
-        if "ram" in grid.protocols:
-            yield len(grid.alphas) > 0, "grid.alphas is empty: the ram protocol needs a mask probability"
-            yield len(set(grid.alphas)) == len(grid.alphas), "grid.alphas names one twice"
-        for alpha in grid.alphas:
-            yield 0 < alpha < 1, f"grid.alphas has {alpha:g}: a mask probability is above 0 and below 1"
-        for seed in grid.seeds:
-            yield 0 <= seed < 2**63, f"grid.seeds has {seed}: a seed is a whole number from 0"
-        yield from _rules_of_training(self.train)
+        yield from _rules_of_grid(self.grid)
+        for network in self.grid.networks:
+            own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
+            for ok, text in (
+                *_rules_of_training(train),
+                *_rules_of_tail(self.tail, self.grid.tail_weights, train.epochs),
+            ):
+                yield ok, f"{text}{own}"
         yield self.anchoring.references >= 1, f"anchoring.references is {self.anchoring.references}: at least 1"
         yield evaluate.batch_size >= 1, f"evaluate.batch_size is {evaluate.batch_size}: at least 1"
         yield evaluate.bootstrap >= 100, f"evaluate.bootstrap is {evaluate.bootstrap}: at least 100 replicates"
         for severity in evaluate.severities:
             yield severity in range(1, 6), f"evaluate.severities has {severity}: severities go from 1 to 5"
+
+
+def _part(train: Training, names: Iterable[str]) -> TrainingPart:
+    part: Any = {name: getattr(train, name) for name in names}
+    return part  # type: ignore[no-any-return]
 
 
 def _rules_of_data(data: Data) -> Iterator[tuple[bool, str]]:
@@ -321,6 +411,22 @@ def _rules_of_start(start: Network, anchoring: Anchoring) -> Iterator[tuple[bool
     yield kept, f"{what} brings a first layer, but anchoring.stem is fresh, which would draw it anew: set it to kept"
 
 
+def _rules_of_grid(grid: Grid) -> Iterator[tuple[bool, str]]:
+    for name in ("networks", "protocols", "seeds"):
+        values = getattr(grid, name)
+        yield len(values) > 0, f"grid.{name} is empty: name at least one"
+        yield len(set(values)) == len(values), f"grid.{name} names one twice: {', '.join(map(str, values))}"
+    if "ram" in grid.protocols:
+        yield len(grid.alphas) > 0, "grid.alphas is empty: the ram protocol needs a mask probability"
+    own = {f"grid.per_network.{network}.alphas": each.alphas for network, each in grid.per_network.items()}
+    for name, alphas in {"grid.alphas": grid.alphas, **own}.items():
+        yield len(set(alphas)) == len(alphas), f"{name} names one twice"
+        for alpha in alphas:
+            yield 0 < alpha < 1, f"{name} has {alpha:g}: a mask probability is above 0 and below 1"
+    for seed in grid.seeds:
+        yield 0 <= seed < 2**63, f"grid.seeds has {seed}: a seed is a whole number from 0"
+
+
 def _rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     yield train.epochs >= 1, f"train.epochs is {train.epochs}: at least 1"
     yield train.batch_size >= 2, f"train.batch_size is {train.batch_size}: at least 2, to have a reference"
@@ -332,9 +438,22 @@ def _rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     single = train.crop == "resized" or train.policy == "none"
     yield single, f"train.policy is {train.policy}: it goes with train.crop resized"
     yield train.crop_padding >= 0, f"train.crop_padding is {train.crop_padding}: pixels, from 0"
+    yield 0 <= train.average < 1, f"train.average is {train.average:g}: a decay per step in [0, 1)"
     yield 0 <= train.warmup < 1, f"train.warmup is {train.warmup:g}: a share of training in [0, 1)"
     one_cycle = train.schedule == "one_cycle"
     yield not (one_cycle and train.warmup), "train.warmup: the one_cycle schedule has its own; take cosine or steps"
+
+
+def _rules_of_tail(tail: Tail, weights: Sequence[float], epochs: int) -> Iterator[tuple[bool, str]]:
+    yield len(set(weights)) == len(weights) > 0, "grid.tail_weights is empty or names one twice"
+    for weight in weights:
+        yield math.isfinite(weight) and weight >= 0, f"grid.tail_weights has {weight}: a finite number from 0"
+    enough = epochs >= 2 or not any(weights)
+    yield enough, "train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up"
+    yield 0 < tail.mass <= 1, f"tail.mass is {tail.mass:g}: give a share in (0, 1]"
+    yield tail.points >= 2, f"tail.points is {tail.points}: at least 2, to be normalised as a batch"
+    yield 0 < tail.warmup < 1, f"tail.warmup is {tail.warmup:g}: give a share in (0, 1)"
+    yield tail.rank >= 1, f"tail.rank is {tail.rank}: at least 1"
 
 
 FROM_ZERO = (
@@ -347,6 +466,7 @@ SECTIONS: dict[str, type[Any]] = {
     "network": Network,
     "grid": Grid,
     "anchoring": Anchoring,
+    "tail": Tail,
     "train": Training,
     "evaluate": Evaluation,
 }
@@ -357,9 +477,18 @@ def _filled(settings: dict[str, Any], sections: dict[str, type[Any]]) -> dict[st
     """Plain settings with their sections as dataclasses."""
 
     def section(kind: type[Any], fields: dict[str, Any]) -> Any:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        if kind is Grid:
+            own = {network: section(PerNetwork, each) for network, each in fields.get("per_network", {}).items()}
+            fields = {**fields, "per_network": own}
+        if kind is PerNetwork:
+            fields = {**fields, "train": _tuples(fields.get("train", {}))}
+        return kind(**_tuples(fields))
 
     return {key: section(sections[key], value) if key in sections else value for key, value in settings.items()}
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def canonical(settings: Any) -> str:
