@@ -40,7 +40,10 @@ def _recipe_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", type=str, help=f"{', '.join(recipes.names())}, or the path of a .yaml file")
     parser.add_argument("-o", "--output", type=str, help="folder of the results")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="use this share of the images and epochs, for a trial; in (0, 1]"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="shrink images, epochs and networks to this share, for a trial; in (0, 1]",
     )
     parser.add_class_arguments(recipes.Recipe, as_group=False)
 
@@ -65,7 +68,11 @@ def _data_arguments(parser: ArgumentParser) -> None:
 def _recipe(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
     settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
-    return recipes.Recipe.parse(settings).check().scaled(options.scale)
+    from anchored.catalog import CATALOG
+
+    recipe = recipes.Recipe.parse(settings).check()
+    row = CATALOG.get(recipe.data.train)
+    return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
 
 
 def _study(options: Namespace) -> None:
@@ -159,8 +166,9 @@ def _show_report(folder: Path) -> None:
     from anchored import report
     from anchored.runs import StudyFolder
 
-    study = StudyFolder(folder)
-    _console().print(report.headline(study))
+    study, console = StudyFolder(folder), _console()
+    for table in report.terminal(study, console.width):
+        console.print(table)
     print(f"Report: {study.report_file.resolve()}")
 
 

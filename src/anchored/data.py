@@ -39,6 +39,7 @@ __all__ = [
     "fetch",
     "is_here",
     "load",
+    "open_corrupted",
     "open_set",
     "row",
     "scaled",
@@ -106,6 +107,30 @@ def open_set(
 
 
 _KEPT: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last, decoded
+
+
+def open_corrupted(
+    name: str,
+    corruption: str,
+    severity: int,
+    settings: Data,
+    seen: View,
+    root: str | Path | None = None,
+    *,
+    minimum: int = 1,
+) -> Images:
+    """Return an archive's test images under one corruption and severity, in the order of the clean set, as a view.
+
+    ``name``: a row such as "cifar10-c". Small images come in memory, ImageNet's as a stream; ``settings.fraction`` and
+    ``minimum`` as in :func:`open_set`. UserError where the archive has no such corruption, or files are missing.
+    """
+    known, found = catalog.get(name), readers.corrupted(name, corruption, severity, root)
+    known = replace(known, classes=catalog.get(known.clean).classes)
+    if isinstance(found, readers.ImageIndex):
+        return scaled(_stream(known, found, seen, settings.workers), settings.fraction, minimum)
+    pixels, labels = (torch.tensor(part) for part in found)
+    images = ImageSet(name, pixels, labels.long(), known.classes, shown=(seen.channels, seen.size))
+    return scaled(images, settings.fraction, minimum)
 
 
 def content(name: str, settings: Data) -> str:

@@ -23,7 +23,7 @@ from anchored.errors import UserError
 from anchored.recipe import Cell, Evaluation, Grid, Recipe, canonical
 from anchored.runs import Run, StudyFolder
 
-REDONE = ("grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
+REDONE = ("name", "grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
 TRAINING_SHARE = 0.75  # of a cell's time, until one cell has been timed
 
 
