@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "evaluate", "report", "inventory", "doctor"}
+ANSWERS = {"study", "evaluate", "report", "inventory", "forecast", "doctor"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
     "inventory": BASE | MATERIAL,
+    "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK,
     "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "cli": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,

@@ -32,7 +32,7 @@ class Command:
     usage: str
     summary: str
     arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], None]
+    run: Callable[[Namespace], int | None]  # the exit status, if it is not 0
     examples: tuple[str, ...]
 
 
@@ -55,6 +55,17 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str, help="folder of a study")
+
+
+def _doctor(options: Namespace) -> int:
+    from anchored import doctor
+
+    recipe, console = _recipe(options), _console()
+    results = Path(options.output or Path("runs") / recipe.name)
+    with console.status("measuring") as status:
+        found = doctor.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
+    found.show(console)
+    return 0 if found.ready else 1
 
 
 def _data_arguments(parser: ArgumentParser) -> None:
@@ -212,6 +223,13 @@ COMMANDS = {
         _report,
         ("anchored report runs/demo",),
     ),
+    "doctor": Command(
+        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "say what a study lacks here, what it takes and how long it will run",
+        _recipe_arguments,
+        _doctor,
+        ("anchored doctor demo", "anchored doctor table8"),
+    ),
     "data": Command(
         "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
@@ -318,7 +336,8 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing, 2 for bad input, 130 when
+    interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:
@@ -330,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"anchored {version('anchored')}")
         elif verb in COMMANDS:
             _quiet_lightning()
-            COMMANDS[verb].run(_options(verb, words[1:]))
+            return COMMANDS[verb].run(_options(verb, words[1:])) or 0
         else:
             raise UserError(f"no command '{verb}': there are {', '.join(COMMANDS)}")
     except UserError as error:
