@@ -62,7 +62,7 @@ def done(run: Run, cell: Cell, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
     if run.cell_file.exists():
         train.bind(run, cell)
-    return run.weights_file.exists() and evaluate.is_evaluated(run, recipe.evaluate)
+    return run.weights_file.exists() and evaluate.is_evaluated(run, cell, recipe.evaluate)
 
 
 def work(

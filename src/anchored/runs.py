@@ -19,11 +19,12 @@ import dataclasses
 import io
 import json
 import os
+import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
@@ -126,6 +127,24 @@ class Run:
         """Logits, features and labels on one set."""
         return self.path / "outputs" / f"{name}.safetensors"
 
+    def part_file(self, name: str, start: int) -> Path:
+        """Outputs on the images from ``start`` on, while a pass over a large set goes on."""
+        return self.path / "outputs" / f"{name}.parts" / f"{start:09d}.safetensors"
+
+    def part_files(self, name: str) -> dict[int, Path]:
+        """The parts that are there, by their first image."""
+        files = sorted(self.part_file(name, 0).parent.glob("[0-9]*.safetensors"))
+        return {int(file.stem): file for file in files}
+
+    def remove_parts(self, name: str) -> None:
+        """Remove the parts, and whatever a killed process left beside them."""
+        folder = self.part_file(name, 0).parent
+        with mending(folder, "remove"):
+            for file in folder.glob("*") if folder.is_dir() else ():
+                file.unlink(missing_ok=True)
+            if folder.is_dir():
+                folder.rmdir()
+
 
 @dataclass(frozen=True)
 class StudyFolder:
@@ -208,13 +227,20 @@ def mending(path: Path, action: str) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, flushed to disk, then renamed over it."""
+    """Write a file whole or not at all."""
+    with writing(path) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to a file that appears whole or not at all: beside its place first, flushed to disk, then renamed."""
     with mending(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o666 & ~_umask())
@@ -303,6 +329,31 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     """Write named tensors (any device; copied to CPU) and text as one safetensors file, atomically."""
     # clone: safetensors refuses tensors that share memory, and views of larger ones would be saved whole.
     write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def join_tensors(path: Path, parts: Sequence[Path], metadata: dict[str, str]) -> None:
+    """Write the tensors of several files one after another, along their first axis, as one file.
+
+    Only one tensor of one part is in memory at a time. The format is github.com/huggingface/safetensors#format: eight
+    bytes with the header's length, a JSON header, the data.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(part, framework="pt")) for part in parts]
+        names, end = list(opened[0].keys()), 0
+        for name in names:
+            slices = [part.get_slice(name) for part in opened]
+            shape = [sum(each.get_shape()[0] for each in slices), *slices[0].get_shape()[1:]]
+            size = sum(part.get_tensor(name).nbytes for part in opened)
+            header[name] = {"dtype": slices[0].get_dtype(), "shape": shape, "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with writing(path) as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            for name in names:
+                for part in opened:
+                    stream.write(part.get_tensor(name).numpy().tobytes())
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

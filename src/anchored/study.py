@@ -30,7 +30,7 @@ from anchored.errors import UserError
 from anchored.recipe import Cell, Evaluation, Grid, Recipe, canonical
 from anchored.runs import Run, StudyFolder
 
-REDONE = ("grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
+REDONE = ("name", "grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
 POLL = 0.5  # seconds between two looks at what other processes do
 ATTEMPTS = 3  # how often a cell's process may be lost
 
@@ -46,14 +46,15 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     folder = StudyFolder(path)
     if workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
-    evaluate.check(recipe, root)
+    recipe = evaluate.check(recipe, root)
     bind(folder, recipe)
     every = list(recipe.cells())
     left = [cell for cell in every if not cells.done(folder.run(cell.name), cell, recipe)]
     if len(left) < len(every):
         console.print(f"{len(every) - len(left)} of {len(every)} trainings are done already and kept.")
-    for cell in left:  # what failed in an earlier run is tried again
-        folder.run(cell.name).state_file.unlink(missing_ok=True)
+    for run in (folder.run(cell.name) for cell in left):  # what failed in an earlier run is tried again
+        if (found := cells.state(run)) and found.phase == "failed":
+            run.state_file.unlink(missing_ok=True)
     with Display(console, {cell.name: cell.label for cell in left}) as display:
         if workers == 1 or len(left) < 2:
             _alone(folder, recipe, left, display, root)
@@ -185,9 +186,10 @@ def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int)
             cells.work(run, cell, recipe, root)
 
 
-def status(recipe: Recipe, path: Path) -> Table:
-    """A table of a study's cells: done, running, failed or left, with their times."""
+def status(path: Path) -> Table:
+    """A table of a study's cells: done, running, failed or left, with their times. ``UserError`` if there is none."""
     folder = StudyFolder(path)
+    recipe = Recipe.parse(_there(folder)["recipe"])
     table = Table(box=None, pad_edge=False)
     for heading in ("training", "state", "share", "time", ""):
         table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
@@ -209,9 +211,10 @@ def status(recipe: Recipe, path: Path) -> Table:
     return table
 
 
-def train_one(recipe: Recipe, cell: Cell, run: Run, console: Console, root: Path | None = None) -> None:
-    """Train one cell into a folder of its own, with the recipe beside it."""
-    evaluate.check(recipe, root)
+def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
+    """Train the one cell of a recipe into a folder of its own, with the recipe beside it."""
+    recipe = evaluate.check(recipe, root)
+    (cell,) = recipe.cells()
     train.bind(run, cell)
     runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
     with _single(run, cell, console) as keeper, keeper.phase("training"):
@@ -243,17 +246,22 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
     settings = json.loads(canonical(recipe))
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if folder.study_file.exists():
-        there = runs.read_json(folder.study_file)
-        found = there.get("recipe") if isinstance(there, dict) else None
-        if not isinstance(found, dict):
-            raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
-        changed = runs.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
+        there = _there(folder)
+        changed = runs.difference({**there["recipe"], **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)
     elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
     runs.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
+
+
+def _there(folder: StudyFolder) -> dict[str, Any]:
+    """What ``study.json`` says; ``UserError`` where it is missing or says something else."""
+    there: Any = runs.read_json(folder.study_file)
+    if not isinstance(there, dict) or not isinstance(there.get("recipe"), dict):
+        raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
+    return there
 
 
 def _not_ours(folder: StudyFolder) -> Iterator[Path]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored import data, runs
 from anchored import model as models
@@ -187,7 +189,8 @@ def train(
     if run.weights_file.exists():
         return
     config = models.config_of(cell)
-    images = data.scaled(data.load(cell.data.train, "train", root), cell.data.fraction)
+    seen, resized = data.seen_by(cell.data), cell.train.crop == "resized"
+    images = data.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
         raise UserError(
             f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
@@ -208,7 +211,7 @@ def train(
             "precision": cell.train.precision,
             "deterministic": cell.train.deterministic,
             "plugins": [TensorCheckpoints()],
-            "callbacks": [Keeper(run, progress)],
+            "callbacks": [*averages(cell.train), Keeper(run, progress)],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -226,7 +229,10 @@ def train(
         shuffle=True,
         crop_padding=cell.train.crop_padding,
         flip=cell.train.flip,
+        resized_crop=resized,
+        policy=cell.train.policy,
         drop_last=True,
+        shard=(engine.global_rank, engine.world_size),
     )
     try:
         engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
@@ -235,6 +241,29 @@ def train(
         raise KeyboardInterrupt from stopped
     models.save(run, step.model, config)
     run.checkpoint_file.unlink(missing_ok=True)
+
+
+class Average(WeightAveraging):
+    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
+
+    In warm-up it follows the weights. At the end of training it takes their place.
+    """
+
+    def __init__(self, decay: float, warmup: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.warmup = warmup
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Average; a count of zero makes torch copy."""
+        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, *rest)
+
+
+def averages(settings: Training) -> list[pl.Callback]:
+    """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
+    return [Average(settings.average, settings.warmup)] if settings.average else []
 
 
 def bind(run: Run, cell: Cell) -> None:
@@ -258,10 +287,10 @@ def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:
     return Residuals(shape, classes, pairs=cell.tail.pairs, rank=cell.tail.rank)
 
 
-def _references(images: data.ImageSet, config: models.ModelConfig, seed: int) -> Tensor:
+def _references(images: data.Images, config: models.ModelConfig, seed: int) -> Tensor:
     """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
     if config.references > len(images):
         raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")
     generator = torch.Generator().manual_seed(derived_seed(seed, "references"))
     chosen = torch.randperm(len(images), generator=generator)[: config.references]
-    return data.to_input(images.images[chosen], config.mean, config.std)
+    return data.to_input(next(images.parts([chosen])), config.mean, config.std)
