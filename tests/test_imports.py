@@ -15,7 +15,7 @@ BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "residuals", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
-MATERIAL = {"networks", "catalog", "readers", "data", "corruptions"}
+MATERIAL = {"networks", "libraries", "resnets", "catalog", "readers", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report"}
 
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
+    "libraries": BASE | {"stem"},
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
