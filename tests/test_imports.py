@@ -12,7 +12,7 @@ import anchored
 SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
-MATHS = {"anchoring", "stem", "folding", "residuals", "metrics", "intervals", "scores", "probe"}
+MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "libraries", "resnets", "catalog", "readers", "data", "corruptions"}
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
-    "libraries": BASE | {"stem"},
+    "libraries": BASE | {"stem", "trials"},
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
