@@ -156,9 +156,25 @@ def test_scale_leaves_networks_that_cannot_be_narrowed() -> None:
 
 # --- All of them run --------------------------------------------------------------------------------------------------
 
+SMALL = ["--scale", "0.004", "--grid.seeds", "[0]", "--evaluate.bootstrap", "100", "--data.workers", "0"]
+SMALL += ["--train.accelerator", "cpu"]
+FEW = {"c": ("gaussian_noise", "fog"), "c-bar": ("plasma_noise", "sparkles")}  # of each family: the means need no more
+
+
+def small(name: str) -> list[str]:
+    """The command line that runs a recipe shrunken."""
+    settings = read(name).evaluate
+    kinds = [kind for family in settings.corruptions for kind in FEW[family]]
+    probed = settings.adaptation if name in TABLES else settings.adaptation[:1]
+    weights = ["--grid.tail_weights", "[0, 1]"] if name == "fig4b" else []
+    listed = {"corruptions": kinds, "adaptation": probed}
+    changes = [word for key, value in listed.items() for word in (f"--evaluate.{key}", f"[{','.join(value)}]")]
+    return ["study", name, *SMALL, *changes, *weights]
+
+
 CIFAR_OOD = ("lsun-c", "lsun-r", "isun", "tiny-imagenet-r")
-WNIDS = ("n01440764", "n01443537", "n01484850")
-IMAGES = 4  # test images of each corrupted set
+WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "n01496331")
+IMAGES = 6  # test images of each corrupted set, and ImageNet's
 
 
 def corrupted_blocks(root: Path, name: str) -> DataSet:
@@ -177,27 +193,27 @@ def corrupted_blocks(root: Path, name: str) -> DataSet:
 
 
 def corrupted_folders(root: Path, name: str) -> DataSet:
-    """ImageNet-C's and C̄'s folders, unpacked: corruption, severity, class, image."""
+    """ImageNet-C's and C̄'s folders, unpacked: corruption, severity, class, image; those that are measured below."""
     row = catalog.get(name)
-    for kind in row.corruptions:
+    for kind in FEW["c-bar" if name.endswith("bar") else "c"]:
         for severity in range(1, 6):
             for i in range(IMAGES):
-                key = f"{kind}/{severity}/{WNIDS[i % 3]}/ILSVRC2012_val_{i + 1:08d}.JPEG"
+                key = f"{kind}/{severity}/{WNIDS[i]}/ILSVRC2012_val_{i + 1:08d}.JPEG"
                 write(root / name / row.images / key, picture((64, 64)))
     return replace(row, test=IMAGES)
 
 
 def imagenet(root: Path) -> DataSet:
     """Training images in class folders, validation images flat, with the development kit's labels."""
-    numbers = [i % 3 + 1 for i in range(IMAGES)]
+    numbers = [i + 1 for i in range(IMAGES)]
     for wnid in WNIDS:
-        for i in range(3):
+        for i in range(2):
             write(root / "imagenet/train" / wnid / f"{wnid}_{i}.JPEG", picture((80, 72)))
     for i in range(IMAGES):
         write(root / f"imagenet/val/ILSVRC2012_val_{i + 1:08d}.JPEG", picture((72, 80)))
     imagenet_kit(root / "imagenet/ILSVRC2012_devkit_t12/data", WNIDS, numbers)
     whole = catalog.get("imagenet")
-    return replace(whole, folders=WNIDS, classes=("tench", "goldfish", "shark"), file_classes=3, train=9, test=IMAGES)
+    return replace(whole, folders=WNIDS, classes=whole.classes[:6], file_classes=6, train=12, test=IMAGES)
 
 
 def rows(root: Path) -> Iterator[DataSet]:
@@ -223,17 +239,6 @@ def rows(root: Path) -> Iterator[DataSet]:
         yield corrupted_blocks(root, name)
     for name in ("imagenet-c", "imagenet-c-bar"):
         yield corrupted_folders(root, name)
-
-
-SMALL = ["--scale", "0.004", "--grid.seeds", "[0]", "--evaluate.bootstrap", "100", "--data.workers", "0"]
-SMALL += ["--train.accelerator", "cpu"]
-FEW = {"c": ("gaussian_noise", "fog"), "c-bar": ("plasma_noise", "sparkles")}  # of each family: the means need no more
-
-
-def small(name: str) -> list[str]:
-    """The command line that runs a recipe shrunken."""
-    kinds = [kind for family in read(name).evaluate.corruptions for kind in FEW[family]]
-    return ["study", name, *SMALL, "--evaluate.corruptions", f"[{','.join(kinds)}]"]
 
 
 def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
