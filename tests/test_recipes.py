@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,15 +133,16 @@ def test_what_makes_no_sense_for_one_network_is_one_line(tmp_path: Path, own: st
 
 
 def test_scale_shrinks_every_part_and_none_vanishes() -> None:
-    own = {"vit_b_16": PerNetwork((0.1,), {"epochs": 300, "batch_size": 4096})}
+    part: Any = {"epochs": 300, "batch_size": 4096}
+    own = {"vit_b_16": PerNetwork((0.1,), part)}
     recipe = Recipe(grid=Grid(networks=("resnet18_imagenet", "vit_b_16"), per_network=own), train=Training(epochs=90))
     small = recipe.scaled(0.01, images=1_281_167, size=224)
     assert small.data == replace(Data(), fraction=0.01, size=64)
     assert small.network.width == 0.125
     assert (small.train.epochs, small.train.batch_size) == (1, 128)
-    assert small.grid.per_network["vit_b_16"].train == {"epochs": 3, "batch_size": 4096}
+    assert dict(small.grid.per_network["vit_b_16"].train) == {"epochs": 3, "batch_size": 4096}
     tiny = recipe.scaled(0.001, images=1_281_167, size=224)
-    assert tiny.grid.per_network["vit_b_16"].train == {"epochs": 1, "batch_size": 1281}
+    assert dict(tiny.grid.per_network["vit_b_16"].train) == {"epochs": 1, "batch_size": 1281}
     assert recipe.scaled(0.25, images=50_000, size=32).data.size == 0
     assert recipe.scaled(0.25, images=50_000, size=224).data.size == 128
     assert recipe.scaled(0.25).network.width == 0.5

@@ -58,6 +58,7 @@ def config_of(cell: Cell) -> ModelConfig:
         mask_unit=cell.anchoring.mask_unit,
         masked_target=cell.anchoring.masked_target,
         batch_norm=cell.anchoring.batch_norm,
+        width=cell.start.width,
         interpolation=seen.interpolation,
         crop=seen.crop,
     )
