@@ -119,6 +119,11 @@ class Run:
         return self.path / "rows.csv"
 
     @property
+    def replicates_file(self) -> Path:
+        """Replicates of every row (rows,R), in the rows' order and unit: what paired comparisons are made from."""
+        return self.path / "replicates.safetensors"
+
+    @property
     def evaluation_file(self) -> Path:
         """The settings that made the rows, and the hash of the weights they were made from."""
         return self.path / "evaluation.json"
