@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from anchored.corruptions.pixels import along, cut, gaussian
+from anchored.corruptions.pixels import cut, smooth
 from anchored.corruptions.randomness import uniform
 
 
@@ -140,7 +140,7 @@ def elastic_transform(images: Tensor, elastic: Elastic, keys: Tensor) -> Tensor:
     levels = _read(images.to(torch.float32), *_affine(keys, height, width, elastic.corner), on_border=True)
     if elastic.strength:
         noise = uniform(keys, (2, height, width)).mul_(2).sub_(1)
-        field = _spread(_spread(noise, elastic.sigma, 2), elastic.sigma, 3).mul_(elastic.strength)
+        field = smooth(noise, elastic.sigma, 3.0, "mirror").mul_(elastic.strength)
         rows = torch.arange(height, dtype=torch.float32, device=keys.device)[:, None] + field[:, 0]
         columns = torch.arange(width, dtype=torch.float32, device=keys.device) + field[:, 1]
         levels = _read(levels, rows, columns, on_border=False)
@@ -177,29 +177,3 @@ def _read(levels: Tensor, rows: Tensor, columns: Tensor, on_border: bool) -> Ten
     y = (rows + add).mul_(2 / max(1, height + span)).sub_(1)
     grid = torch.stack((x, y), -1)
     return F.grid_sample(levels, grid, mode="bilinear", padding_mode="reflection", align_corners=on_border)
-
-
-@functools.lru_cache(maxsize=16)
-def _spreading(size: int, sigma: float) -> Tensor:
-    """Return the Gaussian of s.d. ``sigma``, cut at 3 s.d. and mirrored beside the border, as a matrix, float64."""
-    weights = gaussian(sigma, 3.0)
-    reach = len(weights) // 2
-    places = (np.arange(size)[:, None] + np.arange(-reach, reach + 1)) % (2 * size)
-    places = np.where(places < size, places, 2 * size - 1 - places)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], places), np.broadcast_to(weights, places.shape))
-    return torch.from_numpy(matrix)
-
-
-def _spread(noise: Tensor, sigma: float, axis: int) -> Tensor:
-    """Smooth float32 (B,2,H,W) along ``axis``; wide Gaussians as a product in float64, whose last bits do not show."""
-    size = noise.shape[axis]
-    weights = gaussian(sigma, 3.0)
-    reach = len(weights) // 2
-    if reach <= 16 and reach <= size:
-        places = torch.arange(-reach, size + reach, device=noise.device)
-        places = torch.where(places < 0, -1 - places, torch.where(places >= size, 2 * size - 1 - places, places))
-        return along(noise.index_select(axis, places), weights, axis)
-    matrix = _spreading(size, sigma).to(noise.device)
-    wide = noise.to(torch.float64)
-    return (matrix @ wide if axis == 2 else wide @ matrix.T).to(torch.float32)

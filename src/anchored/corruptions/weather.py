@@ -28,7 +28,7 @@ class Fog(NamedTuple):
     """Constants of :func:`fog`."""
 
     depth: float
-    decay: float  # of the heights' random steps, from one grid to the next of half its spacing
+    decay: float  # of the square root of the heights' random steps, from one grid to the next of half its spacing
 
 
 def fog(images: Tensor, fog: Fog, keys: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def plasma(draws: Tensor, side: int, decay: float) -> Tensor:
 
     ``draws`` (B, side²) uniform on (0, 1), the last one unused. A grid that repeats itself starts as one point, 0. Each
     round sets the middle of every square to the mean of its corners, and the middle of every side to the mean of its
-    four neighbours, each plus uniform(−w, w); w = 100² · decay**(−round).
+    four neighbours, each plus uniform(−w, w); w = (100 · decay**(−round))².
     """
     grid = torch.zeros(len(draws), 1, 1, device=draws.device)
     step, used = 100.0**2, 0
@@ -60,7 +60,7 @@ def plasma(draws: Tensor, side: int, decay: float) -> Tensor:
         down = (middle + middle.roll(1, 2)).add_(grid).add_(grid.roll(-1, 1)).mul_(0.25).add_(jumps[:, 2])
         even, odd = torch.stack((grid, across), -1).flatten(2), torch.stack((down, middle), -1).flatten(2)
         grid = torch.stack((even, odd), 2).flatten(1, 2)
-        step /= decay
+        step /= decay**2
     low, high = grid.flatten(1).aminmax(dim=1)
     return (grid - low.view(-1, 1, 1)).div_((high - low).view(-1, 1, 1))
 
