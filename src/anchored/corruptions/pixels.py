@@ -1,7 +1,7 @@
 """What several corruptions share: rounding, grey values, smoothing, zooming and lines of motion.
 
-Sums are taken tap by tap with plain multiplications and additions: a convolution or a product of float32 matrices may run
-in TF32 on a GPU, off by a quarter of a level, and its last bits depend on the batch. Wide Gaussians are products of
+Sums are taken tap by tap with plain multiplications and additions: a convolution or a product of float32 matrices may
+run in TF32 on a GPU, off by a quarter of a level, and its last bits depend on the batch. Wide Gaussians are products of
 float64 matrices, whose last bits do not show.
 """
 

@@ -68,8 +68,8 @@ def _bits(keys: Tensor, count: int, draw: int) -> Tensor:
 def _unit(keys: Tensor, count: int, draw: int) -> Tensor:
     """Return float32 (B, count), ``count`` even: the middles of 2**23 equal cells of (0, 1).
 
-    A hash makes two numbers, each from the low 23 bits of one half: they become the fraction of a float32 in [1, 2), and
-    1 − 2**-24 is subtracted, which is exact.
+    A hash makes two numbers, each from the low 23 bits of one half: they become the fraction of a float32 in [1, 2),
+    and 1 − 2**-24 is subtracted, which is exact.
     """
     halves = _bits(keys, count // 2, draw).view(torch.int32)
     return halves.bitwise_and_(0x7F_FFFF).bitwise_or_(0x3F80_0000).view(torch.float32).sub_(1 - 2.0**-24)

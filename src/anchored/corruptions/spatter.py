@@ -160,9 +160,8 @@ def _paths() -> Tensor:
     """Return the lengths of the shortest paths to (wide, tall), each 0 to 21 px, cut at 20, float32 (22, 22)."""
     span = torch.arange(_FAR + 2, dtype=torch.float32)
     wide, tall = span[:, None], span
-    lengths = [
-        across * wide + up * tall for across, up in ((1, 0.1969), (0.7969, 0.6031), (0.6031, 0.7969), (0.1969, 1))
-    ]
+    slopes = ((1, 0.1969), (0.7969, 0.6031), (0.6031, 0.7969), (0.1969, 1))
+    lengths = [across * wide + up * tall for across, up in slopes]
     return torch.stack(lengths).amax(0).clamp_(max=_FAR)
 
 
