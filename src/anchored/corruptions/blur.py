@@ -190,6 +190,6 @@ def zoom_blur(images: Tensor, span: tuple[float, float], keys: Tensor) -> Tensor
     for factor in factors.tolist():
         rows, columns = math.ceil(height / factor), math.ceil(width / factor)
         top, left = (height - rows) // 2, (width - columns) // 2
-        part = stretched(turned[:, :, left : left + columns, top : top + rows], factor, width)
-        total += stretched(part.transpose(2, 3), factor, height)
+        wide = stretched(turned, left, columns, factor, width)[..., top : top + rows].transpose(2, 3).contiguous()
+        total += stretched(wide, 0, rows, factor, height)
     return cut(total.div_(len(factors) + 1))

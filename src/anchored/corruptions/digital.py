@@ -47,8 +47,9 @@ def saturate(images: Tensor, saturation: Saturation, keys: Tensor) -> Tensor:
     low, value = levels.aminmax(dim=1, keepdim=True)
     chroma = value - low
     saturated = (chroma / value.clamp(min=1)).mul_(saturation.factor).add_(saturation.shift).clamp_(0, 1).mul_(value)
-    away = torch.where(chroma > 0, (value - levels) / chroma.clamp(min=1), levels.new_tensor((0.0, 1, 1)).view(3, 1, 1))
-    return cut(value - away.mul_(saturated))
+    away = (value - levels).div_(chroma.clamp(min=1))
+    away[:, 1:] += chroma == 0
+    return cut(away.mul_(saturated).sub_(value).neg_())
 
 
 @functools.lru_cache(maxsize=64)
@@ -126,7 +127,8 @@ def _through_pil(images: Tensor, change: Callable[[Image.Image], Image.Image]) -
     for image, place in zip(planes, done, strict=True):
         bands = [Image.fromarray(band) for band in image]
         changed = change(bands[0] if len(bands) == 1 else Image.merge("RGB", bands))
-        place[:] = np.atleast_3d(np.asarray(changed)).transpose(2, 0, 1)
+        for band, plane in zip(changed.split(), place, strict=True):
+            plane[:] = np.asarray(band)
     return torch.from_numpy(done).to(images.device)
 
 

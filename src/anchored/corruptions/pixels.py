@@ -21,7 +21,7 @@ Border = Literal["repeat", "mirror"]
 
 _NUDGE = 1e-3  # grey levels added before cutting the fraction off; float32 errors here stay below 2e-4
 _FAINT = 1e-8  # weights below this share of a kernel change no grey level
-_TAPS = 25  # longest Gaussian that is summed tap by tap
+_TAPS = 33  # longest Gaussian that is summed tap by tap
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B (ITU-R 601)
 
 
@@ -63,14 +63,21 @@ def smooth(levels: Tensor, sigma: float, truncate: float = 4.0, border: Border =
     if len(weights) == 1:
         return levels
     for axis in (2, 3):
-        if len(weights) <= _TAPS:
-            places = _beyond(levels.shape[axis], len(weights) // 2, border).to(levels.device)
-            levels = along(levels.index_select(axis, places), weights, axis)
+        if len(weights) <= min(_TAPS, levels.shape[axis]):
+            levels = along(_padded(levels, len(weights) // 2, axis, border), weights, axis)
         else:
             matrix = _smoothing(levels.shape[axis], sigma, truncate, border).to(levels.device)
             wide = levels.to(torch.float64)
             levels = (matrix @ wide if axis == 2 else wide @ matrix.T).to(torch.float32)
     return levels
+
+
+def _padded(levels: Tensor, reach: int, axis: int, border: Border) -> Tensor:
+    """Return (B,C,H,W) longer by ``reach`` px at both ends of ``axis``."""
+    if border == "repeat":
+        return F.pad(levels, (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0), mode="replicate")
+    first, last = levels.narrow(axis, 0, reach), levels.narrow(axis, levels.shape[axis] - reach, reach)
+    return torch.cat((first.flip(axis), levels, last.flip(axis)), axis)
 
 
 def _beyond(size: int, reach: int, border: Border) -> Tensor:
@@ -106,24 +113,25 @@ def enlarged(part: Tensor, factor: float, height: int, width: int) -> Tensor:
 
     ``scipy.ndimage.zoom(order=1)``: the zoomed part has round(h · factor) rows, H or a few more.
     """
-    return stretched(stretched(part.transpose(2, 3), factor, width).transpose(2, 3), factor, height)
+    rows, columns = part.shape[2:]
+    turned = stretched(part.transpose(2, 3).contiguous(), 0, columns, factor, width)
+    return stretched(turned.transpose(2, 3).contiguous(), 0, rows, factor, height)
 
 
-def stretched(part: Tensor, factor: float, height: int) -> Tensor:
-    """Do the same with the rows alone: (B,C,h,W) -> (B,C,H,W)."""
-    above, share = (table.to(part.device) for table in _stretching(part.shape[2], factor, height))
-    part = part.contiguous()
-    upper, lower = part.index_select(2, above), part.index_select(2, (above + 1).clamp_(max=part.shape[2] - 1))
-    return torch.lerp(upper, lower, share)
+def stretched(levels: Tensor, top: int, rows: int, factor: float, height: int) -> Tensor:
+    """Do the same along one axis: zoom the ``rows`` rows from ``top`` on, (B,C,·,W) -> (B,C,H,W)."""
+    above, below, share = (table.to(levels.device) for table in _stretching(top, rows, factor, height))
+    return torch.lerp(levels.index_select(2, above), levels.index_select(2, below), share)
 
 
 @functools.lru_cache(maxsize=256)
-def _stretching(size: int, factor: float, length: int) -> tuple[Tensor, Tensor]:
-    """Return, for each of the middle ``length`` pixels, the pixel before it and the share of the next, (length, 1)."""
+def _stretching(top: int, size: int, factor: float, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for each of the middle ``length`` pixels, those before and after it and the latter's share, (length, 1)."""
     whole = round(size * factor)
     places = (torch.arange(length, dtype=torch.float64) + (whole - length) // 2) * ((size - 1) / max(1, whole - 1))
     above = places.floor()
-    return above.to(torch.int64), (places - above).to(torch.float32)[:, None]
+    share = (places - above).to(torch.float32)[:, None]
+    return above.to(torch.int64) + top, above.add(1).clamp_(max=size - 1).to(torch.int64) + top, share
 
 
 def angles(keys: Tensor, low: float, high: float) -> list[float]:
