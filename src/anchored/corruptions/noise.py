@@ -37,9 +37,9 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
 def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return alias tables (Walker 1977) of the Poisson laws of all 256 grey levels v, mean v / 255 · photons.
 
-    There are K = photons + 1 counts, since more photons are white as well. To draw: choose a count k of the K, all as likely;
-    keep it with probability share[v, k], else take the other one, other[v, k]. Returns share float32 and other's grey
-    level uint8, both (256 · K,), and the grey level of each count, uint8 (K,).
+    There are K = photons + 1 counts, since more photons are white as well. To draw: choose a count k of the K, all as
+    likely; keep it with probability share[v, k], else take the other one, other[v, k]. Returns share float32 and
+    other's grey level uint8, both (256 · K,), and the grey level of each count, uint8 (K,).
     """
     counts, means = np.arange(photons + 1), np.arange(256)[:, None] / 255 * photons
     left = scipy.stats.poisson.pmf(counts, means)
