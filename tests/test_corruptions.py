@@ -185,7 +185,7 @@ def test_errors_have_one_line() -> None:
         (good, "contrast", 6, None, "severity is 6: give 1, 2, 3, 4 or 5"),
         (good, "contrast", 1, torch.arange(3), r"indices are torch\.int64 \(3,\): give 2 integers"),
         (good, "contrast", 1, torch.zeros(2), r"indices are torch\.float32"),
-        (good[..., :1], "defocus_blur", 5, None, "images are 28 x 1, severity 5 needs more than 1 px"),
+        (good[..., :1], "defocus_blur", 5, None, "images are 28 x 1, severity 5 needs more than 2 px"),
         (good[..., :2], "glass_blur", 1, None, "images are 28 x 2, severity 1 needs more than 2 px"),
         (good[..., :0], "contrast", 1, None, "images are 28 x 0: there are no pixels"),
         (good[..., :1], "pixelate", 5, None, "28 x 1, severity 5 needs more than 1 px"),
