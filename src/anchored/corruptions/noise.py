@@ -29,8 +29,9 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
     """
     draw = uniform(keys, tuple(images.shape[1:]))
-    salt, pepper = draw < amount / 2, draw > 1 - amount / 2
-    return images.bitwise_or(salt.to(torch.uint8).mul_(255)).mul_(~pepper)  # a choice by torch.where is slow
+    salt = (draw < amount / 2).to(torch.uint8).mul_(255)
+    kept = (draw > 1 - amount / 2).to(torch.uint8).sub_(1)  # 0 where there is pepper, else all bits
+    return images.bitwise_or(salt).bitwise_and_(kept)  # a choice by torch.where is slow
 
 
 @functools.lru_cache(maxsize=16)
