@@ -26,7 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from anchored import anchor, data, networks
-from anchored.recipe import Anchoring, Cell, Data, Training
+from anchored.recipe import Anchoring, Cell, Data, Tail, Training
+from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
 from anchored.train import Keeper, TrainingStep
 
@@ -83,10 +84,35 @@ def anchoring_step(turns: int) -> str:
     return paired(stepping(anchor(network, 0.25)), stepping(network), turns)
 
 
+def mining_step(turns: int) -> str:
+    """Hard Δ mining's own work (moments, fit once in 100 steps, tail points) added to a step that has its extra pass.
+
+    ResNet-18, 32×32, batch 64, 32 tail points.
+    """
+    model = anchor(networks.build("resnet18", channels=3, classes=7, seed=0), 0.25).train()
+    model = model.to(memory_format=torch.channels_last)
+    batches, draws = random_batches(2, 64, 3, 32), torch.Generator()
+    fixed, residuals = torch.randn(32, 3, 32, 32), Residuals((3, 32, 32))
+    fit = seconds(lambda: (residuals.observe(batches[0][0], torch.arange(64), batches[0][1]), residuals.fit()))
+
+    def step(mining: bool) -> float:
+        def work() -> None:
+            for images, labels in batches:
+                loss = functional.cross_entropy(model(images), labels)
+                if mining:
+                    residuals.observe(images, model.order, labels)
+                tail = residuals.tail(32, 1e-4, draws) if mining else fixed
+                (loss + 0.1 * uniform_cross_entropy(model.masked_pass(-tail))).backward()  # type: ignore[no-untyped-call]
+
+        return seconds(work) + mining * fit * len(batches) / 100
+
+    return paired(lambda: step(True), lambda: step(False), turns)
+
+
 def loop(network: str, channels: int, side: int, count: int, batch: int, turns: int) -> str:
     """A whole step of our training (batches, augmentation, optimiser, Lightning, log) ÷ bare forward and backward."""
     settings = Training(epochs=1, batch_size=batch, learning_rate=1e-4, accelerator="cpu", crop_padding=2)
-    cell = Cell(network, "anchored", 0.0, 0, Data(), Anchoring(), settings)
+    cell = Cell(network, "anchored", 0.0, 0.0, 0, Data(), Anchoring(), Tail(), settings)
     model = anchor(networks.build(network, channels=channels, classes=7, seed=0)).train()
     model = model.to(memory_format=torch.channels_last)
     images = torch.randint(256, (count * batch, channels, side, side), dtype=torch.uint8)
@@ -184,6 +210,7 @@ def main() -> None:
     print("training loop ÷ bare forward + backward, demo network 28×28:", loop("small", 1, 28, 20, 128, turns))
     print("training loop ÷ bare forward + backward, ResNet-18 32×32:", loop("resnet18", 3, 32, 4, 64, turns))
     print("anchored step ÷ standard step, ResNet-18 32×32:", anchoring_step(turns))
+    print("step with hard Δ mining ÷ step with its extra pass alone, ResNet-18 32×32:", mining_step(turns))
 
 
 if __name__ == "__main__":

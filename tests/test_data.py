@@ -12,7 +12,7 @@ from anchored.catalog import CATALOG
 from anchored.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-HERE = [name for name, row in CATALOG.items() if not row.downloads]
+HERE = [name for name, row in CATALOG.items() if not (row.downloads or row.manual)]
 
 
 def official(name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU): an anchored network under DistributedDataParallel, unchanged."""
+"""Two processes (gloo, CPU): an anchored network under DistributedDataParallel, and residuals fitted by both."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import anchored
 from anchored import networks
+from anchored.residuals import FullNormal, LowRankNormal, Residuals
 from anchored.runs import load_tensors, save_tensors
 
 
@@ -35,6 +36,41 @@ def work(rank: int, folder: str) -> None:
         save_tensors(Path(folder) / f"{rank}.safetensors", {**model.state_dict(), "masked": torch.stack(masked)})
     finally:
         dist.destroy_process_group()
+
+
+def batches() -> list[torch.Tensor]:
+    """Four batches (25,1,4,4); each process takes two of them."""
+    return list(torch.split(torch.randn(100, 1, 4, 4, generator=torch.Generator().manual_seed(8)), 25))
+
+
+def covariances(mine: list[torch.Tensor]) -> torch.Tensor:
+    """What is fitted to these batches (2,16,16): a full covariance, and a diagonal with a sketch."""
+    found = []
+    for residuals in (Residuals((1, 4, 4), 2), Residuals((1, 4, 4), 2, full_up_to=1, rank=8)):
+        for part in mine:
+            residuals.observe(part, torch.arange(25), torch.arange(25) % 2)
+        residuals.fit()
+        match residuals.normal:
+            case FullNormal(factor):
+                found.append(factor.double() @ factor.double().T)
+            case LowRankNormal(directions, diagonal):
+                found.append(directions @ directions.T + torch.diag(diagonal))
+    return torch.stack(found)
+
+
+def fit(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        save_tensors(Path(folder) / f"{rank}.safetensors", {"found": covariances(batches()[rank::2])})
+    finally:
+        dist.destroy_process_group()
+
+
+def test_residuals_are_fitted_to_what_all_processes_saw(tmp_path: Path) -> None:
+    multiprocessing.spawn(fit, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0]["found"] for rank in (0, 1))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, covariances(batches()), rtol=1e-5, atol=1e-5)
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:

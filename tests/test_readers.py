@@ -1,12 +1,8 @@
-import functools
 import gzip
 import hashlib
-import http.server
 import io
 import struct
 import tarfile
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,17 +154,16 @@ def cifar_fixture(root: Path, name: str, count: int, *, unpack: bool) -> tuple[D
             if unpack:
                 (folder / file.name).parent.mkdir(exist_ok=True)
                 (folder / file.name).write_bytes(content)
-    assert row.archive is not None
     digest = hashlib.md5(packed.getvalue(), usedforsecurity=False).hexdigest()
     if not unpack:
-        (folder / row.archive.name).write_bytes(packed.getvalue())
+        (folder / row.parts[0].name).write_bytes(packed.getvalue())
     changed = replace(
         row,
         train=count * len(row.train_files),
         test=count,
         train_files=tuple(files[file.name] for file in row.train_files),
         test_files=tuple(files[file.name] for file in row.test_files),
-        archive=replace(row.archive, bytes=len(packed.getvalue()), hash=f"md5:{digest}"),
+        parts=(replace(row.parts[0], bytes=len(packed.getvalue()), hash=f"md5:{digest}"),),
     )
     return changed, arrays
 
@@ -189,18 +184,17 @@ def test_cifar_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 
 def test_bad_cifar_files_each_have_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row, _ = cifar_fixture(tmp_path, "cifar10", 2, unpack=False)
-    assert row.archive is not None
-    path = tmp_path / "cifar10" / row.archive.name
+    path = tmp_path / "cifar10" / row.parts[0].name
     good = path.read_bytes()
-    loose = replace(row.archive, bytes=0, hash=None)
+    loose = replace(row.parts[0], bytes=0, hash=None)
     renamed = (replace(row.test_files[0], name="cifar-10-batches-bin/other.bin"),)
     longer = (replace(row.test_files[0], bytes=3 * 3073),)
     cases = [
         (row, good[:1000], r"tar\.gz is cut short \(1,000 of"),
         (row, good[:-1] + b"\7", r"not the published file \(its md5"),
         (row, b"<html>quota</html>" + bytes(100), "is a web page, not cifar-10-binary"),
-        (replace(row, archive=loose), good[:5000], "is damaged"),
-        (replace(row, archive=loose), b"no archive", "is damaged"),
+        (replace(row, parts=(loose,)), good[:5000], "is damaged"),
+        (replace(row, parts=(loose,)), b"no archive", "is damaged"),
         (replace(row, test_files=renamed), good, r"has no member cifar-10-batches-bin/other\.bin"),
         (replace(row, test_files=longer), good, "has 6,146 bytes, not 9,219"),
         (replace(row, file_classes=1), good, "its 1 classes"),
@@ -214,73 +208,3 @@ def test_bad_cifar_files_each_have_one_line(tmp_path: Path, monkeypatch: pytest.
     path.unlink()
     with pytest.raises(UserError, match="anchored data fetch cifar10"):
         data.load("cifar10", "test", tmp_path)
-
-
-# --- downloads
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    served = tmp_path / "served"
-    served.mkdir()
-    handler = functools.partial(_Quiet, directory=str(served))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", served
-        running.shutdown()
-        thread.join()
-
-
-def test_fetch(small: tuple[DataSet, Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    row, root = small
-    address, served = server
-    good = {file.name: (root / "small" / file.name).read_bytes() for file in row.test_files}
-    for name, content in good.items():
-        (served / name).write_bytes(content)
-        (root / "small" / name).unlink()
-    files = tuple(
-        replace(file, urls=(f"{address}/gone/{file.name}", f"{address}/{file.name}")) for file in row.test_files
-    )
-    monkeypatch.setitem(CATALOG, "small", replace(row, test_files=files))
-    paths = data.fetch("small", root, progress=False)  # the mirror is tried when the first place has nothing
-    assert [path.read_bytes() for path in paths] == list(good.values())
-    paths[0].write_bytes(b"damaged")
-    assert data.fetch("small", root)[0].read_bytes() == good["i-ubyte.gz"]  # with the progress bar
-    for name in good:
-        (served / name).unlink()
-    assert data.fetch("small", root) == paths  # nothing to do: nothing is asked for
-    assert len(data.load("small", "test", root)) == 6
-
-
-def test_failed_downloads_each_have_one_line(
-    small: tuple[DataSet, Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row, root = small
-    address, served = server
-    target = root / "small" / "i-ubyte.gz"
-    target.unlink()
-    (served / "wrong").write_bytes(b"something else")
-    (served / "page").write_text("<!doctype html><title>quota exceeded</title>")
-    for urls, texts in (
-        ((f"{address}/wrong",), ["its hash is not md5:"]),
-        ((f"{address}/page", f"{address}/none"), ["the server sent a web page", "HTTP 404"]),
-        (("http://127.0.0.1:9/file",), ["127.0.0.1:9/file: no connection"]),
-    ):
-        files = (replace(row.test_files[0], urls=urls), row.test_files[1])
-        monkeypatch.setitem(CATALOG, "small", replace(row, test_files=files))
-        with pytest.raises(UserError) as error:
-            data.fetch("small", root, progress=False)
-        for text in [*texts, f"bring {urls[0]} by hand into {root / 'small'}"]:
-            assert text in message(error)
-        assert not target.exists()
-
-
-def test_sets_inside_the_package_need_no_fetching() -> None:
-    assert data.fetch("digits") == ()
-    assert data.fetch("blobs") == ()

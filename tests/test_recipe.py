@@ -17,6 +17,19 @@ def test_grid_expands_alphas_for_ram_only_and_seed_by_seed() -> None:
     assert [name[-5:] for name in names] == ["seed3"] * 4 + ["seed4"] * 4
 
 
+def test_grid_expands_tail_weights_and_their_settings_bind_only_them() -> None:
+    grid = Grid(networks=("small",), protocols=("anchored", "ram"), tail_weights=(0.0, 0.1))
+    cells = list(Recipe(grid=grid, tail=recipes.Tail(points=8)).cells())
+    assert [cell.name for cell in cells] == [
+        "small-anchored-seed0",
+        "small-ram-0.25-seed0",
+        "small-ram-0.25-tail0.1-seed0",
+    ]
+    assert [cell.tail.points for cell in cells] == [32, 32, 8]
+    assert [cell.tail_weight for cell in cells] == [0.0, 0.0, 0.1]
+    assert Recipe(grid=grid).scaled(0.001).train.epochs == 2
+
+
 def test_digest_follows_what_decides_the_weights() -> None:
     cell = next(Recipe().cells())
     assert cell.digest() == next(Recipe().cells()).digest()
@@ -59,7 +72,7 @@ def test_own_file_with_a_base(tmp_path: Path) -> None:
         ("train: [", "line 1: not valid YAML"),
         ("- a\n- b\n", "expected sections"),
         ("base: own.yaml\n", "is its own base"),
-        ("base: nothing-like-it\n", "no recipe 'nothing-like-it': there are cifar10, demo"),
+        ("base: nothing-like-it\n", "no recipe 'nothing-like-it': there are cifar10, cifar100, demo"),
         ("\xff", "not UTF-8"),
     ],
 )
@@ -84,6 +97,10 @@ def test_missing_file() -> None:
         (Recipe(grid=Grid(alphas=(float("nan"),))), "grid.alphas has nan"),
         (Recipe(grid=Grid(seeds=(1, 1))), "grid.seeds names one twice"),
         (Recipe(grid=Grid(networks=())), "grid.networks is empty"),
+        (Recipe(grid=Grid(tail_weights=(-0.1,))), "grid.tail_weights has -0.1"),
+        (Recipe(grid=Grid(tail_weights=(0.1,)), train=Training(epochs=1)), "needs a second epoch"),
+        (Recipe(tail=recipes.Tail(mass=0)), "tail.mass is 0"),
+        (Recipe(tail=recipes.Tail(warmup=1)), "tail.warmup is 1"),
         (Recipe(train=Training(epochs=0)), "train.epochs is 0"),
         (Recipe(train=Training(learning_rate=float("nan"))), "train.learning_rate is nan"),
         (Recipe(evaluate=recipes.Evaluation(severities=(6,))), "severities go from 1 to 5"),

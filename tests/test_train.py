@@ -15,18 +15,17 @@ import anchored
 from anchored import data, model, networks, runs
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
-from anchored.recipe import Anchoring, Cell, Data, Protocol, Training
+from anchored.recipe import Anchoring, Cell, Data, Protocol, Tail, Training
 from anchored.runs import Run
-from anchored.train import Keeper, TensorCheckpoints, rate, train
+from anchored.train import Keeper, TensorCheckpoints, averages, rate, train
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
 
 def cell(protocol: Protocol = "ram", **changes: Any) -> Cell:
     anchoring = Anchoring(references=2)
-    made = Cell(
-        "small", protocol, 0.4 if protocol == "ram" else 0.0, 0, Data("fashion-mini-known", 0.02), anchoring, TINY
-    )
+    alpha, images = 0.4 if protocol == "ram" else 0.0, Data("fashion-mini-known", 0.02)
+    made = Cell("small", protocol, alpha, 0.0, 0, images, anchoring, Tail(), TINY)
     return replace(made, **changes)
 
 
@@ -58,15 +57,21 @@ def test_same_seed_same_weights_and_another_seed_others(trained: Run, tmp_path: 
     assert not torch.equal(weights(other)["network.head.weight"], expected["network.head.weight"])
 
 
-def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, monkeypatch: Any) -> None:
-    run = Run(tmp_path / "run")
+@pytest.mark.parametrize("tail_weight", [0.0, 0.5])
+def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, tail_weight: float) -> None:
+    run, whole = Run(tmp_path / "run"), trained
+    settings = cell(tail_weight=tail_weight)
+    if tail_weight:  # the residuals' moments are part of the state
+        whole = Run(tmp_path / "whole")
+        train(whole, settings)
+        assert not torch.equal(weights(whole)["network.head.weight"], weights(trained)["network.head.weight"])
     callbacks = [Keeper(run, lambda share, what: None), Stop()]
     with pytest.raises(RuntimeError, match="killed"):
-        train(run, cell(), callbacks=callbacks, plugins=[TensorCheckpoints()])
+        train(run, settings, callbacks=callbacks, plugins=[TensorCheckpoints()])
     assert run.checkpoint_file.exists()
     assert not run.weights_file.exists()
-    train(run, cell())
-    expected = weights(trained)
+    train(run, settings)
+    expected = weights(whole)
     assert all(torch.equal(value, expected[name]) for name, value in weights(run).items())
     assert not run.checkpoint_file.exists()
     with run.log_file.open() as lines:
@@ -208,3 +213,26 @@ def test_in_somebody_elses_lightning_module() -> None:
         enable_model_summary=False,
     ).fit(module, batches)
     assert sum(module.losses[-4:]) < sum(module.losses[:4])
+
+
+def test_average_of_weights_is_kept_and_resumes(tmp_path: Path) -> None:
+    averaged = cell(train=replace(TINY, epochs=2, schedule="cosine", warmup=0.25, average=0.5))
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    states: list[dict[str, Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+            assert isinstance(module.model, nn.Module)
+            states.append({name: value.clone() for name, value in module.model.state_dict().items()})
+
+    train(whole, averaged, callbacks=[*averages(averaged.train), Keeper(whole, lambda *_: None), Watch()])
+    expected = states[1]  # 8 steps, of which 2 are warm-up: the average begins at the second state
+    for state in states[2:]:
+        expected = {name: 0.5 * value + 0.5 * state[name] for name, value in expected.items()}
+    for name, value in weights(whole).items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], msg=name)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(killed, averaged, callbacks=[*averages(averaged.train), Keeper(killed, lambda *_: None), Stop()])
+    train(killed, averaged)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(killed).items())

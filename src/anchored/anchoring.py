@@ -57,6 +57,7 @@ class AnchoredModel(nn.Module):
             uses the zero reference.
         mask_probability: α in [0, 1).
         masked: (B,) bool, which pairs of the last training pass were masked.
+        order: (B,) int64, the last training pass's references by their places in the batch.
         generator: source of permutations and masks; a CPU generator, so that draws are the same on every device.
     """
 
@@ -89,6 +90,7 @@ class AnchoredModel(nn.Module):
         self.batch_norm = batch_norm
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.masked = torch.zeros(0, dtype=torch.bool)
+        self.order = torch.zeros(0, dtype=torch.int64)
         self.register_buffer("references", None)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,8 +99,8 @@ class AnchoredModel(nn.Module):
             return self._evaluation_pass(images)
         if self.references is None:
             self.set_references(images[:1])
-        order, self.masked, whole = self._draw(len(images), images.device)
-        pairs = pair(images, images[order], self.masked if self.mask_probability > 0 else None)
+        self.order, self.masked, whole = self._draw(len(images), images.device)
+        pairs = pair(images, images[self.order], self.masked if self.mask_probability > 0 else None)
         # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
         # some masked images the ordinary ones are normalised by the mixture too, so there the mixture is right.
         if whole and self.batch_norm == "unmasked":
@@ -130,6 +132,11 @@ class AnchoredModel(nn.Module):
     def _logits(self, pairs: Tensor) -> Tensor:
         logits: Tensor = self.network(pairs)
         return logits
+
+    def masked_pass(self, residuals: Tensor) -> Tensor:
+        """Logits (P,N) of ``[0, Δ]`` for residuals (P,C,H,W); batch norm's running statistics are left alone."""
+        with frozen_statistics(self.network):
+            return self._logits(torch.cat([torch.zeros_like(residuals), residuals], dim=1))
 
     def set_references(self, images: Tensor) -> None:
         """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""

@@ -1,118 +1,271 @@
-"""From a row of the catalog to batches on the device.
+"""From the name of a data set, a row of the catalog or own images, to images as a network sees them.
 
-Small image sets live in memory as uint8 and are augmented and normalised a batch at a time, as tensors: no worker
-processes, no PIL. Every order and every augmentation depends on (seed, epoch) alone, so that a resumed run sees exactly
-what an uninterrupted one would have seen.
+Sets that fit in memory are one uint8 tensor (``batches.ImageSet``); larger ones are decoded by worker processes as they
+are needed (``stream.ImageStream``). Both are ``Images``, and nobody above this module asks which.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
-from anchored import catalog
+from anchored import catalog, own, readers
+from anchored.batches import Batches, ImageSet, as_seen_by, crop_and_flip, to_input
 from anchored.catalog import DataSet
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.errors import UserError
-from anchored.readers import READERS, data_root, fetch, is_here
+from anchored.readers import data_root, fetch, is_here
+from anchored.recipe import Data
+from anchored.stream import Images, ImageStream, Index, View
 
 __all__ = [
     "Batches",
     "ImageSet",
+    "Images",
+    "View",
     "as_seen_by",
+    "bound",
+    "content",
     "crop_and_flip",
     "data_root",
+    "describe",
     "fetch",
     "is_here",
     "load",
+    "look",
+    "open_corrupted",
+    "open_set",
+    "row",
     "scaled",
+    "seen_by",
     "to_input",
 ]
 
-_CHUNK = 2048  # images resized at a time: bounds the memory their float copies take
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images in memory with their labels.
-
-    ``images`` (N,C,H,W) uint8; ``labels`` (N,) int64 in [0, len(classes)), on the same device; ``classes``: the name of
-    each label; ``name``: the catalog row's, or any other for images of one's own. UserError when these do not fit.
-    """
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        _check_images(self.images, f"images of {self.name}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise UserError(
-                f"labels of {self.name} are {self.labels.dtype} {tuple(self.labels.shape)}: give int64 "
-                f"({len(self.images)},), one label per image"
-            )
-        if len(self.labels):
-            low, high = (int(value) for value in self.labels.aminmax())
-            if low < 0 or high >= len(self.classes):
-                raise UserError(
-                    f"labels of {self.name} run from {low} to {high}: {len(self.classes)} classes allow 0 to "
-                    f"{len(self.classes) - 1}"
-                )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def to(self, device: torch.device | str) -> ImageSet:
-        """Return the same set with its tensors on ``device``."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
-
-    def take(self, indices: Tensor) -> ImageSet:
-        """Return the images at ``indices`` (K,), integers, in that order."""
-        indices = indices.to(self.images.device)
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
-
-
-def _check_images(images: Tensor, what: str) -> None:
-    """Raise UserError unless ``images`` is (N,C,H,W) uint8."""
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise UserError(f"{what} are {images.dtype} {tuple(images.shape)}: give uint8 (N, C, H, W)")
+_CHUNK = 512  # computed images drawn at a time: bounds the memory their float copies take
+_MEASURED = 10_000  # training images at most that give the mean and standard deviation of own data
+_Some = TypeVar("_Some", bound=Images)
 
 
 def load(
     name: str, split: str, root: str | Path | None = None, *, channels: int | None = None, size: int | None = None
 ) -> ImageSet:
-    """Return one split, "train" or "test", of the data set called ``name``.
+    """Return one split, "train" or "test", of the data set called ``name``, in memory.
 
     ``root``: the folder of downloaded sets; default $ANCHORED_DATA, else ~/.cache/anchored. ``channels`` and ``size``:
     the input of the network that will see the images, if it differs from the set's own: computed sets (noise, blobs)
     are then drawn at that shape, others pass through :func:`as_seen_by`. UserError, one line, when the set or split
     does not exist, or a file is missing, damaged or not what the catalog says.
     """
-    row = catalog.get(name)
+    known = row(name, Data())
+    seen = View(channels or known.channels, size or known.size)
+    return _in_memory(_found(known, split, Data(), root, seen), seen)
+
+
+def open_set(
+    name: str,
+    split: str,
+    settings: Data,
+    seen: View,
+    root: str | Path | None = None,
+    *,
+    minimum: int = 1,
+    originals: bool = False,
+) -> Images:
+    """Return one split of a data set as a network sees it: in memory up to ``settings.memory`` GB, else as a stream.
+
+    ``split``: "train", "test", or "ood", what is shown as out-of-distribution: the test images, and of own data without
+    a test split all. ``settings.fraction`` of each class, its first images and at least ``minimum``, is kept.
+    ``originals``: leave encoded images as they are, for random crops of them. Sets in memory are kept for the next
+    call, as long as they fit into the limit together. UserError as in :func:`load`, and where own images are not those
+    that ``settings.content`` tells of.
+    """
+    limit = settings.memory * 1e9
+    stated = content(name, settings)
+    if name == settings.train and settings.content and stated != settings.content:
+        raise UserError(
+            f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
+            f"{stated}): bring those back, or train in another folder"
+        )
+    key = (name, split, str(data_root(root)), stated, seen, settings.fraction, minimum, settings.test_share)
+    if key in _KEPT and not originals:
+        _KEPT.move_to_end(key)
+        return _KEPT[key]
+    found = scaled(_found(row(name, settings), split, settings, root, seen), settings.fraction, minimum)
+    needed = len(found) * seen.channels * seen.size**2
+    if needed > limit or (originals and isinstance(found, ImageStream)):
+        return found if isinstance(found, ImageStream) else replace(found, shown=(seen.channels, seen.size))
+    kept = _KEPT[key] = _in_memory(found, seen)
+    while len(_KEPT) > 1 and sum(each.images.nbytes for each in _KEPT.values()) > limit:
+        _KEPT.popitem(last=False)
+    return kept
+
+
+_KEPT: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last, decoded
+
+
+def look(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
+    """Raise UserError, in little time, where :func:`open_set` could not open a split.
+
+    Arrays are read (and kept for that call); of encoded images, names and labels are read and the first is decoded.
+    """
+    known, seen = row(name, settings), seen_by(settings)
+    if known.reader in readers.INDEXES:
+        found = _found(known, split, settings, root, seen)
+        next(found.parts([torch.zeros(1, dtype=torch.int64)]))
+    else:
+        open_set(name, split, settings, seen, root, minimum=10)
+
+
+def open_corrupted(
+    name: str,
+    corruption: str,
+    severity: int,
+    settings: Data,
+    seen: View,
+    root: str | Path | None = None,
+    *,
+    minimum: int = 1,
+) -> Images:
+    """Return an archive's test images under one corruption and severity, in the order of the clean set, as a view.
+
+    ``name``: a row such as "cifar10-c". Small images come in memory, ImageNet's as a stream; ``settings.fraction`` and
+    ``minimum`` as in :func:`open_set`. UserError where the archive has no such corruption, or files are missing.
+    """
+    known, found = catalog.get(name), readers.corrupted(name, corruption, severity, root)
+    known = replace(known, classes=catalog.get(known.clean).classes)
+    if isinstance(found, readers.ImageIndex):
+        return scaled(_stream(known, found, seen, settings.workers), settings.fraction, minimum)
+    pixels, labels = (torch.tensor(part) for part in found)
+    images = ImageSet(name, pixels, labels.long(), known.classes, shown=(seen.channels, seen.size))
+    return scaled(images, settings.fraction, minimum)
+
+
+def content(name: str, settings: Data) -> str:
+    """Return the hash of own images; "" for a set of the catalog, whose files have hashes of their own."""
+    return own.find(name, settings.test_share).content if catalog.is_own(name) else ""
+
+
+def bound(settings: Data) -> Data:
+    """Return the settings with the hash of own training images, which are looked at anew; others as they are."""
+    own.find.cache_clear()
+    return settings if settings.content else replace(settings, content=content(settings.train, settings))
+
+
+def seen_by(settings: Data) -> View:
+    """Return how the networks of a study see images: the training set's shape, unless the settings say otherwise."""
+    known = row(settings.train, settings)
+    size = settings.size or known.size
+    rule = 0.875 if known.varied and size >= 96 else 1.0
+    return View(settings.channels or known.channels, size, settings.crop or rule, settings.interpolation)
+
+
+def describe(settings: Data, root: str | Path | None = None) -> DataSet:
+    """Return the row of the training set: the catalog's, or one made of own images, mean and s.d. measured.
+
+    These are of the training images at the input's size, of 10,000 spread evenly where there are more. UserError where
+    a network cannot learn from it.
+    """
+    known = row(settings.train, settings)
+    if not known.classes:
+        raise UserError(f"data.train is '{known.name}', which has no classes: name a set with labels")
+    if not catalog.is_own(known.name):
+        return known
+    own.checked(own.find(known.name, settings.test_share))
+    key = (known.name, content(known.name, settings), seen_by(settings), settings.test_share)
+    if key not in _MOMENTS:
+        images = open_set(known.name, "train", replace(settings, fraction=1.0), seen_by(settings), root)
+        _MOMENTS[key] = _moments(images)
+    mean, std = _MOMENTS[key]
+    return replace(known, mean=mean, std=std)
+
+
+_MOMENTS: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
+
+
+def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and s.d. per channel of images scaled to [0, 1], exactly: from counts of each level."""
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), _MEASURED), dtype=torch.float64).long()
+    counts = torch.zeros(0)
+    for part in images.parts(torch.split(chosen, 256)):
+        found = torch.stack([channel.flatten().cpu().bincount(minlength=256) for channel in part.unbind(1)])
+        counts = found if len(counts) == 0 else counts + found
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    shares = counts.double() / counts.sum(1, keepdim=True)
+    mean = shares @ levels
+    std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+    return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
+
+
+def row(name: str, settings: Data) -> DataSet:
+    """Return the row of a data set; one made of own images has no mean and s.d. yet (see ``describe``)."""
+    if not catalog.is_own(name):
+        return catalog.get(name)
+    found = own.find(name, settings.test_share)
+    counts = {split: len(index) for split, index in found.splits.items()}
+    return DataSet(
+        name=name,
+        title=catalog.title(name),
+        classes=found.classes,
+        channels=found.channels,
+        size=found.size,
+        train=counts.get("train", 0),
+        test=counts.get("test", 0),
+        roles=("train", "ood", "adaptation"),
+        licence="own",
+        citation="",
+        reader="own",
+        file_classes=len(found.classes),
+        varied=True,
+    )
+
+
+def _found(row: DataSet, split: str, settings: Data, root: str | Path | None, seen: View) -> ImageSet | ImageStream:
+    """Return all images of a split, as they are found: pixels of any shape, or encoded."""
+    if row.reader == "own":
+        return _stream(row, own.find(row.name, settings.test_share).split(split), seen, settings.workers)
+    split = "test" if split == "ood" else split
     count = {"train": row.train, "test": row.test}.get(split, 0)
     if count == 0:
         have = " and ".join(f"'{s}' ({n:,} images)" for s, n in (("train", row.train), ("test", row.test)) if n)
-        raise UserError(f"data set '{name}' has no split '{split}': use {have}")
-    shape = (channels or row.channels, size or row.size)
+        raise UserError(f"data set '{row.name}' has no split '{split}': use {have}")
+    if row.reader in readers.INDEXES:
+        return _stream(row, readers.index(row, split, root), seen, settings.workers)
     if row.reader == "procedural":
-        images, labels = _draw(name, split, count, shape), torch.zeros(count, dtype=torch.int64)
+        images = _draw(row.name, split, count, (seen.channels, seen.size))
+        labels = torch.zeros(count, dtype=torch.int64)
     else:
         images, labels = _read(row, split, root)
     if len(images) != count:
-        raise UserError(f"data set '{name}' has {len(images):,} {split} images here; the catalog says {count:,}")
-    return ImageSet(name, as_seen_by(images, *shape), labels, row.classes)
+        raise UserError(f"data set '{row.name}' has {len(images):,} {split} images here; the catalog says {count:,}")
+    return ImageSet(row.name, images, labels, row.classes)
+
+
+def _stream(row: DataSet, index: Index, seen: View, workers: int) -> ImageStream:
+    labels = torch.from_numpy(index.labels)
+    return ImageStream(row.name, index, row.classes, seen, torch.arange(len(labels)), labels, workers)
+
+
+def _in_memory(images: ImageSet | ImageStream, seen: View) -> ImageSet:
+    """Return the images as the network sees them, as one tensor."""
+    if isinstance(images, ImageSet):
+        return replace(images, images=as_seen_by(images.images, seen.channels, seen.size))
+    pixels = torch.empty(len(images), seen.channels, seen.size, seen.size, dtype=torch.uint8)
+    batches = torch.split(torch.arange(len(images)), 64)
+    for batch, part in zip(batches, images.parts(batches), strict=True):
+        pixels[batch] = part
+    return ImageSet(images.name, pixels, images.labels, images.classes)
 
 
 def _read(row: DataSet, split: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
     """Return images (N,C,H,W) uint8 and labels (N,) int64 of ``row``'s files, only the classes it keeps."""
-    raw_images, raw_labels = READERS[row.reader](row, split, root)
+    raw_images, raw_labels = readers.READERS[row.reader](row, split, root)
     expected = (row.channels, row.size, row.size)
     if raw_images.shape[1:] != expected or len(raw_images) != len(raw_labels):
         raise UserError(
@@ -132,9 +285,12 @@ def _read(row: DataSet, split: str, root: str | Path | None) -> tuple[Tensor, Te
 
 def _draw(name: str, split: str, count: int, shape: tuple[int, int]) -> Tensor:
     """Return the ``count`` images (N,C,H,W) uint8 of a computed set; image i is the same whatever ``count`` is."""
-    channels, size = shape
+    form = (shape[0], shape[1], shape[1])
     keys = image_keys(0, f"{name}/{split}", torch.arange(count))
-    form = (channels, size, size)
+    return torch.cat([_drawn(name, part, form) for part in torch.split(keys, _CHUNK)])
+
+
+def _drawn(name: str, keys: Tensor, form: tuple[int, int, int]) -> Tensor:
     if name == "gaussian-noise":
         return (normal(keys, form) * (0.25 * 255) + 127.5).round_().clamp_(0, 255).to(torch.uint8)
     if name == "uniform-noise":
@@ -157,7 +313,7 @@ def _blobs(noise: Tensor) -> Tensor:
     return ((noise - low) / (high - low) * 255).round_().to(torch.uint8)
 
 
-def scaled(images: ImageSet, fraction: float, minimum: int = 1) -> ImageSet:
+def scaled(images: _Some, fraction: float, minimum: int = 1) -> _Some:
     """Return the first images of each class, in their order: a ``fraction`` of it, at least ``minimum``, for trials.
 
     UserError unless ``fraction`` is in (0, 1].
@@ -170,156 +326,4 @@ def scaled(images: ImageSet, fraction: float, minimum: int = 1) -> ImageSet:
     for label in range(len(images.classes)):
         of_class = (images.labels == label).nonzero().squeeze(1)
         places.append(of_class[: max(minimum, round(fraction * len(of_class)))])
-    return images.take(torch.cat(places).sort().values)
-
-
-def as_seen_by(images: Tensor, channels: int, size: int) -> Tensor:
-    """Return uint8 ``images`` (N,C,H,W) as a network with input (channels, size, size) sees them: uint8.
-
-    Grey becomes RGB by repeating it; RGB becomes grey with the ITU-R 601 weights, rounded as PIL does; the size changes
-    by bilinear interpolation with antialiasing. What already fits is returned as it is. UserError for channel counts
-    other than 1 and 3, where they would have to change.
-    """
-    _check_images(images, "images")
-    if images.shape[1] != channels:
-        if {images.shape[1], channels} != {1, 3}:
-            raise UserError(
-                f"images have {images.shape[1]} channels, the network takes {channels}: only 1 and 3 convert"
-            )
-        images = _to_grey(images) if channels == 1 else images.expand(-1, 3, -1, -1).contiguous()
-    if images.shape[2:] == (size, size):
-        return images
-    parts = [
-        F.interpolate(part.float(), (size, size), mode="bilinear", align_corners=False, antialias=True)
-        for part in torch.split(images, _CHUNK)
-    ]
-    return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in parts])
-
-
-def _to_grey(images: Tensor) -> Tensor:
-    """Return (N,1,H,W) uint8 of RGB (N,3,H,W): (19595 R + 38470 G + 7471 B + 32768) >> 16, PIL's integer ITU-R 601."""
-    red, green, blue = images.to(torch.int32).chunk(3, dim=1)
-    grey = torch.bitwise_right_shift(red * 19595 + green * 38470 + blue * 7471 + 32768, 16)
-    return grey.to(torch.uint8)
-
-
-def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return uint8 ``images`` (B,C,H,W) as the network's input, float32: (images / 255 − mean) / std per channel.
-
-    ``mean``, ``std``: per channel, of images scaled to [0, 1]. UserError when their number is not C.
-    """
-    _check_images(images, "images")
-    if not images.shape[1] == len(mean) == len(std):
-        raise UserError(f"images have {images.shape[1]} channels, mean has {len(mean)} and std {len(std)} values")
-    shift = torch.tensor(mean, dtype=torch.float32, device=images.device).mul_(255).view(-1, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).mul_(255).reciprocal_().view(-1, 1, 1)
-    return images.to(torch.float32).sub_(shift).mul_(scale)
-
-
-def crop_and_flip(images: Tensor, generator: Generator, padding: int = 4, flip: bool = True) -> Tensor:
-    """Return randomly shifted and mirrored ``images`` (B,C,H,W) uint8, of the same shape.
-
-    Each image is padded with ``padding`` black pixels on every side (torchvision's ``RandomCrop`` fill 0), cropped back
-    to H × W at one of the (2·padding + 1)² places, and mirrored left to right with probability 1/2 if ``flip``.
-    ``generator`` is a CPU generator, so that every device draws alike. One gather over the flattened pixels; the
-    alternatives measured (unfolded views, four-dimensional indexing, copies grouped by offset) take 1.3 to 6 times as
-    long, and only a CPU loop over images is faster (by 1.2 to 2).
-    """
-    _check_images(images, "images")
-    count, channels, height, width = images.shape
-    offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    rows = torch.arange(height) + offsets[0, :, None]
-    columns = torch.arange(width).expand(count, width)
-    if flip:
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    columns = columns + offsets[1, :, None]
-    wide = width + 2 * padding
-    rows, columns = (rows * wide).to(images.device), columns.to(images.device)
-    places = (rows[:, :, None] + columns[:, None, :]).view(count, 1, height * width).expand(-1, channels, -1)
-    padded = F.pad(images, (padding,) * 4).view(count, channels, -1)
-    return padded.gather(2, places).view(images.shape)
-
-
-def _generator(*numbers: int) -> Generator:
-    """Return a CPU generator whose stream depends on all of ``numbers``, well mixed."""
-    seed = int(image_keys(0, "/".join(map(str, numbers)), torch.zeros(1, dtype=torch.int64)))
-    return Generator().manual_seed(seed)
-
-
-class Batches:
-    """An iterable of (images float32 (B,C,H,W) normalised, labels (B,) int64) over an ImageSet, on its device.
-
-    ``crop_padding``, ``flip``: augmentation by :func:`crop_and_flip`; none by default. ``shuffle``: a new order every
-    epoch. ``drop_last``: leave out a last batch that is not full. Order and augmentation depend only on (seed, epoch):
-    call :meth:`set_epoch` before each epoch (Lightning does, through :attr:`sampler`). ``shard`` = (rank, world size):
-    this process's share when several train together; all see the same order, take every n-th image of it, and get
-    equally many (in a shuffled epoch the few images left over change every time; without shuffling the last ranks have
-    fewer). UserError for an empty set, a batch size below 1, an impossible shard.
-    """
-
-    def __init__(
-        self,
-        image_set: ImageSet,
-        batch_size: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        *,
-        seed: int = 0,
-        shuffle: bool = False,
-        crop_padding: int = 0,
-        flip: bool = False,
-        drop_last: bool = False,
-        shard: tuple[int, int] = (0, 1),
-    ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch size is {batch_size}: give 1 or more")
-        if not 0 <= shard[0] < shard[1]:
-            raise UserError(f"shard is {shard}: give (rank, world size) with 0 <= rank < world size")
-        if len(image_set) == 0:
-            raise UserError(f"data set '{image_set.name}' has no images to make batches of")
-        self.image_set = image_set
-        self.batch_size = batch_size
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.seed = seed
-        self.shuffle = shuffle
-        self.crop_padding = crop_padding
-        self.flip = flip
-        self.drop_last = drop_last
-        self.shard = shard
-        self.epoch = 0
-
-    @property
-    def sampler(self) -> Batches:
-        """Return itself: Lightning calls ``dataloader.sampler.set_epoch``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration that of ``epoch``."""
-        self.epoch = epoch
-
-    def _share(self) -> int:
-        """Return how many images this process sees in an epoch."""
-        rank, world = self.shard
-        return len(self.image_set) // world if self.shuffle else len(range(rank, len(self.image_set), world))
-
-    def __len__(self) -> int:
-        share = self._share()
-        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
-
-    def order(self) -> Tensor:
-        """Return the indices (int64, on the CPU) of the images this process sees in this epoch, in order."""
-        count = len(self.image_set)
-        order = torch.arange(count)
-        if self.shuffle:
-            order = torch.randperm(count, generator=_generator(self.seed, self.epoch))
-        return order[self.shard[0] :: self.shard[1]][: self._share()]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = self.order().to(self.image_set.images.device)
-        for number, chosen in enumerate(torch.split(order, self.batch_size)[: len(self)]):
-            images = self.image_set.images[chosen]
-            if self.crop_padding or self.flip:
-                generator = _generator(self.seed, self.epoch, self.shard[0], number)
-                images = crop_and_flip(images, generator, self.crop_padding, self.flip)
-            yield to_input(images, self.mean, self.std), self.image_set.labels[chosen]
+    return images.take(torch.cat(places).sort().values)  # type: ignore[return-value]  # a set of the same kind

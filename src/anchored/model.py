@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from anchored import catalog, networks
+from anchored import data, networks
 from anchored.anchoring import AnchoredModel, anchor
 from anchored.errors import UserError
 from anchored.recipe import Anchoring, Cell, Protocol, derived_seed
 from anchored.runs import Run, load_tensors, read_json, save_tensors, write_json
+from anchored.stream import Interpolation
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,19 @@ class ModelConfig:
     mask_unit: str = Anchoring.mask_unit
     masked_target: str = Anchoring.masked_target
     batch_norm: str = Anchoring.batch_norm
+    interpolation: Interpolation = "bilinear"
+    crop: float = 1.0  # share of the shorter side that the middle square keeps
 
 
 def config_of(cell: Cell) -> ModelConfig:
     """The model that a cell trains."""
-    row = catalog.get(cell.data.train)
-    if not row.classes:
-        raise UserError(f"data.train is '{row.name}', which has no classes: name a set with labels")
+    row, seen = data.describe(cell.data), data.seen_by(cell.data)
     return ModelConfig(
         network=cell.network,
         protocol=cell.protocol,
         mask_probability=cell.alpha,
-        channels=row.channels,
-        size=row.size,
+        channels=seen.channels,
+        size=seen.size,
         mean=row.mean,
         std=row.std,
         classes=row.classes,
@@ -56,6 +57,8 @@ def config_of(cell: Cell) -> ModelConfig:
         mask_unit=cell.anchoring.mask_unit,
         masked_target=cell.anchoring.masked_target,
         batch_norm=cell.anchoring.batch_norm,
+        interpolation=seen.interpolation,
+        crop=seen.crop,
     )
 
 

@@ -6,7 +6,7 @@ A study's folder::
     results.csv     all rows
     report.html     figures/  tables/  examples.safetensors
     runs/CELL/      cell.json  recipe.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors
-                    evaluation.json  rows.csv
+                    evaluation.json  rows.csv  state.json
 
 Every file appears whole or not at all (written beside its place, then renamed). Nothing is pickled or unpickled.
 """
@@ -19,12 +19,14 @@ import dataclasses
 import io
 import json
 import os
+import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -55,6 +57,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+UNFINISHED = ".part"  # end of the names of files that are being written
 _INTEGERS = {"severity", "seed", "n"}
 _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
@@ -74,6 +77,16 @@ class Run:
     def cell_file(self) -> Path:
         """The settings that decide the weights."""
         return self.path / "cell.json"
+
+    @property
+    def state_file(self) -> Path:
+        """How far its training and evaluation are."""
+        return self.path / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that works on it."""
+        return self.path / ".lock"
 
     @property
     def recipe_file(self) -> Path:
@@ -114,12 +127,35 @@ class Run:
         """Logits, features and labels on one set."""
         return self.path / "outputs" / f"{name}.safetensors"
 
+    def part_file(self, name: str, start: int) -> Path:
+        """Outputs on the images from ``start`` on, while a pass over a large set goes on."""
+        return self.path / "outputs" / f"{name}.parts" / f"{start:09d}.safetensors"
+
+    def part_files(self, name: str) -> dict[int, Path]:
+        """The parts that are there, by their first image."""
+        files = sorted(self.part_file(name, 0).parent.glob("[0-9]*.safetensors"))
+        return {int(file.stem): file for file in files}
+
+    def remove_parts(self, name: str) -> None:
+        """Remove the parts, and whatever a killed process left beside them."""
+        folder = self.part_file(name, 0).parent
+        with mending(folder, "remove"):
+            for file in folder.glob("*") if folder.is_dir() else ():
+                file.unlink(missing_ok=True)
+            if folder.is_dir():
+                folder.rmdir()
+
 
 @dataclass(frozen=True)
 class StudyFolder:
     """The folder of a study."""
 
     path: Path
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that writes the study's own files."""
+        return self.path / ".lock"
 
     @property
     def study_file(self) -> Path:
@@ -161,6 +197,27 @@ class StudyFolder:
 
 
 @contextlib.contextmanager
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Within it, this process alone holds the lock file ``path``; gives False where another one does, or waits for it.
+
+    The system gives the lock back however the process ends, so nothing is ever left locked.
+    """
+    with mending(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            mine = False
+        else:
+            mine = True
+    try:
+        yield mine
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def mending(path: Path, action: str) -> Iterator[None]:
     """Turn the system's refusals about ``path`` (full disk, no permission ...) into one line."""
     try:
@@ -170,13 +227,20 @@ def mending(path: Path, action: str) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, flushed to disk, then renamed over it."""
+    """Write a file whole or not at all."""
+    with writing(path) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream to a file that appears whole or not at all: beside its place first, flushed to disk, then renamed."""
     with mending(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o666 & ~_umask())
@@ -184,6 +248,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written below ``folder``; nobody else may be writing there."""
+    for file in folder.rglob(f".*{UNFINISHED}"):
+        with mending(file, "remove"):
+            file.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -258,6 +329,31 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     """Write named tensors (any device; copied to CPU) and text as one safetensors file, atomically."""
     # clone: safetensors refuses tensors that share memory, and views of larger ones would be saved whole.
     write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, metadata))
+
+
+def join_tensors(path: Path, parts: Sequence[Path], metadata: dict[str, str]) -> None:
+    """Write the tensors of several files one after another, along their first axis, as one file.
+
+    Only one tensor of one part is in memory at a time. The format is github.com/huggingface/safetensors#format: eight
+    bytes with the header's length, a JSON header, the data.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(part, framework="pt")) for part in parts]
+        names, end = list(opened[0].keys()), 0
+        for name in names:
+            slices = [part.get_slice(name) for part in opened]
+            shape = [sum(each.get_shape()[0] for each in slices), *slices[0].get_shape()[1:]]
+            size = sum(part.get_tensor(name).nbytes for part in opened)
+            header[name] = {"dtype": slices[0].get_dtype(), "shape": shape, "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with writing(path) as stream:
+            stream.write(struct.pack("<Q", len(text)) + text)
+            for name in names:
+                for part in opened:
+                    stream.write(part.get_tensor(name).numpy().tobytes())
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

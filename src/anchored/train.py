@@ -13,15 +13,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored import data, runs
 from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.recipe import Cell, Training, canonical, derived_seed
+from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
@@ -30,17 +33,21 @@ Progress = Callable[[float, str], None]  # share done in [0, 1], and what is bei
 class TrainingStep(pl.LightningModule):
     """What happens to a batch, and the history that is kept of it."""
 
-    def __init__(self, model: nn.Module, cell: Cell, classes: int) -> None:
+    def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
-        self.model, self.cell, self.classes = model, cell, classes
+        self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         self.history: list[dict[str, float]] = []
         self._started = 0.0
+        self._draws = torch.Generator()  # of tail points
 
     def on_train_epoch_start(self) -> None:
         """Every draw of an epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one."""
         if isinstance(self.model, AnchoredModel):
             self.model.generator.manual_seed(derived_seed(self.cell.seed, "masks", self.current_epoch))
         torch.manual_seed(derived_seed(self.cell.seed, "dropout", self.current_epoch))
+        if self.residuals is not None and self._mining:
+            self._draws.manual_seed(derived_seed(self.cell.seed, "tail", self.current_epoch))
+            self.residuals.fit()
         self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
         self._started = time.monotonic()
 
@@ -50,10 +57,28 @@ class TrainingStep(pl.LightningModule):
         logits = self.model(images)
         targets = self.model.targets(labels, self.classes) if isinstance(self.model, AnchoredModel) else labels
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
+        if self.residuals is not None:
+            loss = loss + self.cell.tail_weight * self._tail_loss(images, labels)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == labels).sum()
             self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         return loss
+
+    @property
+    def _mining(self) -> bool:
+        """Whether the warm-up of hard Δ mining is over."""
+        epochs = self.cell.train.epochs
+        return self.current_epoch >= min(max(1, round(self.cell.tail.warmup * epochs)), epochs - 1)
+
+    def _tail_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """CE(uniform, F([0, 0 − t])) at tail points t; zero during the warm-up."""
+        assert self.residuals is not None
+        assert isinstance(self.model, AnchoredModel)
+        self.residuals.observe(images, self.model.order, labels)
+        if not self._mining:
+            return images.new_zeros(())
+        tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self._draws)
+        return uniform_cross_entropy(self.model.masked_pass(-tail))
 
     def close_epoch(self) -> None:
         """Add a line to the history; refuse to go on from weights that are no longer numbers."""
@@ -164,7 +189,8 @@ def train(
     if run.weights_file.exists():
         return
     config = models.config_of(cell)
-    images = data.scaled(data.load(cell.data.train, "train", root), cell.data.fraction)
+    seen, resized = data.seen_by(cell.data), cell.train.crop == "resized"
+    images = data.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
         raise UserError(
             f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
@@ -174,7 +200,9 @@ def train(
     if isinstance(model, AnchoredModel):
         model.set_references(_references(images, config, cell.seed))
     # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
-    step = TrainingStep(model.to(memory_format=torch.channels_last), cell, len(config.classes))
+    step = TrainingStep(
+        model.to(memory_format=torch.channels_last), cell, len(config.classes), _residuals(cell, config)
+    )
     engine = pl.Trainer(
         **{
             "max_epochs": cell.train.epochs,
@@ -183,7 +211,7 @@ def train(
             "precision": cell.train.precision,
             "deterministic": cell.train.deterministic,
             "plugins": [TensorCheckpoints()],
-            "callbacks": [Keeper(run, progress)],
+            "callbacks": [*averages(cell.train), Keeper(run, progress)],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -201,7 +229,10 @@ def train(
         shuffle=True,
         crop_padding=cell.train.crop_padding,
         flip=cell.train.flip,
+        resized_crop=resized,
+        policy=cell.train.policy,
         drop_last=True,
+        shard=(engine.global_rank, engine.world_size),
     )
     try:
         engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
@@ -210,6 +241,29 @@ def train(
         raise KeyboardInterrupt from stopped
     models.save(run, step.model, config)
     run.checkpoint_file.unlink(missing_ok=True)
+
+
+class Average(WeightAveraging):
+    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
+
+    In warm-up it follows the weights. At the end of training it takes their place.
+    """
+
+    def __init__(self, decay: float, warmup: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.warmup = warmup
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Average; a count of zero makes torch copy."""
+        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, *rest)
+
+
+def averages(settings: Training) -> list[pl.Callback]:
+    """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
+    return [Average(settings.average, settings.warmup)] if settings.average else []
 
 
 def bind(run: Run, cell: Cell) -> None:
@@ -225,10 +279,18 @@ def bind(run: Run, cell: Cell) -> None:
     runs.write_json(run.cell_file, settings)
 
 
-def _references(images: data.ImageSet, config: models.ModelConfig, seed: int) -> Tensor:
+def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:
+    """What hard Δ mining fits, where the cell has a λ."""
+    if not cell.tail_weight:
+        return None
+    shape, classes = (config.channels, config.size, config.size), len(config.classes) if cell.tail.per_class else 1
+    return Residuals(shape, classes, pairs=cell.tail.pairs, rank=cell.tail.rank)
+
+
+def _references(images: data.Images, config: models.ModelConfig, seed: int) -> Tensor:
     """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
     if config.references > len(images):
         raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")
     generator = torch.Generator().manual_seed(derived_seed(seed, "references"))
     chosen = torch.randperm(len(images), generator=generator)[: config.references]
-    return data.to_input(images.images[chosen], config.mean, config.std)
+    return data.to_input(next(images.parts([chosen])), config.mean, config.std)

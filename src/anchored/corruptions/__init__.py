@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from anchored.corruptions.bar import BAR
 from anchored.corruptions.common import COMMON
 from anchored.corruptions.randomness import image_keys
 from anchored.corruptions.row import SMALL, Corruption, published_size
@@ -21,7 +22,7 @@ from anchored.errors import UserError
 __all__ = ["CORRUPTIONS", "FAMILIES", "Corruption", "corrupt", "expand"]
 
 #: Every corruption by name.
-CORRUPTIONS: dict[str, Corruption] = {row.name: row for row in COMMON}
+CORRUPTIONS: dict[str, Corruption] = {row.name: row for row in (*COMMON, *BAR)}
 
 #: Families of corruptions, each a name in recipes and on the command line.
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(family for row in CORRUPTIONS.values() for family in row.families))

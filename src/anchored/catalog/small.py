@@ -1,97 +1,10 @@
-"""Data sets as rows: everything a reader, a trainer or a report needs to know about a set, written once.
-
-Standard library only, so that listing the sets costs nothing. To add a set, add a row (and its test): nothing else in
-the package names a data set. ``anchored.data.load`` turns a row into images.
-"""
+"""Small sets: those that come with the package, computed noise, Fashion-MNIST, CIFAR."""
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-from anchored.errors import UserError
-
-Role = Literal["train", "ood", "adaptation"]
-Reader = Literal["idx", "cifar_binary", "procedural"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """One file of a data set.
-
-    ``name``: its path inside the set's folder (or archive). ``bytes``: its size as published. ``hash``: "md5:..." or
-    "sha256:..." of the file as published, which a download must match. ``content``: the same of what a ``.gz`` holds,
-    which a copy that somebody compressed anew (Debian does) or unpacked matches as well; None where ``hash`` suffices.
-    ``urls``: where to download it, the official place first, then mirrors; empty for files inside the package or an
-    archive.
-    """
-
-    name: str
-    bytes: int
-    hash: str | None = None
-    content: str | None = None
-    urls: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """One data set.
-
-    - ``name``: how recipes and commands call it; ``title``: how the paper and reports spell it.
-    - ``classes``: the name of each label 0, 1, ...
-    - ``channels``, ``size``: images are (channels, size, size) uint8.
-    - ``train``, ``test``: how many images each split has; 0 where there is none.
-    - ``mean``, ``std``: per channel, of exactly this row's training images scaled to [0, 1] (of its test images where
-      it has no training split).
-    - ``roles``: what it can be used for.
-    - ``reader``: which function of ``anchored.data`` reads it.
-    - ``file_classes``: how many classes the files have, before ``keep``.
-    - ``folder``: its folder below the data root.
-    - ``train_files``, ``test_files``: images then labels for ``idx``, records for ``cifar_binary``.
-    - ``archive``: the one file to download that holds them; it is read without unpacking.
-    - ``label_bytes``: bytes before the pixels of a CIFAR record; the last one is the label.
-    - ``keep``: the labels in the files that this row keeps, renumbered 0, 1, ... in this order; None keeps all.
-    - ``homes``: other folders where it may lie; a relative one is inside this package.
-    """
-
-    name: str
-    title: str
-    classes: tuple[str, ...]
-    channels: int
-    size: int
-    train: int
-    test: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    roles: tuple[Role, ...]
-    licence: str
-    citation: str
-    reader: Reader
-    file_classes: int
-    folder: str = ""
-    train_files: tuple[File, ...] = ()
-    test_files: tuple[File, ...] = ()
-    archive: File | None = None
-    label_bytes: int = 1
-    keep: tuple[int, ...] | None = None
-    homes: tuple[str, ...] = ()
-
-    @property
-    def downloads(self) -> tuple[File, ...]:
-        """Return the files that ``anchored data fetch`` brings: the archive, or every file that has an address."""
-        files = (self.archive,) if self.archive else self.train_files + self.test_files
-        return tuple(file for file in files if file.urls)
-
-
-def get(name: str) -> DataSet:
-    """Return the row called ``name``; UserError with the nearest names when there is none."""
-    row = CATALOG.get(name)
-    if row is None:
-        near = difflib.get_close_matches(name.lower().replace("_", "-"), CATALOG, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOG)}"
-        raise UserError(f"data set '{name}' is not in the catalog; {known}")
-    return row
+from anchored.catalog.row import DataSet, File
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -138,10 +51,11 @@ def _records(name: str, size: int, md5: str) -> File:
     return File(name=name, bytes=size, hash=f"md5:{md5}")
 
 
-def _kriz(name: str, size: int, md5: str) -> File:
+def _kriz(name: str, size: int, md5: str, holds: str) -> File:
     """Return an archive of CIFAR's home page and its other address."""
     places = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
-    return File(name=name, bytes=size, hash=f"md5:{md5}", urls=tuple(place + name for place in places))
+    urls = tuple(place + name for place in places)
+    return File(name=name, bytes=size, hash=f"md5:{md5}", urls=urls, holds=(holds,))
 
 
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -342,7 +256,7 @@ _CIFAR10 = DataSet(
         _records("cifar-10-batches-bin/data_batch_5.bin", 30_730_000, "53f37980c15c3d472c316c40844f3f0d"),
     ),
     test_files=(_records("cifar-10-batches-bin/test_batch.bin", 30_730_000, "803d5f7f4d78ea53de84dbe85f74fb6d"),),
-    archive=_kriz("cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"),
+    parts=(_kriz("cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"),),
 )
 
 _CIFAR100 = replace(
@@ -368,30 +282,27 @@ _CIFAR100 = replace(
     label_bytes=2,  # the coarse label, then the fine one
     train_files=(_records("cifar-100-binary/train.bin", 153_700_000, "6172c7755cfe09b2fe270c85cebc1b15"),),
     test_files=(_records("cifar-100-binary/test.bin", 30_740_000, "4499cfba6c016c1be1438163640a0898"),),
-    archive=_kriz("cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"),
+    parts=(_kriz("cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"),),
 )
 
 # Classes to train on, and classes held back: never trained on, they are near-OOD images and a task to adapt to.
 _KNOWN = (0, 1, 2, 3, 7, 8, 9)
 _NOVEL = (4, 5, 6)
 
-#: Every data set by name.
-CATALOG: dict[str, DataSet] = {
-    row.name: row
-    for row in (
-        _MINI,
-        _part(_MINI, "fashion-mini-known", "known", _KNOWN, (7_000, 1_400), (0.286364, 0.356114)),
-        _part(_MINI, "fashion-mini-novel", "novel", _NOVEL, (3_000, 600), (0.287423, 0.349058)),
-        _FASHION,
-        _part(_FASHION, "fashion-mnist-known", "known", _KNOWN, (42_000, 7_000), (0.286651, 0.355783)),
-        _part(_FASHION, "fashion-mnist-novel", "novel", _NOVEL, (18_000, 3_000), (0.284615, 0.346498)),
-        _DIGITS,
-        _TEXTURES,
-        _PHOTOS,
-        _GAUSSIAN_NOISE,
-        _UNIFORM_NOISE,
-        _BLOBS,
-        _CIFAR10,
-        _CIFAR100,
-    )
-}
+#: This module's rows.
+ROWS = (
+    _MINI,
+    _part(_MINI, "fashion-mini-known", "known", _KNOWN, (7_000, 1_400), (0.286364, 0.356114)),
+    _part(_MINI, "fashion-mini-novel", "novel", _NOVEL, (3_000, 600), (0.287423, 0.349058)),
+    _FASHION,
+    _part(_FASHION, "fashion-mnist-known", "known", _KNOWN, (42_000, 7_000), (0.286651, 0.355783)),
+    _part(_FASHION, "fashion-mnist-novel", "novel", _NOVEL, (18_000, 3_000), (0.284615, 0.346498)),
+    _DIGITS,
+    _TEXTURES,
+    _PHOTOS,
+    _GAUSSIAN_NOISE,
+    _UNIFORM_NOISE,
+    _BLOBS,
+    _CIFAR10,
+    _CIFAR100,
+)

@@ -1,0 +1,124 @@
+"""What a row of the catalog says about a data set, and about each of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["train", "ood", "adaptation", "corrupted"]
+Reader = Literal[
+    "idx",
+    "cifar_binary",
+    "procedural",
+    "corrupted_blocks",
+    "corrupted_folders",
+    "flat_folder",
+    "class_folders",
+    "imagenet",
+    "dtd",
+    "pets",
+    "flowers",
+    "cars",
+    "food",
+    "ucf101",
+    "own",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """One file of a data set.
+
+    ``name``: its path inside the set's folder (or archive). ``bytes``: its size as published, None where no source
+    states it. ``hash``: "md5:..." or "sha256:..." of the file as published, which a download must match; None where no
+    source states it: then the hash of the first download is kept and later ones must match that. ``content``: the same
+    of what a ``.gz`` holds, which a copy that somebody compressed anew (Debian does) or unpacked matches as well; None
+    where ``hash`` suffices. ``urls``: where to download it, the official place first, then mirrors; empty for files
+    inside the package or an archive, and for those that need a login. ``makes``: the entries in the set's folder that
+    ``anchored data fetch`` unpacks from it. ``holds``: the entries that are read from it without unpacking. ``into``:
+    the folder it is unpacked into, for an archive that has none of its own. ``nested``: it is an archive of archives,
+    one for each class.
+    """
+
+    name: str
+    bytes: int | None = None
+    hash: str | None = None
+    content: str | None = None
+    urls: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
+    into: str = ""
+    nested: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One data set.
+
+    - ``name``: how recipes and commands call it; ``title``: how the paper and reports spell it.
+    - ``classes``: the name of each label 0, 1, ...
+    - ``channels``, ``size``: images are (channels, size, size) uint8; if ``varied``, images have many sizes, and
+      ``size`` is that at which a network trained on the set sees them.
+    - ``train``, ``test``: how many images each split has; 0 where there is none.
+    - ``mean``, ``std``: per channel, of the training images scaled to [0, 1] (for small sets, of exactly this row's);
+      empty for sets that are not trained on.
+    - ``roles``: what it can be used for.
+    - ``reader``: which function of ``anchored.readers`` reads it.
+    - ``file_classes``: how many classes the files have, before ``keep``.
+    - ``folder``: its folder below the data root.
+    - ``train_files``, ``test_files``: images then labels for ``idx``, records for ``cifar_binary``, blocks for archives
+      of corrupted images.
+    - ``parts``: the files to download that hold everything: archives, and lists beside them.
+    - ``needs``: files and folders, below the set's folder, that are there when the set is.
+    - ``images``: the folder below the set's folder that holds the images; ``subset``: the names of those that the row
+      has, where it is not all of them.
+    - ``manual``: what a person has to do where a login or an agreement is needed, or no address is left.
+    - ``label_bytes``: bytes before the pixels of a CIFAR record; the last one is the label.
+    - ``keep``: the labels in the files that this row keeps, renumbered 0, 1, ... in this order; None keeps all.
+    - ``homes``: other folders where it may lie; a relative one is inside this package.
+    - ``folders``: the name of each class's folder, where that is not the class's name.
+    - ``clean``: for archives of corrupted images, the row of the clean ones; ``corruptions``: what the archive has.
+    - ``note``: what else a user should know, one sentence.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    channels: int
+    size: int
+    train: int
+    test: int
+    roles: tuple[Role, ...]
+    licence: str
+    citation: str
+    reader: Reader
+    file_classes: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    varied: bool = False
+    folder: str = ""
+    train_files: tuple[File, ...] = ()
+    test_files: tuple[File, ...] = ()
+    parts: tuple[File, ...] = ()
+    needs: tuple[str, ...] = ()
+    images: str = ""
+    subset: tuple[str, ...] = ()
+    manual: str = ""
+    label_bytes: int = 1
+    keep: tuple[int, ...] | None = None
+    homes: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    clean: str = ""
+    corruptions: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def downloads(self) -> tuple[File, ...]:
+        """Return the files that ``anchored data fetch`` brings: those that have an address."""
+        return tuple(file for file in (*self.parts, *self.train_files, *self.test_files) if file.urls)
+
+
+def lines(name: str) -> tuple[str, ...]:
+    """Return the lines of a list that comes with the catalog: class names, or which images a row has."""
+    return tuple((Path(__file__).parent / "lists" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
