@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from anchored import runs
@@ -111,7 +113,7 @@ def fetch(
                 return tuple(job.bring(file) for file in files)
         except Timeout:
             if progress:
-                print(f"{name}: another process is fetching it; waiting")
+                print(f"{name}: another process is fetching it; waiting", file=sys.stderr)
             with FileLock(job.folder / ".lock"):
                 return tuple(job.bring(file) for file in files)
 
@@ -194,4 +196,6 @@ class _Job:
 
     def _bar(self, name: str) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        return Progress(*columns, TimeRemainingColumn(), transient=True, disable=not self.progress)
+        console = Console(stderr=True)
+        shown = self.progress and console.is_terminal
+        return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)
