@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "evaluate", "report", "inventory", "forecast", "doctor"}
+ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
+    "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
+    "display": BASE | {"cells"},
     "inventory": BASE | MATERIAL,
     "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK,
     "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,

@@ -82,6 +82,7 @@ def _box_resize(images: Tensor, new_size: int, axis: int) -> Tensor:
 
 
 def pixelate_margin(factor: float) -> int:
+    """How many pixels more than its sides an image must have."""
     return math.ceil(1 / factor) - 1
 
 
