@@ -479,6 +479,8 @@ def test_folders_that_a_person_unpacked_are_taken_as_they_are(tmp_path: Path) ->
     for name in ("train", "val", "ILSVRC2012_devkit_t12"):
         (tmp_path / "imagenet" / name).mkdir(parents=True)
     assert readers.fetch("imagenet", tmp_path, progress=False)[0] == tmp_path / "imagenet/train"
+    (tmp_path / "cifar10-c/CIFAR-10-C").mkdir(parents=True)
+    assert readers.fetch("cifar10-c", tmp_path, offline=True) == (tmp_path / "cifar10-c/CIFAR-10-C",)
 
 
 def test_sets_inside_the_package_need_no_fetching() -> None:

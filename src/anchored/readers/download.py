@@ -138,13 +138,13 @@ class _Job:
 
     def bring(self, file: File) -> Path:
         """Return where ``file``, or what it makes, is whole; downloaded and unpacked if need be."""
-        made = [find(self.row, entry, self.root) for entry in file.makes]
+        made = [find(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
         if made and made[0] and all(made) and (self.record.of_file(file) or not find(self.row, file.name, self.root)):
             return made[0]  # unpacked before, or brought unpacked by the user
         path, digest = self._whole(file)
         count = 0
         if file.makes:
-            self._check_room(2 * path.stat().st_size, file)
+            self._check_room(path.stat().st_size, file)
             with self._bar(f"unpacking {file.name}") as bar:
                 task = bar.add_task(f"unpacking {file.name}", total=None)
                 count = unpack(path, file, self.folder, lambda written: bar.advance(task, written))
