@@ -233,19 +233,19 @@ COMMANDS = {
         _report,
         ("anchored report runs/demo",),
     ),
-    "doctor": Command(
-        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
-        "say what a study lacks here, what it takes and how long it will run",
-        _recipe_arguments,
-        _doctor,
-        ("anchored doctor demo", "anchored doctor table8"),
-    ),
     "data": Command(
         "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
         _data_arguments,
         _data,
         ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
+    ),
+    "doctor": Command(
+        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "say what a study lacks here, what it takes and how long it will run",
+        _recipe_arguments,
+        _doctor,
+        ("anchored doctor demo", "anchored doctor table8"),
     ),
 }
 
@@ -277,6 +277,8 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
     from jsonargparse import ArgumentError
 
     parser = _parser(verb)
+    if COMMANDS[verb].arguments is _data_arguments:  # argparse wants names that may be absent before the flags
+        arguments = sorted(arguments, key=lambda word: word.startswith("-"))
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
         if first and COMMANDS[verb].arguments in (_study_arguments, _recipe_arguments):
