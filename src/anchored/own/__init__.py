@@ -74,9 +74,7 @@ def find(name: str, test_share: float) -> OwnSet:
     the lowest hashes, the same on every machine. UserError, one line, where there are no images, a class is missing or
     has a single image, or a file is not what it should be. Found once a process: ``find.cache_clear()`` looks again.
     """
-    listing = next(read for fits, read in FORMATS if fits(name))(name)
-    if not listing.names:
-        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    listing = listed(name)
     stated = set(listing.sides)
     if "" in stated and len(stated) > 1:
         missing = listing.names[listing.sides.index("")]
@@ -94,6 +92,14 @@ def find(name: str, test_share: float) -> OwnSet:
         splits = {"ood": splits["ood"]}
     kept = {split: index for split, index in splits.items() if len(index)}
     return OwnSet(name, classes, kept, channels, size, _content(listing), "test" not in stated)
+
+
+def listed(name: str) -> Listing:
+    """Return every image of own data in its canonical order, found but not decoded; UserError where there is none."""
+    listing = next(read for fits, read in FORMATS if fits(name))(name)
+    if not listing.names:
+        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    return listing
 
 
 def checked(own: OwnSet) -> OwnSet:
