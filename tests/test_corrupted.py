@@ -89,12 +89,12 @@ def test_it_goes_on_after_a_kill(
             raise KeyboardInterrupt
         return real(images, *rest, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(corrupted.corruptions, "corrupt", dies)
+    monkeypatch.setattr(corruptions, "corrupt", dies)
     assert main([*command, "-o", str(broken)]) == 130
     done = json.loads((broken / "done.json").read_text())["images"]
     assert done in (2, 4)
     assert not (broken / "contrast.npy").exists()
-    monkeypatch.setattr(corrupted.corruptions, "corrupt", real)
+    monkeypatch.setattr(corruptions, "corrupt", real)
     capsys.readouterr()
     assert main([*command, "-o", str(broken)]) == 0
     assert f"{done} images done already" in capsys.readouterr().out

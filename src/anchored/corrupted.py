@@ -130,7 +130,7 @@ def _write_all(folder: Path, request: Request, source: _Source, first: Tensor, d
     """Corrupt and write the images from ``done`` on, a batch at a time, and say how far it is."""
     write = _blocks(folder, request, first, done) if request.layout == "npy" else _files(folder, source.names)
     count = max(1, min(_BATCH, _PIXELS // first[0].numel()))
-    places = torch.split(torch.arange(done, request.images), count)
+    places = torch.split(torch.arange(done, request.images), count) if done < request.images else ()
     passes = len(request.corruptions) * len(request.severities)
     console.print(
         f"{request.images:,} images × {len(request.corruptions)} corruptions × {len(request.severities)} severities"

@@ -158,11 +158,11 @@ def _look(listing: Listing) -> tuple[int, int]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = listing.source.open(place)  # reads the header alone
+                with listing.source.open(place) as image:  # reads the header alone
+                    grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+                    sides.append(min(image.size))
         except UNREADABLE:
             continue  # said, with its name, when it is decoded
-        grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
-        sides.append(min(image.size))
     if not sides:
         raise UserError(f"{listing.source.where(0)} and {len(places) - 1} others looked at are not images")
     return 1 if grey else 3, min(LARGEST_SIZE, int(np.median(sides)))
