@@ -168,9 +168,8 @@ def _files(folder: Path, names: Sequence[str]) -> _Write:
 
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
-            file = io.BytesIO()
-            picture(image).save(file, "JPEG", quality=QUALITY, optimize=True)
-            runs.write_bytes(folder / corruption / str(severity) / f"{names[place]}.JPEG", file.getvalue())
+            content = jpeg(picture(image), QUALITY)
+            runs.write_bytes(folder / corruption / str(severity) / f"{names[place]}.JPEG", content)
 
     return write
 
@@ -316,6 +315,13 @@ def picture(image: Tensor) -> Image.Image:
     """Return uint8 (C,H,W), C 1 or 3, as a Pillow image."""
     pixels = image.permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    """Return an image as the bytes of a JPEG file."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
 
 
 def png(image: Image.Image) -> bytes:
