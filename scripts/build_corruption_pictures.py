@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 import torch
 from PIL import Image
@@ -32,14 +33,13 @@ GROUPS = {
 
 def photograph(size: int) -> Tensor:
     """Return the photograph, (1,3,size,size) uint8."""
-    face = Image.fromarray(skimage.data.astronaut()[:360, 60:420])
-    pixels = torch.frombuffer(
-        bytearray(face.resize((size, size), Image.Resampling.LANCZOS).tobytes()), dtype=torch.uint8
-    )
-    return pixels.view(1, size, size, 3).permute(0, 3, 1, 2).contiguous()
+    face = Image.fromarray(skimage.data.astronaut()[:360, 60:420])  # type: ignore[no-untyped-call]
+    pixels = np.array(face.resize((size, size), Image.Resampling.LANCZOS))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
 
 
 def main() -> None:
+    """Write the pictures and say how large they are."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/corruptions")
     for size in (224, 32):
         image = photograph(size)

@@ -161,7 +161,7 @@ def _look(listing: Listing) -> tuple[int, int]:
                 with listing.source.open(place) as image:  # reads the header alone
                     grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
                     sides.append(min(image.size))
-        except UNREADABLE:
+        except UNREADABLE:  # noqa: PERF203 -- the others are still to be looked at
             continue  # said, with its name, when it is decoded
     if not sides:
         raise UserError(f"{listing.source.where(0)} and {len(places) - 1} others looked at are not images")
