@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict", "corrupted"}
-ANSWERS = {"study", "evaluate", "report"}
+ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -25,14 +25,20 @@ MAY_IMPORT = {
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
     "data": BASE | MATERIAL | SETTINGS,
+    "readers": BASE | MATERIAL | STORE,
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "corrupted": BASE | STORE | SETTINGS | MATERIAL | {"predict"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
+    "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
+    "display": BASE | {"cells"},
+    "inventory": BASE | MATERIAL,
+    "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK,
+    "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "cli": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,
 }
 

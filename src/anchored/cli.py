@@ -32,7 +32,7 @@ class Command:
     usage: str
     summary: str
     arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], None]
+    run: Callable[[Namespace], int | None]  # the exit status, if it is not 0
     examples: tuple[str, ...]
 
 
@@ -46,6 +46,12 @@ def _recipe_arguments(parser: ArgumentParser) -> None:
         help="shrink images, epochs and networks to this share, for a trial; in (0, 1]",
     )
     parser.add_class_arguments(recipes.Recipe, as_group=False)
+
+
+def _study_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="processes that work on the study's trainings at once")
+    parser.add_argument("--status", action="store_true", help="say what is done, running, failed and left, and stop")
+    _recipe_arguments(parser)
 
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
@@ -71,10 +77,23 @@ def _corrupt_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=0, help=sizes)
 
 
+def _doctor(options: Namespace) -> int:
+    from anchored import doctor
+
+    recipe, console = _recipe(options), _console()
+    results = Path(options.output or Path("runs") / recipe.name)
+    with console.status("measuring") as status:
+        found = doctor.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
+    found.show(console)
+    return 0 if found.ready else 1
+
+
 def _data_arguments(parser: ArgumentParser) -> None:
     actions = "list all sets; show what is known of some; fetch (download and verify) some; verify that some read whole"
     parser.add_argument("action", choices=list(DATA_ACTIONS), help=actions)
     parser.add_argument("names", type=str, nargs="*", help="rows of the catalog; none means all, except to fetch")
+    parser.add_argument("--offline", action="store_true", help="fetch: ask no server; as ANCHORED_OFFLINE=1")
+    parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
 
 
 def _recipe(options: Namespace) -> Recipe:
@@ -88,11 +107,14 @@ def _recipe(options: Namespace) -> Recipe:
 
 
 def _study(options: Namespace) -> None:
-    from anchored.study import study
+    from anchored import study
 
     recipe = _recipe(options)
     folder = Path(options.output or Path("runs") / recipe.name)
-    study(recipe, folder, _console())
+    if options.status:
+        _console().print(study.status(folder))
+        return
+    study.study(recipe, folder, _console(), workers=options.workers)
     _show_report(folder)
 
 
@@ -152,55 +174,38 @@ def _data(options: Namespace) -> None:
     if options.action == "fetch" and not options.names:
         raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
     rows = [catalog.get(name) for name in options.names] or list(catalog.CATALOG.values())
-    DATA_ACTIONS[options.action](rows)
+    DATA_ACTIONS[options.action](rows, options)
 
 
-def _data_list(rows: list[DataSet]) -> None:
-    from rich.table import Table
+def _data_list(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
-    from anchored import data
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "title", "train", "test", "image", "classes", "here"):
-        table.add_column(
-            heading, no_wrap=heading != "title", justify="left" if heading in ("name", "title") else "right"
-        )
-    for row in rows:
-        shape, here = f"{row.channels}×{row.size}×{row.size}", "yes" if data.is_here(row) else "no"
-        table.add_row(row.name, row.title, f"{row.train:,}", f"{row.test:,}", shape, str(len(row.classes)), here)
-    _console().print(table)
+    _console().print(inventory.listing(rows))
 
 
-def _data_show(rows: list[DataSet]) -> None:
-    for row in rows:
-        print(f"{row.name}: {row.title}")
-        for name in ("train", "test", "channels", "size", "mean", "std", "roles", "licence", "citation"):
-            print(f"  {name}: {getattr(row, name)}")
-        print(f"  classes: {', '.join(row.classes)}")
-        for file in row.downloads:
-            print(f"  file: {file.name}, {file.bytes:,} bytes, {file.hash}\n    from {' or '.join(file.urls)}")
-
-
-def _data_fetch(rows: list[DataSet]) -> None:
-    from anchored import data
+def _data_show(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
     for row in rows:
-        for path in data.fetch(row.name) or ("nothing to download",):
+        print("\n".join(inventory.described(row)))
+
+
+def _data_fetch(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import readers
+
+    for row in rows:
+        for path in readers.fetch(row.name, offline=options.offline) or ("nothing to download",):
             print(f"{row.name}: {path}")
 
 
-def _data_verify(rows: list[DataSet]) -> None:
-    from anchored import data
+def _data_verify(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
     for row in rows:
-        if not data.is_here(row):
-            print(f"{row.name}: not here")
-            continue
-        counts = [f"{len(data.load(row.name, split)):,} {split}" for split in ("train", "test") if getattr(row, split)]
-        print(f"{row.name}: whole, {' and '.join(counts)} images")
+        print(f"{row.name}: {inventory.verified(row, every=options.every)}")
 
 
-DATA_ACTIONS: dict[str, Callable[[list[DataSet]], None]] = {
+DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
     "list": _data_list,
     "show": _data_show,
     "fetch": _data_fetch,
@@ -226,15 +231,16 @@ def _console() -> Console:  # type: ignore[name-defined]  # noqa: F821
 
 COMMANDS = {
     "study": Command(
-        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--status] [--SECTION.KEY VALUE ...]",
         "train, evaluate and report a grid of networks",
-        _recipe_arguments,
+        _study_arguments,
         _study,
         (
             "anchored study demo -o runs/demo",
             "anchored study demo -o runs/trial --scale 0.1",
             "anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20",
-            "anchored study my-recipe.yaml",
+            "anchored study my-recipe.yaml --workers 4",
+            "anchored study my-recipe.yaml --status",
         ),
     ),
     "train": Command(
@@ -269,8 +275,15 @@ COMMANDS = {
             "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
         ),
     ),
+    "doctor": Command(
+        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "say what a study lacks here, what it takes and how long it will run",
+        _recipe_arguments,
+        _doctor,
+        ("anchored doctor demo", "anchored doctor table8"),
+    ),
     "data": Command(
-        "anchored data {list,show,fetch,verify} [NAME ...]",
+        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
         _data_arguments,
         _data,
@@ -308,7 +321,7 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
     parser = _parser(verb)
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
-        if first and COMMANDS[verb].arguments is _recipe_arguments:
+        if first and COMMANDS[verb].arguments in (_study_arguments, _recipe_arguments):
             _set_defaults(parser, recipes.read(first), f"recipe '{first}'")
         if first and verb == "evaluate":
             from anchored.runs import Run, read_json
@@ -375,7 +388,8 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing, 2 for bad input, 130 when
+    interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:
@@ -387,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"anchored {version('anchored')}")
         elif verb in COMMANDS:
             _quiet_lightning()
-            COMMANDS[verb].run(_options(verb, words[1:]))
+            return COMMANDS[verb].run(_options(verb, words[1:])) or 0
         else:
             raise UserError(f"no command '{verb}': there are {', '.join(COMMANDS)}")
     except UserError as error:

@@ -39,6 +39,7 @@ __all__ = [
     "fetch",
     "is_here",
     "load",
+    "look",
     "open_corrupted",
     "open_set",
     "row",
@@ -107,6 +108,19 @@ def open_set(
 
 
 _KEPT: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last, decoded
+
+
+def look(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
+    """Raise UserError, in little time, where :func:`open_set` could not open a split.
+
+    Arrays are read (and kept for that call); of encoded images, names and labels are read and the first is decoded.
+    """
+    known, seen = row(name, settings), seen_by(settings)
+    if known.reader in readers.INDEXES:
+        found = _found(known, split, settings, root, seen)
+        next(found.parts([torch.zeros(1, dtype=torch.int64)]))
+    else:
+        open_set(name, split, settings, seen, root, minimum=10)
 
 
 def open_corrupted(

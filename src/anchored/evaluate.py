@@ -82,7 +82,7 @@ class Bench:
         """The network's outputs on one set, from disk where they were made by these weights from this set."""
         key = [self.weights, name, split, self.cell.data.fraction, features]
         key += [own] if (own := data.content(name, self.cell.data)) else []
-        archive = _archive(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
+        archive = archive_of(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
         if corruption:
             key += [corruption, severity, archive or self.settings.seed]
 
@@ -201,7 +201,7 @@ def _corruptions(settings: Evaluation, size: int) -> tuple[str, ...]:
     return corruptions.expand(settings.corruptions, size, size)
 
 
-def _archive(train: str, corruption: str) -> str:
+def archive_of(train: str, corruption: str) -> str:
     """The catalog's archive of a set's corrupted test images; ``UserError`` where none is published."""
     for row in catalog.CATALOG.values():
         if row.clean == train and corruption in row.corruptions:
@@ -321,7 +321,7 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
     for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
-        load(name, split, recipe.data, root)
+        data.look(name, split, recipe.data, root)
     for name in settings.adaptation:
         if len(data.row(name, recipe.data).classes) < 2:
             raise UserError(f"evaluate.adaptation has '{name}', which has no classes to adapt to")
@@ -334,7 +334,7 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in _corruptions(settings, seen.size):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
-            data.open_corrupted(_archive(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
+            data.open_corrupted(archive_of(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
         for severity in settings.severities if settings.corruption_source == "generated" else ():
             corruptions.corrupt(probe, name, severity, seed=0)
     return recipe
@@ -345,7 +345,7 @@ def _example(recipe: Recipe, corruption: str, severity: int, clean: Tensor, plac
     settings, seen = recipe.evaluate, data.seen_by(recipe.data)
     if settings.corruption_source == "generated":
         return corruptions.corrupt(clean, corruption, severity, seed=settings.seed, indices=place)
-    archive = _archive(recipe.data.train, corruption)
+    archive = archive_of(recipe.data.train, corruption)
     images = data.open_corrupted(archive, corruption, severity, recipe.data, seen, root, minimum=10)
     return next(images.parts([place]))
 

@@ -6,7 +6,7 @@ A study's folder::
     results.csv     all rows
     report.html     figures/  tables/  examples.safetensors
     runs/CELL/      cell.json  recipe.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors
-                    evaluation.json  rows.csv
+                    evaluation.json  rows.csv  state.json
 
 Every file appears whole or not at all (written beside its place, then renamed). Nothing is pickled or unpickled.
 """
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -56,6 +57,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+UNFINISHED = ".part"  # end of the names of files that are being written
 _INTEGERS = {"severity", "seed", "n"}
 _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
@@ -75,6 +77,16 @@ class Run:
     def cell_file(self) -> Path:
         """The settings that decide the weights."""
         return self.path / "cell.json"
+
+    @property
+    def state_file(self) -> Path:
+        """How far its training and evaluation are."""
+        return self.path / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that works on it."""
+        return self.path / ".lock"
 
     @property
     def recipe_file(self) -> Path:
@@ -141,6 +153,11 @@ class StudyFolder:
     path: Path
 
     @property
+    def lock_file(self) -> Path:
+        """Locked by the process that writes the study's own files."""
+        return self.path / ".lock"
+
+    @property
     def study_file(self) -> Path:
         """The resolved recipe and how it was run."""
         return self.path / "study.json"
@@ -180,6 +197,27 @@ class StudyFolder:
 
 
 @contextlib.contextmanager
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Within it, this process alone holds the lock file ``path``; gives False where another one does, or waits for it.
+
+    The system gives the lock back however the process ends, so nothing is ever left locked.
+    """
+    with mending(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=wait)
+        except Timeout:
+            mine = False
+        else:
+            mine = True
+    try:
+        yield mine
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
 def mending(path: Path, action: str) -> Iterator[None]:
     """Turn the system's refusals about ``path`` (full disk, no permission ...) into one line."""
     try:
@@ -199,7 +237,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     """A stream to a file that appears whole or not at all: beside its place first, flushed to disk, then renamed."""
     with mending(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream
@@ -210,6 +248,13 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written below ``folder``; nobody else may be writing there."""
+    for file in folder.rglob(f".*{UNFINISHED}"):
+        with mending(file, "remove"):
+            file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

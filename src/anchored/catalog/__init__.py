@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 
-from anchored.catalog import corrupted, outside, small
-from anchored.catalog.naming import file_name, is_own, own_title
+from anchored.catalog import corrupted, imagenet, naming, outside, small, transfer
 from anchored.catalog.row import DataSet, File, Reader, Role
 from anchored.errors import UserError
 
 __all__ = ["CATALOG", "DataSet", "File", "Reader", "Role", "file_name", "get", "is_own", "title"]
 
 #: Every data set by name.
-CATALOG: dict[str, DataSet] = {row.name: row for row in (*small.ROWS, *outside.ROWS, *corrupted.ROWS)}
+CATALOG: dict[str, DataSet] = {
+    row.name: row for row in (*small.ROWS, *imagenet.ROWS, *outside.ROWS, *corrupted.ROWS, *transfer.ROWS)
+}
 
 
 def get(name: str) -> DataSet:
@@ -25,10 +26,23 @@ def get(name: str) -> DataSet:
     if row is None:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), CATALOG, n=3, cutoff=0.5)
         known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOG)}"
-        raise UserError(f"data set '{name}' is neither in the catalog nor a folder here; {known}")
+        raise UserError(f"data set '{name}' is not in the catalog; {known}")
     return row
+
+
+def is_own(name: str) -> bool:
+    """Say whether a data set's name is that of own images: a path, a .csv, a .npz, ``hf:...``, or a folder here.
+
+    A name of the catalog is the catalog's.
+    """
+    return name not in CATALOG and naming.is_place(name)
 
 
 def title(name: str) -> str:
     """Return how reports spell a data set: its row's title, or what own images are called."""
-    return own_title(name) if is_own(name) else get(name).title
+    return naming.title(name) if is_own(name) else get(name).title
+
+
+def file_name(name: str) -> str:
+    """Return a data set's name as part of a file's: itself, or for own images their title and a hash of the path."""
+    return naming.slug(name) if is_own(name) else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Role = Literal["train", "ood", "adaptation", "corrupted"]
@@ -35,8 +36,9 @@ class File:
     of what a ``.gz`` holds, which a copy that somebody compressed anew (Debian does) or unpacked matches as well; None
     where ``hash`` suffices. ``urls``: where to download it, the official place first, then mirrors; empty for files
     inside the package or an archive, and for those that need a login. ``makes``: the entries in the set's folder that
-    ``anchored data fetch`` unpacks from it; empty for a file that is read as it is. ``into``: the folder it is unpacked
-    into, for an archive that has none of its own. ``nested``: it is an archive of archives, one for each class.
+    ``anchored data fetch`` unpacks from it. ``holds``: the entries that are read from it without unpacking. ``into``:
+    the folder it is unpacked into, for an archive that has none of its own. ``nested``: it is an archive of archives,
+    one for each class.
     """
 
     name: str
@@ -45,6 +47,7 @@ class File:
     content: str | None = None
     urls: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    holds: tuple[str, ...] = ()
     into: str = ""
     nested: bool = False
 
@@ -64,10 +67,12 @@ class DataSet:
     - ``reader``: which function of ``anchored.readers`` reads it.
     - ``file_classes``: how many classes the files have, before ``keep``.
     - ``folder``: its folder below the data root.
-    - ``train_files``, ``test_files``: images then labels for ``idx``, records for ``cifar_binary``.
+    - ``train_files``, ``test_files``: images then labels for ``idx``, records for ``cifar_binary``, blocks for archives
+      of corrupted images.
     - ``parts``: the files to download that hold everything: archives, and lists beside them.
     - ``needs``: files and folders, below the set's folder, that are there when the set is.
-    - ``images``: the folder below the set's folder that holds the images.
+    - ``images``: the folder below the set's folder that holds the images; ``subset``: the names of those that the row
+      has, where it is not all of them.
     - ``manual``: what a person has to do where a login or an agreement is needed, or no address is left.
     - ``label_bytes``: bytes before the pixels of a CIFAR record; the last one is the label.
     - ``keep``: the labels in the files that this row keeps, renumbered 0, 1, ... in this order; None keeps all.
@@ -98,6 +103,7 @@ class DataSet:
     parts: tuple[File, ...] = ()
     needs: tuple[str, ...] = ()
     images: str = ""
+    subset: tuple[str, ...] = ()
     manual: str = ""
     label_bytes: int = 1
     keep: tuple[int, ...] | None = None
@@ -111,3 +117,8 @@ class DataSet:
     def downloads(self) -> tuple[File, ...]:
         """Return the files that ``anchored data fetch`` brings: those that have an address."""
         return tuple(file for file in (*self.parts, *self.train_files, *self.test_files) if file.urls)
+
+
+def lines(name: str) -> tuple[str, ...]:
+    """Return the lines of a list that comes with the catalog: class names, or which images a row has."""
+    return tuple((Path(__file__).parent / "lists" / f"{name}.txt").read_text(encoding="utf-8").splitlines())

@@ -51,10 +51,11 @@ def _records(name: str, size: int, md5: str) -> File:
     return File(name=name, bytes=size, hash=f"md5:{md5}")
 
 
-def _kriz(name: str, size: int, md5: str) -> File:
+def _kriz(name: str, size: int, md5: str, holds: str) -> File:
     """Return an archive of CIFAR's home page and its other address."""
     places = ("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/")
-    return File(name=name, bytes=size, hash=f"md5:{md5}", urls=tuple(place + name for place in places))
+    urls = tuple(place + name for place in places)
+    return File(name=name, bytes=size, hash=f"md5:{md5}", urls=urls, holds=(holds,))
 
 
 _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -255,7 +256,7 @@ _CIFAR10 = DataSet(
         _records("cifar-10-batches-bin/data_batch_5.bin", 30_730_000, "53f37980c15c3d472c316c40844f3f0d"),
     ),
     test_files=(_records("cifar-10-batches-bin/test_batch.bin", 30_730_000, "803d5f7f4d78ea53de84dbe85f74fb6d"),),
-    parts=(_kriz("cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"),),
+    parts=(_kriz("cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530", "cifar-10-batches-bin"),),
 )
 
 _CIFAR100 = replace(
@@ -281,7 +282,7 @@ _CIFAR100 = replace(
     label_bytes=2,  # the coarse label, then the fine one
     train_files=(_records("cifar-100-binary/train.bin", 153_700_000, "6172c7755cfe09b2fe270c85cebc1b15"),),
     test_files=(_records("cifar-100-binary/test.bin", 30_740_000, "4499cfba6c016c1be1438163640a0898"),),
-    parts=(_kriz("cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8"),),
+    parts=(_kriz("cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8", "cifar-100-binary"),),
 )
 
 # Classes to train on, and classes held back: never trained on, they are near-OOD images and a task to adapt to.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import tarfile
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import numpy.typing as npt
 
 from anchored.catalog import DataSet, File, get
 from anchored.errors import UserError
-from anchored.readers.files import DAMAGED, find, missing, read_checked, read_content
+from anchored.readers.files import DAMAGED, find, locate, missing, read_checked, read_content
+from anchored.readers.images import said, spread
+from anchored.readers.tars import members
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -104,46 +107,77 @@ def corrupted_arrays(
     mapped, not read: only the pages that are used are loaded.
     """
     clean = get(row.clean)
-    blocks = _mapped(row, f"{corruption}.npy", root)
+    path, blocks = _mapped(row, f"{corruption}.npy", root)
     count = row.test
-    path = find(row, f"{row.images}/{corruption}.npy", root)
     expected = (5 * count, clean.size, clean.size, clean.channels)
     if blocks.dtype != np.uint8 or blocks.shape != expected:
-        raise UserError(f"{path} holds {blocks.dtype} {blocks.shape}, not uint8 {expected}: five blocks of {count:,}")
+        found = f"{blocks.dtype} {blocks.shape}"
+        raise UserError(f"{corruption}.npy in {path} holds {found}, not uint8 {expected}: five blocks of {count:,}")
     labels = _block_labels(row, count, root)
     chosen = blocks[(severity - 1) * count : severity * count]
     return chosen.transpose(0, 3, 1, 2), labels
 
 
-def _mapped(row: DataSet, name: str, root: str | Path | None) -> npt.NDArray[np.generic]:
-    """Return the array in the file ``name`` of ``row``, mapped into memory."""
-    path = find(row, f"{row.images}/{name}", root)
+def block_place(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, int, int]:
+    """Return where the .npy file ``name`` of ``row`` is: its file or the tar that holds it, its start and its bytes."""
+    entry = f"{row.images}/{name}"
+    path = locate(row, entry, root)
     if path is None:
-        raise missing(row, f"{row.images}/{name}", root)
+        raise missing(row, entry, root)
+    try:
+        return (path, 0, path.stat().st_size) if path.name == name else (path, *members(path).place(entry))
+    except KeyError as error:
+        raise UserError(f"{path} does not hold {entry}: delete it and fetch {row.name} again") from error
+
+
+def _mapped(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, npt.NDArray[np.generic]]:
+    """Return the array in the .npy file ``name`` of ``row``, mapped into memory, and its place: also inside a tar."""
+    path, start, size = block_place(row, name, root)
     try:
         with path.open("rb") as stream:
+            stream.seek(start)
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran, dtype = read(stream)
-            order: Literal["F", "C"] = "F" if fortran else "C"
-            if dtype.hasobject:
-                raise ValueError("it holds Python objects")
-            return np.memmap(path, dtype, "r", stream.tell(), shape, order)
+            data = stream.tell()
+        if dtype.hasobject or data + math.prod(shape) * dtype.itemsize > start + size:
+            raise ValueError(f"its header says {dtype} {shape}")
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        return path, np.memmap(path, dtype, "r", data, shape, order)
     except (ValueError, OSError, EOFError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path} is not a whole .npy file of numbers ({text}): fetch {row.name} again") from error
+        raise UserError(
+            f"{name} in {path} is not a whole .npy file of numbers ({said(error)}): fetch {row.name} again"
+        ) from error
+
+
+def ordered(row: DataSet, corruption: str, clean: Bytes, root: str | Path | None) -> None:
+    """Check that severity 5 of a corruption is further from the ``clean`` images (N,C,H,W) than severity 1 is.
+
+    By the mean absolute difference of evenly spaced images; UserError where it is not.
+    """
+    chosen = spread(len(clean), 100)
+    first, last = (
+        np.abs(corrupted_arrays(row, corruption, severity, root)[0][chosen].astype(np.int16) - clean[chosen]).mean()
+        for severity in (1, 5)
+    )
+    if first >= last:
+        raise UserError(
+            f"{corruption}.npy of {row.title}: its first block is further from the clean images ({first:.1f}) than its "
+            f"last ({last:.1f}): its severities are not in the order 1 to 5"
+        )
 
 
 def _block_labels(row: DataSet, count: int, root: str | Path | None) -> npt.NDArray[np.int64]:
     """Return the labels (N,) that all five blocks share."""
-    labels = _mapped(row, "labels.npy", root)
-    path = find(row, f"{row.images}/labels.npy", root)
+    path, labels = _mapped(row, "labels.npy", root)
     if labels.dtype.kind not in "iu" or labels.shape != (5 * count,):
-        raise UserError(f"{path} holds {labels.dtype} {labels.shape}, not {5 * count:,} whole numbers")
+        raise UserError(f"labels.npy in {path} holds {labels.dtype} {labels.shape}, not {5 * count:,} whole numbers")
     blocks: npt.NDArray[np.int64] = labels.astype(np.int64).reshape(5, count)
     if (blocks != blocks[0]).any():
-        raise UserError(f"{path}: the five blocks of {count:,} labels differ, so they are not severities 1 to 5")
+        raise UserError(f"labels.npy in {path}: its five blocks of {count:,} differ, so they are not severities 1 to 5")
     if blocks.min() < 0 or blocks.max() >= len(get(row.clean).classes):
-        raise UserError(f"{path}: labels run from {blocks.min()} to {blocks.max()}, beyond the classes of {row.clean}")
+        raise UserError(
+            f"labels.npy in {path}: labels run from {blocks.min()} to {blocks.max()}, beyond the classes of {row.clean}"
+        )
     first: npt.NDArray[np.int64] = blocks[0]
     return first

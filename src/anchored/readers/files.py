@@ -7,6 +7,7 @@ import hashlib
 import os
 import tarfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from anchored.catalog import DataSet, File
@@ -29,20 +30,39 @@ def folders(row: DataSet, root: str | Path | None) -> list[Path]:
 
 
 def find(row: DataSet, name: str, root: str | Path | None) -> Path | None:
-    """Return the first place where a file or folder called ``name`` lies, a .gz also unpacked; None when nowhere."""
+    """Return the first place where a file or folder called ``name`` lies, a .gz also unpacked; None when nowhere.
+
+    A bare folder name ("train") is only sought in the set's own folders: in the data root it may be anything's.
+    """
+    bare = "/" not in name and "." not in name
     for folder in folders(row, root):
+        if bare and folder == data_root(root):
+            continue
         for each in dict.fromkeys((name, name.removesuffix(".gz"))):
             if (folder / each).exists():
                 return folder / each
     return None
 
 
+def locate(row: DataSet, entry: str, root: str | Path | None) -> Path | None:
+    """Return where ``entry`` ("a/b") of ``row`` lies: itself, or the archive it is read from; None when nowhere."""
+    top = entry.split("/")[0]
+    holders = (find(row, part.name, root) for part in row.parts if top in part.holds)
+    return find(row, entry, root) or next(filter(None, holders), None)
+
+
+def lacking(row: DataSet, root: str | Path | None = None, only: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what of ``row`` (or what of ``only``) is not there; () for a set that is, or that is computed.
+
+    Only names are looked at. :func:`anchored.readers.index` and the readers check what the files hold.
+    """
+    wanted = only or row.needs or [file.name for file in row.train_files + row.test_files]
+    return tuple(name for name in wanted if locate(row, name, root) is None)
+
+
 def is_here(row: DataSet, root: str | Path | None = None) -> bool:
     """Say whether ``row``'s files are there (unverified); sets that are computed always are."""
-    wanted = [file.name for file in row.train_files + row.test_files] or list(row.needs)
-    if all(find(row, name, root) for name in wanted):
-        return True
-    return any(not part.makes and find(row, part.name, root) for part in row.parts)
+    return not lacking(row, root)
 
 
 def missing(row: DataSet, name: str, root: str | Path | None) -> UserError:
@@ -53,10 +73,17 @@ def missing(row: DataSet, name: str, root: str | Path | None) -> UserError:
         return UserError(f"{start}: {row.manual}")
     if not row.downloads:
         return UserError(f"{start}: install the package again")
-    part = next((file for file in row.downloads if file.name == name), row.downloads[0])
     return UserError(
-        f"{start}: run 'anchored data fetch {row.name}', or download {part.urls[0]} into {data_root(root) / row.folder}"
+        f"{start}: run 'anchored data fetch {row.name}', or download {part_of(row, name).urls[0]} into "
+        f"{data_root(root) / row.folder}"
     )
+
+
+def part_of(row: DataSet, name: str) -> File:
+    """Return the file to download that is or brings ``name``."""
+    top = name.split("/")[0]
+    bringing = (file for file in row.downloads if name == file.name or top in file.makes + file.holds)
+    return next(bringing, row.downloads[0])
 
 
 def is_web_page(start: bytes) -> bool:
@@ -73,6 +100,33 @@ def check_hash(path: Path, data: bytes, expected: str | None) -> None:
         raise UserError(
             f"{path} is not the published file (its {kind} differs from {digest}): delete it, fetch it again"
         )
+
+
+def digest_of(path: Path, kind: str, start: int = 0, size: int | None = None) -> str:
+    """Return the hash ("md5:..." for ``kind`` "md5") of ``size`` bytes of a file from ``start``, read in blocks."""
+    found = hashlib.new(kind, usedforsecurity=False)
+    left = path.stat().st_size - start if size is None else size
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while left > 0 and (block := stream.read(min(left, 1 << 22))):
+            found.update(block)
+            left -= len(block)
+    return f"{kind}:{found.hexdigest()}"
+
+
+def check(path: Path, file: File, expected: str | None) -> str:
+    """Return the hash of ``path``, read in blocks; UserError where it is not ``file``, whose hash is ``expected``."""
+    with path.open("rb") as stream:
+        if is_web_page(stream.read(64)):
+            raise UserError(f"{path} is a web page, not {file.name}: delete it and fetch it again")
+    size = path.stat().st_size
+    if size < (file.bytes or 0):
+        raise UserError(f"{path} is cut short ({size:,} of {file.bytes:,} bytes): delete it and fetch it again")
+    digest = digest_of(path, (expected or "sha256").partition(":")[0])
+    if expected is not None and digest != expected:
+        kind, _, wanted = expected.partition(":")
+        raise UserError(f"{path} is not the published file (its {kind} is not {wanted}): delete it, fetch it again")
+    return digest
 
 
 def read_checked(path: Path, file: File) -> bytes:
