@@ -180,11 +180,11 @@ def test_an_archive_is_read_as_it_was_made(archive: catalog.DataSet) -> None:
 
 
 def test_the_archive_of_a_set_is_found(archive: catalog.DataSet) -> None:
-    assert evaluate._archive("fashion-mini-novel", "contrast") == "toy-c"
-    assert evaluate._archive("cifar10", "sparkles") == "cifar10-c-bar"
-    assert evaluate._archive("cifar10", "fog") == "cifar10-c"
+    assert evaluate.archive_of("fashion-mini-novel", "contrast") == "toy-c"
+    assert evaluate.archive_of("cifar10", "sparkles") == "cifar10-c-bar"
+    assert evaluate.archive_of("cifar10", "fog") == "cifar10-c"
     with pytest.raises(UserError, match="no archive of digits under fog"):
-        evaluate._archive("digits", "fog")
+        evaluate.archive_of("digits", "fog")
 
 
 def test_families_are_expanded_for_the_networks_size() -> None:
