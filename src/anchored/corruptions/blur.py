@@ -30,8 +30,8 @@ class Disk(NamedTuple):
     alias: float  # s.d. of the antialiasing; it belongs to the grid of pixels, whatever the image's size
 
     def scaled(self, scale: float) -> Disk:
-        """Return the constants for an image ``scale`` times as large."""
-        return self._replace(radius=self.radius * scale)
+        """Return the constants for an image ``scale`` times as large; a disk of a pixel or more remains one."""
+        return self._replace(radius=max(min(1, self.radius), self.radius * scale))
 
     def margin(self) -> int:
         """Return how far the kernel reaches; the mirrored border needs that many pixels."""

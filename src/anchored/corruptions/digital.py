@@ -67,7 +67,7 @@ def _boxes(size: int, small: int) -> tuple[Tensor, Tensor, Tensor]:
         rows.append([i for i in range(low, high) if -0.5 < (i - center + 0.5) / scale <= 0.5])
     longest = max(map(len, rows))
     boxes = torch.tensor([row + [size] * (longest - len(row)) for row in rows]).T.contiguous()
-    places = ((torch.arange(size, dtype=torch.float64) + 0.5) / scale).to(torch.int64)
+    places = (torch.arange(size) * 2 + 1).mul_(small).div_(2 * size, rounding_mode="floor")
     return boxes, torch.tensor([[1 / len(row)] for row in rows]), places
 
 
@@ -97,7 +97,9 @@ def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     small = (int(width * factor), int(height * factor))
-    if images.device.type == "cpu" and min(height, width) >= _PIL_SIDE:
+    # PIL finds pixels to repeat by adding up steps: sure where none falls on the border of two, as powers of 2 tell.
+    sure = all(less & -less <= side & -side for less, side in zip(small, (width, height), strict=True))
+    if sure and images.device.type == "cpu" and min(height, width) >= _PIL_SIDE:
         box, repeat = Image.Resampling.BOX, Image.Resampling.NEAREST
         return _through_pil(images, lambda image: image.resize(small, box).resize((width, height), repeat))
     turned = _blocks(images.transpose(2, 3).contiguous(), small[0])

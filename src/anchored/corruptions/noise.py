@@ -29,17 +29,18 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
     """
     draw = uniform(keys, tuple(images.shape[1:]))
-    salt, pepper = draw < amount / 2, draw > 1 - amount / 2
-    return images.bitwise_or(salt.to(torch.uint8).mul_(255)).mul_(~pepper)  # a choice by torch.where is slow
+    salt = (draw < amount / 2).to(torch.uint8).mul_(255)
+    kept = (draw > 1 - amount / 2).to(torch.uint8).sub_(1)  # 0 where there is pepper, else all bits
+    return images.bitwise_or(salt).bitwise_and_(kept)  # a choice by torch.where is slow
 
 
 @functools.lru_cache(maxsize=16)
 def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return alias tables (Walker 1977) of the Poisson laws of all 256 grey levels v, mean v / 255 · photons.
 
-    There are K = photons + 1 counts, since more photons are white as well. To draw: choose a count k of the K, all as likely;
-    keep it with probability share[v, k], else take the other one, other[v, k]. Returns share float32 and other's grey
-    level uint8, both (256 · K,), and the grey level of each count, uint8 (K,).
+    There are K = photons + 1 counts, since more photons are white as well. To draw: choose a count k of the K, all as
+    likely; keep it with probability share[v, k], else take the other one, other[v, k]. Returns share float32 and
+    other's grey level uint8, both (256 · K,), and the grey level of each count, uint8 (K,).
     """
     counts, means = np.arange(photons + 1), np.arange(256)[:, None] / 255 * photons
     left = scipy.stats.poisson.pmf(counts, means)

@@ -126,7 +126,7 @@ def stretched(levels: Tensor, top: int, rows: int, factor: float, height: int) -
 
 @functools.lru_cache(maxsize=256)
 def _stretching(top: int, size: int, factor: float, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return, for each of the middle ``length`` pixels, those before and after it and the latter's share, (length, 1)."""
+    """Return, for each of the middle ``length`` pixels, those before and after it and the latter's share, (·, 1)."""
     whole = round(size * factor)
     places = (torch.arange(length, dtype=torch.float64) + (whole - length) // 2) * ((size - 1) / max(1, whole - 1))
     above = places.floor()
