@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anchored import recipe as recipes
 from anchored.errors import UserError
@@ -61,6 +61,20 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str, help="folder of a study")
+
+
+def _corrupt_arguments(parser: ArgumentParser) -> None:
+    images = "a row of the catalog (its test images), a folder of images or class folders, a .csv, .npz or .npy file"
+    parser.add_argument("source", type=str, help=images)
+    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the corrupted images")
+    kinds = "names of corruptions, or c (all 19 common ones), c15 (without the four extra ones), c-bar (ten)"
+    parser.add_argument("--corruptions", type=tuple[str, ...], default=("c",), help=kinds)
+    parser.add_argument("--severities", type=tuple[int, ...], default=(1, 2, 3, 4, 5), help="of 1 (mild) to 5 (harsh)")
+    parser.add_argument("--seed", type=int, default=0, help="with it, an image's place decides its random numbers")
+    layouts = "npy: blocks, as CIFAR-10-C; folders: JPEG files, as ImageNet-C"
+    parser.add_argument("--layout", type=Literal["folders", "npy"], default="folders", help=layouts)
+    sizes = "pixels a side: images are resized and cropped to it first; 0 leaves them as they are"
+    parser.add_argument("--size", type=int, default=0, help=sizes)
 
 
 def _doctor(options: Namespace) -> int:
@@ -135,6 +149,23 @@ def _report(options: Namespace) -> None:
 
     report.write(StudyFolder(Path(options.folder)))
     _show_report(Path(options.folder))
+
+
+def _corrupt(options: Namespace) -> None:
+    from anchored import corrupted
+
+    folder = Path(options.output)
+    corrupted.corrupt(
+        options.source,
+        folder,
+        _console(),
+        names=options.corruptions,
+        severities=options.severities,
+        seed=options.seed,
+        layout=options.layout,
+        size=options.size,
+    )
+    print(f"Corrupted images: {folder.resolve()}")
 
 
 def _data(options: Namespace) -> None:
@@ -232,6 +263,17 @@ COMMANDS = {
         _report_arguments,
         _report,
         ("anchored report runs/demo",),
+    ),
+    "corrupt": Command(
+        "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
+        "write a corrupted copy of any image set",
+        _corrupt_arguments,
+        _corrupt,
+        (
+            "anchored corrupt my-photos -o my-photos-c",
+            "anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'",
+            "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
+        ),
     ),
     "data": Command(
         "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",

@@ -74,9 +74,7 @@ def find(name: str, test_share: float) -> OwnSet:
     the lowest hashes, the same on every machine. UserError, one line, where there are no images, a class is missing or
     has a single image, or a file is not what it should be. Found once a process: ``find.cache_clear()`` looks again.
     """
-    listing = next(read for fits, read in FORMATS if fits(name))(name)
-    if not listing.names:
-        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    listing = listed(name)
     stated = set(listing.sides)
     if "" in stated and len(stated) > 1:
         missing = listing.names[listing.sides.index("")]
@@ -94,6 +92,14 @@ def find(name: str, test_share: float) -> OwnSet:
         splits = {"ood": splits["ood"]}
     kept = {split: index for split, index in splits.items() if len(index)}
     return OwnSet(name, classes, kept, channels, size, _content(listing), "test" not in stated)
+
+
+def listed(name: str) -> Listing:
+    """Return every image of own data in its canonical order, found but not decoded; UserError where there is none."""
+    listing = next(read for fits, read in FORMATS if fits(name))(name)
+    if not listing.names:
+        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    return listing
 
 
 def checked(own: OwnSet) -> OwnSet:
@@ -152,11 +158,11 @@ def _look(listing: Listing) -> tuple[int, int]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = listing.source.open(place)  # reads the header alone
-        except UNREADABLE:
+                with listing.source.open(place) as image:  # reads the header alone
+                    grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+                    sides.append(min(image.size))
+        except UNREADABLE:  # noqa: PERF203 -- the others are still to be looked at
             continue  # said, with its name, when it is decoded
-        grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
-        sides.append(min(image.size))
     if not sides:
         raise UserError(f"{listing.source.where(0)} and {len(places) - 1} others looked at are not images")
     return 1 if grey else 3, min(LARGEST_SIZE, int(np.median(sides)))
