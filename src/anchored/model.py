@@ -14,7 +14,7 @@ from torch import nn
 from anchored import data, networks
 from anchored.anchoring import AnchoredModel, anchor
 from anchored.errors import UserError
-from anchored.recipe import Anchoring, Cell, Protocol, derived_seed
+from anchored.recipe import Anchoring, Cell, Network, Protocol, derived_seed
 from anchored.runs import Run, load_tensors, read_json, save_tensors, write_json
 from anchored.stream import Interpolation
 
@@ -36,6 +36,7 @@ class ModelConfig:
     mask_unit: str = Anchoring.mask_unit
     masked_target: str = Anchoring.masked_target
     batch_norm: str = Anchoring.batch_norm
+    width: float = Network.width  # factor on the hidden widths of networks that are rows
     interpolation: Interpolation = "bilinear"
     crop: float = 1.0  # share of the shorter side that the middle square keeps
 
@@ -57,6 +58,7 @@ def config_of(cell: Cell) -> ModelConfig:
         mask_unit=cell.anchoring.mask_unit,
         masked_target=cell.anchoring.masked_target,
         batch_norm=cell.anchoring.batch_norm,
+        width=cell.start.width,
         interpolation=seen.interpolation,
         crop=seen.crop,
     )
@@ -72,6 +74,8 @@ def build(config: ModelConfig, *, seed: int = 0, fresh_stem: bool = True) -> nn.
         channels=config.channels,
         classes=len(config.classes),
         seed=derived_seed(seed, "weights"),
+        size=config.size,
+        width=config.width,
     )
     if config.protocol == "standard":
         return network

@@ -497,6 +497,8 @@ def canonical(settings: Any) -> str:
 
 
 def _deciding(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: _deciding(value) for key, value in settings.items()}
     if not dataclasses.is_dataclass(settings):
         return settings
     fields = (each for each in dataclasses.fields(settings) if not each.metadata.get("machine"))
