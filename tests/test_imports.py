@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "evaluate", "report"}
+ANSWERS = {"study", "evaluate", "report", "predictions"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
+    "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,

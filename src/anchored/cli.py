@@ -1,4 +1,4 @@
-"""The door: ``anchored study | train | evaluate | report | data``.
+"""The door: ``anchored study | train | evaluate | report | predict | data``.
 
 Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
 """
@@ -32,7 +32,7 @@ class Command:
     usage: str
     summary: str
     arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], None]
+    run: Callable[[Namespace], int | None]  # gives the exit status where that is not 0
     examples: tuple[str, ...]
 
 
@@ -52,6 +52,13 @@ def _evaluate_arguments(parser: ArgumentParser) -> None:
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str, help="folder of a study")
+
+
+def _predict_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, patterns ('photos/*.jpg')")
+    parser.add_argument("-o", "--output", type=str, default="predictions", help="folder of the CSV and the page")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a forward pass")
 
 
 def _data_arguments(parser: ArgumentParser) -> None:
@@ -98,6 +105,30 @@ def _evaluate(options: Namespace) -> None:
     run = Run(Path(options.run))
     study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
     print(f"Rows: {run.rows_file.resolve()}")
+
+
+def _predict(options: Namespace) -> int:
+    from rich.progress import Progress
+
+    from anchored.predictions import predict
+    from anchored.runs import Run
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size is {options.batch_size}: at least 1")
+    console = _console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=1.0)
+        made = predict(
+            Run(Path(options.run)),
+            options.images,
+            Path(options.output),
+            batch_size=options.batch_size,
+            progress=lambda share, what: bar.update(task, completed=share, description=what),
+        )
+    print(f"Table: {made.table.resolve()}\nPage: {made.page.resolve()}")
+    for each in made.problems:
+        print(f"anchored: not read: {each.problem}", file=sys.stderr)
+    return 1 if made.problems else 0
 
 
 def _report(options: Namespace) -> None:
@@ -219,6 +250,13 @@ COMMANDS = {
         _report,
         ("anchored report runs/demo",),
     ),
+    "predict": Command(
+        "anchored predict RUN IMAGE ... [-o FOLDER]",
+        "say of images of your own what they are, and how foreign",
+        _predict_arguments,
+        _predict,
+        ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
+    ),
     "data": Command(
         "anchored data {list,show,fetch,verify} [NAME ...]",
         "list, download and verify data sets",
@@ -325,7 +363,7 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    """Run one command; the exit status is 0, 1 where some images were unreadable, 2 for bad input, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:
@@ -337,7 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"anchored {version('anchored')}")
         elif verb in COMMANDS:
             _quiet_lightning()
-            COMMANDS[verb].run(_options(verb, words[1:]))
+            return COMMANDS[verb].run(_options(verb, words[1:])) or 0
         else:
             raise UserError(f"no command '{verb}': there are {', '.join(COMMANDS)}")
     except UserError as error:

@@ -63,12 +63,12 @@ class Pass:
             images = images.to(device)
             if self.change is not None:
                 images = self.change(images, places.to(device))
-            logits, features = _forward(model, self.config, images, self.features)
+            logits, features = forward(model, self.config, images, self.features)
             yield Outputs(logits, labels[places], features)
 
 
 @torch.inference_mode()
-def _forward(
+def forward(
     model: nn.Module, config: ModelConfig, images: Tensor, features: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (B,N) of uint8 images (B,C,H,W), and penultimate features (B,D) if asked for, on the CPU."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from anchored.errors import UserError
-from anchored.own.sources import FORMATS, UNREADABLE, Files, Listing, Source, decoded
+from anchored.own.sources import FORMATS, UNREADABLE, Files, Listing, Source, decoded, listed
 from anchored.readers.images import IMAGE_ENDINGS
+
+__all__ = ["LARGEST_SIZE", "OwnIndex", "OwnSet", "checked", "find", "listed", "of_files"]
 
 LARGEST_SIZE = 224
 """Own images are seen at their median shorter side, but not above this, unless ``data.size`` says otherwise."""
@@ -77,6 +80,9 @@ def find(name: str, test_share: float) -> OwnSet:
     listing = next(read for fits, read in FORMATS if fits(name))(name)
     if not listing.names:
         raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    odd = next((label for label in listing.labels if not label.isprintable()), None)
+    if odd is not None:
+        raise UserError(f"{name}: the class {odd!r} has signs in its name that cannot be shown: rename it")
     stated = set(listing.sides)
     if "" in stated and len(stated) > 1:
         missing = listing.names[listing.sides.index("")]
@@ -119,7 +125,7 @@ def _divided(listing: Listing, share: float) -> list[str]:
     sides = ["train"] * len(listing.names)
     for numbers in of_class.values():
         held = min(len(numbers) - 1, max(1, round(share * len(numbers))))
-        for number in sorted(numbers, key=lambda n: hashlib.sha256(listing.names[n].encode()).digest())[:held]:
+        for number in sorted(numbers, key=lambda n: hashlib.sha256(os.fsencode(listing.names[n])).digest())[:held]:
             sides[number] = "test"
     return sides
 
@@ -134,7 +140,7 @@ def _content(listing: Listing) -> str:
     """Return the hash of names, classes, splits, and of the files' content (their sizes and times above 1 GiB)."""
     found = hashlib.sha256()
     for entry in zip(listing.names, listing.labels, listing.sides, strict=True):
-        found.update("\0".join((*entry, "")).encode())
+        found.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))
     stats = [file.stat() for file in listing.files]
     whole = sum(stat.st_size for stat in stats) <= _READ_WHOLE
     for file, stat in zip(listing.files, stats, strict=True):
