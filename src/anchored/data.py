@@ -91,7 +91,7 @@ def open_set(
             f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
             f"{stated}): bring those back, or train in another folder"
         )
-    key = (name, split, str(data_root(root)), stated, seen, settings.fraction, minimum, settings.test_share)
+    key = (name, split, str(data_root(root)), stated, seen, settings.fraction, minimum, settings.test_share, limit)
     if key in _KEPT and not originals:
         _KEPT.move_to_end(key)
         return _KEPT[key]

@@ -206,6 +206,7 @@ class ImageStream:
             # Forked processes share the index; what torch and Pillow need in them holds no locks.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it draws from the global one, and other people's draws would change
         )
         try:
             with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anchored.errors import UserError
 from anchored.readers.images import IMAGE_ENDINGS
@@ -65,6 +65,8 @@ def decoded(source: Source, number: int) -> Image.Image:
             return _plain(ImageOps.exif_transpose(image))
     except _BOMB as error:
         raise UserError(f"{source.where(number)} has too many pixels (178 million at most): shrink it") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{source.where(number)} is not an image: replace or remove it") from error
     except UNREADABLE as error:
         said = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise UserError(f"{source.where(number)} is not a whole image ({said}): replace or remove it") from error
@@ -103,7 +105,7 @@ class Files:
 
     def open(self, number: int) -> Image.Image:
         """Return the image, its header read."""
-        return Image.open(self.folder / self.names[number])
+        return Image.open(io.BytesIO((self.folder / self.names[number]).read_bytes()))  # leaves no file open
 
 
 def listed(folder: Path, below: Path | None = None) -> list[str]:
@@ -261,7 +263,8 @@ class Rows:
     def open(self, number: int) -> Image.Image:
         """Return the image, its header read."""
         cell = self.table[number][self.column]
-        return Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]))
+        content = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        return Image.open(io.BytesIO(content))
 
 
 def _hub(name: str) -> Listing:
