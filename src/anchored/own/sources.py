@@ -216,7 +216,7 @@ def _archive(name: str) -> Listing:
     path = Path(name).expanduser()
     images, labels, sides = [], list[str](), list[str]()
     try:
-        with np.load(path) as stored:  # NumPy's default refuses arrays of objects
+        with path.open("rb") as file, np.load(file) as stored:  # NumPy's default refuses arrays of objects
             for key, label, side in (pair for pair in _PAIRS if pair[0] in stored):
                 images.append(_channels_last(stored[key], f"'{key}' in {path}"))
                 many = len(images[-1])
@@ -307,7 +307,7 @@ def _tables(name: str) -> dict[str, Any]:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             found = datasets.load_from_disk(str(folder))
         elif folder.is_dir():
-            found = datasets.load_dataset(str(folder))
+            found = datasets.load_dataset(str(folder.absolute()))  # a bare name could be a loader's
         else:
             parts = rest.split("/")
             found = datasets.load_dataset("/".join(parts[:2]), *parts[2:3])
