@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "evaluate", "report", "predictions"}
+ANSWERS = {"study", "cells", "display", "evaluate", "report", "predictions"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -32,6 +32,8 @@ MAY_IMPORT = {
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
     "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},
+    "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
+    "display": BASE | {"cells"},
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,

@@ -45,6 +45,12 @@ def _recipe_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(recipes.Recipe, as_group=False)
 
 
+def _study_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="processes that work on the study's trainings at once")
+    parser.add_argument("--status", action="store_true", help="say what is done, running, failed and left, and stop")
+    _recipe_arguments(parser)
+
+
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a trained run")
     parser.add_class_arguments(recipes.Evaluation, "evaluate")
@@ -74,11 +80,14 @@ def _recipe(options: Namespace) -> Recipe:
 
 
 def _study(options: Namespace) -> None:
-    from anchored.study import study
+    from anchored import study
 
     recipe = _recipe(options)
     folder = Path(options.output or Path("runs") / recipe.name)
-    study(recipe, folder, _console())
+    if options.status:
+        _console().print(study.status(recipe, folder))
+        return
+    study.study(recipe, folder, _console(), workers=options.workers)
     _show_report(folder)
 
 
@@ -218,15 +227,16 @@ def _console() -> Console:  # type: ignore[name-defined]  # noqa: F821
 
 COMMANDS = {
     "study": Command(
-        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--status] [--SECTION.KEY VALUE ...]",
         "train, evaluate and report a grid of networks",
-        _recipe_arguments,
+        _study_arguments,
         _study,
         (
             "anchored study demo -o runs/demo",
             "anchored study demo -o runs/trial --scale 0.1",
             "anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20",
-            "anchored study my-recipe.yaml",
+            "anchored study my-recipe.yaml --workers 4",
+            "anchored study my-recipe.yaml --status",
         ),
     ),
     "train": Command(
@@ -296,7 +306,7 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
     parser = _parser(verb)
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
-        if first and COMMANDS[verb].arguments is _recipe_arguments:
+        if first and COMMANDS[verb].arguments in (_study_arguments, _recipe_arguments):
             _set_defaults(parser, recipes.read(first), f"recipe '{first}'")
         if first and verb == "evaluate":
             from anchored.runs import Run, read_json

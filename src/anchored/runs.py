@@ -6,7 +6,7 @@ A study's folder::
     results.csv     all rows
     report.html     figures/  tables/  examples.safetensors
     runs/CELL/      cell.json  recipe.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors
-                    evaluation.json  rows.csv
+                    evaluation.json  rows.csv  state.json
 
 Every file appears whole or not at all (written beside its place, then renamed). Nothing is pickled or unpickled.
 """
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -75,6 +76,16 @@ class Run:
     def cell_file(self) -> Path:
         """The settings that decide the weights."""
         return self.path / "cell.json"
+
+    @property
+    def state_file(self) -> Path:
+        """How far its training and evaluation are."""
+        return self.path / "state.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that works on it."""
+        return self.path / ".lock"
 
     @property
     def recipe_file(self) -> Path:
@@ -177,6 +188,27 @@ class StudyFolder:
     def runs(self) -> list[Run]:
         """Runs that have been evaluated, by name."""
         return [Run(rows.parent) for rows in sorted(self.path.glob("runs/*/rows.csv"))]
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Within it, this process alone holds the lock file ``path``; gives False where another one does.
+
+    The system gives the lock back however the process ends, so nothing is ever left locked.
+    """
+    with mending(path, "lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            mine = False
+        else:
+            mine = True
+    try:
+        yield mine
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

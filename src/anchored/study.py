@@ -4,54 +4,203 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Column
+from rich.table import Table
+from rich.text import Text
 
-from anchored import evaluate, report, runs, train
+from anchored import cells, evaluate, report, runs, train
+from anchored.display import Display
 from anchored.errors import UserError
 from anchored.recipe import Cell, Evaluation, Grid, Recipe, canonical
 from anchored.runs import Run, StudyFolder
 
 REDONE = ("grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
-TRAINING_SHARE = 0.75  # of a cell's time, until one cell has been timed
+POLL = 0.5  # seconds between two looks at what other processes do
+ATTEMPTS = 3  # how often a cell's process may be lost
 
 
-def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None) -> Path:
+def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None, workers: int = 1) -> Path:
     """Run what is left of a study, write its results and report, and give the report's path.
 
-    Finished cells are skipped and an unfinished training goes on from its last epoch, so after a kill the same command
-    continues. Raises ``UserError`` where the folder belongs to another study, or data is missing (before any training).
+    Finished cells are skipped and an unfinished training goes on from its checkpoint, so after a kill the same command
+    continues; several such commands on one folder share the work. ``workers`` processes work at once; with one, this
+    process does. A cell that fails does not stop the others. Raises ``UserError`` where the folder belongs to another
+    study, data is missing (before any training), or cells failed (after all others, whose results are written).
     """
     folder = StudyFolder(path)
+    if workers < 1:
+        raise UserError(f"--workers is {workers}: give 1 or more")
     recipe = evaluate.check(recipe, root)
     bind(folder, recipe)
-    cells = list(recipe.cells())
-    left = [cell for cell in cells if not _done(folder, cell, recipe)]
-    if len(left) < len(cells):
-        console.print(f"{len(cells) - len(left)} of {len(cells)} trainings are done already and kept.")
-    with Display(console, len(left)) as display:
-        for cell in left:
-            run = folder.run(cell.name)
-            runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
-            with display.phase(cell, "training"):
-                train.train(run, cell, display.update, root)
-            with display.phase(cell, "evaluating"):
-                evaluate.evaluate(run, cell, recipe.evaluate, display.update, root)
-    rows = [row for cell in cells for row in runs.read_rows(folder.run(cell.name).rows_file)]
-    runs.write_rows(folder.results_file, rows)
-    evaluate.save_examples(folder, recipe, root)
-    return report.write(folder)
+    every = list(recipe.cells())
+    left = [cell for cell in every if not cells.done(folder.run(cell.name), cell, recipe)]
+    if len(left) < len(every):
+        console.print(f"{len(every) - len(left)} of {len(every)} trainings are done already and kept.")
+    for cell in left:  # what failed in an earlier run is tried again
+        folder.run(cell.name).state_file.unlink(missing_ok=True)
+    with Display(console, {cell.name: cell.label for cell in left}) as display:
+        if workers == 1 or len(left) < 2:
+            _alone(folder, recipe, left, display, root)
+        else:
+            Workers(folder, recipe, left, display, root, min(workers, len(left))).run()
+    whole = [run for cell in every if cells.done(run := folder.run(cell.name), cell, recipe)]
+    runs.write_rows(folder.results_file, [row for run in whole for row in runs.read_rows(run.rows_file)])
+    if whole:
+        evaluate.save_examples(folder, recipe, root)
+        report.write(folder)
+    _refuse_failures(folder, every)
+    return folder.report_file
+
+
+def _refuse_failures(folder: StudyFolder, every: Sequence[Cell]) -> None:
+    states = [(cell, cells.state(folder.run(cell.name))) for cell in every]
+    failed = [(cell, state.error) for cell, state in states if state and state.phase == "failed"]
+    if not failed:
+        return
+    cell, error = failed[0]
+    first = error if cell.label in error else f"{cell.label}: {error}"
+    more = f" (and {len(failed) - 1} more, see --status)" if len(failed) > 1 else ""
+    kept = f"; the others are in {folder.report_file}" if len(failed) < len(every) else ""
+    raise UserError(f"{len(failed)} of {len(every)} trainings failed: {first}{more}{kept}")
+
+
+def _alone(
+    folder: StudyFolder, recipe: Recipe, left: Sequence[Cell], display: Display, root: Path | None = None
+) -> None:
+    """Work on cells one after another, but for those that another process holds, until all are done or failed."""
+    while left:
+        before, left = left, [cell for cell in left if not _attempt(folder, recipe, cell, display, root)]
+        if len(left) == len(before):
+            for cell in left:
+                _show(folder, cell, display)
+            time.sleep(POLL)
+
+
+def _attempt(folder: StudyFolder, recipe: Recipe, cell: Cell, display: Display, root: Path | None) -> bool:
+    """Work on a cell unless another process holds it or made it fail; whether nothing is left of it to do."""
+    run = folder.run(cell.name)
+    found = cells.state(run)
+    if found is None or found.phase != "failed":
+        found = cells.work(run, cell, recipe, root, lambda state: display.show(cell.name, state))
+    return found is not None
+
+
+def _show(folder: StudyFolder, cell: Cell, display: Display) -> cells.State | None:
+    found = cells.state(folder.run(cell.name))
+    if found:
+        display.show(cell.name, found)
+    return found
+
+
+@dataclass
+class Workers:
+    """Processes that work on a study's cells at the same time; one that is lost is replaced."""
+
+    folder: StudyFolder
+    recipe: Recipe
+    left: Sequence[Cell]
+    display: Display
+    root: Path | None
+    count: int
+    lost: Counter[str] = field(default_factory=Counter)  # by cell: how often its process was lost
+    running: list[BaseProcess] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Work until every cell is done or failed."""
+        try:
+            while open_cells := [cell for cell in self.left if not self._ended(cell)]:
+                self._bury()
+                while len(self.running) < min(self.count, len(open_cells)):
+                    self.running.append(self._start())
+                time.sleep(POLL)
+        finally:
+            for process in self.running:
+                process.terminate()
+            for process in self.running:
+                process.join()
+
+    def _ended(self, cell: Cell) -> bool:
+        found = _show(self.folder, cell, self.display)
+        return found is not None and found.phase in ("done", "failed")
+
+    def _start(self) -> BaseProcess:
+        threads = max(1, torch.get_num_threads() // self.count)
+        settings = json.loads(canonical(self.recipe))
+        process = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(str(self.folder.path), settings, self.root, threads), daemon=False
+        )
+        process.start()
+        return process
+
+    def _bury(self) -> None:
+        """Take out processes that ended; a cell whose process was lost again and again has failed."""
+        for process in [each for each in self.running if not each.is_alive()]:
+            self.running.remove(process)
+            if process.exitcode == 0:
+                continue
+            for cell in self.left:
+                run = self.folder.run(cell.name)
+                found = cells.state(run)
+                if found is None or found.phase in ("done", "failed"):
+                    continue
+                if found.worker != f"{socket.gethostname()}:{process.pid}":
+                    continue
+                self.lost[cell.name] += 1
+                if self.lost[cell.name] >= ATTEMPTS:
+                    keeper = cells.Keeper(run, lambda state: None)
+                    how = f"exit status {process.exitcode}; -9 is often a full memory"
+                    keeper.end("failed", f"its process was lost {ATTEMPTS} times ({how})")
+
+
+def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int) -> None:
+    """What a worker does: cells that nobody holds, one after another."""
+    torch.set_num_threads(threads)
+    folder, recipe = StudyFolder(Path(path)), Recipe.parse(settings)
+    for cell in recipe.cells():
+        run = folder.run(cell.name)
+        found = cells.state(run)
+        if not (found and found.phase in ("done", "failed")):
+            cells.work(run, cell, recipe, root)
+
+
+def status(recipe: Recipe, path: Path) -> Table:
+    """A table of a study's cells: done, running, failed or left, with their times."""
+    folder = StudyFolder(path)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("training", "state", "share", "time", ""):
+        table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
+    for cell in recipe.cells():
+        run = folder.run(cell.name)
+        found = cells.state(run)
+        with runs.held(run.lock_file) if run.path.exists() else contextlib.nullcontext(True) as free:
+            running = not free
+        if cells.done(run, cell, recipe):
+            word = "done"
+        elif found is None or (found.phase not in ("failed",) and not running):
+            word = "left"
+        else:
+            word = found.phase
+        seconds = sum(found.seconds.values()) if found else 0.0
+        told = "" if found is None else found.error or (f"{found.what}, {found.worker}" if running else "")
+        share = f"{100 * found.share:.0f} %" if found and running else ""
+        table.add_row(cell.label, word, share, f"{seconds:.0f} s" if seconds else "", Text(told))
+    return table
 
 
 def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
@@ -60,16 +209,25 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
     (cell,) = recipe.cells()
     train.bind(run, cell)
     runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
-    with Display(console, 1) as display, display.phase(cell, "training"):
-        train.train(run, cell, display.update, root)
+    with _single(run, cell, console) as keeper, keeper.phase("training"):
+        train.train(run, cell, keeper.update, root)
 
 
 def evaluate_one(run: Run, settings: Evaluation, console: Console, root: Path | None = None) -> None:
     """Measure one trained run."""
     cell = Cell.parse(runs.read_json(run.cell_file), run.cell_file)
     evaluate.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings), root)
-    with Display(console, 1) as display, display.phase(cell, "evaluating"):
-        evaluate.evaluate(run, cell, settings, display.update, root)
+    with _single(run, cell, console) as keeper, keeper.phase("evaluating"):
+        evaluate.evaluate(run, cell, settings, keeper.update, root)
+
+
+@contextlib.contextmanager
+def _single(run: Run, cell: Cell, console: Console) -> Iterator[cells.Keeper]:
+    """One cell by itself: held, and shown."""
+    with runs.held(run.lock_file) as mine, Display(console, {cell.name: cell.label}) as display:
+        if not mine:
+            raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
+        yield cells.Keeper(run, lambda state: display.show(cell.name, state))
 
 
 def bind(folder: StudyFolder, recipe: Recipe) -> None:
@@ -118,69 +276,3 @@ def _revision() -> str:
             " with changes" if git("status", "--porcelain", "-uno") else ""
         )
     return ""
-
-
-def _done(folder: StudyFolder, cell: Cell, recipe: Recipe) -> bool:
-    run = folder.run(cell.name)
-    if run.cell_file.exists():
-        train.bind(run, cell)
-    return run.weights_file.exists() and evaluate.is_evaluated(run, cell, recipe.evaluate)
-
-
-class Display:
-    """Progress of a study: a bar with the time left on a terminal, one line a phase elsewhere."""
-
-    def __init__(self, console: Console, cells: int) -> None:
-        self.console, self.cells = console, cells
-        self.done = 0.0  # in cells
-        self.seconds: dict[str, list[float]] = {"training": [], "evaluating": []}
-        self._bar = Progress(
-            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=16),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
-            console=console,
-            expand=True,
-            disable=not console.is_terminal,
-        )
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self.cells, left="")
-        self._began = time.monotonic()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.stop()
-
-    @contextlib.contextmanager
-    def phase(self, cell: Cell, phase: str) -> Iterator[None]:
-        """Training or evaluating one cell."""
-        began, self._before, self._share = time.monotonic(), self.done, self._share_of(phase)
-        self._label = f"[{int(self.done) + 1}/{self.cells}] {cell.label}"
-        self.update(0.0, phase)
-        yield
-        seconds = time.monotonic() - began
-        self.seconds[phase].append(seconds)
-        self.done = round(self.done) if phase == "evaluating" else self._before + self._share_of(phase)
-        if not self.console.is_terminal:
-            left = f", about {self._left()}" if self._left() else ""
-            self.console.print(f"{self._label}: {phase} took {seconds:.0f} s{left}", highlight=False)
-
-    def update(self, share: float, what: str) -> None:
-        """Show how far the phase is, share in [0, 1]."""
-        self.done = self._before + share * self._share
-        self._bar.update(self._task, completed=self.done, description=f"{self._label}: {what}", left=self._left())
-
-    def _share_of(self, phase: str) -> float:
-        training, evaluating = sum(self.seconds["training"]), sum(self.seconds["evaluating"])
-        of_training = training / (training + evaluating) if training and evaluating else TRAINING_SHARE
-        return of_training if phase == "training" else 1 - of_training
-
-    def _left(self) -> str:
-        spent = time.monotonic() - self._began
-        if self.done >= self.cells or self.done < 0.02 or spent < 2:
-            return ""
-        minutes, seconds = divmod(int(spent / self.done * (self.cells - self.done)), 60)
-        return f"{minutes} min {seconds:02d} s left"

@@ -1,0 +1,149 @@
+"""A study over several processes: the same rows, lost workers, failed cells, two studies in one folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from anchored import cells, runs, study, train
+from anchored.cli import main
+from anchored.errors import UserError
+from anchored.recipe import Anchoring, Data, Evaluation, Grid, Recipe, Training
+from anchored.runs import StudyFolder
+
+TINY = Recipe(
+    name="tiny",
+    data=Data("fashion-mini-known", 0.02),
+    grid=Grid(networks=("small",), protocols=("standard", "ram"), seeds=(0, 1)),
+    anchoring=Anchoring(references=1),
+    train=Training(epochs=2, batch_size=32, learning_rate=0.05, schedule="one_cycle", accelerator="cpu"),
+    evaluate=Evaluation(ood=("blobs",), corruptions=("contrast",), severities=(1,), bootstrap=100),
+)
+WORDS = [
+    "study", "demo", "--scale", "0.02", "--grid.protocols", "[standard, ram]", "--train.accelerator", "cpu",
+    "--evaluate.bootstrap", "100", "--evaluate.corruptions", "[contrast]", "--evaluate.severities", "[1]",
+    "--evaluate.ood", "[blobs]", "--evaluate.adaptation", "[]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    folder = StudyFolder(tmp_path_factory.mktemp("study") / "alone")
+    study.study(TINY, folder.path, Console())
+    return folder
+
+
+def same(one: StudyFolder, other: StudyFolder) -> bool:
+    names = [run.name for run in one.runs()]
+    weights = [folder.run(name).weights_file.read_bytes() for name in names for folder in (one, other)]
+    return one.results_file.read_bytes() == other.results_file.read_bytes() and weights[::2] == weights[1::2]
+
+
+def test_two_workers_give_the_same_rows_though_one_is_killed(
+    alone: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, show = StudyFolder(tmp_path / "two"), study._show
+    killed: list[int] = []
+
+    def kill_once(folder: StudyFolder, cell: Any, display: Any) -> cells.State | None:
+        found = show(folder, cell, display)
+        if found and found.phase == "training" and not killed:
+            killed.append(int(found.worker.rpartition(":")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+        return found
+
+    monkeypatch.setattr(study, "_show", kill_once)
+    study.study(TINY, folder.path, Console(), workers=2)
+    assert killed
+    assert same(alone, folder)
+    workers = {state.worker for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))}
+    assert len(workers) >= 2
+    assert f":{os.getpid()}" not in "".join(workers)
+
+
+def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
+    alone: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = StudyFolder(tmp_path / "failing"), train.train
+
+    def failing(run: runs.Run, cell: Any, *rest: Any, **more: Any) -> None:
+        if cell.protocol == "standard" and cell.seed == 0:
+            raise ZeroDivisionError("of all things")
+        real(run, cell, *rest, **more)
+
+    monkeypatch.setattr(train, "train", failing)
+    said = r"1 of 4 trainings failed: small · standard · seed 0: ZeroDivisionError: of all things; the others are in"
+    with pytest.raises(UserError, match=said):
+        study.study(TINY, folder.path, Console())
+    assert len({row.run for row in runs.read_rows(folder.results_file)}) == 3
+    assert folder.report_file.exists()
+    console = Console(width=200, record=True)
+    console.print(study.status(TINY, folder.path))
+    lines = [line.split() for line in console.export_text().splitlines()[1:]]
+    assert [words[words.index("seed") + 2] for words in lines] == ["failed", "done", "done", "done"]
+    failed = cells.state(folder.run("small-standard-seed0"))
+    assert failed is not None
+    assert "in failing" in failed.trace
+    monkeypatch.undo()
+    study.study(TINY, folder.path, Console())  # the same command again: only what failed is done anew
+    assert same(alone, folder)
+
+
+def test_two_studies_in_one_folder_share_the_work(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "shared")
+    code = "import sys; from anchored.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, *WORDS, "-o", str(folder.path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len({row.run for row in runs.read_rows(folder.results_file)}) == 2
+
+
+def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "held")
+    cell = next(TINY.cells())
+    run = folder.run(cell.name)
+    with runs.held(run.lock_file) as mine:
+        assert mine
+        assert cells.work(run, cell, TINY) is None
+        with pytest.raises(UserError, match="another process works on"):
+            study.train_one(TINY, cell, run, Console())
+    assert not run.weights_file.exists()
+
+
+def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, show = StudyFolder(tmp_path / "lost"), study._show
+    recipe = Recipe(**{**vars(TINY), "grid": Grid(networks=("small",), protocols=("standard",), seeds=(0, 1))})
+
+    def kill(folder: StudyFolder, cell: Any, display: Any) -> cells.State | None:
+        found = show(folder, cell, display)
+        if found and found.phase == "training" and cell.seed == 0:
+            with_pid = int(found.worker.rpartition(":")[2])
+            try:
+                os.kill(with_pid, signal.SIGKILL)
+            except ProcessLookupError:
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(study, "_show", kill)
+    with pytest.raises(UserError, match=r"1 of 2 trainings failed: .*its process was lost 3 times \(exit status -9"):
+        study.study(recipe, folder.path, Console(), workers=2)
+    assert len({row.run for row in runs.read_rows(folder.results_file)}) == 1
+
+
+def test_no_workers_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WORDS, "--workers", "0"]) == 2
+    assert capsys.readouterr().err == "anchored: --workers is 0: give 1 or more\n"
+
+
+def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
+    run = runs.Run(tmp_path)
+    for text in ("", "[]", '{"phase": "asleep"}', '{"phase": "done", "more": 1}', "\xff"):
+        run.state_file.write_text(text, encoding="latin-1")
+        assert cells.state(run) is None
