@@ -131,7 +131,7 @@ def _rated(
     logits, _ = forward(model, config, images)
     confidence, label = logits.double().softmax(1).max(1)
     energy = scores.energy(logits)
-    rank = None if inside is None else 100 * torch.searchsorted(inside, energy) / len(inside)
+    rank = None if inside is None else 100 * torch.searchsorted(inside, energy).double() / len(inside)
     spread = None
     if spreading:
         each = torch.stack([forward(one, config, images)[0].double().softmax(1) for one in spreading])  # (K,B,N)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -141,7 +142,7 @@ class Workers:
 
     def _start(self) -> BaseProcess:
         threads = max(1, torch.get_num_threads() // self.count)
-        settings = json.loads(canonical(self.recipe))
+        settings = dataclasses.asdict(self.recipe)  # those of the machine too
         process = multiprocessing.get_context("spawn").Process(
             target=_serve, args=(str(self.folder.path), settings, self.root, threads), daemon=False
         )
@@ -181,7 +182,7 @@ def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int)
 
 def status(recipe: Recipe, path: Path) -> Table:
     """A table of a study's cells: done, running, failed or left, with their times."""
-    folder = StudyFolder(path)
+    folder, recipe = StudyFolder(path), evaluate.bound(recipe)
     table = Table(box=None, pad_edge=False)
     for heading in ("training", "state", "share", "time", ""):
         table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
