@@ -17,7 +17,7 @@ STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "cells", "display", "evaluate", "report", "predictions"}
+ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -34,8 +34,11 @@ MAY_IMPORT = {
     "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},
     "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
     "display": BASE | {"cells"},
+    "inventory": BASE | MATERIAL,
+    "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK,
+    "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "cli": {"catalog", "data"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "cli": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "__init__": BASE | MATHS | WORK,
 }
 

@@ -171,3 +171,70 @@ def test_paired_accuracy_is_narrower_than_two_intervals() -> None:
 def test_refuses(call: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+def pair_of_models(count: int, seed: int, gain: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of two networks that err on much the same images, and labels."""
+    draw = seeded(seed)
+    labels = torch.randint(3, (count,), generator=draw)
+    shared = 2 * torch.randn(count, 3, generator=draw) + 2 * torch.nn.functional.one_hot(labels, 3)
+    own = 0.3 * torch.randn(2, count, 3, generator=draw)
+    return shared + own[0] + gain * torch.nn.functional.one_hot(labels, 3), shared + own[1], labels
+
+
+def replicates(name: str, logits: Tensor, labels: Tensor, count: int = 400) -> tuple[float, Tensor]:
+    metric = metrics.IMAGE_METRICS[name](metrics.per_image(logits, labels))
+    value = float(metric(torch.ones(1, len(labels), dtype=torch.float64)))
+    return value, intervals.bootstrap(metric, [len(labels)], seeded(5), count)
+
+
+def test_resampled_difference_of_accuracy_is_the_paired_bootstrap() -> None:
+    first, second, labels = pair_of_models(500, 0, 0.5)
+    (a, a_draws), (b, b_draws) = (replicates("accuracy", logits, labels) for logits in (first, second))
+    found, p = intervals.resampled_difference((a, b), (a_draws, b_draws))
+    correct = [(logits.argmax(1) == labels) for logits in (first, second)]
+    wanted = intervals.paired_accuracy(correct[0], correct[1], seeded(5), 400)
+    assert found == pytest.approx(wanted, abs=0.003)
+    exact = scipy.stats.binomtest(
+        int((correct[0] & ~correct[1]).sum()), int((correct[0] != correct[1]).sum())
+    ).pvalue  # McNemar's test
+    assert p == pytest.approx(exact, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "smooth_ece"])
+def test_resampled_difference_holds_the_truth_as_often_as_it_says(name: str) -> None:
+    first, second, labels = pair_of_models(200_000, 99, 0.4)
+    truth = replicates(name, first, labels, 2)[0] - replicates(name, second, labels, 2)[0]
+    held = 0
+    for seed in range(60):
+        one, other, own = pair_of_models(600, seed, 0.4)
+        (a, a_draws), (b, b_draws) = (replicates(name, logits, own, 100) for logits in (one, other))
+        found, _ = intervals.resampled_difference((a, b), (a_draws, b_draws))
+        held += found.low <= truth <= found.high
+    assert held > 51  # 57 expected; 51 or fewer happen once in 300 tries
+
+
+def test_no_difference_is_no_evidence() -> None:
+    draws = torch.randn(50, generator=seeded())
+    assert intervals.resampled_difference((0.5, 0.5), (draws, draws)) == (intervals.Interval(0, 0, 0), 1.0)
+    far, p = intervals.resampled_difference((5.0, 0.0), (draws + 5, draws))
+    assert list(far) == pytest.approx([5, 5, 5])
+    assert p == pytest.approx(2 / 51)
+    with pytest.raises(UserError, match="the same resamples twice, not 50 and 49"):
+        intervals.resampled_difference((0.5, 0.5), (draws, draws[1:]))
+
+
+def test_paired_t_test_equals_scipy() -> None:
+    first, second = [0.81, 0.84, 0.79, 0.88, 0.80], [0.79, 0.85, 0.75, 0.86, 0.77]
+    assert intervals.paired_t_test(first, second) == pytest.approx(scipy.stats.ttest_rel(first, second).pvalue)
+    assert intervals.paired_t_test(first, first) == 1
+    assert intervals.paired_t_test([2.0, 3.0], [1.0, 2.0]) == 0
+
+
+def test_holm_by_hand() -> None:
+    # 0.01 · 4, then 0.02 · 3, 0.03 · 2 (raised to 0.06), 0.5 · 1.
+    assert intervals.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert intervals.holm([0.7, 0.9]) == [1.0, 1.0]
+    assert intervals.holm([]) == []
+    with pytest.raises(UserError, match="p-values lie in"):
+        intervals.holm([1.1])

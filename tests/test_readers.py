@@ -1,12 +1,8 @@
-import functools
 import gzip
 import hashlib
-import http.server
 import io
 import struct
 import tarfile
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,73 +208,3 @@ def test_bad_cifar_files_each_have_one_line(tmp_path: Path, monkeypatch: pytest.
     path.unlink()
     with pytest.raises(UserError, match="anchored data fetch cifar10"):
         data.load("cifar10", "test", tmp_path)
-
-
-# --- downloads
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    served = tmp_path / "served"
-    served.mkdir()
-    handler = functools.partial(_Quiet, directory=str(served))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", served
-        running.shutdown()
-        thread.join()
-
-
-def test_fetch(small: tuple[DataSet, Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    row, root = small
-    address, served = server
-    good = {file.name: (root / "small" / file.name).read_bytes() for file in row.test_files}
-    for name, content in good.items():
-        (served / name).write_bytes(content)
-        (root / "small" / name).unlink()
-    files = tuple(
-        replace(file, urls=(f"{address}/gone/{file.name}", f"{address}/{file.name}")) for file in row.test_files
-    )
-    monkeypatch.setitem(CATALOG, "small", replace(row, test_files=files))
-    paths = data.fetch("small", root, progress=False)  # the mirror is tried when the first place has nothing
-    assert [path.read_bytes() for path in paths] == list(good.values())
-    paths[0].write_bytes(b"damaged")
-    assert data.fetch("small", root)[0].read_bytes() == good["i-ubyte.gz"]  # with the progress bar
-    for name in good:
-        (served / name).unlink()
-    assert data.fetch("small", root) == paths  # nothing to do: nothing is asked for
-    assert len(data.load("small", "test", root)) == 6
-
-
-def test_failed_downloads_each_have_one_line(
-    small: tuple[DataSet, Path], server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    row, root = small
-    address, served = server
-    target = root / "small" / "i-ubyte.gz"
-    target.unlink()
-    (served / "wrong").write_bytes(b"something else")
-    (served / "page").write_text("<!doctype html><title>quota exceeded</title>")
-    for urls, texts in (
-        ((f"{address}/wrong",), ["its hash is not md5:"]),
-        ((f"{address}/page", f"{address}/none"), ["the server sent a web page", "HTTP 404"]),
-        (("http://127.0.0.1:9/file",), ["127.0.0.1:9/file: no connection"]),
-    ):
-        files = (replace(row.test_files[0], urls=urls), row.test_files[1])
-        monkeypatch.setitem(CATALOG, "small", replace(row, test_files=files))
-        with pytest.raises(UserError) as error:
-            data.fetch("small", root, progress=False)
-        for text in [*texts, f"bring {urls[0]} by hand into {root / 'small'}"]:
-            assert text in message(error)
-        assert not target.exists()
-
-
-def test_sets_inside_the_package_need_no_fetching() -> None:
-    assert data.fetch("digits") == ()
-    assert data.fetch("blobs") == ()

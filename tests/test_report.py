@@ -58,7 +58,7 @@ def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:
     assert mixed.mixed
     assert math.isnan(mixed.value)
     table = tables.headline(found)
-    assert table.rows[0][1].text == "–‡"
+    assert table.rows[0][1].text == "—‡"
     assert "‡ not averaged" in table.caption
     assert "50.0" not in formats.markdown(table)
 
@@ -241,13 +241,13 @@ def test_latex_golden() -> None:
 def test_terminal_takes_names_as_they_are() -> None:
     hostile = dataclasses.replace(TINY, rows=((Cell("[red]x[/red]"), Cell("1")),))
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(formats.terminal(hostile))
+    console.print(*formats.terminal(hostile, 80))
     assert "[red]x[/red]" in console.export_text()
 
 
 def test_severity_table_has_the_layout_of_the_papers_table_7(tmp_path: Path) -> None:
     found = summary.read(make_study(tmp_path, n=60, parts=("corruption",)))
-    table = tables.severities(found, "smooth_ece")
+    table = tables.severities(found, found.families[0], "smooth_ece")
     assert [column.title for column in table.columns] == [
         "Architecture", "Anchoring?", "Reference masking?", "α", *(f"Sev. {s}" for s in SEVERITIES),
     ]  # fmt: skip
@@ -308,8 +308,8 @@ def test_settings_of_matplotlib_are_left_alone() -> None:
     assert dict(mpl.rcParams) == before
 
 
-def test_headline_for_the_terminal(tmp_path: Path) -> None:
-    table = report.headline(make_study(tmp_path, n=60))
+def test_the_headline_fits_a_narrow_terminal(tmp_path: Path) -> None:
+    (table,) = report.terminal(make_study(tmp_path, n=60), 80)
     assert table.row_count == 3
     assert len(table.columns) == 7
 
@@ -342,7 +342,7 @@ def test_old_results_are_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row()])
     runs.write_text(folder.results_file, "protocol,value\nram,1\n")
     with pytest.raises(UserError, match=r"results\.csv: the first line must name the columns"):
-        report.headline(folder)
+        report.write(folder)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"recipe": 3}'])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
     assert len({row.run for row in runs.read_rows(folder.results_file)}) == 3
     assert folder.report_file.exists()
     console = Console(width=200, record=True)
-    console.print(study.status(TINY, folder.path))
+    console.print(study.status(folder.path))
     lines = [line.split() for line in console.export_text().splitlines()[1:]]
     assert [words[words.index("seed") + 2] for words in lines] == ["failed", "done", "done", "done"]
     failed = cells.state(folder.run("small-standard-seed0"))
@@ -107,19 +108,20 @@ def test_two_studies_in_one_folder_share_the_work(tmp_path: Path) -> None:
 
 def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "held")
-    cell = next(TINY.cells())
+    one = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))
+    (cell,) = one.cells()
     run = folder.run(cell.name)
     with runs.held(run.lock_file) as mine:
         assert mine
         assert cells.work(run, cell, TINY) is None
         with pytest.raises(UserError, match="another process works on"):
-            study.train_one(TINY, cell, run, Console())
+            study.train_one(one, run, Console())
     assert not run.weights_file.exists()
 
 
 def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, show = StudyFolder(tmp_path / "lost"), study._show
-    recipe = Recipe(**{**vars(TINY), "grid": Grid(networks=("small",), protocols=("standard",), seeds=(0, 1))})
+    recipe = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)))
 
     def kill(folder: StudyFolder, cell: Any, display: Any) -> cells.State | None:
         found = show(folder, cell, display)

@@ -17,7 +17,7 @@ from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.recipe import Anchoring, Cell, Data, Protocol, Tail, Training
 from anchored.runs import Run
-from anchored.train import Keeper, TensorCheckpoints, rate, train
+from anchored.train import Keeper, TensorCheckpoints, averages, rate, train
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
@@ -213,3 +213,26 @@ def test_in_somebody_elses_lightning_module() -> None:
         enable_model_summary=False,
     ).fit(module, batches)
     assert sum(module.losses[-4:]) < sum(module.losses[:4])
+
+
+def test_average_of_weights_is_kept_and_resumes(tmp_path: Path) -> None:
+    averaged = cell(train=replace(TINY, epochs=2, schedule="cosine", warmup=0.25, average=0.5))
+    whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
+    states: list[dict[str, Tensor]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+            assert isinstance(module.model, nn.Module)
+            states.append({name: value.clone() for name, value in module.model.state_dict().items()})
+
+    train(whole, averaged, callbacks=[*averages(averaged.train), Keeper(whole, lambda *_: None), Watch()])
+    expected = states[1]  # 8 steps, of which 2 are warm-up: the average begins at the second state
+    for state in states[2:]:
+        expected = {name: 0.5 * value + 0.5 * state[name] for name, value in expected.items()}
+    for name, value in weights(whole).items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name], msg=name)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(killed, averaged, callbacks=[*averages(averaged.train), Keeper(killed, lambda *_: None), Stop()])
+    train(killed, averaged)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(killed).items())

@@ -77,6 +77,7 @@ def work(
             return None
         keeper = Keeper(run, show)
         try:
+            runs.sweep(run.path)
             if not done(run, cell, recipe):
                 runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
                 with keeper.phase("training"):

@@ -32,7 +32,7 @@ class Command:
     usage: str
     summary: str
     arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], int | None]  # gives the exit status where that is not 0
+    run: Callable[[Namespace], int | None]  # the exit status, if it is not 0
     examples: tuple[str, ...]
 
 
@@ -40,7 +40,10 @@ def _recipe_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("recipe", type=str, help=f"{', '.join(recipes.names())}, or the path of a .yaml file")
     parser.add_argument("-o", "--output", type=str, help="folder of the results")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="use this share of the images and epochs, for a trial; in (0, 1]"
+        "--scale",
+        type=float,
+        default=1.0,
+        help="shrink images, epochs and networks to this share, for a trial; in (0, 1]",
     )
     parser.add_class_arguments(recipes.Recipe, as_group=False)
 
@@ -67,16 +70,33 @@ def _predict_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="images a forward pass")
 
 
+def _doctor(options: Namespace) -> int:
+    from anchored import doctor
+
+    recipe, console = _recipe(options), _console()
+    results = Path(options.output or Path("runs") / recipe.name)
+    with console.status("measuring") as status:
+        found = doctor.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
+    found.show(console)
+    return 0 if found.ready else 1
+
+
 def _data_arguments(parser: ArgumentParser) -> None:
     actions = "list all sets; show what is known of some; fetch (download and verify) some; verify that some read whole"
     parser.add_argument("action", choices=list(DATA_ACTIONS), help=actions)
     parser.add_argument("names", type=str, nargs="*", help="rows of the catalog; none means all, except to fetch")
+    parser.add_argument("--offline", action="store_true", help="fetch: ask no server; as ANCHORED_OFFLINE=1")
+    parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
 
 
 def _recipe(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
     settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
-    return recipes.Recipe.parse(settings).check().scaled(options.scale)
+    from anchored.catalog import CATALOG
+
+    recipe = recipes.Recipe.parse(settings).check()
+    row = CATALOG.get(recipe.data.train)
+    return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
 
 
 def _study(options: Namespace) -> None:
@@ -85,7 +105,7 @@ def _study(options: Namespace) -> None:
     recipe = _recipe(options)
     folder = Path(options.output or Path("runs") / recipe.name)
     if options.status:
-        _console().print(study.status(recipe, folder))
+        _console().print(study.status(folder))
         return
     study.study(recipe, folder, _console(), workers=options.workers)
     _show_report(folder)
@@ -154,55 +174,38 @@ def _data(options: Namespace) -> None:
     if options.action == "fetch" and not options.names:
         raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
     rows = [catalog.get(name) for name in options.names] or list(catalog.CATALOG.values())
-    DATA_ACTIONS[options.action](rows)
+    DATA_ACTIONS[options.action](rows, options)
 
 
-def _data_list(rows: list[DataSet]) -> None:
-    from rich.table import Table
+def _data_list(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
-    from anchored import data
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "title", "train", "test", "image", "classes", "here"):
-        table.add_column(
-            heading, no_wrap=heading != "title", justify="left" if heading in ("name", "title") else "right"
-        )
-    for row in rows:
-        shape, here = f"{row.channels}×{row.size}×{row.size}", "yes" if data.is_here(row) else "no"
-        table.add_row(row.name, row.title, f"{row.train:,}", f"{row.test:,}", shape, str(len(row.classes)), here)
-    _console().print(table)
+    _console().print(inventory.listing(rows))
 
 
-def _data_show(rows: list[DataSet]) -> None:
-    for row in rows:
-        print(f"{row.name}: {row.title}")
-        for name in ("train", "test", "channels", "size", "mean", "std", "roles", "licence", "citation"):
-            print(f"  {name}: {getattr(row, name)}")
-        print(f"  classes: {', '.join(row.classes)}")
-        for file in row.downloads:
-            print(f"  file: {file.name}, {file.bytes:,} bytes, {file.hash}\n    from {' or '.join(file.urls)}")
-
-
-def _data_fetch(rows: list[DataSet]) -> None:
-    from anchored import data
+def _data_show(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
     for row in rows:
-        for path in data.fetch(row.name) or ("nothing to download",):
+        print("\n".join(inventory.described(row)))
+
+
+def _data_fetch(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import readers
+
+    for row in rows:
+        for path in readers.fetch(row.name, offline=options.offline) or ("nothing to download",):
             print(f"{row.name}: {path}")
 
 
-def _data_verify(rows: list[DataSet]) -> None:
-    from anchored import data
+def _data_verify(rows: list[DataSet], options: Namespace) -> None:
+    from anchored import inventory
 
     for row in rows:
-        if not data.is_here(row):
-            print(f"{row.name}: not here")
-            continue
-        counts = [f"{len(data.load(row.name, split)):,} {split}" for split in ("train", "test") if getattr(row, split)]
-        print(f"{row.name}: whole, {' and '.join(counts)} images")
+        print(f"{row.name}: {inventory.verified(row, every=options.every)}")
 
 
-DATA_ACTIONS: dict[str, Callable[[list[DataSet]], None]] = {
+DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
     "list": _data_list,
     "show": _data_show,
     "fetch": _data_fetch,
@@ -214,8 +217,9 @@ def _show_report(folder: Path) -> None:
     from anchored import report
     from anchored.runs import StudyFolder
 
-    study = StudyFolder(folder)
-    _console().print(report.headline(study))
+    study, console = StudyFolder(folder), _console()
+    for table in report.terminal(study, console.width):
+        console.print(table)
     print(f"Report: {study.report_file.resolve()}")
 
 
@@ -267,8 +271,15 @@ COMMANDS = {
         _predict,
         ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
     ),
+    "doctor": Command(
+        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "say what a study lacks here, what it takes and how long it will run",
+        _recipe_arguments,
+        _doctor,
+        ("anchored doctor demo", "anchored doctor table8"),
+    ),
     "data": Command(
-        "anchored data {list,show,fetch,verify} [NAME ...]",
+        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
         _data_arguments,
         _data,
@@ -373,7 +384,8 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 where some images were unreadable, 2 for bad input, 130 interrupted."""
+    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
+    cannot be read, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:

@@ -39,6 +39,8 @@ __all__ = [
     "fetch",
     "is_here",
     "load",
+    "look",
+    "open_corrupted",
     "open_set",
     "row",
     "scaled",
@@ -106,6 +108,43 @@ def open_set(
 
 
 _KEPT: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last, decoded
+
+
+def look(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
+    """Raise UserError, in little time, where :func:`open_set` could not open a split.
+
+    Arrays are read (and kept for that call); of encoded images, names and labels are read and the first is decoded.
+    """
+    known, seen = row(name, settings), seen_by(settings)
+    if known.reader in readers.INDEXES:
+        found = _found(known, split, settings, root, seen)
+        next(found.parts([torch.zeros(1, dtype=torch.int64)]))
+    else:
+        open_set(name, split, settings, seen, root, minimum=10)
+
+
+def open_corrupted(
+    name: str,
+    corruption: str,
+    severity: int,
+    settings: Data,
+    seen: View,
+    root: str | Path | None = None,
+    *,
+    minimum: int = 1,
+) -> Images:
+    """Return an archive's test images under one corruption and severity, in the order of the clean set, as a view.
+
+    ``name``: a row such as "cifar10-c". Small images come in memory, ImageNet's as a stream; ``settings.fraction`` and
+    ``minimum`` as in :func:`open_set`. UserError where the archive has no such corruption, or files are missing.
+    """
+    known, found = catalog.get(name), readers.corrupted(name, corruption, severity, root)
+    known = replace(known, classes=catalog.get(known.clean).classes)
+    if isinstance(found, readers.ImageIndex):
+        return scaled(_stream(known, found, seen, settings.workers), settings.fraction, minimum)
+    pixels, labels = (torch.tensor(part) for part in found)
+    images = ImageSet(name, pixels, labels.long(), known.classes, shown=(seen.channels, seen.size))
+    return scaled(images, settings.fraction, minimum)
 
 
 def content(name: str, settings: Data) -> str:

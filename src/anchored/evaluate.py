@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anchored import catalog, corruptions, data, intervals, metrics, networks, runs
 from anchored import model as models
+from anchored.corruptions import CORRUPTIONS
 from anchored.errors import UserError
 from anchored.intervals import Interval
 from anchored.predict import Outputs, Pass, passed, stored
@@ -60,10 +61,15 @@ class Bench:
         return models.weights_digest(self.run)
 
     @cached_property
+    def corruptions(self) -> tuple[str, ...]:
+        """Names of the corruptions, families expanded."""
+        return _corruptions(self.settings, self.config.size)
+
+    @cached_property
     def sets(self) -> int:
         """How many passes there are in all."""
         settings = self.settings
-        corrupted = len(settings.corruptions) * len(settings.severities)
+        corrupted = len(self.corruptions) * len(settings.severities)
         return 2 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)  # the test set is asked for twice
 
     def images(self, name: str, split: str) -> data.Images:
@@ -76,8 +82,9 @@ class Bench:
         """The network's outputs on one set, from disk where they were made by these weights from this set."""
         key = [self.weights, name, split, self.cell.data.fraction, features]
         key += [own] if (own := data.content(name, self.cell.data)) else []
+        archive = archive_of(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
         if corruption:
-            key += [corruption, severity, self.settings.seed]
+            key += [corruption, severity, archive or self.settings.seed]
 
         self.progress(self.passed / self.sets, f"evaluating, {kept}")
         self.passed += 1
@@ -86,8 +93,13 @@ class Bench:
             return corruptions.corrupt(images, corruption, severity, seed=self.settings.seed, indices=places)
 
         def begin() -> Pass:
-            images, size = self.images(name, split), self.settings.batch_size
-            return Pass(self.model, self.config, images, size, features, change if corruption else None)
+            size, chosen = self.settings.batch_size, self.cell.data
+            if archive:
+                seen = data.seen_by(chosen)
+                images = data.open_corrupted(archive, corruption, severity, chosen, seen, self.root, minimum=10)
+                return Pass(self.model, self.config, images, size, features)
+            change_ = change if corruption else None
+            return Pass(self.model, self.config, self.images(name, split), size, features, change_)
 
         return passed(self.run, kept, json.dumps(key), begin)
 
@@ -146,32 +158,58 @@ def clean(bench: Bench) -> Iterator[Row]:
 
 
 def corruption(bench: Bench) -> Iterator[Row]:
-    """Accuracy and smooth ECE under each corruption and severity, and their means on the same images.
+    """Accuracy and smooth ECE under each corruption and severity, and their means: C and C̄ are two sets."""
+    for family, sign in (("c", "C"), ("c-bar", "C̄")):
+        kinds = [name for name in bench.corruptions if family in CORRUPTIONS[name].families]
+        if kinds and bench.settings.severities:
+            yield from _corrupted(bench, f"{catalog.title(bench.cell.data.train)}-{sign}", kinds)
 
-    The mean over corruptions is the mean of the figures, not the figure of the pooled images.
+
+def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
+    """One set's figures on the same images, and their means over ``kinds`` ("mean") per severity and over all.
+
+    Where all 19 of C are measured, "mean-15" is the mean without the four extra ones. A mean over corruptions is the
+    mean of the figures, not the figure of the pooled images.
     """
-    kinds, severities = bench.settings.corruptions, bench.settings.severities
-    if not kinds or not severities:
-        return
+    severities = bench.settings.severities
     grid = [(severity, kind) for severity in severities for kind in kinds]
-    outputs = [
-        bench.outputs(f"corruption-{kind}-{severity}", bench.cell.data.train, "test", kind, severity)
-        for severity, kind in grid
-    ]
-    images = [metrics.per_image(each.logits, each.labels) for each in outputs]
-    dataset, n = f"{catalog.title(bench.cell.data.train)}-C", len(outputs[0].labels)
+    train = bench.cell.data.train
+    outputs = [bench.outputs(f"corruption-{kind}-{severity}", train, "test", kind, severity) for severity, kind in grid]
+    images, n = [metrics.per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
+    main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
+    means = {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})}
+    averaged = [(severity, name) for name in means for severity in (*severities, None)]
+    shares = torch.zeros(len(grid), len(averaged), dtype=torch.float64)
+    for column, (severity, name) in enumerate(averaged):
+        chosen = [i for i, (at, kind) in enumerate(grid) if severity in (at, None) and kind in means[name]]
+        shares[chosen, column] = 1 / len(chosen)
     for metric in CORRUPTED:
         weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
 
         def statistic(weights: Tensor, weighted: list[metrics.WeightedMetric] = weighted) -> Tensor:
             single = torch.stack([each(weights) for each in weighted], dim=1)
-            by_severity = single.view(len(weights), len(severities), len(kinds)).mean(dim=2)
-            return torch.cat([single, by_severity, by_severity.mean(dim=1, keepdim=True)], dim=1)
+            return torch.cat([single, single @ shares], dim=1)
 
-        names = [metric] * (len(grid) + len(severities) + 1)
-        places = [*grid, *((severity, "mean") for severity in severities), (None, "mean")]
-        for (severity, kind), found in zip(places, bench.estimate("images", names, statistic, [n]), strict=True):
-            yield bench.row(metric, found, dataset, n, severity=severity, corruption=kind)
+        places = [*grid, *averaged]
+        found = bench.estimate("images", [metric] * len(places), statistic, [n])
+        for (at, kind), each in zip(places, found, strict=True):
+            yield bench.row(metric, each, dataset, n, severity=at, corruption=kind)
+
+
+def _corruptions(settings: Evaluation, size: int) -> tuple[str, ...]:
+    """Names of the corruptions of a recipe, its families expanded for the network's input size."""
+    return corruptions.expand(settings.corruptions, size, size)
+
+
+def archive_of(train: str, corruption: str) -> str:
+    """The catalog's archive of a set's corrupted test images; ``UserError`` where none is published."""
+    for row in catalog.CATALOG.values():
+        if row.clean == train and corruption in row.corruptions:
+            return row.name
+    raise UserError(
+        f"evaluate.corruption_source is archive, but no archive of {train} under {corruption} is in the catalog: take "
+        "generated"
+    )
 
 
 def ood(bench: Bench) -> Iterator[Row]:
@@ -288,7 +326,7 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
     for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
-        load(name, split, recipe.data, root)
+        data.look(name, split, recipe.data, root)
     for name in settings.adaptation:
         if len(data.row(name, recipe.data).classes) < 2:
             raise UserError(f"evaluate.adaptation has '{name}', which has no classes to adapt to")
@@ -299,10 +337,22 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
     seen = data.seen_by(recipe.data)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
-    for name in settings.corruptions:
-        for severity in settings.severities:
+    for name in _corruptions(settings, seen.size):
+        for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
+            data.open_corrupted(archive_of(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
+        for severity in settings.severities if settings.corruption_source == "generated" else ():
             corruptions.corrupt(probe, name, severity, seed=0)
     return recipe
+
+
+def _example(recipe: Recipe, corruption: str, severity: int, clean: Tensor, place: Tensor, root: Path | None) -> Tensor:
+    """One test image (1,C,H,W) under a corruption: ``clean`` corrupted, or the archive's at its place."""
+    settings, seen = recipe.evaluate, data.seen_by(recipe.data)
+    if settings.corruption_source == "generated":
+        return corruptions.corrupt(clean, corruption, severity, seed=settings.seed, indices=place)
+    archive = archive_of(recipe.data.train, corruption)
+    images = data.open_corrupted(archive, corruption, severity, recipe.data, seen, root, minimum=10)
+    return next(images.parts([place]))
 
 
 def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None) -> None:
@@ -316,10 +366,9 @@ def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None)
 
     clean, spread = some(recipe.data.train, "test")
     examples = {"clean": clean}
-    for name in settings.corruptions:
-        chosen = clean[:1]
+    for name in _corruptions(settings, clean.shape[-1]):
         examples[f"corruption/{name}"] = torch.cat(
-            [corruptions.corrupt(chosen, name, s, seed=settings.seed, indices=spread[:1]) for s in settings.severities]
+            [_example(recipe, name, severity, clean[:1], spread[:1], root) for severity in settings.severities]
         )
     for name in settings.ood:
         examples[f"ood/{name}"] = some(name, "ood")[0]

@@ -206,6 +206,59 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
     return over_seeds([a - b for a, b in zip(first, second, strict=True)], level)
 
 
+def resampled_difference(
+    values: tuple[float, float], draws: tuple[Tensor, Tensor], level: float = LEVEL
+) -> tuple[Interval, float]:
+    """First minus second figure of two networks on the SAME resamples of the same images, and a two-sided p-value.
+
+    ``values``: the figures; ``draws``: their replicates (R,), (R,), drawn with equal generators, so that replicate i
+    of both counts the same images. What moves both alike cancels: the interval is far shorter than two that one holds
+    against each other. The differences are shifted to have the figures' difference as their mean, since replicates of
+    calibration errors lie too high (see ``image_intervals``); the interval is their middle ``level``.
+    The p-value is 2 · min(P(d <= 0), P(d >= 0)), counting one replicate more on each side, so never below 2 / (R + 1).
+    Raises ``UserError`` for replicates of different numbers, or fewer than two.
+    Davison & Hinkley 1997, chapter 4, https://doi.org/10.1017/CBO9780511802843
+    """
+    _check_level(level)
+    first, second = (each.double() for each in draws)
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2:
+        raise UserError(f"a paired difference needs the same resamples twice, not {len(first)} and {len(second)}")
+    difference = values[0] - values[1]
+    spread = first - second
+    spread = spread - spread.mean() + difference
+    below, above = (int((spread <= 0).sum()) + 1, int((spread >= 0).sum()) + 1)
+    return _percentile(difference, spread, level), min(1.0, 2 * min(below, above) / (len(spread) + 1))
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p-value of Student's paired t-test over seeds, in [0, 1]; 1 where all pairs are equal.
+
+    Raises ``UserError`` as ``paired_difference``. Student 1908, https://doi.org/10.1093/biomet/6.1.1
+    """
+    mean, low, _ = paired_difference(first, second)
+    if mean == 0:
+        return 1.0
+    freedom = len(first) - 1
+    standard_error = (mean - low) / float(student_t.ppf((1 + LEVEL) / 2, freedom))
+    return 0.0 if standard_error == 0 else float(2 * student_t.sf(abs(mean) / standard_error, freedom))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of m comparisons, corrected for their number: those below α are all right with probability 1 − α.
+
+    The k-th smallest is multiplied by m − k + 1, and never is below a smaller one's; in the order given.
+    Raises ``UserError`` for values outside [0, 1]. Holm 1979, https://www.jstor.org/stable/4615733
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise UserError(f"p-values lie in [0, 1], unlike some of {list(p_values)}")
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
 def _check(names: Sequence[str], known: Mapping[str, object], level: float) -> None:
     _check_level(level)
     unknown = [name for name in names if name not in known]

@@ -7,7 +7,9 @@ and several processes (``torch.distributed``) share a set, each writing the part
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -21,6 +23,7 @@ from anchored.runs import Run
 PART = 1 << 26
 """Bytes of outputs that are kept in memory before they go to disk."""
 
+Item = TypeVar("Item")
 Change = Callable[[Tensor, Tensor], Tensor]  # images (B,C,H,W) uint8 and their places in the set (B,), to such images
 
 
@@ -52,19 +55,32 @@ class Pass:
         return torch.split(torch.arange(len(self.images)), self.batch_size)
 
     def run(self, batches: Sequence[Tensor]) -> Iterator[Outputs]:
-        """The outputs of each batch, on the CPU.
+        """The outputs of each batch, on the CPU; the next batch is read and changed meanwhile.
 
         Raises ``UserError`` for images of another size or channel count, or logits that are not finite.
         """
         device = next(self.model.parameters()).device
         labels = self.images.labels.cpu()
         model = self.model.eval().to(memory_format=torch.channels_last)
-        for places, images in zip(batches, self.images.parts(batches), strict=True):
-            images = images.to(device)
-            if self.change is not None:
-                images = self.change(images, places.to(device))
+        for places, images in ahead(self._prepared(batches, device)):
             logits, features = forward(model, self.config, images, self.features)
             yield Outputs(logits, labels[places], features)
+
+    def _prepared(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """The places and the images of each batch, changed, on the device."""
+        for places, images in zip(batches, self.images.parts(batches), strict=True):
+            images = images.to(device)
+            yield places, images if self.change is None else self.change(images, places.to(device))
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Give what an iterator gives, the next item being made by a thread meanwhile: one item waits, never more."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]  # it is not the end
 
 
 @torch.inference_mode()

@@ -12,11 +12,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args, get_type_hints
 
 import yaml
 
@@ -77,22 +78,6 @@ class Network:
     with another hash are refused."""
     width: float = 1.0
     """Factor on the hidden widths of the networks in networks.py, for trials."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds."""
-
-    networks: tuple[str, ...] = ("resnet18",)
-    """Names of networks."""
-    protocols: tuple[Protocol, ...] = PROTOCOLS
-    """Standard, anchored (no masks) and ram (anchored with reference masking)."""
-    alphas: tuple[float, ...] = (0.25,)
-    """Mask probabilities of the ram protocol; in (0, 1)."""
-    tail_weights: tuple[float, ...] = (0.0,)
-    """Weights λ of hard Δ mining, of the ram protocol; 0 is without."""
-    seeds: tuple[int, ...] = (0,)
-    """Each seed is one training of every network and protocol."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +166,47 @@ class Training:
     none."""
     cutmix: float = 0.0
     """Likewise of CutMix (arXiv 1905.04899). With both, each batch takes one of the two, at evens."""
+    average: float = 0.0
+    """Decay per step of a moving average of the weights, which is what is kept in the end (up to the end of warm-up it
+    follows the weights); in [0, 1), 0 for none."""
     precision: str = "32-true"
     """Any precision of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps."""
     deterministic: bool = True
     """Same seed and machine, same weights; false lets GPUs pick faster kernels."""
+
+
+# Some of the settings of Training, their names and types checked by whoever reads a recipe.
+TrainingPart = TypedDict("TrainingPart", get_type_hints(Training), total=False)  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class PerNetwork:
+    """What one network of the grid has of its own."""
+
+    alphas: tuple[float, ...] = ()
+    """Its mask probabilities; empty takes the grid's."""
+    train: TrainingPart = field(default_factory=TrainingPart)
+    """Settings of ``train`` that are others for it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds."""
+
+    networks: tuple[str, ...] = ("resnet18",)
+    """Names of networks."""
+    protocols: tuple[Protocol, ...] = PROTOCOLS
+    """Standard, anchored (no masks) and ram (anchored with reference masking)."""
+    alphas: tuple[float, ...] = (0.25,)
+    """Mask probabilities of the ram protocol; in (0, 1)."""
+    tail_weights: tuple[float, ...] = (0.0,)
+    """Weights λ of hard Δ mining, of the ram protocol; 0 is without."""
+    seeds: tuple[int, ...] = (0,)
+    """Each seed is one training of every network and protocol."""
+    per_network: dict[str, PerNetwork] = field(default_factory=dict)
+    """Name of a network -> its own mask probabilities and training settings."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +218,10 @@ class Evaluation:
     score: str = "energy"
     """OOD score of the headline; all of energy, max_softmax, max_logit and entropy are measured."""
     corruptions: tuple[str, ...] = ()
-    """Names of corruptions, applied to the test images."""
+    """Names of corruptions, or of families: c (all 19 common ones), c15 (without the four extra ones), c-bar (the ten
+    published for images of the network's size)."""
+    corruption_source: Literal["generated", "archive"] = "generated"
+    """Generated corrupts the test images as they are evaluated; archive reads the published sets (cifar10-c ...)."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Severities of each corruption, 1 to 5."""
     adaptation: tuple[str, ...] = ()
@@ -279,29 +302,61 @@ class Recipe:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
         for seed in self.grid.seeds:
             for network in self.grid.networks:
-                for protocol, alpha, weight in self._trainings():
+                train = self.training(network)
+                for protocol, alpha, weight in self._trainings(network):
                     tail = self.tail if weight else Tail()  # without the term its settings decide nothing
-                    fixed = (self.data, self.anchoring, tail, self.train, self.network)
+                    fixed = (self.data, self.anchoring, tail, train, self.network)
                     yield Cell(network, protocol, alpha, weight, seed, *fixed)
 
-    def _trainings(self) -> Iterator[tuple[Protocol, float, float]]:
+    def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
         """Protocol, α and λ of each training of one network and seed."""
         for protocol in self.grid.protocols:
-            for alpha in self.grid.alphas if protocol == "ram" else (0.0,):
+            for alpha in self.alphas(network) if protocol == "ram" else (0.0,):
                 for weight in self.grid.tail_weights if protocol == "ram" else (0.0,):
                     yield protocol, alpha, weight
 
-    def scaled(self, scale: float) -> Recipe:
-        """The same study with ``scale`` times the images and the epochs, for a trial.
+    def training(self, network: str) -> Training:
+        """How one network of the grid is trained."""
+        return replace(self.train, **self.grid.per_network.get(network, PerNetwork()).train)
 
-        At least one epoch remains, and with hard Δ mining two, of which the first is its warm-up.
+    def alphas(self, network: str) -> tuple[float, ...]:
+        """Mask probabilities of one network of the grid."""
+        return self.grid.per_network.get(network, PerNetwork()).alphas or self.grid.alphas
+
+    def scaled(self, scale: float, images: int = 0, size: int = 0) -> Recipe:
+        """The same study made small, for a trial: each of its parts shrinks, none vanishes.
+
+        Images and epochs: times ``scale``, at least one epoch, and with hard Δ mining two, of which the first is its
+        warm-up. Widths of networks that are rows and drawn anew: times √scale, at least an eighth. Where the set to
+        train on is known to have so many ``images`` of that ``size`` (pixels): no batch is larger than what is left of
+        it, and inputs of 96 pixels or more shrink like the widths, to whole multiples of 32, at least 64.
         """
         if not 0 < scale <= 1:
             raise UserError(f"--scale is {scale:g}: give a number above 0 and at most 1")
+        if scale == 1:
+            return self
+        root = math.sqrt(scale)
+        fraction, size = self.data.fraction * scale, self.data.size or size
+        size = max(64, 32 * round(size * root / 32)) if size >= 96 else self.data.size
+        named = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
+        width = self.network.width if named else max(0.125, self.network.width * root)
+        least = 1 + any(self.grid.tail_weights)
+        most = max(2, int(images * fraction)) if images else sys.maxsize
+
+        def shrunk(train: Training) -> Training:
+            epochs = max(least, round(train.epochs * scale))
+            return replace(train, epochs=epochs, batch_size=min(train.batch_size, most))
+
+        own = {
+            name: PerNetwork(each.alphas, _part(shrunk(self.training(name)), each.train))
+            for name, each in self.grid.per_network.items()
+        }
         return replace(
             self,
-            data=replace(self.data, fraction=self.data.fraction * scale),
-            train=replace(self.train, epochs=max(1 + any(self.grid.tail_weights), round(self.train.epochs * scale))),
+            data=replace(self.data, fraction=fraction, size=size),
+            network=replace(self.network, width=width),
+            grid=replace(self.grid, per_network=own),
+            train=shrunk(self.train),
         )
 
     def check(self) -> Recipe:
@@ -312,27 +367,27 @@ class Recipe:
         return self
 
     def _rules(self) -> Iterator[tuple[bool, str]]:
-        grid, evaluate = self.grid, self.evaluate
+        evaluate = self.evaluate
         yield from _rules_of_data(self.data)
         yield from _rules_of_start(self.network, self.anchoring)
-        for name in ("networks", "protocols", "seeds"):
-            values = getattr(grid, name)
-            yield len(values) > 0, f"grid.{name} is empty: name at least one"
-            yield len(set(values)) == len(values), f"grid.{name} names one twice: {', '.join(map(str, values))}"
-        if "ram" in grid.protocols:
-            yield len(grid.alphas) > 0, "grid.alphas is empty: the ram protocol needs a mask probability"
-            yield len(set(grid.alphas)) == len(grid.alphas), "grid.alphas names one twice"
-        for alpha in grid.alphas:
-            yield 0 < alpha < 1, f"grid.alphas has {alpha:g}: a mask probability is above 0 and below 1"
-        for seed in grid.seeds:
-            yield 0 <= seed < 2**63, f"grid.seeds has {seed}: a seed is a whole number from 0"
-        yield from _rules_of_training(self.train)
-        yield from _rules_of_tail(self.tail, grid.tail_weights, self.train.epochs)
+        yield from _rules_of_grid(self.grid)
+        for network in self.grid.networks:
+            own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
+            for ok, text in (
+                *_rules_of_training(train),
+                *_rules_of_tail(self.tail, self.grid.tail_weights, train.epochs),
+            ):
+                yield ok, f"{text}{own}"
         yield self.anchoring.references >= 1, f"anchoring.references is {self.anchoring.references}: at least 1"
         yield evaluate.batch_size >= 1, f"evaluate.batch_size is {evaluate.batch_size}: at least 1"
         yield evaluate.bootstrap >= 100, f"evaluate.bootstrap is {evaluate.bootstrap}: at least 100 replicates"
         for severity in evaluate.severities:
             yield severity in range(1, 6), f"evaluate.severities has {severity}: severities go from 1 to 5"
+
+
+def _part(train: Training, names: Iterable[str]) -> TrainingPart:
+    part: Any = {name: getattr(train, name) for name in names}
+    return part  # type: ignore[no-any-return]
 
 
 def _rules_of_data(data: Data) -> Iterator[tuple[bool, str]]:
@@ -356,6 +411,22 @@ def _rules_of_start(start: Network, anchoring: Anchoring) -> Iterator[tuple[bool
     yield kept, f"{what} brings a first layer, but anchoring.stem is fresh, which would draw it anew: set it to kept"
 
 
+def _rules_of_grid(grid: Grid) -> Iterator[tuple[bool, str]]:
+    for name in ("networks", "protocols", "seeds"):
+        values = getattr(grid, name)
+        yield len(values) > 0, f"grid.{name} is empty: name at least one"
+        yield len(set(values)) == len(values), f"grid.{name} names one twice: {', '.join(map(str, values))}"
+    if "ram" in grid.protocols:
+        yield len(grid.alphas) > 0, "grid.alphas is empty: the ram protocol needs a mask probability"
+    own = {f"grid.per_network.{network}.alphas": each.alphas for network, each in grid.per_network.items()}
+    for name, alphas in {"grid.alphas": grid.alphas, **own}.items():
+        yield len(set(alphas)) == len(alphas), f"{name} names one twice"
+        for alpha in alphas:
+            yield 0 < alpha < 1, f"{name} has {alpha:g}: a mask probability is above 0 and below 1"
+    for seed in grid.seeds:
+        yield 0 <= seed < 2**63, f"grid.seeds has {seed}: a seed is a whole number from 0"
+
+
 def _rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     yield train.epochs >= 1, f"train.epochs is {train.epochs}: at least 1"
     yield train.batch_size >= 2, f"train.batch_size is {train.batch_size}: at least 2, to have a reference"
@@ -367,6 +438,7 @@ def _rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     single = train.crop == "resized" or train.policy == "none"
     yield single, f"train.policy is {train.policy}: it goes with train.crop resized"
     yield train.crop_padding >= 0, f"train.crop_padding is {train.crop_padding}: pixels, from 0"
+    yield 0 <= train.average < 1, f"train.average is {train.average:g}: a decay per step in [0, 1)"
     yield 0 <= train.warmup < 1, f"train.warmup is {train.warmup:g}: a share of training in [0, 1)"
     one_cycle = train.schedule == "one_cycle"
     yield not (one_cycle and train.warmup), "train.warmup: the one_cycle schedule has its own; take cosine or steps"
@@ -405,9 +477,18 @@ def _filled(settings: dict[str, Any], sections: dict[str, type[Any]]) -> dict[st
     """Plain settings with their sections as dataclasses."""
 
     def section(kind: type[Any], fields: dict[str, Any]) -> Any:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        if kind is Grid:
+            own = {network: section(PerNetwork, each) for network, each in fields.get("per_network", {}).items()}
+            fields = {**fields, "per_network": own}
+        if kind is PerNetwork:
+            fields = {**fields, "train": _tuples(fields.get("train", {}))}
+        return kind(**_tuples(fields))
 
     return {key: section(sections[key], value) if key in sections else value for key, value in settings.items()}
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def canonical(settings: Any) -> str:

@@ -57,6 +57,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+UNFINISHED = ".part"  # end of the names of files that are being written
 _INTEGERS = {"severity", "seed", "n"}
 _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
@@ -152,6 +153,11 @@ class StudyFolder:
     path: Path
 
     @property
+    def lock_file(self) -> Path:
+        """Locked by the process that writes the study's own files."""
+        return self.path / ".lock"
+
+    @property
     def study_file(self) -> Path:
         """The resolved recipe and how it was run."""
         return self.path / "study.json"
@@ -191,8 +197,8 @@ class StudyFolder:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Within it, this process alone holds the lock file ``path``; gives False where another one does.
+def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Within it, this process alone holds the lock file ``path``; gives False where another one does, or waits for it.
 
     The system gives the lock back however the process ends, so nothing is ever left locked.
     """
@@ -200,7 +206,7 @@ def held(path: Path) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(blocking=wait)
         except Timeout:
             mine = False
         else:
@@ -231,7 +237,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     """A stream to a file that appears whole or not at all: beside its place first, flushed to disk, then renamed."""
     with mending(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream
@@ -242,6 +248,13 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written below ``folder``; nobody else may be writing there."""
+    for file in folder.rglob(f".*{UNFINISHED}"):
+        with mending(file, "remove"):
+            file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

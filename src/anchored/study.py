@@ -31,7 +31,7 @@ from anchored.errors import UserError
 from anchored.recipe import Cell, Evaluation, Grid, Recipe, canonical
 from anchored.runs import Run, StudyFolder
 
-REDONE = ("grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
+REDONE = ("name", "grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
 POLL = 0.5  # seconds between two looks at what other processes do
 ATTEMPTS = 3  # how often a cell's process may be lost
 
@@ -53,20 +53,27 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     left = [cell for cell in every if not cells.done(folder.run(cell.name), cell, recipe)]
     if len(left) < len(every):
         console.print(f"{len(every) - len(left)} of {len(every)} trainings are done already and kept.")
-    for cell in left:  # what failed in an earlier run is tried again
-        folder.run(cell.name).state_file.unlink(missing_ok=True)
+    for run in (folder.run(cell.name) for cell in left):  # what failed in an earlier run is tried again
+        if (found := cells.state(run)) and found.phase == "failed":
+            run.state_file.unlink(missing_ok=True)
     with Display(console, {cell.name: cell.label for cell in left}) as display:
         if workers == 1 or len(left) < 2:
             _alone(folder, recipe, left, display, root)
         else:
             Workers(folder, recipe, left, display, root, min(workers, len(left))).run()
+    with runs.held(folder.lock_file, wait=True):
+        _write(folder, recipe, every, root)
+    _refuse_failures(folder, every)
+    return folder.report_file
+
+
+def _write(folder: StudyFolder, recipe: Recipe, every: Sequence[Cell], root: Path | None) -> None:
+    """The results and the report of all cells that are done."""
     whole = [run for cell in every if cells.done(run := folder.run(cell.name), cell, recipe)]
     runs.write_rows(folder.results_file, [row for run in whole for row in runs.read_rows(run.rows_file)])
     if whole:
         evaluate.save_examples(folder, recipe, root)
         report.write(folder)
-    _refuse_failures(folder, every)
-    return folder.report_file
 
 
 def _refuse_failures(folder: StudyFolder, every: Sequence[Cell]) -> None:
@@ -180,9 +187,10 @@ def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int)
             cells.work(run, cell, recipe, root)
 
 
-def status(recipe: Recipe, path: Path) -> Table:
-    """A table of a study's cells: done, running, failed or left, with their times."""
-    folder, recipe = StudyFolder(path), evaluate.bound(recipe)
+def status(path: Path) -> Table:
+    """A table of a study's cells: done, running, failed or left, with their times. ``UserError`` if there is none."""
+    folder = StudyFolder(path)
+    recipe = Recipe.parse(_there(folder)["recipe"])
     table = Table(box=None, pad_edge=False)
     for heading in ("training", "state", "share", "time", ""):
         table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
@@ -239,17 +247,27 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
     settings = json.loads(canonical(recipe))
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if folder.study_file.exists():
-        there = runs.read_json(folder.study_file)
-        found = there.get("recipe") if isinstance(there, dict) else None
-        if not isinstance(found, dict):
-            raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
-        changed = runs.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
+        there = _there(folder)
+        changed = runs.difference({**there["recipe"], **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)
-    elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
     runs.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
+
+
+def _there(folder: StudyFolder) -> dict[str, Any]:
+    """What ``study.json`` says; ``UserError`` where it is missing or says something else."""
+    there: Any = runs.read_json(folder.study_file)
+    if not isinstance(there, dict) or not isinstance(there.get("recipe"), dict):
+        raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
+    return there
+
+
+def _not_ours(folder: StudyFolder) -> Iterator[Path]:
+    """What is in a folder without a study, but for what a kill at its very first write leaves."""
+    return (entry for entry in folder.path.iterdir() if not entry.name.endswith(runs.UNFINISHED))
 
 
 def made() -> dict[str, str]:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored import data, runs
 from anchored import model as models
@@ -209,7 +211,7 @@ def train(
             "precision": cell.train.precision,
             "deterministic": cell.train.deterministic,
             "plugins": [TensorCheckpoints()],
-            "callbacks": [Keeper(run, progress)],
+            "callbacks": [*averages(cell.train), Keeper(run, progress)],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -239,6 +241,29 @@ def train(
         raise KeyboardInterrupt from stopped
     models.save(run, step.model, config)
     run.checkpoint_file.unlink(missing_ok=True)
+
+
+class Average(WeightAveraging):
+    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
+
+    In warm-up it follows the weights. At the end of training it takes their place.
+    """
+
+    def __init__(self, decay: float, warmup: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.warmup = warmup
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Average; a count of zero makes torch copy."""
+        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, *rest)
+
+
+def averages(settings: Training) -> list[pl.Callback]:
+    """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
+    return [Average(settings.average, settings.warmup)] if settings.average else []
 
 
 def bind(run: Run, cell: Cell) -> None:

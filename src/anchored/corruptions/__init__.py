@@ -1,24 +1,34 @@
 """Image corruptions for whole batches: ``corrupt(images, "gaussian_noise", severity=3, seed=0)``.
 
-Severities are those of CIFAR-10-C (Hendrycks and Dietterich 2019, arXiv 1903.12261). A corrupted image depends only on
-(seed, corruption, severity, the image's index): not on the batch it came in, its order or the device.
+The common corruptions C (Hendrycks and Dietterich 2019, arXiv 1903.12261), with the constants of CIFAR-10-C for small
+images and of ImageNet-C for large ones; ``Corruption.constants`` states the rule for sizes between. A corrupted image
+depends only on (seed, corruption, severity, the image's index): not on the batch it came in, its order or the device.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from anchored.corruptions.common import COMMON, Corruption
+from anchored.corruptions.bar import BAR
+from anchored.corruptions.common import COMMON
 from anchored.corruptions.randomness import image_keys
+from anchored.corruptions.row import SMALL, Corruption, published_size
 from anchored.errors import UserError
 
-__all__ = ["CORRUPTIONS", "Corruption", "corrupt"]
+__all__ = ["CORRUPTIONS", "FAMILIES", "Corruption", "corrupt", "expand"]
 
 #: Every corruption by name.
-CORRUPTIONS: dict[str, Corruption] = {corruption.name: corruption for corruption in COMMON}
+CORRUPTIONS: dict[str, Corruption] = {row.name: row for row in (*COMMON, *BAR)}
+
+#: Families of corruptions, each a name in recipes and on the command line.
+FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(family for row in CORRUPTIONS.values() for family in row.families))
+
+_CHUNK = {"cpu": 1 << 18}  # values handled at a time: what fits a core's cache; elsewhere ...
+_CHUNK_ELSEWHERE = 1 << 26  # ... what keeps a GPU busy
 
 
 def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indices: Tensor | None = None) -> Tensor:
@@ -28,6 +38,8 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
     image's place in its set, default 0, 1, ..., B − 1; with ``seed`` it decides the image's random numbers, so that a
     set corrupted in batches of any size, in any order, comes out the same. Devices agree but for values that lie on the
     edge between two grey levels to the last bit of a float32. UserError, one line, for anything else.
+
+    Images are handled a few at a time, so that working memory stays small whatever B is.
     """
     row = _row(corruption)
     if indices is None:
@@ -35,8 +47,28 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
     _check(row, images, severity, indices)
     if len(images) == 0:
         return images.clone()
+    constants = row.constants(severity, *images.shape[2:])
     keys = image_keys(seed, f"{corruption}/{severity}", indices.to(images.device))
-    return row.function(images, row.severities[severity - 1], keys)
+    count = max(1, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE) // images[0].numel())
+    parts = zip(torch.split(images.contiguous(), count), torch.split(keys, count), strict=True)
+    return torch.cat([row.function(part, constants, own) for part, own in parts])
+
+
+def expand(names: Sequence[str], height: int, width: int) -> tuple[str, ...]:
+    """Return corruptions' names from names of corruptions and families, each once, in order.
+
+    A family stands for the corruptions that were published for the size nearer to height × width. UserError for a name
+    that is neither.
+    """
+    size = published_size(min(height, width))
+    found: list[str] = []
+    for name in names:
+        if name in FAMILIES:
+            rows = [row for row in CORRUPTIONS.values() if name in row.families]
+            found += [row.name for row in rows if (row.small if size == SMALL else row.large) is not None]
+        else:
+            found.append(_row(name).name)
+    return tuple(dict.fromkeys(found))
 
 
 def _row(name: str) -> Corruption:
@@ -58,7 +90,9 @@ def _check(row: Corruption, images: Tensor, severity: int, indices: Tensor) -> N
     if indices.shape != images.shape[:1] or indices.is_floating_point() or indices.is_complex():
         shape = f"{indices.dtype} {tuple(indices.shape)}"
         raise UserError(f"{row.name}: indices are {shape}: give {len(images)} integers, one per image")
-    margin = row.margin(row.severities[severity - 1])
+    if 0 in images.shape[1:]:
+        raise UserError(f"{row.name}: images are {images.shape[2]} x {images.shape[3]}: there are no pixels")
+    margin = row.margin(row.constants(severity, *images.shape[2:]))
     if min(images.shape[2:]) <= margin:
         size = f"{images.shape[2]} x {images.shape[3]}"
         raise UserError(f"{row.name}: images are {size}, severity {severity} needs more than {margin} px per side")

@@ -1,9 +1,8 @@
-"""The common corruptions (C) with CIFAR-10-C's constants, as functions of whole batches.
+"""The 19 common corruptions (C) as rows, with both published sets of constants.
 
-Source of every constant and formula: ``ImageNet-C/create_c/make_cifar_c.py`` in github.com/hendrycks/robustness
-(Apache-2.0), read for facts. Every function takes ``images`` (B,C,H,W) uint8, the constants of one severity, and one
-random key per image, int64 (B,); it returns uint8 of the same shape. C is 1 or 3; the original knows RGB only, and grey
-images get what an RGB image with three equal channels would get, with one noise value per pixel.
+Source of every constant and formula: ``ImageNet-C/create_c/make_cifar_c.py`` (small) and ``make_imagenet_c.py`` (large)
+in github.com/hendrycks/robustness (Apache-2.0), read for facts. The original knows RGB only; grey images get what the
+grey value of an RGB image with three equal channels would get, with one noise value per pixel.
 
 The original ends with ``np.uint8(255 · clip(x, 0, 1))``, which cuts the fraction off, and works in float64. Here values
 are float32, and 0.001 of a grey level is added before cutting, more than all rounding errors together: a value that is
@@ -12,255 +11,186 @@ exactly 200 stays 200 on every device. The original leaves such values to the la
 
 from __future__ import annotations
 
-import functools
-import io
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+import operator
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
+from anchored.corruptions.blur import (
+    Disk,
+    Glass,
+    Motion,
+    defocus_blur,
+    gaussian_blur,
+    glass_blur,
+    motion_blur,
+    zoom_blur,
+)
+from anchored.corruptions.digital import (
+    Elastic,
+    Saturation,
+    contrast,
+    elastic_transform,
+    jpeg_compression,
+    pixelate,
+    pixelate_margin,
+    saturate,
+)
+from anchored.corruptions.frost import Frost, frost
+from anchored.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from anchored.corruptions.row import Corruption
+from anchored.corruptions.spatter import Spatter, spatter
+from anchored.corruptions.weather import Fog, Snow, brightness, fog, snow
 
-from anchored.corruptions.randomness import normal, uniform
+EXTRA = ("c",)  # the four that the benchmark keeps apart for validation
 
-_NUDGE = 1e-3  # grey levels added before cutting the fraction off; float32 errors here stay below 2e-4
-
-
-def _no_margin(constants: Any) -> int:
-    return 0
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """One corruption.
-
-    ``function(images, constants, keys)``; ``severities``: the constants of severities 1 to 5; ``extra``: one of the
-    four that the benchmark keeps apart for validation; ``margin(constants)``: an image must have more pixels than this
-    per side.
-    """
-
-    name: str
-    group: Literal["noise", "blur", "weather", "digital"]
-    function: Callable[[Tensor, Any, Tensor], Tensor]
-    severities: tuple[Any, Any, Any, Any, Any]
-    extra: bool = False
-    margin: Callable[[Any], int] = _no_margin
-
-
-def _cut(levels: Tensor) -> Tensor:
-    """Return uint8 of float32 grey ``levels``: clipped to 0..255, the fraction cut off; changes ``levels``."""
-    return levels.add_(_NUDGE).clamp_(0, 255).to(torch.uint8)
-
-
-def gaussian_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
-    """x + scale · n, x in [0, 1], n standard normal and independent for every pixel and channel."""
-    return _cut(normal(keys, tuple(images.shape[1:])).mul_(255 * scale).add_(images))
-
-
-def speckle_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
-    """x + scale · x · n, n standard normal and independent for every pixel and channel."""
-    return _cut(normal(keys, tuple(images.shape[1:])).mul_(scale).add_(1).mul_(images))
-
-
-def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
-    """With probability ``amount`` a value, of one pixel and channel, becomes 0 or 255, either as likely.
-
-    The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
-    """
-    draw = uniform(keys, tuple(images.shape[1:]))
-    salted = torch.where(draw < amount / 2, images.new_tensor(255), images)
-    return torch.where(draw > 1 - amount / 2, images.new_tensor(0), salted)
-
-
-@functools.lru_cache(maxsize=16)
-def _poisson_table(photons: float) -> tuple[Tensor, Tensor]:
-    """Return the Poisson laws of all 256 grey levels v, with mean λ = v / 255 · photons.
-
-    First float64 (256 · K,): row v holds v + P(count <= k) for k = 0, 1, ..., in ascending order throughout, so that
-    one binary search finds a count for any v. Then uint8 (K,): the grey level of each count. K = photons + 1, since
-    more photons are white as well.
-    """
-    counts = torch.arange(math.ceil(photons) + 1, dtype=torch.float64)
-    means = torch.arange(256, dtype=torch.float64)[:, None] / 255 * photons
-    # gammaincc(k + 1, λ) is P(count <= k); its arguments must be positive, and black gives no photons at all.
-    below = torch.special.gammaincc((counts + 1).expand(256, -1), means.clamp(min=1e-300))
-    below[0], below[:, -1] = 1.0, 1.0
-    table = below + torch.arange(256, dtype=torch.float64)[:, None]
-    return table.flatten(), (counts / photons * 255 + _NUDGE).clamp(max=255).to(torch.uint8)
-
-
-def shot_noise(images: Tensor, photons: float, keys: Tensor) -> Tensor:
-    """Poisson(x · photons) / photons, independent for every pixel and channel.
-
-    Exact: the count is the inverse of the distribution function at a uniform number (in steps of 2**-23).
-    """
-    table, levels = (part.to(images.device) for part in _poisson_table(photons))
-    draw = uniform(keys, tuple(images.shape[1:])).to(torch.float64).add_(images)
-    place = torch.searchsorted(table, draw.flatten()).sub_(images.flatten().to(torch.int64) * len(levels))
-    return levels[place].view(images.shape)
-
-
-def _blur_axis(levels: Tensor, weights: list[float], axis: int) -> Tensor:
-    """Convolve (B,C,H,W) along ``axis``, the border pixels repeated outwards."""
-    radius, size = len(weights) // 2, levels.shape[axis]
-    padded = F.pad(levels, (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0), mode="replicate")
-    total = padded.narrow(axis, radius, size) * weights[radius]
-    for i in range(radius):  # the weights are symmetric
-        pair = padded.narrow(axis, i, size) + padded.narrow(axis, len(weights) - 1 - i, size)
-        total.add_(pair, alpha=weights[i])
-    return total
-
-
-def gaussian_blur(images: Tensor, sigma: float, keys: Tensor) -> Tensor:
-    """Convolve with a Gaussian of s.d. ``sigma`` px, cut at 4 s.d., border pixels repeated (skimage's defaults).
-
-    Nothing random. Sums are taken tap by tap: a convolution may run in TF32 on a GPU, off by a quarter of a level.
-    """
-    radius = int(4 * sigma + 0.5)
-    weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
-    weights = [weight / math.fsum(weights) for weight in weights]
-    return _cut(_blur_axis(_blur_axis(images.to(torch.float32), weights, 2), weights, 3))
-
-
-@functools.lru_cache(maxsize=16)
-def _disk(radius: float, alias: float) -> list[list[float]]:
-    """Return the defocus kernel: a disk of ``radius`` px, smoothed by a 3 × 3 Gaussian of s.d. ``alias`` px.
-
-    The original's is 17 × 17, but zero outside what is returned here.
-    """
-    reach = int(radius) + 1
-    axis = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    disk = (axis[:, None] ** 2 + axis**2 <= radius**2).to(torch.float64)
-    side = math.exp(-0.5 / alias**2)
-    taps = torch.tensor([side, 1.0, side], dtype=torch.float64) / (1 + 2 * side)
-    kernel = F.conv2d(F.pad((disk / disk.sum())[None, None], (1, 1, 1, 1)), (taps[:, None] * taps)[None, None])
-    return [[float(weight) for weight in row] for row in kernel[0, 0]]
-
-
-def _disk_margin(constants: tuple[float, float]) -> int:
-    return int(constants[0]) + 1
-
-
-def defocus_blur(images: Tensor, constants: tuple[float, float], keys: Tensor) -> Tensor:
-    """Convolve with an antialiased disk, constants (radius, s.d. of the antialiasing), both px; borders mirrored.
-
-    Nothing random. ``cv2.filter2D``'s border: the mirror stands on the border pixel, which is not repeated. OpenCV
-    convolves with its 17 × 17 kernel through a Fourier transform, whose errors of 1e-7 it then cuts; ours is direct.
-    """
-    kernel = _disk(*constants)
-    reach = len(kernel) // 2
-    height, width = images.shape[2:]
-    padded = F.pad(images.to(torch.float32), (reach,) * 4, mode="reflect")
-    total = torch.zeros(images.shape, device=images.device)
-    for top, row in enumerate(kernel):
-        for left, weight in enumerate(row):
-            if weight > 0:
-                total.add_(padded[:, :, top : top + height, left : left + width], alpha=weight)
-    return _cut(total)
-
-
-def contrast(images: Tensor, factor: float, keys: Tensor) -> Tensor:
-    """(x − m) · factor + m, m the mean of each image's channel. Nothing random."""
-    levels = images.to(torch.float32)
-    means = levels.mean((2, 3), keepdim=True)
-    return _cut(levels.sub_(means).mul_(factor).add_(means))
-
-
-def brightness(images: Tensor, shift: float, keys: Tensor) -> Tensor:
-    """Add ``shift`` to the value V of HSV, V = max(R, G, B) in [0, 1], at most 1. Nothing random.
-
-    Hue and saturation stay, so R, G and B are all scaled by V' / V; black, which has neither, becomes grey. For grey
-    images that is x + shift.
-    """
-    levels = images.to(torch.float32)
-    value = levels.amax(1, keepdim=True)
-    raised = (value + 255 * shift).clamp_(max=255)
-    return _cut(torch.where(value > 0, levels * (raised / value.clamp(min=1)), raised))
-
-
-@functools.lru_cache(maxsize=64)
-def _box_taps(size: int, new_size: int) -> tuple[Tensor, Tensor]:
-    """Return PIL's box filter from ``size`` to ``new_size`` px: sources int64 and weights int32, each (K, new_size).
-
-    Weights are integers in units of 2**-22, as in PIL's libImaging/Resample.c.
-    """
-    scale = size / new_size
-    width = max(scale, 1.0)
-    sources, weights = [], []
-    for place in range(new_size):
-        center = (place + 0.5) * scale
-        low, high = max(0, int(center - width / 2 + 0.5)), min(size, int(center + width / 2 + 0.5))
-        inside = [float(-0.5 < (i - center + 0.5) / width <= 0.5) for i in range(low, high)]
-        sources.append(list(range(low, high)))
-        weights.append([int(0.5 + weight / sum(inside) * 2**22) for weight in inside])
-    longest = max(map(len, sources))
-    for source, weight in zip(sources, weights, strict=True):
-        source += [0] * (longest - len(source))
-        weight += [0] * (longest - len(weight))
-    return torch.tensor(sources).T.contiguous(), torch.tensor(weights, dtype=torch.int32).T.contiguous()
-
-
-def _box_resize(images: Tensor, new_size: int, axis: int) -> Tensor:
-    """Resize uint8 (B,C,H,W) along ``axis`` as PIL's BOX filter does, in its integer arithmetic."""
-    if images.shape[axis] == new_size:
-        return images
-    sources, weights = (part.to(images.device) for part in _box_taps(images.shape[axis], new_size))
-    form = (-1, 1) if axis == 2 else (-1,)
-    total = torch.full((), 1 << 21, dtype=torch.int32, device=images.device)
-    for source, weight in zip(sources, weights, strict=True):
-        total = total + images.index_select(axis, source).to(torch.int32) * weight.view(form)
-    return torch.bitwise_right_shift(total, 22).clamp_(0, 255).to(torch.uint8)
-
-
-def _pixelate_margin(factor: float) -> int:
-    return math.ceil(1 / factor) - 1
-
-
-def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:
-    """Shrink to int(factor · side) px and enlarge again, both with PIL's BOX filter (averages of areas).
-
-    Nothing random. Equal to PIL's to the bit: rows are resized first, rounded, then columns.
-    """
-    height, width = images.shape[2:]
-    small = _box_resize(_box_resize(images, int(width * factor), 3), int(height * factor), 2)
-    return _box_resize(_box_resize(small, width, 3), height, 2)
-
-
-def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
-    """Compress to JPEG of ``quality`` (0 to 100) and decompress, with PIL as the original does.
-
-    Nothing random. Done image by image on the CPU, so that every device gives the same. (torchvision's own JPEG
-    functions are deprecated since 0.29.)
-    """
-    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-    done = np.empty_like(pixels)
-    for i, image in enumerate(pixels):
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=quality)
-        done[i] = np.asarray(Image.open(file)).reshape(image.shape)
-    return torch.from_numpy(done).permute(0, 3, 1, 2).contiguous().to(images.device)
-
-
-#: The rows, in the order of the benchmark.
+#: The rows, in the order of the benchmark: name, group, function, constants for 32 px, constants for 224 px.
 COMMON: tuple[Corruption, ...] = (
-    Corruption("gaussian_noise", "noise", gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    Corruption("shot_noise", "noise", shot_noise, (500, 250, 100, 75, 50)),
-    Corruption("impulse_noise", "noise", impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
+    Corruption(
+        "gaussian_noise", "noise", gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.1), (0.08, 0.12, 0.18, 0.26, 0.38)
+    ),
+    Corruption("shot_noise", "noise", shot_noise, (500, 250, 100, 75, 50), (60, 25, 12, 5, 3)),
+    Corruption("impulse_noise", "noise", impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)),
     Corruption(
         "defocus_blur",
         "blur",
         defocus_blur,
-        ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-        margin=_disk_margin,
+        (Disk(0.3, 0.4), Disk(0.4, 0.5), Disk(0.5, 0.6), Disk(1, 0.2), Disk(1.5, 0.1)),
+        (Disk(3, 0.1), Disk(4, 0.5), Disk(6, 0.5), Disk(8, 0.5), Disk(10, 0.5)),
+        scaled=Disk.scaled,
+        margin=Disk.margin,
     ),
-    Corruption("brightness", "weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    Corruption("contrast", "digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    Corruption("pixelate", "digital", pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), margin=_pixelate_margin),
-    Corruption("jpeg_compression", "digital", jpeg_compression, (80, 65, 58, 50, 40)),
-    Corruption("speckle_noise", "noise", speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2), extra=True),
-    Corruption("gaussian_blur", "blur", gaussian_blur, (0.4, 0.6, 0.7, 0.8, 1), extra=True),
+    Corruption(
+        "glass_blur",
+        "blur",
+        glass_blur,
+        (Glass(0.05, 1, 1), Glass(0.25, 1, 1), Glass(0.4, 1, 1), Glass(0.25, 1, 2), Glass(0.4, 1, 2)),
+        (Glass(0.7, 1, 2), Glass(0.9, 2, 1), Glass(1, 2, 3), Glass(1.1, 3, 2), Glass(1.5, 4, 2)),
+        scaled=Glass.scaled,
+        margin=Glass.margin,
+    ),
+    Corruption(
+        "motion_blur",
+        "blur",
+        motion_blur,
+        (Motion(6, 1), Motion(6, 1.5), Motion(6, 2), Motion(8, 2), Motion(9, 2.5)),
+        (Motion(10, 3), Motion(15, 5), Motion(15, 8), Motion(15, 12), Motion(20, 15)),
+        scaled=Motion.scaled,
+    ),
+    Corruption(
+        "zoom_blur",
+        "blur",
+        zoom_blur,
+        ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    ),
+    Corruption(
+        "snow",
+        "weather",
+        snow,
+        (
+            Snow(0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            Snow(0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            Snow(0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            Snow(0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            Snow(0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ),
+        (
+            Snow(0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+            Snow(0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+            Snow(0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+            Snow(0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+            Snow(0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        ),
+        scaled=Snow.scaled,
+    ),
+    Corruption(
+        "frost",
+        "weather",
+        frost,
+        (Frost(1, 0.2, 0.2), Frost(1, 0.3, 0.2), Frost(0.9, 0.4, 0.2), Frost(0.85, 0.4, 0.2), Frost(0.75, 0.45, 0.2)),
+        (Frost(1, 0.4, 1), Frost(0.8, 0.6, 1), Frost(0.7, 0.7, 1), Frost(0.65, 0.7, 1), Frost(0.6, 0.75, 1)),
+        scaled=Frost.scaled,
+    ),
+    Corruption(
+        "fog",
+        "weather",
+        fog,
+        (Fog(0.2, 3), Fog(0.5, 3), Fog(0.75, 2.5), Fog(1, 2), Fog(1.5, 1.75)),
+        (Fog(1.5, 2), Fog(2, 2), Fog(2.5, 1.7), Fog(2.5, 1.5), Fog(3, 1.4)),
+    ),
+    Corruption("brightness", "weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
+    Corruption("contrast", "digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
+    Corruption(
+        "elastic_transform",
+        "digital",
+        elastic_transform,
+        (
+            Elastic.of(32, 0, 0, 0.08),
+            Elastic.of(32, 0.05, 0.2, 0.07),
+            Elastic.of(32, 0.08, 0.06, 0.06),
+            Elastic.of(32, 0.1, 0.04, 0.05),
+            Elastic.of(32, 0.1, 0.03, 0.03),
+        ),
+        (
+            Elastic.of(244, 2, 0.7, 0.1),  # 244 stands in the original, for 224
+            Elastic.of(244, 2, 0.08, 0.2),
+            Elastic.of(244, 0.05, 0.01, 0.02),
+            Elastic.of(244, 0.07, 0.01, 0.02),
+            Elastic.of(244, 0.12, 0.01, 0.02),
+        ),
+        scaled=Elastic.scaled,
+    ),
+    Corruption(
+        "pixelate",
+        "digital",
+        pixelate,
+        (0.95, 0.9, 0.85, 0.75, 0.65),
+        (0.6, 0.5, 0.4, 0.3, 0.25),
+        margin=pixelate_margin,
+    ),
+    Corruption("jpeg_compression", "digital", jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
+    Corruption(
+        "speckle_noise",
+        "noise",
+        speckle_noise,
+        (0.06, 0.1, 0.12, 0.16, 0.2),
+        (0.15, 0.2, 0.35, 0.45, 0.6),
+        families=EXTRA,
+    ),
+    Corruption(
+        "gaussian_blur",
+        "blur",
+        gaussian_blur,
+        (0.4, 0.6, 0.7, 0.8, 1),
+        (1, 2, 3, 4, 6),
+        families=EXTRA,
+        scaled=operator.mul,
+    ),
+    Corruption(
+        "spatter",
+        "weather",
+        spatter,
+        (
+            Spatter(0.62, 0.1, 0.7, 0.7, 0.5, False),
+            Spatter(0.65, 0.1, 0.8, 0.7, 0.5, False),
+            Spatter(0.65, 0.3, 1, 0.69, 0.5, False),
+            Spatter(0.65, 0.1, 0.7, 0.69, 0.6, True),
+            Spatter(0.65, 0.1, 0.5, 0.68, 0.6, True),
+        ),
+        (
+            Spatter(0.65, 0.3, 4, 0.69, 0.6, False),
+            Spatter(0.65, 0.3, 3, 0.68, 0.6, False),
+            Spatter(0.65, 0.3, 2, 0.68, 0.5, False),
+            Spatter(0.65, 0.3, 1, 0.65, 1.5, True),
+            Spatter(0.67, 0.4, 1, 0.65, 1.5, True),
+        ),
+        families=EXTRA,
+        scaled=Spatter.scaled,
+    ),
+    Corruption(
+        "saturate",
+        "digital",
+        saturate,
+        (Saturation(0.3, 0), Saturation(0.1, 0), Saturation(1.5, 0), Saturation(2, 0.1), Saturation(2.5, 0.2)),
+        (Saturation(0.3, 0), Saturation(0.1, 0), Saturation(2, 0), Saturation(5, 0.1), Saturation(20, 0.2)),
+        families=EXTRA,
+    ),
 )

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from anchored.catalog import DataSet, get
 from anchored.errors import UserError
+from anchored.readers import images, tars, unpack, verify, web
 from anchored.readers.arrays import READERS, Bytes, corrupted_arrays
 from anchored.readers.download import fetch
 from anchored.readers.files import data_root, is_here, lacking
-from anchored.readers.images import Folder, ImageIndex, Zip
+from anchored.readers.images import Folder, ImageIndex, Tar, Zip, spread
 from anchored.readers.layouts import INDEXES, corrupted_index
 
 __all__ = [
@@ -25,13 +26,20 @@ __all__ = [
     "Bytes",
     "Folder",
     "ImageIndex",
+    "Tar",
     "Zip",
     "corrupted",
     "data_root",
     "fetch",
+    "images",
     "index",
     "is_here",
     "lacking",
+    "spread",
+    "tars",
+    "unpack",
+    "verify",
+    "web",
 ]
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from anchored.catalog import DataSet, File, get
 from anchored.errors import UserError
 from anchored.readers.files import DAMAGED, find, locate, missing, read_checked, read_content
-from anchored.readers.images import said
+from anchored.readers.images import said, spread
 from anchored.readers.tars import members
 
 Bytes = npt.NDArray[np.uint8]
@@ -155,7 +155,7 @@ def ordered(row: DataSet, corruption: str, clean: Bytes, root: str | Path | None
 
     By the mean absolute difference of evenly spaced images; UserError where it is not.
     """
-    chosen = np.unique(np.linspace(0, len(clean) - 1, 100).round().astype(np.int64))
+    chosen = spread(len(clean), 100)
     first, last = (
         np.abs(corrupted_arrays(row, corruption, severity, root)[0][chosen].astype(np.int16) - clean[chosen]).mean()
         for severity in (1, 5)

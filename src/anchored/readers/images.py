@@ -173,6 +173,11 @@ def decoded(content: bytes, where: str) -> Image.Image:
         raise UserError(f"{where} is not a whole image ({said(error)}): fetch it again") from error
 
 
+def spread(count: int, most: int) -> Labels:
+    """Return at most ``most`` of the places 0 .. ``count`` - 1, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+
+
 def said(error: Exception) -> str:
     """Return what an exception says, on one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from anchored.catalog import DataSet, File
 from anchored.errors import UserError
 from anchored.readers.arrays import Bytes, block_place, corrupted_arrays, ordered
 from anchored.readers.download import Record
 from anchored.readers.files import check, digest_of, find, missing
-from anchored.readers.images import ImageIndex
+from anchored.readers.images import ImageIndex, spread
 
 SAMPLE = 2_000  # images of each split that are decoded, evenly spaced, unless all are asked for
 
@@ -58,13 +56,13 @@ def _check_count(row: DataSet, file: File, expected: int, root: str | Path | Non
 
 def images(row: DataSet, found: ImageIndex, every: bool, progress: Callable[[], None] = lambda: None) -> int:
     """Decode images of ``found``, evenly spaced ones or every one, and return how many; UserError for a bad one."""
-    count = len(found) if every else min(SAMPLE, len(found))
-    for i in np.unique(np.linspace(0, len(found) - 1, count).round().astype(np.int64)):
+    chosen = spread(len(found), len(found) if every else SAMPLE)
+    for i in chosen:
         image = found.decode(int(i))
         if not row.varied and image.size != (row.size, row.size):
             raise UserError(f"{found.where(int(i))} is {image.width} × {image.height}, not {row.size} × {row.size}")
         progress()
-    return count
+    return len(chosen)
 
 
 def blocks(row: DataSet, root: str | Path | None, clean: Bytes | None) -> int:

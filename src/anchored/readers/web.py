@@ -116,7 +116,7 @@ def _fill(url: str, state: _State, progress: Progress, timeout: float) -> bool:
         total = have + int(length) if length and length.isdigit() else None
         runs.write_json(state.note, {"url": url, "etag": response.headers.get("ETag", "")})
         with state.path.open("ab" if have else "wb") as out:
-            while block := response.read(BLOCK):
+            while block := response.read1(BLOCK):  # what is there: a stall loses nothing
                 if not have and is_web_page(block[:64]):
                     raise TransferError("the server sent a web page, not the file")
                 with runs.mending(state.path, "write"):

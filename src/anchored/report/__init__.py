@@ -1,5 +1,5 @@
 """Rows -> terminal, Markdown, LaTeX, figures and one self-contained page. Reads a study's folder, runs no network."""
 
-from anchored.report.page import headline, write
+from anchored.report.page import terminal, write
 
-__all__ = ["headline", "write"]
+__all__ = ["terminal", "write"]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from anchored.metrics import METRICS
 from anchored.report.style import WIDTH, Picture, blank, curve, mark
-from anchored.report.summary import MEAN, Estimate, Summary, Variant
+from anchored.report.summary import MEAN, Estimate, Family, Summary, Variant
 from anchored.report.tables import basis, pretty
 
 CURVES = ("accuracy", "smooth_ece")
@@ -36,34 +36,36 @@ def axis_title(metric: str) -> str:
     return METRICS[metric].title + " (%)" * METRICS[metric].percent
 
 
-def _over_severity(summary: Summary, variant: Variant, metric: str, corruption: str) -> list[Estimate | None]:
+def _over_severity(
+    summary: Summary, family: Family, variant: Variant, metric: str, corruption: str
+) -> list[Estimate | None]:
     """The clean figure, then one per severity."""
     clean = summary.get(variant, metric, summary.trained_on)
     return [
         clean,
         *(
-            summary.get(variant, metric, summary.corrupted, severity=severity, corruption=corruption)
-            for severity in summary.severities
+            summary.get(variant, metric, family.dataset, severity=severity, corruption=corruption)
+            for severity in family.severities
         ),
     ]
 
 
-def _severity_axis(summary: Summary, axes: Axes) -> list[float]:
-    places = [0.0, *map(float, summary.severities)]
-    axes.set_xticks(places, ["clean", *map(str, summary.severities)])
+def _severity_axis(family: Family, axes: Axes) -> list[float]:
+    places = [0.0, *map(float, family.severities)]
+    axes.set_xticks(places, ["clean", *map(str, family.severities)])
     axes.set_xlim(-0.25, places[-1] + 0.25)
     return places
 
 
-def severity(summary: Summary, architecture: str) -> Picture:
+def severity(summary: Summary, family: Family, architecture: str) -> Picture:
     """Accuracy and smooth ECE over severity, mean over corruptions, with bands."""
     figure = blank(WIDTH, 4.0)
     panels = figure.subplots(1, 2)
     found: list[Estimate | None] = []
     for axes, metric in zip(panels, CURVES, strict=True):
-        places = _severity_axis(summary, axes)
+        places = _severity_axis(family, axes)
         for variant in summary.of(architecture):
-            estimates = _over_severity(summary, variant, metric, MEAN)
+            estimates = _over_severity(summary, family, variant, metric, MEAN)
             curve(axes, mark(summary, variant), places, estimates, variant.title)
             found += estimates
         better = "higher" if METRICS[metric].higher_is_better else "lower"
@@ -73,14 +75,14 @@ def severity(summary: Summary, architecture: str) -> Picture:
             title=f"{METRICS[metric].title} ({better} is better)",
         )
     legend(figure, panels[0])
-    said = f"mean over {len(summary.corruptions)} corruptions" if len(summary.corruptions) > 1 else "one corruption"
-    caption = f"{architecture} on {summary.corrupted}, {said} at each severity. {basis(summary, found, bands=True)}"
-    if len(summary.severities) == 1:
+    said = f"mean over {len(family.corruptions)} corruptions" if len(family.corruptions) > 1 else "one corruption"
+    caption = f"{architecture} on {family.dataset}, {said} at each severity. {basis(summary, found, drawn='bands')}"
+    if len(family.severities) == 1:
         caption += " Only one severity was measured."
     alt = (
         f"Two line charts of {architecture}: accuracy and smooth ECE against corruption severity, a line per training."
     )
-    return Picture(f"severity{suffix(summary, architecture)}", figure, alt, caption)
+    return Picture(f"severity{family.suffix}{suffix(summary, architecture)}", figure, alt, caption)
 
 
 def legend(figure: Figure, axes: Axes) -> None:
@@ -91,34 +93,35 @@ def legend(figure: Figure, axes: Axes) -> None:
     )
 
 
-def corruptions(summary: Summary, architecture: str, metric: str) -> Picture:
+def corruptions(summary: Summary, family: Family, architecture: str, metric: str) -> Picture:
     """One small panel per corruption, each with its own vertical scale of at least ``SPANS``."""
-    names = summary.corruptions
+    names = family.corruptions
     columns = min(5, len(names)) if len(names) != 6 else 3
     lines = math.ceil(len(names) / columns)
     figure = blank(WIDTH, 0.7 + 2.05 * lines)
     panels = figure.subplots(lines, columns, sharex=True, squeeze=False)
     found: list[Estimate | None] = []
     for axes, name in zip(panels.flat, names, strict=False):
-        places = _severity_axis(summary, axes)
+        places = _severity_axis(family, axes)
         for variant in summary.of(architecture):
-            estimates = _over_severity(summary, variant, metric, name)
+            estimates = _over_severity(summary, family, variant, metric, name)
             curve(axes, mark(summary, variant), places, estimates, variant.title)
             found += estimates
         _widen(axes, SPANS[metric])
         axes.set_title(pretty(name))
         axes.tick_params(labelsize=8.5)
-        axes.set_xticks(places, ["0", *map(str, summary.severities)])
+        axes.set_xticks(places, ["0", *map(str, family.severities)])
     _hide_rest(panels, len(names))
     figure.supxlabel("Corruption severity (0: clean)", fontsize=10)
     figure.supylabel(axis_title(metric), fontsize=10)
     legend(figure, panels[0, 0])
     what = METRICS[metric].title[0].lower() + METRICS[metric].title[1:]
     caption = (
-        f"{architecture}, {what} under each corruption; mind the vertical scales. {basis(summary, found, bands=True)}"
+        f"{architecture} on {family.dataset}, {what} under each corruption; mind the vertical scales. "
+        f"{basis(summary, found, drawn='bands')}"
     )
     alt = f"{len(names)} small line charts of {architecture}: {what} against severity, one per corruption."
-    return Picture(f"corruptions-{metric}{suffix(summary, architecture)}", figure, alt, caption)
+    return Picture(f"corruptions-{metric}{family.suffix}{suffix(summary, architecture)}", figure, alt, caption)
 
 
 def _widen(axes: Axes, least: float) -> None:
@@ -140,11 +143,12 @@ def _hide_rest(panels: np.ndarray[tuple[int, ...], np.dtype[np.object_]], used: 
 def of(summary: Summary) -> Iterator[Picture]:
     """Curves of every architecture, where corruptions were measured."""
     for architecture in summary.architectures:
-        if summary.severities:
-            yield severity(summary, architecture)
-        if summary.corruptions:
-            for metric in CURVES:
-                yield corruptions(summary, architecture, metric)
+        for family in summary.families:
+            if family.severities:
+                yield severity(summary, family, architecture)
+            if family.corruptions:
+                for metric in CURVES:
+                    yield corruptions(summary, family, architecture, metric)
 
 
 def names(pictures: Sequence[Picture], prefix: str) -> list[Picture]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import groupby
 
 from rich import box
 from rich import table as rich_table
 from rich.text import Text
 
-from anchored.report.tables import Cell, Column, Table
+from anchored.report.tables import PAIRED, Cell, Column, Table
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -26,6 +27,8 @@ _TEX = {
     "≈": r"$\approx$",
     "−": "$-$",
     "–": "--",
+    "—": "---",
+    "C\u0304": r"\={C}",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "↑": r"$\uparrow$",
@@ -40,11 +43,17 @@ _COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
 
 def markdown(table: Table) -> str:
     """GitHub's Markdown, the caption below."""
-    above = dict.fromkeys(title for title, _ in groups(table) if title)
+    above = list(dict.fromkeys(title for title, _ in groups(table) if title))
+    shared = above if len(above) == 1 else []  # one heading above all goes with the title, several into the columns
     lines = [
-        " · ".join([f"**{_md(table.title)}**", *map(_md, above)]),
+        " · ".join([f"**{_md(table.title)}**", *map(_md, shared)]),
         "",
-        _md_line([_md(_heading(column)) for column in table.columns]),
+        _md_line(
+            [
+                _md(f"{column.group} · " * (len(above) > 1 and bool(column.group)) + _heading(column))
+                for column in table.columns
+            ]
+        ),
         _md_line(["---" if i < table.stubs else "---:" for i in range(len(table.columns))]),
         *(_md_line([_md(_flat(cell)) for cell in row]) for row in table.rows),
         "",
@@ -83,12 +92,24 @@ def latex(table: Table) -> str:
         *_tex_groups(table),
         _tex_line([_tex(_heading(column)) for column in table.columns]),
         r"\midrule",
-        "\n\\addlinespace\n".join(_tex_line([_tex_cell(cell) for cell in row]) for row in table.rows),
+        *_tex_rows(table),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
     ]
     return "\n".join(["% needs \\usepackage{booktabs}", *body]) + "\n"
+
+
+def continues(row: tuple[Cell, ...]) -> bool:
+    """Whether a row goes on with what the one above it is about: its first name is empty."""
+    return not row[0].text
+
+
+def _tex_rows(table: Table) -> Iterator[str]:
+    for i, row in enumerate(table.rows):
+        if i and not continues(row):
+            yield r"\addlinespace"
+        yield _tex_line([_tex_cell(cell) for cell in row])
 
 
 def groups(table: Table) -> list[tuple[str, int]]:
@@ -111,7 +132,8 @@ def _tex_groups(table: Table) -> list[str]:
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
+    signs = re.findall(r".\u0304?", " ".join(text.split()))  # a letter keeps the bar above it
+    return "".join(_TEX.get(sign, sign) for sign in signs)
 
 
 def _tex_line(cells: list[str]) -> str:
@@ -125,32 +147,64 @@ def _tex_cell(cell: Cell) -> str:
     return rf"\shortstack[r]{{{lines}}}" if small else lines
 
 
-def terminal(table: Table) -> rich_table.Table:
-    """A table for the terminal: interval and change under each value, better and worse in colour and in words."""
+def terminal(table: Table, width: int) -> list[rich_table.Table]:
+    """A table for a terminal of ``width`` columns, in as many parts as it takes; columns under one heading together.
+
+    Interval and change stand under each value, better and worse in colour and in words.
+    """
+    widths = [_width(table, i) for i in range(len(table.columns))]
+    room = width - sum(each + 1 for each in widths[: table.stubs])
+    values = range(table.stubs, len(widths))
+    together = [list(part) for _, part in groupby(values, lambda i: table.columns[i].group)]
+    parts = [part for group in together for part in _parts(group, widths, room)]
+    return [_part(table, part, widths, last=part is parts[-1]) for part in parts]
+
+
+def _width(table: Table, i: int) -> int:
+    """Columns that a column's longest number takes; headings and changes wrap between words, long names anywhere."""
+    cells = [row[i] for row in table.rows]
+    numbers = [part for cell in cells for text in (cell.text, cell.interval) for part in text.split(PAIRED)]
+    longest = max(map(len, [*_heading(table.columns[i]).split(), *numbers]))
+    return min(longest, 20) if i < table.stubs else longest
+
+
+def _parts(columns: list[int], widths: list[int], room: int) -> list[list[int]]:
+    """Columns in as few parts as fit the room, each but the last of as many columns."""
+    for count in range(1, len(columns)):
+        size = -(-len(columns) // count)
+        parts = [columns[i : i + size] for i in range(0, len(columns), size)]
+        if all(sum(widths[i] + 1 for i in part) <= room + 1 for part in parts):
+            return parts
+    return [[i] for i in columns]
+
+
+def _part(table: Table, columns: list[int], widths: list[int], *, last: bool) -> rich_table.Table:
+    group = table.columns[columns[0]].group
     shown = rich_table.Table(
-        title=Text(table.title),
-        caption=Text(table.caption),
+        title=Text("\n".join(filter(None, (table.title, group)))),
+        caption=Text(table.caption) if last else None,
         box=box.SIMPLE_HEAD,
         caption_justify="left",
         padding=(0, 0),
         show_edge=False,
     )
-    for i, column in enumerate(table.columns):
-        heading, name = _heading(column), i < table.stubs
-        words = [*heading.split(), *(row[i].text for row in table.rows), *(row[i].interval for row in table.rows)]
-        whole = None if name else max(map(len, words))  # in a narrow terminal the names wrap, not the numbers
-        shown.add_column(
-            Text(heading), justify="left" if name else "right", vertical="top", overflow="fold", width=whole
-        )
+    places = [*range(table.stubs), *columns]
+    for i in places:
+        heading, name = Text(_heading(table.columns[i])), i < table.stubs
+        shown.add_column(heading, justify="left" if name else "right", vertical="top", overflow="fold", width=widths[i])
     for row in table.rows:
-        shown.add_row(*(_rich(cell) for cell in row))
+        shown.add_row(*(_rich(row[i]) for i in places))
     return shown
 
 
 def _rich(cell: Cell) -> Text:
-    text = Text(cell.text)
-    if cell.interval:
-        text.append(f"\n{cell.interval}", style="dim")
+    """Value, interval and change under one another; two figures of one cell likewise."""
+    text = Text()
+    intervals = cell.interval.split(PAIRED)
+    for i, value in enumerate(cell.text.split(PAIRED)):
+        text.append(f"{chr(10) * (i > 0)}{value}")
+        if i < len(intervals) and intervals[i]:
+            text.append(f"\n{intervals[i]}", style="dim")
     if cell.change:
         word = f" {cell.tone}" if cell.tone in ("better", "worse") else ""
         text.append(f"\n{cell.change.lstrip('▲▼ ')}{word}", style=_COLOURS[cell.tone])

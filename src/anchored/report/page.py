@@ -13,7 +13,7 @@ from markupsafe import Markup
 from rich import table as rich_table
 
 from anchored import runs
-from anchored.report import figures, formats, panels, radar, style, tables, words
+from anchored.report import figures, formats, panels, paper, radar, style, sweeps, tables, words
 from anchored.report.style import Picture
 from anchored.report.summary import Summary, read
 from anchored.report.tables import Table
@@ -78,11 +78,11 @@ def write(folder: StudyFolder) -> Path:
     """
     summary = read(folder)
     with style.drawing():
-        pictures = [*radar.of(summary), *figures.of(summary), *panels.of(summary)]
+        pictures = [*radar.of(summary), *sweeps.of(summary), *figures.of(summary), *panels.of(summary)]
         for picture in pictures:
             runs.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
             runs.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
-        made = tables.of(summary)
+        made = [*tables.of(summary), *paper.tables(summary)]
         for table in made:
             runs.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
             runs.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -91,9 +91,12 @@ def write(folder: StudyFolder) -> Path:
     return folder.report_file
 
 
-def headline(folder: StudyFolder) -> rich_table.Table:
-    """The headline's table for the terminal. Raises ``UserError`` as ``write``."""
-    return formats.terminal(tables.headline(read(folder)))
+def terminal(folder: StudyFolder, width: int) -> list[rich_table.Table]:
+    """The headline and what stands beside the paper, for a terminal of ``width`` columns. Raises as ``write`` does."""
+    summary = read(folder)
+    return [
+        part for each in (tables.headline(summary), *paper.tables(summary)) for part in formats.terminal(each, width)
+    ]
 
 
 def render(summary: Summary, pictures: Sequence[Picture], made: Sequence[Table]) -> str:
@@ -118,6 +121,7 @@ def render(summary: Summary, pictures: Sequence[Picture], made: Sequence[Table])
         headline=next(table for table in made if table.name == "headline"),
         sections=[section for section in _sections(pictures, made) if section.blocks],
         groups=formats.groups,
+        continues=formats.continues,
         recipe=yaml.safe_dump(summary.recipe, sort_keys=False, allow_unicode=True),
         made=_made(summary),
         seconds={name: words.duration(spent) for name, spent in words.seconds(summary).items()},
@@ -129,7 +133,7 @@ def _inline(picture: Picture) -> Markup:
     """The picture as an element that needs nothing from elsewhere."""
     label = Markup.escape(picture.alt)
     if picture.vector:
-        drawn = style.svg(picture.figure, picture.name)
+        drawn = style.svg(picture)
         return Markup(drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
     data = base64.b64encode(style.png(picture.figure)).decode()
     return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(picture.alt, data)
@@ -143,18 +147,21 @@ def _made(summary: Summary) -> list[tuple[str, str]]:
 def _sections(pictures: Sequence[Picture], made: Sequence[Table]) -> Iterator[Section]:
     def block(*kinds: str, table: Sequence[str] = (), lead: str = "", folded: str = "") -> list[Block]:
         shown = tuple(picture for kind in kinds for picture in figures.names(pictures, kind))
-        listed = tuple(t for name in table for t in made if t.name == name)
-        return [Block(shown, listed, lead, folded)] if shown or listed else []
+        found = tuple(t for name in table for t in made if t.name == name)
+        return [Block(shown, found, lead, folded)] if shown or found else []
 
     def section(name: str, title: str, *blocks: list[Block]) -> Section:
         return Section(name, title, tuple(found for each in blocks for found in each))
 
+    listed = [table.name for table in made]
+    yield section("paper", "Beside the paper", block(table=[name for name in listed if name.startswith("paper_")]))
     yield section("radar", "Four aims at once", block("radar"))
+    yield section("sweeps", "Along α and λ", block("alpha"), block("lambda"))
     yield section(
         "severity",
         "Under corruption",
         block("severity"),
-        block("corruptions-accuracy", table=("severity_accuracy", "severity_smooth_ece")),
+        block("corruptions-accuracy", table=[name for name in listed if name.startswith("severity_")]),
         block("corruptions-smooth_ece", folded="Smooth ECE under each corruption"),
     )
     yield section(

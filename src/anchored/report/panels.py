@@ -57,10 +57,11 @@ def _logits(run: Run, name: str) -> tuple[Tensor, Tensor]:
 def _conditions(summary: Summary) -> list[tuple[str, list[str]]]:
     """What is shown of each network: a title and the outputs pooled."""
     shown = [("clean", ["test"])]
-    if summary.severities and summary.corruptions:
-        worst = summary.severities[-1]
-        names = [f"corruption-{name}-{worst}" for name in summary.corruptions]
-        shown.append((f"severity {worst}, all corruptions pooled", names))
+    for family in summary.families:
+        if family.severities and family.corruptions:
+            worst, of = family.severities[-1], f" ({family.kind})" if len(summary.families) > 1 else ""
+            names = [f"corruption-{name}-{worst}" for name in family.corruptions]
+            shown.append((f"severity {worst}{of}, all corruptions pooled", names))
     return shown
 
 
@@ -269,9 +270,10 @@ def examples(summary: Summary) -> Iterator[Picture]:
     clean = stored.get("clean")
     kinds = {key.partition("/")[2]: t for key, t in stored.items() if key.startswith("corruption/")}
     if kinds and clean is not None:
-        names = [name for name in summary.corruptions if name in kinds] or list(kinds)
+        names = [name for family in summary.families for name in family.corruptions if name in kinds] or list(kinds)
         rows = [(pretty(name), torch.cat([clean[:1], kinds[name]])) for name in names]
-        columns = ["clean", *(f"severity {severity}" for severity in summary.severities)]
+        severities = sorted({severity for family in summary.families for severity in family.severities})
+        columns = ["clean", *(f"severity {severity}" for severity in severities)]
         if len(columns) != max(len(images) for _, images in rows):
             columns = []
         caption = f"A test image of {summary.trained_on} as the networks see it: one row per corruption."

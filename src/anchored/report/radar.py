@@ -33,7 +33,7 @@ def of(summary: Summary) -> Iterator[Picture]:
 
 def _aims(summary: Summary) -> list[tuple[str, Measure]]:
     """The axes that were measured."""
-    found = {(measure.metric, measure.corruption): measure for measure in summary.measures}
+    found = {(measure.metric, measure.corruption): measure for measure in reversed(summary.measures)}  # C before C̄
     return [(name, found[key]) for key, name in AXES.items() if key in found]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
@@ -61,6 +62,7 @@ class Picture:
     alt: str
     caption: str
     vector: bool = True  # drawn on the page as SVG; pixels else
+    hints: dict[str, str] = field(default_factory=dict)  # id of an artist -> what the page says when pointed at
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ class Mark:
 def mark(summary: Summary, variant: Variant) -> Mark:
     """The variant's colour, line and marker: by its place within its architecture."""
     place = summary.of(variant.architecture).index(variant)
+    again = place // len(COLOURS)  # the colours come round: with another line and another marker
     return Mark(
         COLOURS[place % len(COLOURS)],
-        LINES[place % len(LINES) if place < len(COLOURS) else (place + 1) % len(LINES)],
-        MARKERS[place % len(MARKERS)],
+        LINES[(place + 2 * again) % len(LINES)],
+        MARKERS[(place + again) % len(MARKERS)],
     )
 
 
@@ -126,11 +129,14 @@ def pdf(figure: Figure) -> bytes:
     return _saved(figure, "pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
 
-def svg(figure: Figure, name: str) -> str:
-    """An ``<svg>`` element for a page: text as text, ids made unique by ``name``, nothing from elsewhere."""
+def svg(picture: Picture) -> str:
+    """An ``<svg>`` element for a page: text as text, ids made unique by the picture's name, nothing from elsewhere."""
+    figure, name = picture.figure, picture.name
     text = _saved(figure, "svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}).decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href=", "href=")
+    for part, hint in picture.hints.items():
+        text = text.replace(f'<g id="{part}">', f'<g id="{part}"><title>{html.escape(hint)}</title>', 1)
     text = re.sub(r'\b(id|href)="(#?)', rf'\1="\g<2>{name}-', text).replace("url(#", f"url(#{name}-")
     width = math.ceil(figure.get_figwidth() * 100)
     return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" width="{width}">', text, count=1)

@@ -142,6 +142,25 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Family:
+    """A corrupted copy of the test set: all corruptions of one kind."""
+
+    dataset: str  # its title: that of the training set, then -C or -C̄
+    corruptions: tuple[str, ...]  # in the rows' order
+    severities: tuple[int, ...]
+
+    @property
+    def kind(self) -> str:
+        """What its title adds to the training set's: C or C̄."""
+        return self.dataset.rpartition("-")[2]
+
+    @property
+    def suffix(self) -> str:
+        """Tells the files of two families apart: nothing for C."""
+        return "" if self.kind == "C" else "-c-bar"
+
+
+@dataclass(frozen=True)
 class Summary:
     """A study's rows, looked up by what they say."""
 
@@ -181,11 +200,6 @@ class Summary:
         return self.rows[0].trained_on
 
     @property
-    def corrupted(self) -> str:
-        """Title of the corrupted test sets."""
-        return f"{self.trained_on}-C"
-
-    @property
     def score(self) -> str:
         """OOD score of the headline."""
         return str(self.setting("evaluate", "score"))
@@ -216,15 +230,20 @@ class Summary:
         return tuple(sorted({row.seed for row in self.rows}))
 
     @cached_property
-    def corruptions(self) -> tuple[str, ...]:
-        """Names of the single corruptions, in the rows' order."""
-        found = dict.fromkeys(row.corruption for row in self.rows if row.dataset == self.corrupted)
-        return tuple(name for name in found if name not in ("", MEAN))
-
-    @cached_property
-    def severities(self) -> tuple[int, ...]:
-        """Severities measured."""
-        return tuple(sorted({r.severity for r in self.rows if r.dataset == self.corrupted and r.severity is not None}))
+    def families(self) -> tuple[Family, ...]:
+        """The kinds of corruption measured, in the rows' order."""
+        found: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row.corruption:
+                found[row.dataset].append(row)
+        return tuple(
+            Family(
+                dataset,
+                tuple(dict.fromkeys(row.corruption for row in rows if not row.corruption.startswith(MEAN))),
+                tuple(sorted({row.severity for row in rows if row.severity is not None})),
+            )
+            for dataset, rows in found.items()
+        )
 
     def sets(self, metric: str) -> tuple[str, ...]:
         """Titles of the sets a metric was measured on, the mean last."""
@@ -241,12 +260,19 @@ class Summary:
     def measures(self) -> tuple[Measure, ...]:
         """The headline's figures that at least one variant has."""
         score = self.score.replace("_", " ")
-        clean, corrupted = self.trained_on, self.corrupted
+        clean = self.trained_on
+        which = {f.dataset: f" ({f.kind})" if len(self.families) > 1 else "" for f in self.families}
         every = (
             Measure("Clean accuracy, %", "clean accuracy", "accuracy", clean),
-            Measure("Corruption accuracy, %", "accuracy under corruption", "accuracy", corrupted, MEAN),
+            *(
+                Measure(f"Corruption accuracy{of}, %", f"accuracy under corruption{of}", "accuracy", corrupted, MEAN)
+                for corrupted, of in which.items()
+            ),
             Measure("Smooth ECE, clean", "smooth ECE on clean images", "smooth_ece", clean),
-            Measure("Smooth ECE, corrupted", "smooth ECE under corruption", "smooth_ece", corrupted, MEAN),
+            *(
+                Measure(f"Smooth ECE, corrupted{of}", f"smooth ECE under corruption{of}", "smooth_ece", corrupted, MEAN)
+                for corrupted, of in which.items()
+            ),
             Measure(f"OOD AUROC, % ({score})", "OOD AUROC", "auroc", MEAN, score=self.score),
             Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from anchored.metrics import METRICS
-from anchored.report.summary import MEAN, Change, Estimate, Summary, Variant
+from anchored.report.summary import MEAN, Change, Estimate, Family, Summary, Variant
 
 Tone = Literal["", "better", "worse", "unclear"]
 
@@ -43,12 +43,12 @@ class Table:
     stubs: int = 1
 
 
-MISSING = Cell("–")
+MISSING = Cell("—")
 
 
-def number(metric: str, value: float) -> str:
-    """A figure as it is shown: percent with one decimal, others with three; a true minus sign."""
-    return f"{value:.1f}" if METRICS[metric].percent else f"{value:.3f}"
+def number(metric: str, value: float, decimals: int | None = None) -> str:
+    """A figure as it is shown: percent with one decimal, others with three, unless ``decimals`` are asked for."""
+    return f"{value:.{decimals or (1 if METRICS[metric].percent else 3)}f}"
 
 
 def pretty(name: str) -> str:
@@ -66,19 +66,21 @@ def relative(change: Change) -> str:
     return text.replace("-", "−")
 
 
-def estimate_cell(summary: Summary, estimate: Estimate | None, change: Change | None = None) -> Cell:
+def estimate_cell(
+    summary: Summary, estimate: Estimate | None, change: Change | None = None, decimals: int | None = None
+) -> Cell:
     """A figure with its interval, its marks (†: not all seeds, ‡: image counts differ) and its change."""
     if estimate is None:
         return MISSING
     if estimate.mixed:
-        return Cell("–‡")
+        return Cell("—‡")
     metric, (value, low, high) = estimate.rows[0].metric, estimate.interval
     mark = "" if estimate.seeds == summary.seeds else "†"
     if len(estimate.seeds) > 1:
         interval = f"± {number(metric, high - value)}"
     else:
         interval = f"{number(metric, low)}–{number(metric, high)}".replace("-", "−")
-    return Cell(f"{number(metric, value)}{mark}", interval, *_shown(change))
+    return Cell(f"{number(metric, value, decimals)}{mark}", interval, *_shown(change))
 
 
 def _shown(change: Change | None) -> tuple[str, Tone]:
@@ -90,11 +92,16 @@ def _shown(change: Change | None) -> tuple[str, Tone]:
     return f"{arrow} {relative(change)}", "better" if change.better else "worse"
 
 
+PAIRED = " / "
+"""Between two figures in one cell."""
+
+
 def joined(cells: Sequence[Cell]) -> Cell:
-    """Two figures in one cell: ``76.2 / 0.074``."""
-    if all(cell == MISSING for cell in cells):
-        return MISSING
-    return Cell(" / ".join(c.text for c in cells), " / ".join(c.interval or "–" for c in cells))
+    """Two figures in one cell: ``76.2 / 0.074``; one alone stays as it is."""
+    if len(cells) == 1 or all(cell == MISSING for cell in cells):
+        return cells[0]
+    intervals = [cell.interval for cell in cells]
+    return Cell(PAIRED.join(cell.text for cell in cells), PAIRED.join(i or "—" for i in intervals) * any(intervals))
 
 
 def counted(values: Sequence[int], noun: str) -> str:
@@ -109,19 +116,19 @@ def counted(values: Sequence[int], noun: str) -> str:
 
 def images(estimates: Iterable[Estimate | None]) -> str:
     """``n = 2,000``, or the range where figures differ in it."""
-    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows})
+    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows}) or [0]
     return f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
 
 
-def basis(summary: Summary, estimates: Iterable[Estimate | None], bands: bool = False) -> str:
-    """What the intervals (or a figure's bands) are, over how many images and which seeds, and what the marks say."""
+def basis(summary: Summary, estimates: Iterable[Estimate | None], drawn: str = "") -> str:
+    """What the intervals (in a figure what is ``drawn``) are, over which images and seeds, and what the marks say."""
     found = [estimate for estimate in estimates if estimate is not None]
     parts = []
     if any(len(estimate.seeds) == 1 for estimate in found):
-        name = "bands are" if bands else "a–b is"
+        name = f"{drawn} are" if drawn else "a–b is"
         parts.append(f"{name} the 95 % bootstrap interval over test images of one trained network")
     if any(len(estimate.seeds) > 1 for estimate in found):
-        name = "bands are" if bands else "± is half"
+        name = f"{drawn} are" if drawn else "± is half"
         parts.append(f"{name} the 95 % Student-t interval over seeds, around their mean")
     text = f"{images(found)} test images; {counted(summary.seeds, 'seed')}; {'; '.join(parts)}."
     partial = sorted({estimate.seeds for estimate in found if estimate.seeds != summary.seeds and not estimate.mixed})
@@ -187,23 +194,36 @@ def _setting_cells(summary: Summary, variant: Variant) -> tuple[Cell, ...]:
     return tuple(Cell(word) for word in words)
 
 
-def severities(summary: Summary, metric: str) -> Table:
-    """Mean over corruptions at each severity, in the layout of the paper's table 7."""
-    title = f"{METRICS[metric].title} on {summary.corrupted}, by severity"
-    arrow = "↑" if METRICS[metric].higher_is_better else "↓"
-    group = f"{METRICS[metric].title}{', %' if METRICS[metric].percent else ''} {arrow}"
-    columns = [Column(f"Sev. {severity}", group=group) for severity in summary.severities]
+def severities(summary: Summary, family: Family, metric: str) -> Table:
+    """Mean over corruptions at each severity, in the layout of the paper's table 7.
+
+    Where extra corruptions were measured as well, the mean over the 15 usual ones stands beside it.
+    """
+    title = f"{METRICS[metric].title} on {family.dataset}, by severity"
+    measured = {row.corruption for row in summary.rows if row.dataset == family.dataset}
+    means = {MEAN: f"{len(family.corruptions)} corruptions", "mean-15": "15 of them"}
+    places = [(mean, severity) for mean in means if mean in measured for severity in family.severities]
+    columns = [Column(f"Sev. {severity}", group=f"{title_of(metric)}, {means[mean]}") for mean, severity in places]
     rows, found = [], []
     for variant in summary.variants:
         estimates = [
-            summary.get(variant, metric, summary.corrupted, severity=severity, corruption=MEAN)
-            for severity in summary.severities
+            summary.get(variant, metric, family.dataset, severity=severity, corruption=mean)
+            for mean, severity in places
         ]
         found += estimates
         rows.append((*_setting_cells(summary, variant), *(estimate_cell(summary, e) for e in estimates)))
     settings = _setting_columns(summary)
-    caption = f"Mean over {len(summary.corruptions)} corruptions. {basis(summary, found)}"
-    return Table(f"severity_{metric}", title, (*settings, *columns), tuple(rows), caption, len(settings))
+    caption = f"Mean over {len(family.corruptions)} corruptions. {basis(summary, found)}"
+    if len(places) > len(family.severities):
+        caption = f"{caption} 15 of them: without the four extra ones."
+    name = f"severity_{metric}{family.suffix.replace('-', '_')}"
+    return Table(name, title, (*settings, *columns), tuple(rows), caption, len(settings))
+
+
+def title_of(metric: str) -> str:
+    """A metric with its unit and which way is better: ``Accuracy, % ↑``."""
+    row = METRICS[metric]
+    return f"{row.title}{', %' * row.percent} {'↑' if row.higher_is_better else '↓'}"
 
 
 def ood(summary: Summary) -> Table:
@@ -276,10 +296,11 @@ def clean(summary: Summary) -> Table:
 def of(summary: Summary) -> list[Table]:
     """All tables the study has rows for."""
     tables = [headline(summary), clean(summary)]
-    if summary.severities:
-        tables += [severities(summary, metric) for metric in ("accuracy", "smooth_ece")]
+    for family in summary.families:
+        measured = {row.metric for row in summary.rows if row.dataset == family.dataset and row.severity}
+        tables += [severities(summary, family, metric) for metric in ("accuracy", "smooth_ece") if metric in measured]
     if summary.sets("auroc"):
-        tables += [ood(summary), *(ood_scores(summary, metric) for metric in ("auroc", "fpr95", "aupr"))]
+        tables += [ood(summary), *(ood_scores(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))]
     if summary.sets(ADAPTATION[0]):
         tables.append(adaptation(summary))
     return tables

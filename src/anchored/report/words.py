@@ -65,9 +65,9 @@ def what_was_run(summary: Summary) -> Iterator[str]:
         "alike apart from what is named."
     )
     measured = [f"{_images(summary, summary.trained_on)} clean test images"]
-    if summary.corruptions:
-        levels = counted(summary.severities, "severity").replace("severitys", "severities")
-        measured.append(f"{_count(len(summary.corruptions), 'corruption')} of them at {levels}")
+    for family in (each for each in summary.families if each.severities):
+        levels = counted(family.severities, "severity").replace("severitys", "severities")
+        measured.append(f"{_count(len(family.corruptions), 'corruption')} ({family.kind}) of them at {levels}")
     if ood := [name for name in summary.sets("auroc") if name != "mean"]:
         measured.append(f"{_count(len(ood), 'out-of-distribution set')}")
     if adapted := [name for name in summary.sets("linear_probe_accuracy") if name != "mean"]:
@@ -90,7 +90,7 @@ def _images(summary: Summary, dataset: str) -> str:
 
 def missing(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
     """One sentence for each part that this report leaves out, and why."""
-    if not summary.severities:
+    if not summary.families:
         yield "Corruptions were not measured in this study."
     if not summary.sets("auroc"):
         yield "Rejection of out-of-distribution images was not measured in this study."
@@ -201,7 +201,13 @@ def notes(summary: Summary) -> Iterator[str]:
         yield "Batch norm's running statistics include masked batches, as published; they depend on the last draws."
     if "with changes" in str(summary.made.get("revision", "")):
         yield "The code had changes that were not committed: the revision alone does not give these figures."
-    if summary.corruptions:
+    if summary.families:
+        archive = summary.recipe.get("evaluate", {}).get("corruption_source") == "archive"
+        yield (
+            "Corrupted images were read from the published archives."
+            if archive
+            else "Corrupted images were generated from the test images, seeded per image, nothing stored."
+        )
         yield (
             "Means over corruptions are means of the corruptions' figures. Severities run from 1 to 5 "
             "(the paper's table 7 calls them 0 to 4)."

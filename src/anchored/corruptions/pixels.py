@@ -1,0 +1,117 @@
+"""What several corruptions share: rounding, grey values, smoothing, zooming and lines of motion.
+
+Sums are taken tap by tap with plain multiplications and additions: a convolution or a matrix product may run in TF32
+on a GPU (off by a quarter of a level), and its last bits depend on the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anchored.corruptions.randomness import uniform
+
+_NUDGE = 1e-3  # grey levels added before cutting the fraction off; float32 errors here stay below 2e-4
+_FAINT = 1e-8  # weights below this share of a kernel change no grey level
+GREY = (0.299, 0.587, 0.114)  # weights of R, G and B (ITU-R 601)
+
+
+def cut(levels: Tensor) -> Tensor:
+    """Return uint8 of float32 grey ``levels``: clipped to 0..255, the fraction cut off; changes ``levels``.
+
+    0.001 of a level is added before, more than all rounding errors together: what is exactly 200 stays 200.
+    """
+    return levels.add_(_NUDGE).clamp_(0, 255).to(torch.uint8)
+
+
+def nearest(levels: Tensor) -> Tensor:
+    """Return uint8 of float32 grey ``levels``, clipped to 0..255 and rounded (halves upwards); changes ``levels``."""
+    return levels.add_(0.5 + _NUDGE).clamp_(0, 255).to(torch.uint8)
+
+
+def grey_of(levels: Tensor) -> Tensor:
+    """Return the grey value (B,1,H,W) of float32 (B,C,H,W), C 1 or 3."""
+    if levels.shape[1] == 1:
+        return levels
+    red, green, blue = levels.unbind(1)
+    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])[:, None]
+
+
+@functools.lru_cache(maxsize=64)
+def gaussian(sigma: float, truncate: float = 4.0) -> tuple[float, ...]:
+    """Return the weights of a Gaussian of s.d. ``sigma`` px, cut at ``truncate`` s.d., as SciPy's filters have it."""
+    radius = int(truncate * sigma + 0.5)
+    weights = [math.exp(-0.5 * (i / sigma) ** 2) if i else 1.0 for i in range(-radius, radius + 1)]
+    return tuple(weight / math.fsum(weights) for weight in weights)
+
+
+def smooth(levels: Tensor, sigma: float) -> Tensor:
+    """Return float32 (B,C,H,W) under a Gaussian of s.d. ``sigma`` px, border pixels repeated (skimage's defaults)."""
+    weights = gaussian(sigma)
+    radius = len(weights) // 2
+    if not radius:
+        return levels
+    rows = along(F.pad(levels, (0, 0, radius, radius), mode="replicate"), weights, 2)
+    return along(F.pad(rows, (radius, radius, 0, 0), mode="replicate"), weights, 3)
+
+
+def along(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
+    """Convolve (B,C,H,W) along ``axis`` 2 or 3 with symmetric ``weights``; it gets len(weights) − 1 px shorter."""
+    radius, size = len(weights) // 2, padded.shape[axis] - len(weights) + 1
+    total = padded.narrow(axis, radius, size) * weights[radius]
+    for i in range(radius):
+        pair = padded.narrow(axis, i, size) + padded.narrow(axis, len(weights) - 1 - i, size)
+        total.add_(pair, alpha=weights[i])
+    return total
+
+
+def enlarged(part: Tensor, factor: float, height: int, width: int) -> Tensor:
+    """Zoom float32 ``part`` (B,C,h,w) linearly by ``factor``, corner pixels on corners; return its middle (B,C,H,W).
+
+    ``scipy.ndimage.zoom(order=1)``: the zoomed part has round(h · factor) rows, H or a few more.
+    """
+    rows, columns = round(part.shape[2] * factor), round(part.shape[3] * factor)
+    if part.shape[2:] != (rows, columns):
+        part = F.interpolate(part, size=(rows, columns), mode="bilinear", align_corners=True)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return part[:, :, top : top + height, left : left + width]
+
+
+def angles(keys: Tensor, low: float, high: float) -> list[float]:
+    """Return an angle per image, in degrees, uniform between ``low`` and ``high``."""
+    draws: list[float] = uniform(keys, (1,)).double().flatten().tolist()
+    return [low + (high - low) * draw for draw in draws]
+
+
+def line(radius: int, sigma: float, angle: float) -> dict[tuple[int, int], float]:
+    """Return ImageMagick's motion kernel, (rows down, columns right) -> weight.
+
+    From the pixel itself 2 · ``radius`` steps in the direction of ``angle`` (degrees, 0 to the right, 90 downwards),
+    each rounded to the nearest pixel, halves down; weights are one half of a Gaussian of s.d. ``sigma`` px.
+    """
+    down, right = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(2 * radius + 1)]
+    found: dict[tuple[int, int], float] = {}
+    for step, weight in enumerate(weights):
+        place = (math.ceil(step * down - 0.5), math.ceil(step * right - 0.5))
+        found[place] = found.get(place, 0.0) + weight / math.fsum(weights)
+    return {place: weight for place, weight in found.items() if weight > _FAINT}
+
+
+def moved(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
+    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`line`), border pixels repeated outwards."""
+    height, width = levels.shape[2:]
+    done = torch.zeros_like(levels)
+    for image, total, angle in zip(levels, done, degrees, strict=True):
+        kernel = line(radius, sigma, angle)
+        rows, columns = ([place[axis] for place in kernel] for axis in (0, 1))
+        top, left = max(0, -min(rows)), max(0, -min(columns))
+        padded = F.pad(image, (left, max(0, *columns), top, max(0, *rows)), mode="replicate")
+        for (row, column), weight in kernel.items():
+            part = padded[:, top + row : top + row + height, left + column : left + column + width]
+            total.add_(part, alpha=weight)
+    return done

@@ -1,0 +1,67 @@
+"""One corruption as a row of a table, and the rule that fits its published constants to an image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+Severities = tuple[Any, Any, Any, Any, Any]  # a corruption's constants at severities 1 to 5
+
+SMALL, LARGE = 32, 224  # px, the sizes for which constants were published: CIFAR's and ImageNet's
+_NEAR = 1.5  # sides within this ratio of a published size get its constants as they are
+
+
+def keep(constants: Any, scale: float) -> Any:
+    """Return the constants as they are: nothing among them is a length in pixels."""
+    return constants
+
+
+def no_margin(constants: Any) -> int:
+    """Return 0: an image may have any size."""
+    return 0
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One corruption.
+
+    ``function(images, constants, keys)``: images (B,C,H,W) uint8, C 1 or 3; the constants of one severity; one random
+    key per image, int64 (B,). It returns uint8 of the same shape and leaves ``images`` alone.
+    ``small``, ``large``: the constants published for 32 × 32 and for 224 × 224 images, or None where none were.
+    ``families``: the families it belongs to: "c" (all 19 common ones), "c15" (without the four extra ones), "c-bar".
+    ``scaled(constants, scale)``: the constants with their lengths in pixels multiplied by ``scale``.
+    ``margin(constants)``: an image must have more pixels than this per side.
+    """
+
+    name: str
+    group: str
+    function: Callable[[Tensor, Any, Tensor], Tensor]
+    small: Severities | None
+    large: Severities | None
+    families: tuple[str, ...] = ("c", "c15")
+    scaled: Callable[[Any, float], Any] = keep
+    margin: Callable[[Any], int] = no_margin
+
+    def constants(self, severity: int, height: int, width: int) -> Any:
+        """Return the constants of ``severity`` (1 to 5) for images of this size.
+
+        The shorter side decides. The set is the one published for the nearer size in ratio: below 85 px that of 32,
+        else that of 224 (a corruption with one set has no choice). Sides within a factor 1.5 of the published one (22
+        to 48 px, 150 to 336 px) get the constants as published, as 299 px images do in the original. For others the
+        lengths in pixels are multiplied by side / 32 or side / 224. Strengths, shares and counts never change.
+        """
+        side = min(height, width)
+        published, severities = LARGE, self.large
+        if severities is None or (self.small is not None and published_size(side) == SMALL):
+            published, severities = SMALL, self.small
+        assert severities is not None, f"{self.name} has no constants"
+        constants, scale = severities[severity - 1], side / published
+        return constants if 1 / _NEAR <= scale <= _NEAR else self.scaled(constants, scale)
+
+
+def published_size(side: int) -> int:
+    """Return the published size, 32 or 224 px, nearer in ratio to ``side``."""
+    return SMALL if side * side < SMALL * LARGE else LARGE

@@ -1,0 +1,173 @@
+"""How long a study will run on this machine, from a few steps of each network on random images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anchored import corruptions, data, networks, predict
+from anchored import model as models
+from anchored.anchoring import AnchoredModel
+from anchored.batches import ImageSet, to_input
+from anchored.recipe import Cell, Recipe
+
+SECONDS = 40.0  # for all measurements of networks together; those of corruptions get a quarter more
+STEPS = 3  # steps that are timed, after one that is not
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training of a network and protocol takes here, measured, in seconds."""
+
+    network: str
+    protocol: str
+    trainings: int
+    batch: int  # images of the recipe's step
+    measured: int  # images of the step that was timed
+    step: float  # of a training step of ``batch`` images
+    steps: int  # of one training
+    passes: float  # of evaluating one image
+    images: int  # that one training is evaluated on
+    outputs: int  # bytes of its weights and outputs
+
+    @property
+    def training(self) -> float:
+        """Seconds of one training."""
+        return self.step * self.steps
+
+    @property
+    def evaluation(self) -> float:
+        """Seconds of one evaluation, without corrupting images, probes and intervals."""
+        return self.passes * self.images
+
+
+def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -> list[Cost]:
+    """Measure a few training steps and evaluation batches of each network and protocol, on random images.
+
+    Masked and unmasked trainings do the same work, so that one of them is measured. Steps are measured at the recipe's
+    batch size, or at a smaller one where that takes too long here: then the time of an image is taken to be the same.
+    """
+    cells = list(recipe.cells())
+    kinds: dict[tuple[str, str], list[Cell]] = {}
+    for cell in cells:
+        kinds.setdefault((cell.network, cell.protocol), []).append(cell)
+    limit, found = SECONDS / len({(network, protocol == "standard") for network, protocol in kinds}), []
+    timed: dict[tuple[str, bool], tuple[int, float, float, int, int]] = {}
+    for (network, protocol), alike in kinds.items():
+        key = (network, protocol == "standard")
+        if key not in timed:
+            progress(f"{network}, {protocol}")
+            timed[key] = _measured(alike[0], recipe.evaluate.batch_size, limit)
+        measured, step, passes, weights, width = timed[key]
+        cell, (images, outputs) = alike[0], _evaluated(recipe, width)
+        trained = round(count(recipe, recipe.data.train, "train"))
+        steps = cell.train.epochs * max(1, trained // cell.train.batch_size)
+        batch = cell.train.batch_size
+        found.append(
+            Cost(network, protocol, len(alike), batch, measured, step, steps, passes, images, weights + outputs)
+        )
+    return found
+
+
+def count(recipe: Recipe, name: str, split: str) -> float:
+    """Return how many images of a split a recipe uses; of own data without test images, all."""
+    row = data.row(name, recipe.data)
+    return recipe.data.fraction * (row.train if split == "train" else row.test or row.train)
+
+
+def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
+    """Images that one training is evaluated on, and bytes of the outputs: logits, and ``width`` features of some."""
+    settings, name = recipe.evaluate, recipe.data.train
+    size = data.seen_by(recipe.data).size
+    kinds = len(corruptions.expand(settings.corruptions, size, size)) * len(settings.severities)
+    test = count(recipe, name, "test")
+    outside = sum(count(recipe, each, "test") for each in settings.ood)
+    adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
+    images = test * (1 + kinds) + outside + adapted
+    classes = len(data.row(name, recipe.data).classes)
+    return round(images), round(4 * (images * classes + (test + adapted) * width))
+
+
+def _measured(cell: Cell, evaluated: int, limit: float) -> tuple[int, float, float, int, int]:
+    """Images of the timed step; seconds of the recipe's step, and of evaluating one image; bytes of the weights;
+    features."""
+    config = models.config_of(cell)
+    on_gpu = torch.cuda.is_available() and cell.train.accelerator in ("auto", "gpu", "cuda")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model = models.build(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
+    shape = (config.channels, config.size, config.size)
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(model, AnchoredModel):
+        model.set_references(torch.randn(config.references, *shape, generator=generator))
+    model = model.to(memory_format=torch.channels_last).to(device)
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+    batch, seconds = 2, 0.0
+    while True:
+        pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(0, len(config.classes), (batch,), generator=generator)
+        inputs = to_input(pixels.to(device), config.mean, config.std)
+        seconds = _timed(partial(_step, model, optimizer, inputs, labels.to(device)), device, batch > 2)
+        grown = min(4 * batch, cell.train.batch_size)
+        if batch >= cell.train.batch_size or seconds * (STEPS + 1) * grown / batch > limit / 3:
+            break
+        batch = grown
+    images = ImageSet("random", pixels[: max(1, evaluated)], labels[: max(1, evaluated)], config.classes)
+    work = predict.Pass(model, config, images, len(images), features=True)
+    forward = _timed(lambda: predict.predict(work), device, True)
+    with networks.features_of(model.network if isinstance(model, AnchoredModel) else model) as seen, torch.no_grad():
+        model.eval()(inputs[:1])
+    return batch, seconds * cell.train.batch_size / batch, forward / len(images), weights, seen[0].shape[1]
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
+    optimizer.zero_grad()
+    functional.cross_entropy(model.train()(inputs), labels).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _timed(work: Callable[[], object], device: torch.device, again: bool) -> float:
+    """Seconds of one call: the median of a few after a first one, or that of a second one."""
+    seconds = []
+    for _ in range(1 + (STEPS if again else 1)):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return sorted(seconds[1:])[(len(seconds) - 1) // 2]
+
+
+def corrupting(recipe: Recipe) -> float:
+    """Seconds of making all corrupted test images of one evaluation here; 0 where an archive has them."""
+    settings, seen = recipe.evaluate, data.seen_by(recipe.data)
+    if settings.corruption_source == "archive" or not settings.corruptions:
+        return 0.0
+    kinds = corruptions.expand(settings.corruptions, seen.size, seen.size)
+    some = min(64, max(4, (1 << 18) // (seen.channels * seen.size**2)))
+    images = torch.randint(0, 256, (some, seen.channels, seen.size, seen.size), dtype=torch.uint8)
+    severity = settings.severities[len(settings.severities) // 2]
+    began, each = time.perf_counter(), []
+    for kind in kinds:
+        corruptions.corrupt(images[:1], kind, severity, seed=0)  # the first call loads and prepares
+        started = time.perf_counter()
+        corruptions.corrupt(images, kind, severity, seed=0)
+        each.append((time.perf_counter() - started) / len(images))
+        if time.perf_counter() - began > SECONDS / 4:
+            break
+    per_image = sum(each) / len(each) * len(kinds)  # what was not reached takes what the others took
+    return per_image * len(settings.severities) * count(recipe, recipe.data.train, "test")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people write it: ``40 s``, ``12 min``, ``5.5 h``, ``3.2 days``."""
+    for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
