@@ -1,13 +1,15 @@
 """One pass over a set, in parts or whole, interrupted or not, alone or shared, from memory or a stream: one result."""
 
+import multiprocessing
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 from pictures import class_folders
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch import distributed as dist
 
 from anchored import corruptions, data, own, predict, runs
@@ -136,22 +138,26 @@ def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Pat
     assert equal(first, third)
 
 
-def share(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def share(rank: int, folder: str) -> Outputs:
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(minutes=3))
     try:
         outputs = passed(Run(Path(folder) / "run"), "test", KEY, work)
         runs.save_tensors(Path(folder) / f"{rank}.safetensors", {"logits": outputs.logits, "labels": outputs.labels})
+        return outputs
     finally:
         dist.destroy_process_group()
 
 
 def test_two_processes_share_a_set_and_merge_in_order(whole: Outputs, tmp_path: Path) -> None:
-    multiprocessing.spawn(share, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    for rank in (0, 1):
-        tensors, _ = runs.load_tensors(tmp_path / f"{rank}.safetensors")
-        assert torch.equal(tensors["logits"], whole.logits)
-        assert torch.equal(tensors["labels"], whole.labels)
+    other = multiprocessing.get_context("spawn").Process(target=share, args=(1, str(tmp_path)))
+    other.start()
+    assert equal(share(0, str(tmp_path)), whole)
+    other.join(60)
+    assert other.exitcode == 0
+    tensors, _ = runs.load_tensors(tmp_path / "1.safetensors")
+    assert torch.equal(tensors["logits"], whole.logits)
+    assert torch.equal(tensors["labels"], whole.labels)
     assert [file.name for file in (tmp_path / "run" / "outputs").iterdir()] == ["test.safetensors"]
 
 

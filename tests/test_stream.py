@@ -20,7 +20,7 @@ from anchored.data import Batches, ImageSet, View
 from anchored.errors import UserError
 from anchored.recipe import Data, Recipe, Training
 from anchored.runs import Run
-from anchored.stream import Augmentation, AutoAugment, ImageStream
+from anchored.stream import Augmentation, AutoAugment, ImageStream, Interpolation
 from anchored.train import train
 
 VIEW = View(3, 24)
@@ -53,6 +53,18 @@ def test_a_view_is_shorter_side_then_middle() -> None:
     assert np.array_equal(View(3, 28, 0.875)(image).permute(1, 2, 0).numpy(), expected)
     bicubic = np.asarray(image.resize((53, 32), Image.Resampling.BICUBIC))[2:30, 12:40]
     assert np.array_equal(View(3, 28, 0.875, "bicubic")(image).permute(1, 2, 0).numpy(), bicubic)
+
+
+@pytest.mark.parametrize("size", [(60, 100), (101, 57), (28, 29), (33, 300), (20, 21)])
+@pytest.mark.parametrize("crop", [1.0, 0.875, 0.6])
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_a_view_is_torchvisions_resize_and_center_crop(
+    size: tuple[int, int], crop: float, interpolation: Interpolation
+) -> None:
+    pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
+    mode = v2.InterpolationMode(interpolation)
+    theirs = v2.Compose([v2.Resize(int(28 / crop), interpolation=mode), v2.CenterCrop(28), v2.PILToTensor()])
+    assert torch.equal(View(3, 28, crop, interpolation)(Image.fromarray(pixels)), theirs(Image.fromarray(pixels)))
 
 
 def test_a_view_leaves_the_inputs_size_alone() -> None:

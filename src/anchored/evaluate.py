@@ -307,17 +307,12 @@ def load(name: str, split: str, settings: Data, root: Path | None = None) -> dat
     return data.open_set(name, split, settings, data.seen_by(settings), root, minimum=10)
 
 
-def bound(recipe: Recipe) -> Recipe:
-    """The recipe with the hash of its own training images, which are looked at anew; others as they are."""
-    return replace(recipe, data=data.bound(recipe.data))
-
-
 def check(recipe: Recipe, root: Path | None = None) -> Recipe:
     """Refuse, before anything is trained, what could not be evaluated: unknown names, missing or unfit data.
 
     Returns the recipe, bound to the content of its own training images.
     """
-    recipe = bound(recipe)
+    recipe = replace(recipe, data=data.bound(recipe.data))
     row, settings = data.describe(recipe.data, root), recipe.evaluate
     for name in recipe.grid.networks:
         networks.get(name)
