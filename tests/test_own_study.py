@@ -75,6 +75,7 @@ def test_the_study_measures_everything(home: Path) -> None:
     assert clean.n == 30
     page = Path("study/report.html").read_text(encoding="utf-8")
     assert "My own images" in page
+    assert "The networks see 28 × 28 pixels in grey: images of that size as they are" in page
     assert "odd" in page
     kept = model.read_config(MASKED)
     row = data.describe(Data("images/", test_share=0.25))
