@@ -65,9 +65,24 @@ def test_the_catalogs_names_stay_its_own(here: Path) -> None:
     (here / "digits").mkdir()
     (here / "mine").mkdir()
     assert not catalog.is_own("digits")
-    assert catalog.is_own("mine")
-    assert not catalog.is_own("fashion-mimi")
+    assert not catalog.is_own("mine")
     assert (catalog.title("digits"), catalog.file_name("digits")) == ("MNIST digits", "digits")
+    with pytest.raises(UserError, match="'mine' is not in the catalog; write 'mine/' for the folder of that name"):
+        catalog.get("mine")
+
+
+def test_linked_folders_are_followed_once(here: Path) -> None:
+    class_folders(here / "images", 2)
+    (here / "images" / "Trouser" / "again").symlink_to(here / "images" / "Trouser")
+    (here / "elsewhere").mkdir()
+    (here / "images" / "T-shirt" / "000.png").rename(here / "elsewhere" / "x.png")
+    (here / "images" / "T-shirt" / "more").symlink_to(here / "elsewhere")
+    assert own.listed(here / "images") == [
+        "Ankle boot/000.png", "Ankle boot/001.png", "T-shirt/001.png", "T-shirt/more/x.png", "Trouser/000.png",
+        "Trouser/001.png",
+    ]  # fmt: skip
+    (here / "images" / "Trouser" / "gone.png").symlink_to(here / "nowhere.png")
+    assert "cannot read images/Trouser/gone.png: no such file or directory" in refusal("images/")
 
 
 # --- Folders
@@ -121,18 +136,18 @@ def test_mean_and_deviation_are_of_the_training_images(here: Path) -> None:
 def test_sizes_and_colours_follow_the_stated_rule(here: Path) -> None:
     photographs(here / "a" / "one", 3, (60, 40))
     photographs(here / "a" / "two", 3, (90, 90))
-    assert (own.find("a", 0.2).channels, own.find("a", 0.2).size) == (3, 65)  # the median of 40, 40, 40, 90, 90, 90
-    assert data.seen_by(Data("a")) == data.View(3, 65)
-    assert data.seen_by(Data("a", size=112, channels=1)) == data.View(1, 112, 0.875)
+    assert (own.find("a/", 0.2).channels, own.find("a/", 0.2).size) == (3, 65)  # the median of 40, 40, 40, 90, 90, 90
+    assert data.seen_by(Data("a/")) == data.View(3, 65)
+    assert data.seen_by(Data("a/", size=112, channels=1)) == data.View(1, 112, 0.875)
     photographs(here / "b" / "one", 2, (900, 700))
     photographs(here / "b" / "two", 2, (900, 700))
-    assert own.find("b", 0.2).size == 224
+    assert own.find("b/", 0.2).size == 224
 
 
 def test_a_flat_folder_is_good_for_ood_alone(here: Path) -> None:
     photographs(here / "odd", 5)
-    assert len(opened("odd", "ood")) == 5
-    assert "put each class's images in a folder of its own" in refusal("odd")
+    assert len(opened("odd/", "ood")) == 5
+    assert "put each class's images in a folder of its own" in refusal("odd/")
 
 
 # --- Tables, arrays, Hugging Face

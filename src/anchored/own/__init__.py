@@ -77,7 +77,11 @@ def find(name: str, test_share: float) -> OwnSet:
     the lowest hashes, the same on every machine. UserError, one line, where there are no images, a class is missing or
     has a single image, or a file is not what it should be. Found once a process: ``find.cache_clear()`` looks again.
     """
-    listing = next(read for fits, read in FORMATS if fits(name))(name)
+    try:
+        listing = next(read for fits, read in FORMATS if fits(name))(name)
+        content = _content(listing)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or name}: {(error.strerror or str(error)).lower()}") from error
     if not listing.names:
         raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
     odd = next((label for label in listing.labels if not label.isprintable()), None)
@@ -99,7 +103,7 @@ def find(name: str, test_share: float) -> OwnSet:
     if "" in classes:  # good for nothing that needs classes
         splits = {"ood": splits["ood"]}
     kept = {split: index for split, index in splits.items() if len(index)}
-    return OwnSet(name, classes, kept, channels, size, _content(listing), "test" not in stated)
+    return OwnSet(name, classes, kept, channels, size, content, "test" not in stated)
 
 
 def checked(own: OwnSet) -> OwnSet:

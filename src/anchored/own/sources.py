@@ -109,15 +109,23 @@ class Files:
 
 
 def listed(folder: Path, below: Path | None = None) -> list[str]:
-    """Return the image files below a folder, sorted, as paths relative to ``below`` (the folder itself by default)."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    """Return the image files below a folder, sorted, as paths relative to ``below`` (the folder itself by default).
+
+    Linked folders are followed, each one once. OSError where one cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set[tuple[int, int]]()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        stat = Path(place).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(place) / name).relative_to(below or folder).as_posix()
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS)
-        ]
+        found += [(Path(place) / name).relative_to(below or folder).as_posix() for name in files if _is_image(name)]
     return sorted(found)
 
 
