@@ -147,7 +147,7 @@ def test_sizes_and_colours_follow_the_stated_rule(here: Path) -> None:
 def test_a_flat_folder_is_good_for_ood_alone(here: Path) -> None:
     photographs(here / "odd", 5)
     assert len(opened("odd/", "ood")) == 5
-    assert "put each class's images in a folder of its own" in refusal("odd/")
+    assert "odd/: photo 0.jpg has no class: put each class's images in a folder of its own" in refusal("odd/")
 
 
 # --- Tables, arrays, Hugging Face
@@ -366,7 +366,7 @@ IMAGES = np.zeros((4, 8, 8), np.uint8)
         (_one_class, "one has one class ('cats'): a classifier needs two or more"),
         (_one_image, "few: class 'Trouser' has one image"),
         (_only_tested, "sides: class 'Trouser' has test images but no training images"),
-        (_loose, "loose has no train images with a class"),
+        (_loose, "loose: 001.png has no class: put each class's images in a folder of its own"),
         (_all_broken, "and 3 others looked at are not images"),
         (lambda: "gone.csv", "cannot read gone.csv: No such file"),
         (lambda: write_csv("a.csv", [("file", "class")]), "must name the columns path,label"),

@@ -128,9 +128,9 @@ def test_a_changed_folder_is_another_study(home: Path, capsys: pytest.CaptureFix
 
 def test_own_sets_that_do_not_fit_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for change, said in (
-        (["--data.train", "odd/"], "odd/ has no train images with a class"),
+        (["--data.train", "odd/"], "odd/: photo 0.jpg has no class"),
         (["--data.train", "nowhere/"], "nowhere/ is not a folder"),
-        (["--evaluate.adaptation", "[odd/]"], "odd/ has no train images with a class"),
+        (["--evaluate.adaptation", "[odd/]"], "odd/: photo 0.jpg has no class"),
         (["--evaluate.ood", "[odd/, ./odd]"], "two sets of one suite are called 'odd'"),
         (["--data.test_share", "1.5"], "data.test_share is 1.5"),
         (["--data.crop", "2"], "data.crop is 2"),

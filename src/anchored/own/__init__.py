@@ -58,11 +58,13 @@ class OwnSet:
     size: int
     content: str
     divided: bool  # by us, since the data do not say what is for testing
+    unclassed: str  # the first image without a class; "" if all have one
 
     def split(self, split: str) -> OwnIndex:
         """Return "train", "test" or "ood"; UserError where it has no images."""
         if split not in self.splits:
-            raise UserError(f"{self.name} has no {split} images with a class: {_WANTED}")
+            what = f"{self.unclassed} has no class" if self.unclassed else f"there are no {split} images"
+            raise UserError(f"{self.name}: {what}: {_WANTED}")
         return self.splits[split]
 
 
@@ -100,10 +102,11 @@ def find(name: str, test_share: float) -> OwnSet:
     everything = np.arange(len(listing.names))
     outside = splits["test"] if "test" in stated else OwnIndex(listing.source, everything, np.zeros_like(everything))
     splits["ood"] = outside if len(outside) else splits["train"]
+    unclassed = ""
     if "" in classes:  # good for nothing that needs classes
-        splits = {"ood": splits["ood"]}
+        splits, unclassed = {"ood": splits["ood"]}, listing.names[listing.labels.index("")]
     kept = {split: index for split, index in splits.items() if len(index)}
-    return OwnSet(name, classes, kept, channels, size, content, "test" not in stated)
+    return OwnSet(name, classes, kept, channels, size, content, "test" not in stated, unclassed)
 
 
 def checked(own: OwnSet) -> OwnSet:
