@@ -18,7 +18,7 @@ SETTINGS = {"recipe"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict", "corrupted"}
-ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor"}
+ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
+    "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},
     "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
     "display": BASE | {"cells"},
     "inventory": BASE | MATERIAL,

@@ -1,4 +1,4 @@
-"""The door: ``anchored study | train | evaluate | report | data``.
+"""The door: ``anchored study | train | evaluate | report | predict | data``.
 
 Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
 """
@@ -77,6 +77,13 @@ def _corrupt_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=0, help=sizes)
 
 
+def _predict_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, patterns ('photos/*.jpg')")
+    parser.add_argument("-o", "--output", type=str, default="predictions", help="folder of the CSV and the page")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a forward pass")
+
+
 def _doctor(options: Namespace) -> int:
     from anchored import doctor
 
@@ -141,6 +148,30 @@ def _evaluate(options: Namespace) -> None:
     run = Run(Path(options.run))
     study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
     print(f"Rows: {run.rows_file.resolve()}")
+
+
+def _predict(options: Namespace) -> int:
+    from rich.progress import Progress
+
+    from anchored.predictions import predict
+    from anchored.runs import Run
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size is {options.batch_size}: at least 1")
+    console = _console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=1.0)
+        made = predict(
+            Run(Path(options.run)),
+            options.images,
+            Path(options.output),
+            batch_size=options.batch_size,
+            progress=lambda share, what: bar.update(task, completed=share, description=what),
+        )
+    print(f"Table: {made.table.resolve()}\nPage: {made.page.resolve()}")
+    for each in made.problems:
+        print(f"anchored: not read: {each.problem}", file=sys.stderr)
+    return 1 if made.problems else 0
 
 
 def _report(options: Namespace) -> None:
@@ -264,17 +295,6 @@ COMMANDS = {
         _report,
         ("anchored report runs/demo",),
     ),
-    "corrupt": Command(
-        "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
-        "write a corrupted copy of any image set",
-        _corrupt_arguments,
-        _corrupt,
-        (
-            "anchored corrupt my-photos -o my-photos-c",
-            "anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'",
-            "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
-        ),
-    ),
     "data": Command(
         "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
@@ -288,6 +308,24 @@ COMMANDS = {
         _recipe_arguments,
         _doctor,
         ("anchored doctor demo", "anchored doctor table8"),
+    ),
+    "predict": Command(
+        "anchored predict RUN IMAGE ... [-o FOLDER]",
+        "say of images of your own what they are, and how foreign",
+        _predict_arguments,
+        _predict,
+        ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
+    ),
+    "corrupt": Command(
+        "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
+        "write a corrupted copy of any image set",
+        _corrupt_arguments,
+        _corrupt,
+        (
+            "anchored corrupt my-photos -o my-photos-c",
+            "anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'",
+            "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
+        ),
     ),
 }
 
@@ -390,8 +428,8 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing, 2 for bad input, 130 when
-    interrupted."""
+    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
+    cannot be read, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:

@@ -335,13 +335,12 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
         networks.get(name)
     if settings.score not in SCORES:
         raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
+    for name in settings.adaptation:
+        data.learnable(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
     for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
         data.look(name, split, recipe.data, root)
-    for name in settings.adaptation:
-        if len(data.row(name, recipe.data).classes) < 2:
-            raise UserError(f"evaluate.adaptation has '{name}', which has no classes to adapt to")
     for names in (settings.ood, settings.adaptation):
         titles = [catalog.title(name) for name in names]
         if len(set(titles)) < len(titles):

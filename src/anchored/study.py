@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -148,7 +149,7 @@ class Workers:
 
     def _start(self) -> BaseProcess:
         threads = max(1, torch.get_num_threads() // self.count)
-        settings = json.loads(canonical(self.recipe))
+        settings = dataclasses.asdict(self.recipe)  # those of the machine too
         process = multiprocessing.get_context("spawn").Process(
             target=_serve, args=(str(self.folder.path), settings, self.root, threads), daemon=False
         )
