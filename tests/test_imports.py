@@ -12,10 +12,12 @@ import anchored
 SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
-MATHS = {"anchoring", "stem", "residuals", "metrics", "intervals", "scores", "probe"}
+MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
-MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
+MATERIAL = {
+    *("networks", "libraries", "resnets", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"),
+}
 WORK = {"model", "train", "predict"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor"}
 
@@ -26,6 +28,7 @@ MAY_IMPORT = {
     "catalog": BASE,
     "data": BASE | MATERIAL | SETTINGS,
     "readers": BASE | MATERIAL | STORE,
+    "libraries": BASE | {"stem", "trials"},
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
