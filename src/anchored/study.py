@@ -247,7 +247,10 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if folder.study_file.exists():
         there = _there(folder)
-        changed = runs.difference({**there["recipe"], **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
+        found = there["recipe"]
+        with contextlib.suppress(TypeError, AttributeError):  # settings that are new since then take their defaults
+            found = json.loads(canonical(Recipe.parse(found)))
+        changed = runs.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)
