@@ -28,14 +28,14 @@ def example(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def images() -> data.ImageSet:
-    return data.scaled(data.load("fashion-mini-known", "train"), 0.05)
+    return data.scaled(data.load("fashion-mini-known", "train"), 0.1)
 
 
 @pytest.mark.parametrize("name", ["plain_loop", "lightning", "hugging_face_trainer", "timm_pieces"])
 def test_in_other_peoples_loops(name: str, images: data.ImageSet) -> None:
     network = networks.build("small", channels=1, classes=7, seed=0)
     torch.manual_seed(0)
-    model = example(name).train(network, images, epochs=4)
+    model = example(name).train(network, images, epochs=6)
     assert isinstance(model, AnchoredModel)
     assert model.references is not None
     inputs = data.to_input(images.images, (0.286,), (0.353,))

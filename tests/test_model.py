@@ -195,3 +195,14 @@ def test_code_is_imported_only_where_the_caller_names_it(run: Run, capsys: pytes
     assert main(["export", str(run.path), target]) == 2
     assert "is code to be imported" in capsys.readouterr().err
     assert main(["export", str(run.path), target, "--network", name]) == 0
+
+
+def test_a_run_that_names_code_is_evaluated_only_where_the_caller_names_it(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"train": "digits"}
+    cell = {"network": "python:antigravity:fly", "protocol": "ram", "alpha": 0.1, "tail_weight": 0.0, "seed": 0}
+    sections = {"data": settings, "anchoring": {}, "tail": {}, "train": {}}
+    runs.write_json(run.cell_file, {**cell, **sections})
+    assert main(["evaluate", str(run.path)]) == 2
+    assert "if you trust it, add --network python:antigravity:fly" in capsys.readouterr().err

@@ -56,7 +56,14 @@ def _study_arguments(parser: ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a trained run")
+    _network_argument(parser)
     parser.add_class_arguments(recipes.Evaluation, "evaluate")
+
+
+def _network_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--network", type=str, default=None, help="the network again, where it is python:..., to say that you trust it"
+    )
 
 
 def _report_arguments(parser: ArgumentParser) -> None:
@@ -110,9 +117,7 @@ def _export_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace a file that is there already")
     parser.add_argument("--public", action="store_true", help="make a new repository on the hub public")
-    parser.add_argument(
-        "--network", type=str, default=None, help="the network again, where it is python:..., to say that you trust it"
-    )
+    _network_argument(parser)
 
 
 def _recipe(options: Namespace) -> Recipe:
@@ -162,7 +167,8 @@ def _evaluate(options: Namespace) -> None:
     from anchored.runs import Run
 
     run = Run(Path(options.run))
-    study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
+    settings = recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate
+    study.evaluate_one(run, settings, _console(), network=options.network)
     print(f"Rows: {run.rows_file.resolve()}")
 
 

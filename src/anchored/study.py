@@ -221,9 +221,16 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
         train.train(run, cell, keeper.update, root)
 
 
-def evaluate_one(run: Run, settings: Evaluation, console: Console, root: Path | None = None) -> None:
-    """Measure one trained run."""
+def evaluate_one(
+    run: Run, settings: Evaluation, console: Console, root: Path | None = None, network: str | None = None
+) -> None:
+    """Measure one trained run; ``network`` names its network again where that is code to be imported."""
     cell = Cell.parse(runs.read_json(run.cell_file), run.cell_file)
+    if cell.network.startswith("python:") and network != cell.network:
+        raise UserError(
+            f"{run.cell_file} names the network '{cell.network}', which is code to be imported: if you trust it, add "
+            f"--network {cell.network}"
+        )
     evaluate.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings), root)
     with _single(run, cell, console) as keeper, keeper.phase("evaluating"):
         evaluate.evaluate(run, cell, settings, keeper.update, root)
