@@ -1,4 +1,4 @@
-"""The door: ``anchored study | train | evaluate | report | predict | data``.
+"""The door: ``anchored VERB``, one of ``COMMANDS``.
 
 Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -56,7 +56,14 @@ def _study_arguments(parser: ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a trained run")
+    _network_argument(parser)
     parser.add_class_arguments(recipes.Evaluation, "evaluate")
+
+
+def _network_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--network", type=str, default=None, help="the network again, where it is python:..., to say that you trust it"
+    )
 
 
 def _report_arguments(parser: ArgumentParser) -> None:
@@ -103,12 +110,47 @@ def _data_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
 
 
+def _convert_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("network", type=str, help="name of a network, or folder (or hub:owner/name) of a standard run")
+    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the anchored model")
+    parser.add_argument("--pretrained", action="store_true", help="take the weights that come with the name")
+    parser.add_argument("--checkpoint", type=str, default="", help="take these: .safetensors of the plain network")
+    parser.add_argument("--like", type=str, default="", help="data set whose images and classes the weights are for")
+    parser.add_argument("--mask_probability", type=float, default=0.0, help="of a later training, in [0, 1)")
+    parser.add_argument("--stem", type=str, default="", help="name of the first layer, where it is not found without")
+    parser.add_argument("--channels", type=int, default=0, help="of the images, where the name does not say")
+    parser.add_argument("--size", type=int, default=0, help="height and width of the images, pixels")
+    parser.add_argument("--classes", type=int, default=0, help="how many logits there are")
+    parser.add_argument("--mean", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
+    parser.add_argument("--std", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
+
+
+def _export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run or converted model, or hub:owner/name")
+    parser.add_argument(
+        "target", type=str, help="file (.onnx, .pt2, .safetensors), folder, or hub:owner/name to push a folder to"
+    )
+    parser.add_argument(
+        "--input",
+        type=Literal["uint8", "unit", "normalised"],
+        default="uint8",
+        help="what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--public", action="store_true", help="make a new repository on the hub public")
+    _network_argument(parser)
+
+
 def _recipe(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
     settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
     from anchored.catalog import CATALOG
 
     recipe = recipes.Recipe.parse(settings).check()
+    if recipe.network.checkpoint:
+        from anchored.start import pinned
+
+        recipe = replace(recipe, network=pinned(recipe.network))
     row = CATALOG.get(recipe.data.train)
     return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
 
@@ -146,7 +188,8 @@ def _evaluate(options: Namespace) -> None:
     from anchored.runs import Run
 
     run = Run(Path(options.run))
-    study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
+    settings = recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate
+    study.evaluate_one(run, settings, _console(), network=options.network)
     print(f"Rows: {run.rows_file.resolve()}")
 
 
@@ -244,6 +287,28 @@ DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
 }
 
 
+def _convert(options: Namespace) -> None:
+    from anchored.export import convert
+
+    given = {key: value for key, value in options.as_dict().items() if key not in ("network", "output")}
+    print(convert(options.network, Path(options.output), **given))
+
+
+def _export(options: Namespace) -> None:
+    from anchored.export import export
+
+    print(
+        export(
+            options.run,
+            options.target,
+            takes=options.input,
+            force=options.force,
+            public=options.public,
+            network=options.network,
+        )
+    )
+
+
 def _show_report(folder: Path) -> None:
     from anchored import report
     from anchored.runs import StudyFolder
@@ -325,6 +390,28 @@ COMMANDS = {
             "anchored corrupt my-photos -o my-photos-c",
             "anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'",
             "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
+        ),
+    ),
+    "convert": Command(
+        "anchored convert NETWORK -o FOLDER {--pretrained | --checkpoint FILE} [--KEY VALUE ...]",
+        "anchor a network with its weights, exactly",
+        _convert_arguments,
+        _convert,
+        (
+            "anchored convert timm:regnety_008 --pretrained -o runs/regnety",
+            "anchored convert timm:tf_efficientnet_lite0 --checkpoint lite0.safetensors -o runs/lite0",
+            "anchored convert resnet18 --checkpoint mine.safetensors --like cifar10 -o runs/mine",
+        ),
+    ),
+    "export": Command(
+        "anchored export RUN TARGET [--input {uint8,unit,normalised}] [--force] [--public]",
+        "fold a trained network into a plain one, to a file, or share its folder",
+        _export_arguments,
+        _export,
+        (
+            "anchored export runs/ram model.onnx",
+            "anchored export runs/ram model.pt2 --input unit",
+            "anchored export runs/ram hub:owner/name",
         ),
     ),
 }

@@ -54,7 +54,7 @@ class Bench:
     def model(self) -> nn.Module:
         """The network, loaded when a set has to be passed through it."""
         on_gpu = torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda")
-        return models.load(self.run.path).to("cuda" if on_gpu else "cpu")
+        return models.load(self.run.path, network=self.cell.network).to("cuda" if on_gpu else "cpu")
 
     @cached_property
     def weights(self) -> str:
