@@ -12,7 +12,7 @@ import anchored
 SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
-MATHS = {"anchoring", "stem", "residuals", "metrics", "intervals", "scores", "probe"}
+MATHS = {"anchoring", "stem", "folding", "residuals", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
