@@ -15,7 +15,7 @@ BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "residuals", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
-MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
+MATERIAL = {"networks", "libraries", "resnets", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "train", "predict"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor"}
 
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "catalog": BASE,
     "data": BASE | MATERIAL | SETTINGS,
     "readers": BASE | MATERIAL | STORE,
+    "libraries": BASE | {"stem"},
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},

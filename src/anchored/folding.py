@@ -57,7 +57,8 @@ class Mapped(nn.Module):
         one = self.layer(images[: images.shape[0] // self.copies])
         shared = one.view(1, -1, self.rows, *one.shape[1:])
         maps = self.maps.to(one.dtype).view(self.copies, 1, self.rows, *one.shape[1:])
-        return (shared + maps).flatten(0, 2)
+        together: Tensor = shared + maps
+        return together.flatten(0, 2)
 
 
 class Folded(nn.Module):

@@ -261,7 +261,7 @@ def _run(network: nn.Module, example: Tensor | None) -> tuple[tuple[int, ...], d
 
 def _shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
     """Shapes (C,H,W) to try: what the network says of itself, then the usual ones."""
-    layers = [m for m in network.modules() if isinstance(m, LAYERS)]
+    layers: list[Any] = [m for m in network.modules() if isinstance(m, LAYERS)]
     conv = next((m for m in layers if not isinstance(m, nn.Linear)), None)
     axes = 2 if conv is None else len(conv.kernel_size)
     noted = [getattr(network, "image_size", None), getattr(getattr(network, "config", None), "image_size", None)]
@@ -271,7 +271,7 @@ def _shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
     sizes = [(size,) * axes if isinstance(size, int) else tuple(size) for size in noted if size]
     sizes += [(side,) * axes for side in (_SIDES if axes < 3 else (16, 32, 64))]
     if conv is None and layers:
-        features = int(layers[0].in_features)
+        features = layers[0].in_features
         for channels in (3, 1):
             side = math.isqrt(features // channels)
             if channels * side * side == features:
