@@ -112,8 +112,8 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
         raise UserError(f"fold takes an anchored model, not {type(model).__name__}: make one with anchored.anchor()")
     given = model.references if references is None else checked_references(references)
     stem = model.stem or stems.halved(stems.find(model.network))
-    if given is not None and given.shape[1] != stem.shape[0]:
-        raise UserError(f"references have {given.shape[1]} channels, the network takes {stem.shape[0]}")
+    if given is not None and (given.dim() != 1 + len(stem.shape) or given.shape[1] != stem.shape[0]):
+        raise UserError(f"references are {tuple(given.shape)}, the network takes {stem.shape[0]} channels: (K,C,H,W)")
     shape = stem.shape if given is None else tuple(given.shape[1:])
     shown = given.detach().cpu().float() if given is not None and given.any() else torch.zeros(1, *shape)
     network, copies, fixed = _narrowed(model.network, stem, shown)
@@ -131,6 +131,7 @@ def _narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor) -> tuple[nn
     """The network with its first layers folded; how many copies of a batch it takes; whether images have one size."""
     network, probe = copy.deepcopy(wide).eval(), stems.twin(wide)
     try:
+        stems.run(probe, pair(torch.zeros_like(references[:1]), references[:1]))
         seen = [stems.inputs_of(probe, pair(torch.zeros_like(r), r), stem.calls) for r in torch.split(references, 1)]
     except Exception as error:  # whatever the user's own code raises
         raise UserError(f"the references do not fit the network: {stems.first_line(error)}") from error
