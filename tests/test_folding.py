@@ -1,6 +1,7 @@
 """Folding: the same answers from a plain network, exported, compiled and copied."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -155,7 +156,7 @@ def test_every_kind_of_first_layer(make: Any, references: int) -> None:
 
 
 def test_maps_are_shared_work() -> None:
-    """The first layer sees B images, whatever K."""
+    """The first layer sees the B images once, whatever K."""
     model = trained(small(), 4)
     folded = anchored.fold(model)
     seen: list[int] = []
@@ -164,6 +165,15 @@ def test_maps_are_shared_work() -> None:
     layer.layer.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     folded(noise(3, 3, 12, 12))
     assert seen == [3]
+
+
+def test_threads_do_not_meet() -> None:
+    folded = anchored.fold(trained(small(), 3))
+    batches = [noise(2, 3, 12, 12, seed=seed) for seed in range(16)]
+    expected = [folded(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(folded, batches))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @settings(max_examples=10, deadline=None)

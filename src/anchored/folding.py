@@ -9,6 +9,7 @@ no work that the standard network does not do.
 from __future__ import annotations
 
 import copy
+import threading
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,19 +29,30 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _ZERO_PADS: dict[int, Any] = {3: nn.ZeroPad1d, 4: nn.ZeroPad2d, 5: nn.ZeroPad3d}  # by the dimensions of a batch
 
 
-class Mapped(nn.Module):
-    """A first layer and the constant maps of K references: ``layer(x) + maps[k]``.
+class _Turns(threading.local):
+    """Where a thread is in its passes over K references: which one it is at, and what the first layers found so far."""
 
-    Takes K copies of a batch of B images, of which it works on the first; gives the K·B outputs. ``maps``:
-    (K·rows, ...), where ``rows`` is how many rows of the layer's input belong to one image: 1, or an image's tokens
-    where they are counted along the batch.
+    def __init__(self) -> None:
+        self.index = 0
+        self.shared: dict[str, Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[_Turns], tuple[()]]:  # copied and saved as new
+        return _Turns, ()
+
+
+class Mapped(nn.Module):
+    """A first layer and the constant maps of K references: ``layer(x) + maps[k]``, ``layer(x)`` computed once.
+
+    ``maps``: (K·rows, ...), where ``rows`` is how many rows of the layer's input belong to one image: 1, or an image's
+    tokens where they are counted along the batch.
     """
 
     maps: Tensor
 
-    def __init__(self, layer: nn.Module, maps: Tensor, copies: int) -> None:
+    def __init__(self, name: str, layer: nn.Module, maps: Tensor, copies: int, turns: _Turns) -> None:
         super().__init__()
-        self.layer, self.copies, self.rows = layer, copies, len(maps) // copies
+        self.name, self.layer, self.copies, self.turns = name, layer, copies, turns
+        self.rows = len(maps) // copies
         self.register_buffer("maps", maps)
 
     @property
@@ -50,40 +62,46 @@ class Mapped(nn.Module):
         return weight
 
     def forward(self, images: Tensor) -> Tensor:
-        """What reaches the layer, of K copies of B images, to the outputs (K·B·rows, ...)."""
-        if self.copies == 1 and self.rows == 1:
-            output: Tensor = self.layer(images)
-            return output.add_(self.maps)  # in place: no second image-sized tensor
-        one = self.layer(images[: images.shape[0] // self.copies])
-        shared = one.view(1, -1, self.rows, *one.shape[1:])
-        maps = self.maps.to(one.dtype).view(self.copies, 1, self.rows, *one.shape[1:])
-        together: Tensor = shared + maps
-        return together.flatten(0, 2)
+        """What reaches the layer of B images to its outputs (B·rows, ...) for the reference whose turn it is."""
+        turn, shared = self.turns.index, self.turns.shared
+        output = self.layer(images) if turn == 0 else shared[self.name]
+        if self.copies > 1:
+            shared[self.name] = output
+        maps = self.maps[turn * self.rows : (turn + 1) * self.rows].to(output.dtype)
+        if self.rows > 1:
+            maps = maps.repeat(output.shape[0] // self.rows, *[1] * (maps.dim() - 1))
+        # In place where nobody needs the layer's output again: no second tensor of its size.
+        added: Tensor = output.add_(maps) if turn == self.copies - 1 else output + maps
+        return added
 
 
 class Folded(nn.Module):
     """Images (B,C,H,W) of one size, normalised, to logits (B,N): the mean over the references that were folded in.
 
     Attributes:
-        network: takes images (K·B,C,H,W), K copies of the batch; its first layers are :class:`Mapped`.
+        network: takes images (B,C,H,W); its first layers are :class:`Mapped`.
         shape: (C,H,W) of the images, which is that of the references.
         copies: K.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, ...], copies: int) -> None:
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], copies: int, turns: _Turns) -> None:
         super().__init__()
-        self.network, self.shape, self.copies = network, shape, copies
+        self.network, self.shape, self.copies, self.turns = network, shape, copies, turns
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N); ``UserError`` for images of another size."""
         if tuple(images.shape[1:]) != self.shape:
             found, wanted = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
             raise UserError(f"images are {found}, the folded network takes {wanted}: resize them, or fold it again")
-        if self.copies == 1:
+        try:
             logits: Tensor = self.network(images)
-            return logits
-        logits = self.network(images.repeat(self.copies, *[1] * len(self.shape)))
-        return logits.view(self.copies, -1, *logits.shape[1:]).mean(dim=0)
+            for turn in range(1, self.copies):
+                self.turns.index = turn
+                logits = logits + self.network(images)
+        finally:
+            self.turns.index = 0
+            self.turns.shared.clear()
+        return logits if self.copies == 1 else logits / self.copies
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""
@@ -116,19 +134,20 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
         raise UserError(f"references are {tuple(given.shape)}, the network takes {stem.shape[0]} channels: (K,C,H,W)")
     shape = stem.shape if given is None else tuple(given.shape[1:])
     shown = given.detach().cpu().float() if given is not None and given.any() else torch.zeros(1, *shape)
-    network, copies, fixed = _narrowed(model.network, stem, shown)
+    turns = _Turns()
+    network, copies, fixed = _narrowed(model.network, stem, shown, turns)
     image = stems.noise(shape, 7)
-    for layer, norm in _followed(network, image.repeat(copies, *[1] * len(shape))):
+    for layer, norm in _followed(network, image):
         if fuse_batch_norm or isinstance(layer, Mapped):
             _absorb(layer, norm)
             network = stems.replace(network, norm, _rest(norm))
-    folded = (Folded(network, shape, copies) if fixed else network).eval()
+    folded = (Folded(network, shape, copies, turns) if fixed else network).eval()
     _verify(model.network, shown, folded, torch.cat([image, stems.noise(shape, 8)]))
     return folded
 
 
-def _narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor) -> tuple[nn.Module, int, bool]:
-    """The network with its first layers folded; how many copies of a batch it takes; whether images have one size."""
+def _narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor, turns: _Turns) -> tuple[nn.Module, int, bool]:
+    """The network with its first layers folded; how many maps they have; whether its images have one size."""
     network, probe = copy.deepcopy(wide).eval(), stems.twin(wide)
     try:
         stems.run(probe, pair(torch.zeros_like(references[:1]), references[:1]))
@@ -139,7 +158,7 @@ def _narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor) -> tuple[nn
     copies = max(layer.copies for layer in layers.values())
     for name, layer in layers.items():
         stems.set_channels(network, name, 2 * stem.shape[0], stem.shape[0])
-        network = stems.replace(network, network.get_submodule(name), layer.folded(copies))
+        network = stems.replace(network, network.get_submodule(name), layer.folded(copies, turns))
     return network, max(copies, 1), copies > 0 or any(layer.pads for layer in layers.values())
 
 
@@ -156,7 +175,7 @@ class _WideLayer:
     copies: int  # K; 0 if the references make no difference
     views: bool  # whether it is called on several views of the image
 
-    def folded(self, copies: int) -> nn.Module:
+    def folded(self, copies: int, turns: _Turns) -> nn.Module:
         """The layer of half as many inputs, with the maps of ``copies`` references; with its bias if that is 0."""
         if copies and self.views:
             raise UserError(f"'{self.name}' sees several views of an image, each with its own map: it cannot be folded")
@@ -170,7 +189,7 @@ class _WideLayer:
         if not copies:
             return layer
         narrow.bias = None  # it is in the maps
-        return Mapped(layer, self.maps.to(weight), copies)
+        return Mapped(self.name, layer, self.maps.to(weight), copies, turns)
 
 
 def _wide_layer(network: nn.Module, name: str, calls: list[list[Tensor]]) -> _WideLayer:

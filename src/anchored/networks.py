@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from anchored import libraries
 from anchored.errors import UserError
-from anchored.libraries import LIBRARIES, Preprocessing, Wanted
+from anchored.libraries import LIBRARIES, Wanted
 from anchored.resnets import PreActivationBlock, ResNet
 
 IMPORT = "python"  # prefix of names that lead to code
@@ -136,7 +136,7 @@ def build(
     return network
 
 
-def preprocessing(name: str) -> Preprocessing:
+def preprocessing(name: str) -> libraries.Preprocessing:
     """How a network's pretrained weights want images; ``UserError`` where it has none."""
     weights = get(name).weights
     if not weights:
