@@ -220,8 +220,8 @@ def main() -> None:
         results.append(examine(family))
         print(results[-1].row, flush=True)
         gc.collect()
-    if options.write:
-        write(results)
+        if options.write:
+            write(results)
     worst = max((result.anchored for result in results if not result.error), default=0)
     held = sum(not result.error and max(result.anchored, result.folded, result.fused) <= 1e-5 for result in results)
     print(
