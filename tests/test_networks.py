@@ -13,7 +13,7 @@ from torch import nn
 
 from anchored import anchor, libraries, networks
 from anchored.errors import UserError
-from anchored.recipe import Anchoring, Cell, Data, Training
+from anchored.recipe import Grid, Recipe
 
 
 def parameters(network: nn.Module) -> int:
@@ -251,5 +251,5 @@ def test_features_of_distilled_networks_are_timms() -> None:
 
 def test_names_make_folder_names() -> None:
     for name, folder in (("timm:a_b.c_d", "timm-a_b.c_d"), ("python:a.b:c", "python-a.b-c"), ("small", "small")):
-        cell = Cell(name, "ram", 0.25, 0, Data(), Anchoring(), Training())
+        cell = next(Recipe(grid=Grid(networks=(name,), protocols=("ram",))).cells())
         assert cell.name == f"{folder}-ram-0.25-seed0"

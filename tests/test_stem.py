@@ -235,7 +235,7 @@ def parametrised() -> Any:
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)), None, "does not take pairs of 6 channels .* '1'"),
         (Elsewhere(), None, "cannot be anchored exactly at 'conv'.*is the image used elsewhere"),
         (Sliced(nn.Conv2d(3, 2, 1)), None, "cannot be anchored|does not take pairs"),
-        (Branches(), "first", "does not take pairs of 6 channels after widening 'first'"),
+        (Branches(), "first", "'first' is not alone: 'second' of Branches meet the image too"),
         (
             nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(7, 2)),
             None,

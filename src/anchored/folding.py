@@ -256,7 +256,8 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _APPLY:
-            self.applied.append((func, args[0], args[1]))
+            named = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
+            self.applied.append((func, named["input"], named["weight"]))
         if any(True for _ in stems.tensors_in(result)):  # not the mere question for a shape
             self.uses.update(id(t) for t in stems.tensors_in([args, kwargs or {}]) if id(t) in self.made_by)
         return result

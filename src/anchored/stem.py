@@ -97,7 +97,14 @@ def find(network: nn.Module, name: str | None = None, example: Tensor | None = N
     meeting = [n for n in seen if not _same(seen[n], zero[n])]
     if name is not None:
         if name not in meeting:
-            raise UserError(f"stem '{name}' does not meet the image in {_title(network)}: {_found(network, meeting)}")
+            found = f"{_names(meeting)} does, so give stem='{meeting[0]}'" if meeting else "no layer does"
+            raise UserError(f"stem '{name}' does not meet the image in {_title(network)}: {found}")
+        others = [n for n in meeting if n != name]
+        if others:
+            raise UserError(
+                f"stem '{name}' is not alone: {_names(others)} of {_title(network)} meet the image too; "
+                "leave stem= out, and all of them are widened"
+            )
         return Stem({name: len(seen[name])}, shape)
     if not meeting:
         raise UserError(
@@ -397,10 +404,6 @@ def _no_pairs(network: nn.Module, stem: Stem, error: Exception) -> str:
         f"{_title(network)} does not take pairs of {2 * stem.shape[0]} channels after widening {_names(stem.names)} "
         f"({first_line(error)}): it uses the image elsewhere too, or has its channel count written into its code"
     )
-
-
-def _found(network: nn.Module, meeting: list[str]) -> str:
-    return f"{_names(meeting)} does, so give stem='{meeting[0]}'" if meeting else "no layer does"
 
 
 def _first(network: nn.Module) -> str:
