@@ -129,11 +129,14 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
     if not isinstance(model, AnchoredModel):
         raise UserError(f"fold takes an anchored model, not {type(model).__name__}: make one with anchored.anchor()")
     given = model.references if references is None else checked_references(references)
-    stem = model.stem or stems.halved(stems.find(model.network))
+    example = None if given is None else torch.cat([given[:1], given[:1]], dim=1)
+    stem = model.stem or stems.halved(stems.find(model.network, example=example))
     if given is not None and (given.dim() != 1 + len(stem.shape) or given.shape[1] != stem.shape[0]):
         raise UserError(f"references are {tuple(given.shape)}, the network takes {stem.shape[0]} channels: (K,C,H,W)")
     shape = stem.shape if given is None else tuple(given.shape[1:])
-    shown = given.detach().cpu().float() if given is not None and given.any() else torch.zeros(1, *shape)
+    shown = torch.zeros(1, *shape)
+    if given is not None and given.any():
+        shown = given.detach().cpu().to(torch.promote_types(given.dtype, torch.float32))
     turns = _Turns()
     network, copies, fixed = _narrowed(model.network, stem, shown, turns)
     image = stems.noise(shape, 7)
@@ -141,6 +144,7 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
         if fuse_batch_norm or isinstance(layer, Mapped):
             _absorb(layer, norm)
             network = stems.replace(network, norm, _rest(norm))
+    turns.shared.clear()
     folded = (Folded(network, shape, copies, turns) if fixed else network).eval()
     _verify(model.network, shown, folded, torch.cat([image, stems.noise(shape, 8)]))
     return folded
