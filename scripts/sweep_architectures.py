@@ -29,7 +29,8 @@ from torch import nn
 import anchored
 from anchored import networks, runs
 from anchored.anchoring import pair
-from anchored.stem import core, difference
+from anchored.stem import core
+from anchored.trials import difference
 
 DOCS = Path(__file__).parent.parent / "docs" / "networks.md"
 START, END = "<!-- sweep -->\n", "<!-- /sweep -->\n"

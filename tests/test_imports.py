@@ -12,7 +12,7 @@ import anchored
 SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
-MATHS = {"anchoring", "stem", "folding", "residuals", "metrics", "intervals", "scores", "probe"}
+MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs"}
 SETTINGS = {"recipe"}
 MATERIAL = {"networks", "libraries", "resnets", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "catalog": BASE,
     "data": BASE | MATERIAL | SETTINGS,
     "readers": BASE | MATERIAL | STORE,
-    "libraries": BASE | {"stem"},
+    "libraries": BASE | {"stem", "trials"},
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from anchored import stem as stems
+from anchored import trials
 from anchored.anchoring import AnchoredModel, checked_references, pair
 from anchored.errors import UserError
 
@@ -139,25 +140,25 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
         shown = given.detach().cpu().to(torch.promote_types(given.dtype, torch.float32))
     turns = _Turns()
     network, copies, fixed = _narrowed(model.network, stem, shown, turns)
-    image = stems.noise(shape, 7)
+    image = trials.noise(shape, 7)
     for layer, norm in _followed(network, image):
         if fuse_batch_norm or isinstance(layer, Mapped):
             _absorb(layer, norm)
             network = stems.replace(network, norm, _rest(norm))
     turns.shared.clear()
     folded = (Folded(network, shape, copies, turns) if fixed else network).eval()
-    _verify(model.network, shown, folded, torch.cat([image, stems.noise(shape, 8)]))
+    _verify(model.network, shown, folded, torch.cat([image, trials.noise(shape, 8)]))
     return folded
 
 
 def _narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor, turns: _Turns) -> tuple[nn.Module, int, bool]:
     """The network with its first layers folded; how many maps they have; whether its images have one size."""
-    network, probe = copy.deepcopy(wide).eval(), stems.twin(wide)
+    network, probe = copy.deepcopy(wide).eval(), trials.twin(wide)
     try:
-        stems.run(probe, pair(torch.zeros_like(references[:1]), references[:1]))
+        trials.run(probe, pair(torch.zeros_like(references[:1]), references[:1]))
         seen = [stems.inputs_of(probe, pair(torch.zeros_like(r), r), stem.calls) for r in torch.split(references, 1)]
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"the references do not fit the network: {stems.first_line(error)}") from error
+        raise UserError(f"the references do not fit the network: {trials.first_line(error)}") from error
     layers = {name: _wide_layer(network, name, [each[name] for each in seen]) for name in stem.calls}
     copies = max(layer.copies for layer in layers.values())
     for name, layer in layers.items():
@@ -262,8 +263,8 @@ class _Watch(TorchFunctionMode):
         if func in _APPLY:
             named = dict(zip(("input", "weight"), args, strict=False)) | (kwargs or {})
             self.applied.append((func, named["input"], named["weight"]))
-        if any(True for _ in stems.tensors_in(result)):  # not the mere question for a shape
-            self.uses.update(id(t) for t in stems.tensors_in([args, kwargs or {}]) if id(t) in self.made_by)
+        if any(True for _ in trials.tensors_in(result)):  # not the mere question for a shape
+            self.uses.update(id(t) for t in trials.tensors_in([args, kwargs or {}]) if id(t) in self.made_by)
         return result
 
 
@@ -289,7 +290,7 @@ def _followed(network: nn.Module, images: Tensor) -> list[tuple[nn.Module, nn.Mo
             elif isinstance(module, _NORMS) and module.running_var is not None:
                 hooks.callback(module.register_forward_pre_hook(taken).remove)
         with watch:
-            stems.run(network, images)
+            trials.run(network, images)
     weights = {id(weight) for _, _, weight in watch.applied}
     return [
         (layer, norm)
@@ -335,12 +336,12 @@ def _core(layer: Any) -> Any:
 
 def _verify(wide: nn.Module, references: Tensor, folded: nn.Module, images: Tensor) -> None:
     """Refuse a folding that changes answers, on random images."""
-    probe = stems.twin(wide)
-    logits = [stems.run(probe, pair(images, reference)) for reference in torch.split(references, 1)]
-    found = stems.run(stems.twin(folded), images)
+    probe = trials.twin(wide)
+    logits = [trials.run(probe, pair(images, reference)) for reference in torch.split(references, 1)]
+    found = trials.run(trials.twin(folded), images)
     expected = torch.stack(logits).mean(dim=0) if len(logits) > 1 else logits[0]
-    worst = stems.difference(expected, found)
-    if worst > stems.tolerance(wide):
+    worst = trials.difference(expected, found)
+    if worst > trials.tolerance(wide):
         raise UserError(
             f"{type(wide).__name__} cannot be folded exactly: folded, it answers differently (by {worst:.1g} of its "
             "greatest output)"

@@ -19,6 +19,7 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from torchvision.models.vision_transformer import VisionTransformer
 
 from anchored import stem as stems
+from anchored import trials
 from anchored.errors import UserError
 
 
@@ -234,7 +235,7 @@ def imported(path: str, wanted: Wanted) -> nn.Module:
     try:
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"network 'python:{path}' cannot be imported: {stems.first_line(error)}") from error
+        raise UserError(f"network 'python:{path}' cannot be imported: {trials.first_line(error)}") from error
     try:
         network = make(wanted.channels, wanted.classes)
     except Exception as error:  # whatever the user's own code raises
@@ -248,7 +249,7 @@ def check(network: nn.Module, name: str, wanted: Wanted) -> None:
     """Refuse a network that does not turn the images wanted into logits."""
     size = wanted.size or 224
     try:
-        logits = stems.run(stems.twin(network), torch.zeros(1, wanted.channels, size, size))
+        logits = trials.run(trials.twin(network), torch.zeros(1, wanted.channels, size, size))
     except Exception as error:  # whatever the library or the user's own code raises
         raise _cannot(name, wanted, error) from error
     if not isinstance(logits, Tensor) or logits.shape != (1, wanted.classes):
@@ -264,5 +265,5 @@ def _cannot(name: str, wanted: Wanted, error: Exception) -> UserError:
     hint = ": is the network reachable, or are they in the library's cache?" if wanted.pretrained else ""
     return UserError(
         f"network '{name}' {what} for {wanted.channels}{side} images and {wanted.classes} classes "
-        f"({stems.first_line(error)}){hint}"
+        f"({trials.first_line(error)}){hint}"
     )

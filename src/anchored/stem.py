@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from anchored import trials
 from anchored.errors import UserError
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -29,10 +30,6 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 _SIDES = (32, 28, 64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512)  # pixels; tried in this order
 _CHANNEL_COUNTS = ("in_channels", "in_chans", "num_channels")  # where libraries note the image's channels, to check it
-_EXACT = 1e-4  # greatest difference over greatest output that rounding explains, float32
-_EXACT_ELSEWHERE = (
-    1e-2  # the same on accelerators, whose convolutions may round their inputs (TF32), and of half precision
-)
 
 
 class _EnoughError(Exception):
@@ -86,7 +83,7 @@ def find(network: nn.Module, name: str | None = None, example: Tensor | None = N
 
     Raises ``UserError`` where there is none, the image is changed on its way, or the name leads nowhere.
     """
-    probe = twin(network)
+    probe = trials.twin(network)
     if name is not None and not isinstance(dict(network.named_modules()).get(name), LAYERS):
         raise UserError(
             f"stem '{name}' is not a convolution or linear layer of {_title(network)}: "
@@ -96,15 +93,7 @@ def find(network: nn.Module, name: str | None = None, example: Tensor | None = N
     zero = inputs_of(probe, torch.zeros(1, *shape))
     meeting = [n for n in seen if not _same(seen[n], zero[n])]
     if name is not None:
-        if name not in meeting:
-            found = f"{_names(meeting)} does, so give stem='{meeting[0]}'" if meeting else "no layer does"
-            raise UserError(f"stem '{name}' does not meet the image in {_title(network)}: {found}")
-        others = [n for n in meeting if n != name]
-        if others:
-            raise UserError(
-                f"stem '{name}' is not alone: {_names(others)} of {_title(network)} meet the image too; "
-                "leave stem= out, and all of them are widened"
-            )
+        _check_named(network, name, meeting)
         return Stem({name: len(seen[name])}, shape)
     if not meeting:
         raise UserError(
@@ -112,8 +101,8 @@ def find(network: nn.Module, name: str | None = None, example: Tensor | None = N
             f"{_first(network)}): anchor the part of it that takes the image"
         )
     stem = Stem({n: len(seen[n]) for n in meeting}, shape)
-    other = noise(shape, 1)
-    second, both = inputs_of(probe, other, stem.calls), inputs_of(probe, noise(shape, 0) + other, stem.calls)
+    other = trials.noise(shape, 1)
+    second, both = inputs_of(probe, other, stem.calls), inputs_of(probe, trials.noise(shape, 0) + other, stem.calls)
     changed = [n for n in meeting if not _linear(seen[n], second[n], both[n], zero[n])]
     if changed:
         raise UserError(
@@ -121,6 +110,19 @@ def find(network: nn.Module, name: str | None = None, example: Tensor | None = N
             f"step to the data's preprocessing, or name a layer to try with stem='{changed[0]}'"
         )
     return stem
+
+
+def _check_named(network: nn.Module, name: str, meeting: list[str]) -> None:
+    """Refuse a named layer that does not meet the image, or not alone."""
+    if name not in meeting:
+        found = f"{_names(meeting)} does, so give stem='{meeting[0]}'" if meeting else "no layer does"
+        raise UserError(f"stem '{name}' does not meet the image in {_title(network)}: {found}")
+    others = [n for n in meeting if n != name]
+    if others:
+        raise UserError(
+            f"stem '{name}' is not alone: {_names(others)} of {_title(network)} meet the image too; "
+            "leave stem= out, and all of them are widened"
+        )
 
 
 def widen(
@@ -144,9 +146,9 @@ def widen(
     wide = copy.deepcopy(network)
     for each in stem.names:
         _widen_layer(wide, each, stem.shape[0])
-    probe, images, other = twin(network), noise(stem.shape, 0), noise(stem.shape, 1)
+    probe, images, other = trials.twin(network), trials.noise(stem.shape, 0), trials.noise(stem.shape, 1)
     try:
-        pairs = inputs_of(twin(wide), torch.cat([images, other], dim=1), stem.calls)
+        pairs = inputs_of(trials.twin(wide), torch.cat([images, other], dim=1), stem.calls)
     except Exception as error:  # whatever the user's own code raises on 2C channels
         raise UserError(_no_pairs(network, stem, error)) from error
     first, second = inputs_of(probe, images, stem.calls), inputs_of(probe, other, stem.calls)
@@ -154,7 +156,7 @@ def widen(
         layer = wide.get_submodule(each)
         order = _order(layer, pairs[each][0], first[each][0], second[each][0])
         if order is not None:
-            wide = replace(wide, layer, PairOrder(layer, order.to(_device(network)), _feature_dim(layer)))
+            wide = replace(wide, layer, PairOrder(layer, order.to(trials.device_of(network)), _feature_dim(layer)))
     _verify(network, wide, stem)
     if fresh:
         for each in stem.names:
@@ -194,13 +196,6 @@ def set_channels(network: nn.Module, name: str, old: int, new: int) -> None:
                 setattr(module, attribute, new)
 
 
-def twin(network: nn.Module) -> nn.Module:
-    """A copy to try things on: evaluation mode, at least single precision, the same parameters where they have that."""
-    single = _single(network)
-    copied = copy.deepcopy(network, {id(p): p for p in network.parameters()} if single else {}).eval()
-    return copied if single else copied.float()
-
-
 def inputs_of(network: nn.Module, images: Tensor, calls: Mapping[str, int] | None = None) -> dict[str, list[Tensor]]:
     """What each layer is given in a pass over ``images``, call by call, in the order of the first calls.
 
@@ -225,31 +220,8 @@ def inputs_of(network: nn.Module, images: Tensor, calls: Mapping[str, int] | Non
             hooks.callback(layer.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output)).remove)
         for name, layer in wanted.items():
             hooks.callback(layer.register_forward_pre_hook(keep(name)).remove)
-        run(network, images)
+        trials.run(network, images)
     return seen
-
-
-@torch.no_grad()
-def run(network: nn.Module, images: Tensor) -> Any:
-    """A pass on the network's device, in its precision, that leaves the global random state alone."""
-    precision = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    with torch.random.fork_rng(devices=[]):
-        return network(images.to(_device(network), precision))
-
-
-def difference(first: Any, second: Any) -> float:
-    """Greatest difference of two networks' outputs over the greatest output; infinite where their shapes differ."""
-    ours, theirs = ([t.detach().cpu() for t in tensors_in(each)] for each in (first, second))
-    if [t.shape for t in ours] != [t.shape for t in theirs] or not ours:
-        return math.inf
-    scale = max(float(t.abs().max()) for t in ours) or 1.0
-    worst = max(float((a.double() - b.double()).abs().max()) for a, b in zip(ours, theirs, strict=True)) / scale
-    return worst if math.isfinite(worst) else math.inf
-
-
-def tolerance(network: nn.Module) -> float:
-    """The difference that rounding explains on the network's device, in its precision."""
-    return _EXACT if _device(network).type == "cpu" and _single(network) else _EXACT_ELSEWHERE
 
 
 def _run(network: nn.Module, example: Tensor | None) -> tuple[tuple[int, ...], dict[str, list[Tensor]]]:
@@ -257,9 +229,9 @@ def _run(network: nn.Module, example: Tensor | None) -> tuple[tuple[int, ...], d
     reason = "no size to try"
     for shape in [tuple(example.shape[1:])] if example is not None else _shapes(network):
         try:
-            return shape, inputs_of(network, noise(shape, 0))
+            return shape, inputs_of(network, trials.noise(shape, 0))
         except Exception as error:  # noqa: PERF203  # whatever the user's own code raises
-            reason = first_line(error)
+            reason = trials.first_line(error)
     tried = _show(tuple(example.shape[1:])) if example is not None else "the usual sizes"
     raise UserError(
         f"{_title(network)} does not run on images of {tried} ({reason}): give a batch of its images as example="
@@ -328,14 +300,14 @@ def _order(layer: Any, pairs: Tensor, first: Tensor, second: Tensor) -> Tensor |
 
 def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> None:
     """Refuse a widening that changes answers, on a random image with a random reference."""
-    images, references = noise(stem.shape, 3), noise(stem.shape, 4)
-    given = run(twin(network), images)
+    images, references = trials.noise(stem.shape, 3), trials.noise(stem.shape, 4)
+    given = trials.run(trials.twin(network), images)
     try:
-        found = run(twin(wide), torch.cat([references, images - references], dim=1))
+        found = trials.run(trials.twin(wide), torch.cat([references, images - references], dim=1))
     except Exception as error:  # whatever the user's own code raises on 2C channels
         raise UserError(_no_pairs(network, stem, error)) from error
-    worst = difference(given, found)
-    if worst > tolerance(network):
+    worst = trials.difference(given, found)
+    if worst > trials.tolerance(network):
         raise UserError(
             f"{_title(network)} cannot be anchored exactly at {_names(stem.names)}: widened, it answers differently "
             f"(by {worst:.1g} of its greatest output); is the image used elsewhere? Name another layer with stem="
@@ -354,7 +326,7 @@ def _linear(first: list[Tensor], second: list[Tensor], both: list[Tensor], zero:
         return False
     calls = zip(first, second, both, zero, strict=True)
     return all(
-        not z.any() and bool((c - a - b).abs().max() <= _EXACT * c.abs().max()) for a, b, c, z in calls
+        not z.any() and bool((c - a - b).abs().max() <= trials.EXACT * c.abs().max()) for a, b, c, z in calls
     )  # False for NaN
 
 
@@ -365,44 +337,14 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
     )
 
 
-def tensors_in(outputs: Any) -> Iterator[Tensor]:
-    """The tensors in an output, or in nested lists and mappings of them."""
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from tensors_in(value)
-    elif isinstance(outputs, (list, tuple)):
-        for value in outputs:
-            yield from tensors_in(value)
-
-
-def noise(shape: tuple[int, ...], seed: int) -> Tensor:
-    """One random image (1,C,H,W)."""
-    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _single(network: nn.Module) -> bool:
-    return all(p.dtype not in (torch.float16, torch.bfloat16) for p in network.parameters())
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next((t.device for t in (*network.parameters(), *network.buffers())), torch.device("cpu"))
-
-
 def _feature_dim(layer: nn.Module) -> int:
     return -1 if isinstance(layer, nn.Linear) else 1
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _no_pairs(network: nn.Module, stem: Stem, error: Exception) -> str:
     return (
         f"{_title(network)} does not take pairs of {2 * stem.shape[0]} channels after widening {_names(stem.names)} "
-        f"({first_line(error)}): it uses the image elsewhere too, or has its channel count written into its code"
+        f"({trials.first_line(error)}): it uses the image elsewhere too, or has its channel count written into its code"
     )
 
 
