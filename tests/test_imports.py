@@ -12,7 +12,6 @@ import anchored
 SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
-<<<<<<< HEAD
 MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs", "hub"}
 SETTINGS = {"recipe"}
@@ -20,14 +19,6 @@ MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "start", "optimiser", "train", "predict", "corrupted", "card", "export"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
-=======
-MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "metrics", "intervals", "scores", "probe"}
-STORE = {"runs"}
-SETTINGS = {"recipe"}
-MATERIAL = {"networks", "libraries", "resnets", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
-WORK = {"model", "train", "predict"}
-ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor"}
->>>>>>> 1d12d7ac69eae286eebe1a89c1ed9c8ab511e23f
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
@@ -37,10 +28,7 @@ MAY_IMPORT = {
     "data": BASE | MATERIAL | SETTINGS,
     "readers": BASE | MATERIAL | STORE,
     "libraries": BASE | {"stem", "trials"},
-<<<<<<< HEAD
     "hub": BASE | {"runs"},
-=======
->>>>>>> 1d12d7ac69eae286eebe1a89c1ed9c8ab511e23f
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "corrupted": BASE | STORE | SETTINGS | MATERIAL | {"predict"},
