@@ -9,8 +9,9 @@ For each family (a module of timm) its smallest network, or nearly so, on small 
   outputs against the anchored model's; the same with batch norm fused;
 - *features*: whether the penultimate features are those of timm's own ``forward_head(pre_logits=True)``.
 
-All are the greatest difference over the greatest output, in single precision. With ``--write`` the rows of the families
-that were named (default all) are renewed in the docs.
+All are the greatest difference over the greatest output, in single precision. Weights are random, but what starts at
+nothing (a head of zeros, a layer's scale of 1e-5) is given a size first: it would hide every difference. With
+``--write`` the rows of the families that were named (default all) are renewed in the docs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import anchored
 from anchored import networks, runs
 from anchored.anchoring import pair
 from anchored.stem import core
-from anchored.trials import difference
+from anchored.trials import answers, difference
 
 DOCS = Path(__file__).parent.parent / "docs" / "networks.md"
 START, END = "<!-- sweep -->\n", "<!-- /sweep -->\n"
@@ -172,8 +173,9 @@ def examine(family: str) -> Result:
     images, references = (torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     try:
         network: Any = networks.build(f"timm:{name}", channels=3, classes=10, seed=0, size=size).eval()
+        awaken(network)
         model = anchored.anchor(network, example=images)
-        exact = difference(network(images), model.network(pair(images, references)))
+        exact = answers(network, images).unlike(answers(model.network, pair(images, references)))
         assert model.stem is not None
         generator = torch.Generator().manual_seed(2)
         for layer in model.stem.names:
@@ -186,6 +188,16 @@ def examine(family: str) -> Result:
     except anchored.UserError as error:
         return Result(family, name, side, error=str(error))
     return Result(family, name, side, model.stem.names, exact, folded, fused, features(network, images))
+
+
+def awaken(network: nn.Module) -> None:
+    """Heads and scales of layers that start at nothing would hide every difference: give them a say."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in network.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            parameter.normal_(std=0.02, generator=generator)
+        elif 0 < float(parameter.abs().max()) <= 1e-3:
+            parameter.fill_(0.1)
 
 
 def features(network: nn.Module, images: torch.Tensor) -> str:

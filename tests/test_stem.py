@@ -250,6 +250,14 @@ def test_what_cannot_be_widened_is_one_line(network: nn.Module, name: str | None
     assert "\n" not in str(caught.value)
 
 
+def test_a_head_of_zeros_hides_nothing() -> None:
+    head = nn.Linear(2 * 64, 2)
+    nn.init.zeros_(head.weight)
+    network = Squared(nn.Conv2d(3, 2, 1), nn.Flatten(), head)
+    with pytest.raises(UserError, match="cannot be anchored exactly at '0'"):
+        stem.widen(network, "0", fresh=False, example=torch.zeros(1, 3, 8, 8))
+
+
 def test_an_example_of_an_unusual_size() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 8 * 11, 2))
     assert check(network, (3, 10, 13), torch.zeros(4, 3, 10, 13)).shape == (3, 10, 13)

@@ -157,14 +157,15 @@ class AnchoredModel(nn.Module):
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
 
-        Probabilities only with ``masked_target='uniform'``: uniform for the pairs that were masked, one-hot elsewhere.
+        ``labels`` may be probabilities already, of images that were mixed. With ``masked_target='uniform'`` the result
+        is probabilities: uniform for the pairs that were masked, the label's (or the given ones) elsewhere.
         """
         if self.masked_target == "label":
             return labels
         if len(self.masked) != len(labels):
             raise UserError(f"targets for {len(labels)} labels, but the last training pass had {len(self.masked)}")
-        onehot = functional.one_hot(labels, classes).to(torch.get_default_dtype())
-        return torch.where(self.masked[:, None], 1 / classes, onehot)
+        soft = labels if labels.is_floating_point() else functional.one_hot(labels, classes)
+        return torch.where(self.masked[:, None], 1 / classes, soft.to(torch.get_default_dtype()))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # The number of references is the saved model's, so the buffer takes its shape before torch compares shapes.

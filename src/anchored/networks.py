@@ -149,15 +149,17 @@ def preprocessing(name: str) -> libraries.Preprocessing:
 def features_of(network: nn.Module) -> Iterator[list[Tensor]]:
     """Within it, the penultimate features (B,D) of every forward pass are appended to the list it gives.
 
-    They are what the classifier is given: timm's own (``get_classifier``; the mean over two of distilled networks),
-    else the linear layer that is called last, or without any the last convolution. Positions and tokens are averaged.
+    They are what the classifier is given: timm's own (``get_classifier``; of networks with several heads the mean of
+    what they are given, or all of it where the widths differ), else the linear layer that is called last, or without
+    any the last convolution. Positions and tokens are averaged.
     """
     given = getattr(network, "get_classifier", lambda: None)()
-    heads = list(given) if isinstance(given, (tuple, list)) else [given] if isinstance(given, nn.Module) else []
+    several = isinstance(given, (tuple, list, nn.ModuleList))
+    heads = list(given) if several else [given] if isinstance(given, nn.Module) else []
     linear, convolutions = (
         [m for m in network.modules() if isinstance(m, kind)] for kind in (nn.Linear, nn.modules.conv._ConvNd)
     )
-    layers: list[nn.Module] = heads or linear or convolutions  # type: ignore[assignment]
+    layers: dict[nn.Module, None] = dict.fromkeys([*heads, *(linear or convolutions)])
     if not layers:
         raise UserError(f"{type(network).__name__} has no linear layer, so no penultimate features")
     last: dict[nn.Module, Tensor] = {}  # by layer, in the order of the last calls
@@ -165,12 +167,15 @@ def features_of(network: nn.Module) -> Iterator[list[Tensor]]:
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         last.pop(layer, None)
-        last[layer] = _pooled(layer, inputs[0].detach())
+        last[layer] = inputs[0].detach()
 
     def keep(*_: object) -> None:
-        if not last:
-            raise UserError(f"{type(network).__name__} does not call its classifier, so it has no penultimate features")
-        kept.append(torch.stack(list(last.values()) if heads else list(last.values())[-1:]).mean(dim=0))
+        called = [head for head in heads if head in last] or list(last)[-1:]
+        if not called:
+            raise UserError(f"{type(network).__name__} calls no layer that it shows, so it has no penultimate features")
+        found = [_pooled(layer, last[layer]) for layer in called]
+        alike = len({features.shape for features in found}) == 1
+        kept.append(torch.stack(found).mean(dim=0) if alike else torch.cat(found, dim=1))
         last.clear()
 
     with contextlib.ExitStack() as hooks:

@@ -301,12 +301,12 @@ def _order(layer: Any, pairs: Tensor, first: Tensor, second: Tensor) -> Tensor |
 def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> None:
     """Refuse a widening that changes answers, on a random image with a random reference."""
     images, references = trials.noise(stem.shape, 3), trials.noise(stem.shape, 4)
-    given = trials.run(trials.twin(network), images)
+    given = trials.answers(trials.twin(network), images)
     try:
-        found = trials.run(trials.twin(wide), torch.cat([references, images - references], dim=1))
+        found = trials.answers(trials.twin(wide), torch.cat([references, images - references], dim=1))
     except Exception as error:  # whatever the user's own code raises on 2C channels
         raise UserError(_no_pairs(network, stem, error)) from error
-    worst = trials.difference(given, found)
+    worst = given.unlike(found)
     if worst > trials.tolerance(network):
         raise UserError(
             f"{_title(network)} cannot be anchored exactly at {_names(stem.names)}: widened, it answers differently "

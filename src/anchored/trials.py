@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,13 +33,47 @@ def run(network: nn.Module, images: Tensor) -> Any:
         return network(images.to(device_of(network), precision))
 
 
+@dataclass
+class Answers:
+    """The outputs, and what the last layer was given: a new head often answers zeros, whatever it sees."""
+
+    outputs: Any
+    last: Tensor | None
+
+    def unlike(self, others: Answers) -> float:
+        """How far other answers are from these: :func:`difference` of the outputs and of the last layer's inputs.
+
+        The latter where they have the same shape: a network's one layer is also its first, which is what changes.
+        """
+        worst = difference(self.outputs, others.outputs)
+        if self.last is None or others.last is None or self.last.shape != others.last.shape:
+            return worst
+        return max(worst, difference(self.last, others.last))
+
+
+def answers(network: nn.Module, images: Tensor) -> Answers:
+    """What a network makes of images."""
+    last: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        last[:] = [inputs[0].detach()]
+
+    with ExitStack() as hooks:
+        for layer in network.modules():
+            if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
+                hooks.callback(layer.register_forward_pre_hook(keep).remove)
+        outputs = run(network, images)
+    return Answers(outputs, last[0] if last else None)
+
+
 def difference(first: Any, second: Any) -> float:
-    """Greatest difference of two networks' outputs over the greatest output; infinite where their shapes differ."""
-    ours, theirs = ([t.detach().cpu() for t in tensors_in(each)] for each in (first, second))
+    """Greatest difference of two networks' outputs over the greatest output, the worst of their tensors; not a number
+    or of other shapes is infinite.
+    """
+    ours, theirs = ([t.detach().cpu().double() for t in tensors_in(each)] for each in (first, second))
     if [t.shape for t in ours] != [t.shape for t in theirs] or not ours:
         return math.inf
-    scale = max(float(t.abs().max()) for t in ours) or 1.0
-    worst = max(float((a.double() - b.double()).abs().max()) for a, b in zip(ours, theirs, strict=True)) / scale
+    worst = max(float((a - b).abs().max() / (a.abs().max() or 1)) for a, b in zip(ours, theirs, strict=True))
     return worst if math.isfinite(worst) else math.inf
 
 
