@@ -3,7 +3,8 @@
 The port's functions keep ImageNet-C's constants inside and draw from NumPy's global state. ``reference`` runs one with
 other constants (its line of constants replaced) and with the numbers that ours drew, so that both can be compared pixel
 by pixel. Where the port left the original, the original's arithmetic stands here: elastic_transform, rounding in
-motion_blur, the middle of a zoom in snow, the filter that enlarges in pixelate.
+motion_blur, the middle of a zoom in snow, the filter that enlarges in pixelate, frost's five photographs and their
+size.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def plain(image: Pixels, name: str, severity: int) -> Pixels:
     constants = CORRUPTIONS[name].constants(severity, *image.shape[:2])
     if name == "elastic_transform":
         return whole(_elastic(image, constants))
-    return whole(np.asarray(_with_constants(name, constants)(Image.fromarray(image))))
+    with mock.patch("imagecorruptions.corruptions.clipped_zoom", _centred_zoom if name == "snow" else _port_zoom):
+        return whole(np.asarray(_with_constants(name, constants)(Image.fromarray(image))))
 
 
 def whole(levels: Levels) -> Pixels:
@@ -89,7 +91,9 @@ def _with_constants(name: str, constants: Any) -> Callable[[Image.Image], Any]:
     assert count == 1, name
     if name == "zoom_blur":
         constants = np.arange(1, *constants)
-    if name == "frost":
+    if name == "frost":  # the original has five photographs, made smaller for small images
+        source = source.replace("randint(6)", "randint(5)").replace("INTER_CUBIC", "INTER_LINEAR")
+        source = source.replace("scaling_factor *= 1.1", f"scaling_factor = {constants.size}")
         constants = constants[:2]
     space = {**vars(port), "CONSTANTS": constants}
     exec(source, space)

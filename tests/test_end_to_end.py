@@ -82,6 +82,16 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     assert row.n == len(test)
 
 
+def test_every_row_has_its_replicates(study: StudyFolder) -> None:
+    run = study.run("small-anchored-seed1")
+    rows, draws = runs.read_rows(run.rows_file), runs.load_tensors(run.replicates_file)[0]["draws"]
+    assert draws.shape == (len(rows), 100)
+    for row, own in zip(rows, draws, strict=True):
+        if row.metric in ("accuracy", "auroc", "linear_probe_accuracy"):
+            low, high = (float(own.double().quantile(q)) for q in (0.025, 0.975))
+            assert (min(low, row.value), max(high, row.value)) == pytest.approx((row.low, row.high), abs=1e-3)
+
+
 def test_results_say_how_they_were_made(study: StudyFolder) -> None:
     made = json.loads(study.study_file.read_text())
     assert torch.__version__.startswith(made["made"]["torch"])

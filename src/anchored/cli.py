@@ -1,4 +1,4 @@
-"""The door: ``anchored study | train | evaluate | report | data``.
+"""The door: ``anchored VERB``, one of ``COMMANDS``.
 
 Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -56,7 +56,14 @@ def _study_arguments(parser: ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a trained run")
+    _network_argument(parser)
     parser.add_class_arguments(recipes.Evaluation, "evaluate")
+
+
+def _network_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--network", type=str, default=None, help="the network again, where it is python:..., to say that you trust it"
+    )
 
 
 def _report_arguments(parser: ArgumentParser) -> None:
@@ -75,6 +82,13 @@ def _corrupt_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layout", type=Literal["folders", "npy"], default="folders", help=layouts)
     sizes = "pixels a side: images are resized and cropped to it first; 0 leaves them as they are"
     parser.add_argument("--size", type=int, default=0, help=sizes)
+
+
+def _predict_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, patterns ('photos/*.jpg')")
+    parser.add_argument("-o", "--output", type=str, default="predictions", help="folder of the CSV and the page")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a forward pass")
 
 
 def _doctor(options: Namespace) -> int:
@@ -96,12 +110,47 @@ def _data_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
 
 
+def _convert_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("network", type=str, help="name of a network, or folder (or hub:owner/name) of a standard run")
+    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the anchored model")
+    parser.add_argument("--pretrained", action="store_true", help="take the weights that come with the name")
+    parser.add_argument("--checkpoint", type=str, default="", help="take these: .safetensors of the plain network")
+    parser.add_argument("--like", type=str, default="", help="data set whose images and classes the weights are for")
+    parser.add_argument("--mask_probability", type=float, default=0.0, help="of a later training, in [0, 1)")
+    parser.add_argument("--stem", type=str, default="", help="name of the first layer, where it is not found without")
+    parser.add_argument("--channels", type=int, default=0, help="of the images, where the name does not say")
+    parser.add_argument("--size", type=int, default=0, help="height and width of the images, pixels")
+    parser.add_argument("--classes", type=int, default=0, help="how many logits there are")
+    parser.add_argument("--mean", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
+    parser.add_argument("--std", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
+
+
+def _export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run or converted model, or hub:owner/name")
+    parser.add_argument(
+        "target", type=str, help="file (.onnx, .pt2, .safetensors), folder, or hub:owner/name to push a folder to"
+    )
+    parser.add_argument(
+        "--input",
+        type=Literal["uint8", "unit", "normalised"],
+        default="uint8",
+        help="what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--public", action="store_true", help="make a new repository on the hub public")
+    _network_argument(parser)
+
+
 def _recipe(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
     settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
     from anchored.catalog import CATALOG
 
     recipe = recipes.Recipe.parse(settings).check()
+    if recipe.network.checkpoint:
+        from anchored.start import pinned
+
+        recipe = replace(recipe, network=pinned(recipe.network))
     row = CATALOG.get(recipe.data.train)
     return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
 
@@ -139,8 +188,33 @@ def _evaluate(options: Namespace) -> None:
     from anchored.runs import Run
 
     run = Run(Path(options.run))
-    study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
+    settings = recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate
+    study.evaluate_one(run, settings, _console(), network=options.network)
     print(f"Rows: {run.rows_file.resolve()}")
+
+
+def _predict(options: Namespace) -> int:
+    from rich.progress import Progress
+
+    from anchored.predictions import predict
+    from anchored.runs import Run
+
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size is {options.batch_size}: at least 1")
+    console = _console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=1.0)
+        made = predict(
+            Run(Path(options.run)),
+            options.images,
+            Path(options.output),
+            batch_size=options.batch_size,
+            progress=lambda share, what: bar.update(task, completed=share, description=what),
+        )
+    print(f"Table: {made.table.resolve()}\nPage: {made.page.resolve()}")
+    for each in made.problems:
+        print(f"anchored: not read: {each.problem}", file=sys.stderr)
+    return 1 if made.problems else 0
 
 
 def _report(options: Namespace) -> None:
@@ -213,6 +287,28 @@ DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
 }
 
 
+def _convert(options: Namespace) -> None:
+    from anchored.export import convert
+
+    given = {key: value for key, value in options.as_dict().items() if key not in ("network", "output")}
+    print(convert(options.network, Path(options.output), **given))
+
+
+def _export(options: Namespace) -> None:
+    from anchored.export import export
+
+    print(
+        export(
+            options.run,
+            options.target,
+            takes=options.input,
+            force=options.force,
+            public=options.public,
+            network=options.network,
+        )
+    )
+
+
 def _show_report(folder: Path) -> None:
     from anchored import report
     from anchored.runs import StudyFolder
@@ -264,6 +360,27 @@ COMMANDS = {
         _report,
         ("anchored report runs/demo",),
     ),
+    "data": Command(
+        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
+        "list, download and verify data sets",
+        _data_arguments,
+        _data,
+        ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
+    ),
+    "doctor": Command(
+        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
+        "say what a study lacks here, what it takes and how long it will run",
+        _recipe_arguments,
+        _doctor,
+        ("anchored doctor demo", "anchored doctor table8"),
+    ),
+    "predict": Command(
+        "anchored predict RUN IMAGE ... [-o FOLDER]",
+        "say of images of your own what they are, and how foreign",
+        _predict_arguments,
+        _predict,
+        ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
+    ),
     "corrupt": Command(
         "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
         "write a corrupted copy of any image set",
@@ -275,19 +392,27 @@ COMMANDS = {
             "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
         ),
     ),
-    "doctor": Command(
-        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
-        "say what a study lacks here, what it takes and how long it will run",
-        _recipe_arguments,
-        _doctor,
-        ("anchored doctor demo", "anchored doctor table8"),
+    "convert": Command(
+        "anchored convert NETWORK -o FOLDER {--pretrained | --checkpoint FILE} [--KEY VALUE ...]",
+        "anchor a network with its weights, exactly",
+        _convert_arguments,
+        _convert,
+        (
+            "anchored convert timm:regnety_008 --pretrained -o runs/regnety",
+            "anchored convert timm:tf_efficientnet_lite0 --checkpoint lite0.safetensors -o runs/lite0",
+            "anchored convert resnet18 --checkpoint mine.safetensors --like cifar10 -o runs/mine",
+        ),
     ),
-    "data": Command(
-        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
-        "list, download and verify data sets",
-        _data_arguments,
-        _data,
-        ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
+    "export": Command(
+        "anchored export RUN TARGET [--input {uint8,unit,normalised}] [--force] [--public]",
+        "fold a trained network into a plain one, to a file, or share its folder",
+        _export_arguments,
+        _export,
+        (
+            "anchored export runs/ram model.onnx",
+            "anchored export runs/ram model.pt2 --input unit",
+            "anchored export runs/ram hub:owner/name",
+        ),
     ),
 }
 
@@ -319,6 +444,8 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
     from jsonargparse import ArgumentError
 
     parser = _parser(verb)
+    if COMMANDS[verb].arguments is _data_arguments:  # argparse wants names that may be absent before the flags
+        arguments = sorted(arguments, key=lambda word: word.startswith("-"))
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
         if first and COMMANDS[verb].arguments in (_study_arguments, _recipe_arguments):
@@ -388,8 +515,8 @@ def _overview() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing, 2 for bad input, 130 when
-    interrupted."""
+    """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
+    cannot be read, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:

@@ -237,7 +237,7 @@ def _view(channels: int, size: int) -> data.View:
 
 def _own(name: str, size: int, one_size: bool) -> _Source:
     """Own images: those for testing where the set says which, else all."""
-    found, listing = own.find(name, Data.test_share), own.listed(name)
+    found, listing = own.find(name, Data.test_share), own.listing_of(name)
     numbers = [i for i, side in enumerate(listing.sides) if side == "test"] or range(len(listing.names))
     if one_size:
         _check_one_size(listing, numbers)

@@ -38,6 +38,7 @@ __all__ = [
     "describe",
     "fetch",
     "is_here",
+    "learnable",
     "load",
     "look",
     "open_corrupted",
@@ -93,7 +94,7 @@ def open_set(
             f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
             f"{stated}): bring those back, or train in another folder"
         )
-    key = (name, split, str(data_root(root)), stated, seen, settings.fraction, minimum, settings.test_share)
+    key = (name, split, str(data_root(root)), stated, seen, settings.fraction, minimum, settings.test_share, limit)
     if key in _KEPT and not originals:
         _KEPT.move_to_end(key)
         return _KEPT[key]
@@ -172,18 +173,25 @@ def describe(settings: Data, root: str | Path | None = None) -> DataSet:
     These are of the training images at the input's size, of 10,000 spread evenly where there are more. UserError where
     a network cannot learn from it.
     """
-    known = row(settings.train, settings)
-    if not known.classes:
-        raise UserError(f"data.train is '{known.name}', which has no classes: name a set with labels")
+    known = learnable(settings.train, settings, "data.train is")
     if not catalog.is_own(known.name):
         return known
-    own.checked(own.find(known.name, settings.test_share))
     key = (known.name, content(known.name, settings), seen_by(settings), settings.test_share)
     if key not in _MOMENTS:
         images = open_set(known.name, "train", replace(settings, fraction=1.0), seen_by(settings), root)
         _MOMENTS[key] = _moments(images)
     mean, std = _MOMENTS[key]
     return replace(known, mean=mean, std=std)
+
+
+def learnable(name: str, settings: Data, said: str) -> DataSet:
+    """Return the row of a set that a network or a probe is to learn; UserError, beginning as ``said``, if it cannot."""
+    known = row(name, settings)
+    if catalog.is_own(name):
+        own.checked(own.find(name, settings.test_share))
+    elif len(known.classes) < 2:
+        raise UserError(f"{said} '{name}', which has no classes: name a set with labels")
+    return known
 
 
 _MOMENTS: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}

@@ -63,7 +63,7 @@ class Pass:
         labels = self.images.labels.cpu()
         model = self.model.eval().to(memory_format=torch.channels_last)
         for places, images in ahead(self._prepared(batches, device)):
-            logits, features = _forward(model, self.config, images, self.features)
+            logits, features = forward(model, self.config, images, self.features)
             yield Outputs(logits, labels[places], features)
 
     def _prepared(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,7 +84,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 @torch.inference_mode()
-def _forward(
+def forward(
     model: nn.Module, config: ModelConfig, images: Tensor, features: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (B,N) of uint8 images (B,C,H,W), and penultimate features (B,D) if asked for, on the CPU."""

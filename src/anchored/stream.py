@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from anchored.corruptions.randomness import image_keys
 from anchored.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 Interpolation = Literal["bilinear", "bicubic"]
 AutoAugment = Literal["none", "rand_augment", "trivial_augment", "auto_augment"]
@@ -34,9 +35,9 @@ _FEW = 256  # images that are decoded sooner than worker processes start
 _WORKERS = 16  # processes by default, at most: more wait for the disk
 
 _POLICIES = {
-    "rand_augment": v2.RandAugment,
-    "trivial_augment": v2.TrivialAugmentWide,
-    "auto_augment": v2.AutoAugment,
+    "rand_augment": "RandAugment",
+    "trivial_augment": "TrivialAugmentWide",
+    "auto_augment": "AutoAugment",
 }
 
 
@@ -111,18 +112,24 @@ class View:
         return "L" if self.channels == 1 else "RGB"
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Return ``image`` as the network sees it, uint8 (C,size,size)."""
+        """Return ``image`` as the network sees it, uint8 (C,size,size): torchvision's Resize and CenterCrop of a PIL
+        image, to the last bit."""
         image = image.convert(self.mode)
         if image.size != (self.size, self.size):
-            if max(image.size) > _LONGEST * min(image.size):
+            short, wanted = min(image.size), math.floor(self.size / self.crop)
+            if max(image.size) > _LONGEST * short:
                 raise UserError(f"an image of {image.width} × {image.height} pixels is too long to be resized: crop it")
-            mode = functional.InterpolationMode(self.interpolation)
-            image = functional.resize(
-                image, [math.floor(self.size / self.crop)], mode
-            )  # Pillow's: alike on all machines
-            image = functional.center_crop(image, [self.size])
-        pixels: Tensor = functional.pil_to_tensor(image)
-        return pixels
+            width, height = (int(wanted * side / short) for side in image.size)
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
+            left, top = (round((side - self.size) / 2) for side in image.size)
+            image = image.crop((left, top, left + self.size, top + self.size))
+        return _pixels(image)
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return an "L" or "RGB" image as uint8 (C,H,W)."""
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -140,10 +147,12 @@ class Augmentation:
 
     def transform(self, seen: View) -> v2.Transform:
         """The transform of one image to a network's input size."""
-        mode = functional.InterpolationMode(seen.interpolation)
+        from torchvision.transforms import v2  # takes longer to import than torch, and is seldom needed
+
+        mode = v2.InterpolationMode(seen.interpolation)
         steps = [v2.RandomResizedCrop(seen.size, interpolation=mode)]
         steps += [v2.RandomHorizontalFlip()] if self.flip else []
-        steps += [_POLICIES[self.policy](interpolation=mode)] if self.policy != "none" else []
+        steps += [getattr(v2, _POLICIES[self.policy])(interpolation=mode)] if self.policy != "none" else []
         return v2.Compose(steps)
 
     def keys(self, indices: Tensor) -> list[int]:
@@ -206,6 +215,7 @@ class ImageStream:
             # Forked processes share the index; what torch and Pillow need in them holds no locks.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it draws from the global one, and other people's draws would change
         )
         try:
             with warnings.catch_warnings():
@@ -258,7 +268,6 @@ class _Jobs(Dataset[tuple[Tensor, dict[int, str]]]):
         state = torch.default_generator.get_state()
         try:
             torch.default_generator.manual_seed(key)
-            pixels: Tensor = functional.pil_to_tensor(self.transform(image.convert(self.seen.mode)))
+            return _pixels(self.transform(image.convert(self.seen.mode)))
         finally:
             torch.default_generator.set_state(state)
-        return pixels

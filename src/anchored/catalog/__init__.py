@@ -7,6 +7,7 @@ the package names a data set. ``anchored.data.load`` turns a row into images.
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from anchored.catalog import corrupted, imagenet, naming, outside, small, transfer
 from anchored.catalog.row import DataSet, File, Reader, Role
@@ -25,16 +26,15 @@ def get(name: str) -> DataSet:
     row = CATALOG.get(name)
     if row is None:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), CATALOG, n=3, cutoff=0.5)
+        if Path(name).is_dir():
+            raise UserError(f"data set '{name}' is not in the catalog; write '{name}/' for the folder of that name")
         known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOG)}"
         raise UserError(f"data set '{name}' is not in the catalog; {known}")
     return row
 
 
 def is_own(name: str) -> bool:
-    """Say whether a data set's name is that of own images: a path, a .csv, a .npz, ``hf:...``, or a folder here.
-
-    A name of the catalog is the catalog's.
-    """
+    """Say whether a data set's name is that of own images: a path ("photos/"), a .csv, a .npz, or ``hf:...``."""
     return name not in CATALOG and naming.is_place(name)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
 
 def is_place(name: str) -> bool:
-    """Say whether a name is a path, a .csv, a .npz, ``hf:...``, or a folder here."""
+    """Say whether a name is written as a path, a .csv, a .npz, or ``hf:...``; what is on disk does not matter."""
     looks = name.startswith(("hf:", ".", "~")) or "/" in name or "\\" in name
-    return looks or name.lower().endswith((".csv", ".npz")) or (name != "" and Path(name).is_dir())
+    return looks or name.lower().endswith((".csv", ".npz"))
 
 
 def title(name: str) -> str:

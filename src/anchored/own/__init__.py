@@ -6,10 +6,12 @@ Nothing is unpickled and no code of a data set is run. Images are turned as thei
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +20,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from anchored.errors import UserError
-from anchored.own.sources import FORMATS, UNREADABLE, Files, Listing, Source, decoded
+from anchored.own.sources import FORMATS, UNREADABLE, Files, Listing, Source, decoded, listed
 from anchored.readers.images import IMAGE_ENDINGS
+
+__all__ = ["LARGEST_SIZE", "OwnIndex", "OwnSet", "checked", "find", "listed", "listing_of", "of_files"]
 
 LARGEST_SIZE = 224
 """Own images are seen at their median shorter side, but not above this, unless ``data.size`` says otherwise."""
@@ -55,11 +59,13 @@ class OwnSet:
     size: int
     content: str
     divided: bool  # by us, since the data do not say what is for testing
+    unclassed: str  # the first image without a class; "" if all have one
 
     def split(self, split: str) -> OwnIndex:
         """Return "train", "test" or "ood"; UserError where it has no images."""
         if split not in self.splits:
-            raise UserError(f"{self.name} has no {split} images with a class: {_WANTED}")
+            what = f"{self.unclassed} has no class" if self.unclassed else f"there are no {split} images"
+            raise UserError(f"{self.name}: {what}: {_WANTED}")
         return self.splits[split]
 
 
@@ -74,7 +80,12 @@ def find(name: str, test_share: float) -> OwnSet:
     the lowest hashes, the same on every machine. UserError, one line, where there are no images, a class is missing or
     has a single image, or a file is not what it should be. Found once a process: ``find.cache_clear()`` looks again.
     """
-    listing = listed(name)
+    listing = listing_of(name)
+    with _mended(name):
+        content = _content(listing)
+    odd = next((label for label in listing.labels if not label.isprintable()), None)
+    if odd is not None:
+        raise UserError(f"{name}: the class {odd!r} has signs in its name that cannot be shown: rename it")
     stated = set(listing.sides)
     if "" in stated and len(stated) > 1:
         missing = listing.names[listing.sides.index("")]
@@ -88,18 +99,29 @@ def find(name: str, test_share: float) -> OwnSet:
     everything = np.arange(len(listing.names))
     outside = splits["test"] if "test" in stated else OwnIndex(listing.source, everything, np.zeros_like(everything))
     splits["ood"] = outside if len(outside) else splits["train"]
+    unclassed = ""
     if "" in classes:  # good for nothing that needs classes
-        splits = {"ood": splits["ood"]}
+        splits, unclassed = {"ood": splits["ood"]}, listing.names[listing.labels.index("")]
     kept = {split: index for split, index in splits.items() if len(index)}
-    return OwnSet(name, classes, kept, channels, size, _content(listing), "test" not in stated)
+    return OwnSet(name, classes, kept, channels, size, content, "test" not in stated, unclassed)
 
 
-def listed(name: str) -> Listing:
+def listing_of(name: str) -> Listing:
     """Return every image of own data in its canonical order, found but not decoded; UserError where there is none."""
-    listing = next(read for fits, read in FORMATS if fits(name))(name)
+    with _mended(name):
+        listing = next(read for fits, read in FORMATS if fits(name))(name)
     if not listing.names:
         raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
     return listing
+
+
+@contextlib.contextmanager
+def _mended(name: str) -> Iterator[None]:
+    """Turn the system's refusals into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or name}: {(error.strerror or str(error)).lower()}") from error
 
 
 def checked(own: OwnSet) -> OwnSet:
@@ -125,7 +147,7 @@ def _divided(listing: Listing, share: float) -> list[str]:
     sides = ["train"] * len(listing.names)
     for numbers in of_class.values():
         held = min(len(numbers) - 1, max(1, round(share * len(numbers))))
-        for number in sorted(numbers, key=lambda n: hashlib.sha256(listing.names[n].encode()).digest())[:held]:
+        for number in sorted(numbers, key=lambda n: hashlib.sha256(os.fsencode(listing.names[n])).digest())[:held]:
             sides[number] = "test"
     return sides
 
@@ -140,7 +162,7 @@ def _content(listing: Listing) -> str:
     """Return the hash of names, classes, splits, and of the files' content (their sizes and times above 1 GiB)."""
     found = hashlib.sha256()
     for entry in zip(listing.names, listing.labels, listing.sides, strict=True):
-        found.update("\0".join((*entry, "")).encode())
+        found.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))
     stats = [file.stat() for file in listing.files]
     whole = sum(stat.st_size for stat in stats) <= _READ_WHOLE
     for file, stat in zip(listing.files, stats, strict=True):

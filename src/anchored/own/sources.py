@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anchored.errors import UserError
 from anchored.readers.images import IMAGE_ENDINGS
@@ -65,6 +65,8 @@ def decoded(source: Source, number: int) -> Image.Image:
                 return _plain(ImageOps.exif_transpose(image))
     except _BOMB as error:
         raise UserError(f"{source.where(number)} has too many pixels (178 million at most): shrink it") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{source.where(number)} is not an image: replace or remove it") from error
     except UNREADABLE as error:
         said = " ".join((getattr(error, "strerror", None) or str(error)).split())
         raise UserError(f"{source.where(number)} is not a whole image ({said}): replace or remove it") from error
@@ -103,19 +105,27 @@ class Files:
 
     def open(self, number: int) -> Image.Image:
         """Return the image, its header read."""
-        return Image.open(self.folder / self.names[number])
+        return Image.open(io.BytesIO((self.folder / self.names[number]).read_bytes()))  # leaves no file open
 
 
 def listed(folder: Path, below: Path | None = None) -> list[str]:
-    """Return the image files below a folder, sorted, as paths relative to ``below`` (the folder itself by default)."""
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
+    """Return the image files below a folder, sorted, as paths relative to ``below`` (the folder itself by default).
+
+    Linked folders are followed, each one once. OSError where one cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found, seen = [], set[tuple[int, int]]()
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        stat = Path(place).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            (Path(place) / name).relative_to(below or folder).as_posix()
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS)
-        ]
+        found += [(Path(place) / name).relative_to(below or folder).as_posix() for name in files if _is_image(name)]
     return sorted(found)
 
 
@@ -214,7 +224,7 @@ def _archive(name: str) -> Listing:
     path = Path(name).expanduser()
     images, labels, sides = [], list[str](), list[str]()
     try:
-        with np.load(path) as stored:  # NumPy's default refuses arrays of objects
+        with path.open("rb") as file, np.load(file) as stored:  # NumPy's default refuses arrays of objects
             for key, label, side in (pair for pair in _PAIRS if pair[0] in stored):
                 images.append(_channels_last(stored[key], f"'{key}' in {path}"))
                 many = len(images[-1])
@@ -261,7 +271,8 @@ class Rows:
     def open(self, number: int) -> Image.Image:
         """Return the image, its header read."""
         cell = self.table[number][self.column]
-        return Image.open(cell["path"] if cell["bytes"] is None else io.BytesIO(cell["bytes"]))
+        content = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        return Image.open(io.BytesIO(content))
 
 
 def _hub(name: str) -> Listing:
@@ -304,7 +315,7 @@ def _tables(name: str) -> dict[str, Any]:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             found = datasets.load_from_disk(str(folder))
         elif folder.is_dir():
-            found = datasets.load_dataset(str(folder))
+            found = datasets.load_dataset(str(folder.absolute()))  # a bare name could be a loader's
         else:
             parts = rest.split("/")
             found = datasets.load_dataset("/".join(parts[:2]), *parts[2:3])

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from anchored import runs
 from anchored.report.summary import Change, Measure, Summary, Variant
 from anchored.report.tables import counted, number
 
@@ -73,10 +74,24 @@ def what_was_run(summary: Summary) -> Iterator[str]:
     if adapted := [name for name in summary.sets("linear_probe_accuracy") if name != "mean"]:
         measured.append(f"linear probes on {_count(len(adapted), 'other task')}")
     yield f"Measured on {listed(measured)}."
+    yield from _seen(summary)
     spent = seconds(summary)
     if spent:
         longest = duration(max(spent.values()))
         yield f"Training took {duration(math.fsum(spent.values()))} in all, {longest} for the longest."
+
+
+def _seen(summary: Summary) -> Iterator[str]:
+    """How the networks saw images, if the folder of one is there to say it."""
+    file = summary.folder.run(summary.rows[0].run).model_file
+    kept = runs.read_json(file) if file.is_file() else {}
+    if isinstance(kept, dict) and {"channels", "size", "interpolation", "crop"} <= kept.keys():
+        size, colours = f"{kept['size']} × {kept['size']}", "grey" if kept["channels"] == 1 else "colour"
+        short = math.floor(kept["size"] / kept["crop"])
+        yield (
+            f"The networks see {size} pixels in {colours}: images of that size as they are; image files of another "
+            f"size with their shorter side resized to {short} pixels ({kept['interpolation']}), then the middle square."
+        )
 
 
 def _count(number: int, noun: str) -> str:
@@ -174,10 +189,7 @@ def caution(summary: Summary) -> str:
             "which several seeds would show."
         )
     few = " With so few seeds these intervals are wide, and only a large difference is clear."
-    return (
-        f"Differences are judged over {len(summary.seeds)} seeds, pair by pair."
-        f"{few * (len(summary.seeds) < 4)} No correction is made for the number of comparisons."
-    )
+    return f"Differences are judged over {len(summary.seeds)} seeds, pair by pair.{few * (len(summary.seeds) < 4)}"
 
 
 def notes(summary: Summary) -> Iterator[str]:
