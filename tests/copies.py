@@ -141,10 +141,11 @@ def cars(root: Path) -> DataSet:
     return replace(catalog.get("stanford-cars"), classes=("a", "b"), file_classes=2, train=3, test=2)
 
 
-def ucf101(root: Path) -> DataSet:
+def ucf101(root: Path, takes: int = 1) -> DataSet:
     classes = ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
+    trained = ("ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c", "HandstandPushups/v_HandStandPushups_g08_c")
     videos = {
-        "train": ["ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01", "HandstandPushups/v_HandStandPushups_g08_c01"],
+        "train": [f"{name}{take:02d}" for name in trained for take in range(1, takes + 1)],
         "test": ["YoYo/v_YoYo_g01_c01", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01"],
     }
     renamed = {"ApplyEyeMakeup": "Apply_Eye_Makeup", "HandstandPushups": "Handstand_Pushups", "YoYo": "Yo_Yo"}
@@ -157,7 +158,7 @@ def ucf101(root: Path) -> DataSet:
             action, video = name.split("/")
             packed.writestr(f"UCF-101-midframes/{renamed[action]}/{video}.jpg", picture())
         packed.writestr("__MACOSX/UCF-101-midframes/._x.jpg", b"")
-    return replace(catalog.get("ucf101"), classes=classes, file_classes=3, train=2, test=2)
+    return replace(catalog.get("ucf101"), classes=classes, file_classes=3, train=2 * takes, test=2)
 
 
 ADAPTATION: dict[str, Fixture] = {

@@ -87,7 +87,7 @@ class Spy(nn.Module):
 
 
 def spying(alpha: float, **settings: Any) -> tuple[AnchoredModel, Spy]:
-    model = anchored.anchor(Spy(), alpha, **settings)
+    model = AnchoredModel(Spy(), alpha, **settings)  # it takes pairs as it is
     spy = model.network
     assert isinstance(spy, Spy)
     return model.train(), spy

@@ -1,5 +1,7 @@
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +130,13 @@ def test_it_imports_the_standard_library_only() -> None:
     script = "import sys, anchored.catalog; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "yaml", "pooch", "rich"} & set(done.stdout.split())
+
+
+def test_the_table_in_the_docs_is_the_catalogs() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "data_table.py"
+    specification = importlib.util.spec_from_file_location("data_table", script)
+    assert specification is not None
+    assert specification.loader is not None
+    table = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(table)
+    assert table.main(["--check"]) == 0, "run python scripts/data_table.py"

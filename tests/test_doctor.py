@@ -4,9 +4,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from copies import cifar_c, dtd, write
+from torch import Tensor, nn
 
 from anchored import catalog, doctor, forecast
 from anchored.catalog import CATALOG
@@ -117,6 +120,23 @@ def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert disk.startswith("results need ")
     assert disk.endswith("where 1 kB are free")
     assert "5 MB are free: lower data.memory" in memory
+    assert not found.ready
+
+
+def test_a_step_that_does_not_fit_on_the_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = forecast._step
+
+    def step(model: nn.Module, inputs: Tensor, *rest: Any) -> None:
+        if len(inputs) > 8:
+            raise torch.cuda.OutOfMemoryError
+        whole(model, inputs, *rest)
+
+    monkeypatch.setattr(forecast, "_step", step)
+    monkeypatch.setattr(forecast, "SECONDS", 60.0)  # enough to come to a step of 32
+    found = doctor.examine(recipe(grid=Grid(networks=("small",), protocols=("standard",))))
+    assert list(found.shortages()) == [
+        "a step of 64 images of small, standard, runs out of the device's memory (8 do not): lower train.batch_size"
+    ]
     assert not found.ready
 
 

@@ -20,6 +20,7 @@ from anchored.runs import Row, StudyFolder
 
 TOY = ["study", "demo", "--scale", "0.02", "--evaluate.bootstrap", "100", "--grid.seeds", "[0, 1]"]
 TOY += ["--evaluate.severities", "[1, 5]", "--train.accelerator", "cpu", "--anchoring.references", "2"]
+TOY += ["--evaluate.corruptions", "[gaussian_noise, contrast, pixelate, sparkles, ripple]"]
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +53,16 @@ def test_every_protocol_has_every_row(study: StudyFolder) -> None:
 
 
 def test_means_are_the_means_of_their_rows(study: StudyFolder) -> None:
+    title = "Fashion-MNIST (mini), known classes"
     for run in ("small-standard-seed0", "small-ram-0.25-seed1"):
-        single = [r.value for r in rows_of(study, run=run, metric="accuracy", severity=5) if r.corruption != "mean"]
-        (mean,) = rows_of(study, run=run, metric="accuracy", severity=5, corruption="mean")
-        assert mean.value == pytest.approx(sum(single) / len(single))
+        for dataset, count in ((f"{title}-C", 3), (f"{title}-C̄", 2)):
+            rows = {
+                row.corruption: row.value
+                for row in rows_of(study, run=run, metric="accuracy", severity=5, dataset=dataset)
+            }
+            mean = rows.pop("mean")
+            assert len(rows) == count
+            assert mean == pytest.approx(sum(rows.values()) / count)
         sets = rows_of(study, run=run, metric="auroc", score="energy")
         assert sets[-1].dataset == "mean"
         assert sets[-1].value == pytest.approx(sum(r.value for r in sets[:-1]) / (len(sets) - 1))
@@ -73,6 +80,16 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     (row,) = rows_of(study, run=run.name, metric="accuracy", corruption="")
     assert row.value == pytest.approx(accuracy)
     assert row.n == len(test)
+
+
+def test_every_row_has_its_replicates(study: StudyFolder) -> None:
+    run = study.run("small-anchored-seed1")
+    rows, draws = runs.read_rows(run.rows_file), runs.load_tensors(run.replicates_file)[0]["draws"]
+    assert draws.shape == (len(rows), 100)
+    for row, own in zip(rows, draws, strict=True):
+        if row.metric in ("accuracy", "auroc", "linear_probe_accuracy"):
+            low, high = (float(own.double().quantile(q)) for q in (0.025, 0.975))
+            assert (min(low, row.value), max(high, row.value)) == pytest.approx((row.low, row.high), abs=1e-3)
 
 
 def test_results_say_how_they_were_made(study: StudyFolder) -> None:
@@ -155,6 +172,29 @@ def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.C
     ]
     assert main(["evaluate", str(run.path), "--evaluate.ood", "[digits]", "--evaluate.corruptions", "[]"]) == 0
     assert {row.dataset for row in runs.read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean"}
+    assert main(["evaluate", str(run.path), "--evaluate.corruptions", "[c, ripple]", "--evaluate.ood", "[]"]) == 0
+    check_means(runs.read_rows(run.rows_file))
     study.report_file.unlink()
     assert main(["report", str(study.path)]) == 0
     assert study.report_file.exists()
+
+
+def check_means(rows: list[Row]) -> None:
+    """Of all 19 C corruptions, and of the 15 without the extra ones; C̄ has means of its own."""
+    extra = {"speckle_noise", "gaussian_blur", "spatter", "saturate"}
+    for metric in ("accuracy", "smooth_ece"):
+        found = {row.corruption: row for row in rows if (row.metric, row.severity) == (metric, 1) and row.corruption}
+        single = {name: row.value for name, row in found.items() if row.dataset.endswith("-C") and "mean" not in name}
+        assert len(single) == 19
+        main_ones = [value for name, value in single.items() if name not in extra]
+        assert found["mean-15"].value == pytest.approx(sum(main_ones) / 15)
+        means = {
+            row.dataset[-2:]: row.value
+            for row in rows
+            if (row.metric, row.severity) == (metric, 1) and row.corruption == "mean"
+        }
+        assert means["-C"] == pytest.approx(sum(single.values()) / 19)
+        assert means["C̄"] == found["ripple"].value
+        overall = [row for row in rows if row.metric == metric and row.severity is None and row.corruption == "mean-15"]
+        assert len(overall) == 1
+        assert overall[0].low <= overall[0].value <= overall[0].high

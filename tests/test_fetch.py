@@ -166,12 +166,20 @@ def test_a_file_comes_once(tmp_path: Path, server: Server, monkeypatch: pytest.M
     assert sorted(each.name for each in path.parent.iterdir()) == [".anchored.json", ".lock", "x.tar"]
 
 
-def test_progress_is_shown_and_leaves_no_trace(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_on_a_terminal_only(
+    tmp_path: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,
 ) -> None:
     serve(server, monkeypatch, "good")
+    monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
     readers.fetch("served", tmp_path)
-    assert capsys.readouterr().err == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert ("x.tar" in printed.err) == terminal
 
 
 def test_what_broke_off_is_gone_on_with(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +289,7 @@ def test_two_at_a_time_fetch_once(
         each.join(30)
     assert (tmp_path / "served/x.tar").read_bytes() == BODY
     assert server.asked("drop/x.tar") == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
-    assert "served: another process is fetching it; waiting" in capsys.readouterr().out
+    assert "served: another process is fetching it; waiting" in capsys.readouterr().err
 
 
 # --- archives
@@ -471,6 +479,8 @@ def test_folders_that_a_person_unpacked_are_taken_as_they_are(tmp_path: Path) ->
     for name in ("train", "val", "ILSVRC2012_devkit_t12"):
         (tmp_path / "imagenet" / name).mkdir(parents=True)
     assert readers.fetch("imagenet", tmp_path, progress=False)[0] == tmp_path / "imagenet/train"
+    (tmp_path / "cifar10-c/CIFAR-10-C").mkdir(parents=True)
+    assert readers.fetch("cifar10-c", tmp_path, offline=True) == (tmp_path / "cifar10-c/CIFAR-10-C",)
 
 
 def test_sets_inside_the_package_need_no_fetching() -> None:

@@ -12,11 +12,12 @@ import anchored
 SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
-MATHS = {"anchoring", "stem", "residuals", "metrics", "intervals", "scores", "probe"}
-STORE = {"runs"}
+MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
+STORE = {"runs", "hub"}
 SETTINGS = {"recipe"}
-MATERIAL = {"networks", "catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
-WORK = {"model", "train", "predict"}
+MATERIAL = {"networks", "libraries", "resnets"}
+MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
+WORK = {"model", "start", "optimiser", "train", "predict", "corrupted", "card", "export"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
 
 MAY_IMPORT = {
@@ -26,9 +27,16 @@ MAY_IMPORT = {
     "catalog": BASE,
     "data": BASE | MATERIAL | SETTINGS,
     "readers": BASE | MATERIAL | STORE,
+    "libraries": BASE | {"stem", "trials"},
+    "hub": BASE | {"runs"},
     "model": BASE | MATHS | STORE | SETTINGS | MATERIAL,
     "predict": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
-    "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict"},
+    "corrupted": BASE | STORE | SETTINGS | MATERIAL | {"predict"},
+    "start": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
+    "optimiser": BASE | SETTINGS,
+    "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict", "start", "optimiser"},
+    "card": BASE | STORE | SETTINGS | MATERIAL | {"model", "metrics"},
+    "export": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "card"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
     "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},

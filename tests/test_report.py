@@ -112,6 +112,30 @@ def test_seeds_are_compared_in_pairs() -> None:
     assert not noisy.clear
 
 
+def test_one_seed_is_compared_on_shared_resamples() -> None:
+    # The two intervals overlap widely, but what moves both figures alike cancels: 0.5 ± 0.1 is clear.
+    draw = torch.Generator().manual_seed(0)
+    shared = 3 * torch.randn(500, generator=draw)
+    draws = {50.0: 50 + shared, 50.5: 50.5 + shared + 0.05 * torch.randn(500, generator=draw)}
+    mine, base = estimate(50.5), estimate(50.0)
+    change = summary.compare(mine, base, lambda row: draws[row.value])
+    assert change is not None
+    assert change.clear
+    assert (change.low, change.high) == pytest.approx((0.4, 0.6), abs=0.02)
+    assert summary.compare(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
+    assert summary.compare(mine, base).clear is False  # type: ignore[union-attr]
+
+
+def test_changes_of_one_table_are_corrected_for_their_number() -> None:
+    change = summary.Change(50.0, 51.0, low=0.1, high=1.9, p=0.02, clear=True, better=True, seeds=1)
+    told = summary.Change(50.0, 51.0, low=math.nan, high=math.nan, p=math.nan, clear=True, better=True, seeds=1)
+    three = summary.corrected({"a": change, "b": dataclasses.replace(change, p=0.001), "c": change, "d": told})
+    assert [each.p for each in three.values()] == pytest.approx([0.04, 0.003, 0.04, math.nan], nan_ok=True)
+    assert [each.clear for each in three.values()] == [True, True, True, True]
+    four = summary.corrected(dict.fromkeys("abc", change))
+    assert not any(each.clear for each in four.values())
+
+
 def test_only_common_seeds_are_compared() -> None:
     mine = summary.Estimate(tuple(row(seed=i, value=v, low=v, high=v) for i, v in ((1, 20.0), (2, 40.0))))
     change = summary.compare(mine, estimate(0.0, 10.0))  # seed 1 is the only common one

@@ -17,7 +17,7 @@ from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.recipe import Anchoring, Cell, Data, Protocol, Tail, Training
 from anchored.runs import Run
-from anchored.train import Keeper, TensorCheckpoints, averages, rate, train
+from anchored.train import Keeper, TensorCheckpoints, averages, train
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
@@ -143,16 +143,6 @@ def test_diverging_loss_is_one_line_and_keeps_no_weights(tmp_path: Path) -> None
 def test_too_few_images_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"fewer than train\.batch_size 999"):
         train(Run(tmp_path / "run"), cell(train=replace(TINY, batch_size=999)))
-
-
-def test_steps_schedule_is_the_papers() -> None:
-    factors = [rate(Training(), epoch / 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
-    assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
-
-
-def test_one_cycle_goes_up_and_down_to_zero() -> None:
-    settings = Training(schedule="one_cycle")
-    assert [rate(settings, done) for done in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
 
 
 @pytest.mark.parametrize(

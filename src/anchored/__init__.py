@@ -1,6 +1,7 @@
 """Anchored training with reference masking.
 
 >>> model = anchored.anchor(network, mask_probability=0.25)   # same images in, same answers on the first day
+>>> plain = anchored.fold(model)                                # a plain network again, to deploy
 >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
 """
 
@@ -11,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anchored.anchoring import AnchoredModel, anchor
     from anchored.errors import UserError
+    from anchored.folding import fold
     from anchored.model import load
 
-__all__ = ["AnchoredModel", "UserError", "anchor", "load"]
+__all__ = ["AnchoredModel", "UserError", "anchor", "fold", "load"]
 
-_HOMES = {"AnchoredModel": "anchoring", "anchor": "anchoring", "UserError": "errors", "load": "model"}
+_HOMES = {
+    "AnchoredModel": "anchoring",
+    "anchor": "anchoring",
+    "UserError": "errors",
+    "fold": "folding",
+    "load": "model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,15 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+def checked_references(images: Tensor) -> Tensor:
+    """The images, if they can be references: finite floats (K,C,H,W), K at least 1; else ``UserError``."""
+    if images.dim() < 2 or len(images) == 0 or not images.is_floating_point():
+        raise UserError(f"references must be normalised images (K,C,H,W), not {tuple(images.shape)} {images.dtype}")
+    if not torch.isfinite(images).all():
+        raise UserError("references contain NaN or infinity: give finite training images")
+    return images
+
+
 class AnchoredModel(nn.Module):
     """Images (B,C,H,W) in, logits (B,N) out, through a network that sees ``[reference, image − reference]``.
 
@@ -56,6 +65,7 @@ class AnchoredModel(nn.Module):
             batch becomes the reference, so that it always is a training image; a network that was never trained
             uses the zero reference.
         mask_probability: α in [0, 1).
+        stem: the first layers, the only wide ones; None where the network was not widened by :func:`anchor`.
         masked: (B,) bool, which pairs of the last training pass were masked.
         order: (B,) int64, the last training pass's references by their places in the batch.
         generator: source of permutations and masks; a CPU generator, so that draws are the same on every device.
@@ -72,6 +82,7 @@ class AnchoredModel(nn.Module):
         masked_target: Literal["label", "uniform"] = "label",
         batch_norm: Literal["unmasked", "all"] = "unmasked",
         generator: torch.Generator | None = None,
+        stem: stems.Stem | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= mask_probability < 1:  # also refuses NaN
@@ -84,6 +95,7 @@ class AnchoredModel(nn.Module):
             if value not in known:
                 raise UserError(f"{name} is {value!r}: give {' or '.join(map(repr, known))}")
         self.network = network
+        self.stem = stem
         self.mask_probability = mask_probability
         self.mask_unit = mask_unit
         self.masked_target = masked_target
@@ -140,23 +152,20 @@ class AnchoredModel(nn.Module):
 
     def set_references(self, images: Tensor) -> None:
         """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
-        if images.dim() < 3 or len(images) == 0 or not images.is_floating_point():
-            raise UserError(f"references must be normalised images (K,C,H,W), not {tuple(images.shape)} {images.dtype}")
-        if not torch.isfinite(images).all():
-            raise UserError("references contain NaN or infinity: give finite training images")
-        self.references = images.detach().clone()
+        self.references = checked_references(images).detach().clone()
 
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
 
-        Probabilities only with ``masked_target='uniform'``: uniform for the pairs that were masked, one-hot elsewhere.
+        ``labels`` may be probabilities already, of images that were mixed. With ``masked_target='uniform'`` the result
+        is probabilities: uniform for the pairs that were masked, the label's (or the given ones) elsewhere.
         """
         if self.masked_target == "label":
             return labels
         if len(self.masked) != len(labels):
             raise UserError(f"targets for {len(labels)} labels, but the last training pass had {len(self.masked)}")
-        onehot = functional.one_hot(labels, classes).to(torch.get_default_dtype())
-        return torch.where(self.masked[:, None], 1 / classes, onehot)
+        soft = labels if labels.is_floating_point() else functional.one_hot(labels, classes)
+        return torch.where(self.masked[:, None], 1 / classes, soft.to(torch.get_default_dtype()))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # The number of references is the saved model's, so the buffer takes its shape before torch compares shapes.
@@ -181,6 +190,7 @@ def anchor(
     *,
     fresh_stem: bool = False,
     stem: str | None = None,
+    example: Tensor | None = None,
     mask_unit: Literal["batch", "image"] = "batch",
     masked_target: Literal["label", "uniform"] = "label",
     batch_norm: Literal["unmasked", "all"] = "unmasked",
@@ -189,11 +199,14 @@ def anchor(
     """Anchor a network: the result takes the same images and, on the first day, gives the same answers.
 
     Args:
-        network: any classifier of images (B,C,H,W) with a convolutional first layer. It is copied, not changed.
+        network: any classifier of images (B,C,H,W) (or (B,C,L), (B,C,D,H,W), (B,C)) whose first layers are
+            convolutions or linear layers, patch embeddings included. It is copied, not changed.
         mask_probability: α in [0, 1), the probability that training masks the references.
         fresh_stem: draw the wide first layer anew, for training from scratch. By default both its halves take the
             given weights, and the network's function is kept exactly, for every reference.
-        stem: name of the first layer (``"features.0"``) where the first convolution is not it.
+        stem: name of the first layer (``"features.0"``). By default every layer that meets the image is widened, found
+            by running a copy of the network on random images (:mod:`anchored.stem`).
+        example: a batch of images, of which only the shape matters, where the network does not run on a usual size.
         mask_unit: one mask draw for the whole ``"batch"`` (published) or one per ``"image"``.
         masked_target: train masked pairs towards their ``"label"`` or the ``"uniform"`` distribution (then compute
             the loss with ``cross_entropy(logits, model.targets(labels, classes))``).
@@ -202,14 +215,15 @@ def anchor(
         generator: CPU generator of permutations, masks and the fresh stem; seed 0 by default.
 
     Raises:
-        UserError: α outside [0, 1), an unknown setting, or a first layer that cannot be found or widened.
+        UserError: α outside [0, 1), an unknown setting, or a first layer that cannot be found or widened: the widened
+            network is compared with the given one, and refused where it answers differently.
 
     Example:
         >>> model = anchor(torchvision.models.resnet18(weights="DEFAULT"), mask_probability=0.25)
         >>> logits = model(images)  # in any training loop
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    wide = stems.widen(network, stem, fresh=fresh_stem, generator=generator)
+    wide, found = stems.widen(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
         wide,
         mask_probability,
@@ -217,6 +231,7 @@ def anchor(
         masked_target=masked_target,
         batch_norm=batch_norm,
         generator=generator,
+        stem=found,
     ).train(network.training)
 
 

@@ -1,4 +1,4 @@
-"""The door: ``anchored study | train | evaluate | report | predict | data``.
+"""The door: ``anchored VERB``, one of ``COMMANDS``.
 
 Work is imported inside the commands, so that ``--help`` is instant. Bad input is one line and exit status 2.
 """
@@ -11,9 +11,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anchored import recipe as recipes
 from anchored.errors import UserError
@@ -56,11 +56,32 @@ def _study_arguments(parser: ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a trained run")
+    _network_argument(parser)
     parser.add_class_arguments(recipes.Evaluation, "evaluate")
+
+
+def _network_argument(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--network", type=str, default=None, help="the network again, where it is python:..., to say that you trust it"
+    )
 
 
 def _report_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str, help="folder of a study")
+
+
+def _corrupt_arguments(parser: ArgumentParser) -> None:
+    images = "a row of the catalog (its test images), a folder of images or class folders, a .csv, .npz or .npy file"
+    parser.add_argument("source", type=str, help=images)
+    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the corrupted images")
+    kinds = "names of corruptions, or c (all 19 common ones), c15 (without the four extra ones), c-bar (ten)"
+    parser.add_argument("--corruptions", type=tuple[str, ...], default=("c",), help=kinds)
+    parser.add_argument("--severities", type=tuple[int, ...], default=(1, 2, 3, 4, 5), help="of 1 (mild) to 5 (harsh)")
+    parser.add_argument("--seed", type=int, default=0, help="with it, an image's place decides its random numbers")
+    layouts = "npy: blocks, as CIFAR-10-C; folders: JPEG files, as ImageNet-C"
+    parser.add_argument("--layout", type=Literal["folders", "npy"], default="folders", help=layouts)
+    sizes = "pixels a side: images are resized and cropped to it first; 0 leaves them as they are"
+    parser.add_argument("--size", type=int, default=0, help=sizes)
 
 
 def _predict_arguments(parser: ArgumentParser) -> None:
@@ -89,12 +110,47 @@ def _data_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
 
 
+def _convert_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("network", type=str, help="name of a network, or folder (or hub:owner/name) of a standard run")
+    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the anchored model")
+    parser.add_argument("--pretrained", action="store_true", help="take the weights that come with the name")
+    parser.add_argument("--checkpoint", type=str, default="", help="take these: .safetensors of the plain network")
+    parser.add_argument("--like", type=str, default="", help="data set whose images and classes the weights are for")
+    parser.add_argument("--mask_probability", type=float, default=0.0, help="of a later training, in [0, 1)")
+    parser.add_argument("--stem", type=str, default="", help="name of the first layer, where it is not found without")
+    parser.add_argument("--channels", type=int, default=0, help="of the images, where the name does not say")
+    parser.add_argument("--size", type=int, default=0, help="height and width of the images, pixels")
+    parser.add_argument("--classes", type=int, default=0, help="how many logits there are")
+    parser.add_argument("--mean", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
+    parser.add_argument("--std", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
+
+
+def _export_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=str, help="folder of a trained run or converted model, or hub:owner/name")
+    parser.add_argument(
+        "target", type=str, help="file (.onnx, .pt2, .safetensors), folder, or hub:owner/name to push a folder to"
+    )
+    parser.add_argument(
+        "--input",
+        type=Literal["uint8", "unit", "normalised"],
+        default="uint8",
+        help="what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--public", action="store_true", help="make a new repository on the hub public")
+    _network_argument(parser)
+
+
 def _recipe(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
     settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
     from anchored.catalog import CATALOG
 
     recipe = recipes.Recipe.parse(settings).check()
+    if recipe.network.checkpoint:
+        from anchored.start import pinned
+
+        recipe = replace(recipe, network=pinned(recipe.network))
     row = CATALOG.get(recipe.data.train)
     return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
 
@@ -132,7 +188,8 @@ def _evaluate(options: Namespace) -> None:
     from anchored.runs import Run
 
     run = Run(Path(options.run))
-    study.evaluate_one(run, recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate, _console())
+    settings = recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate
+    study.evaluate_one(run, settings, _console(), network=options.network)
     print(f"Rows: {run.rows_file.resolve()}")
 
 
@@ -166,6 +223,23 @@ def _report(options: Namespace) -> None:
 
     report.write(StudyFolder(Path(options.folder)))
     _show_report(Path(options.folder))
+
+
+def _corrupt(options: Namespace) -> None:
+    from anchored import corrupted
+
+    folder = Path(options.output)
+    corrupted.corrupt(
+        options.source,
+        folder,
+        _console(),
+        names=options.corruptions,
+        severities=options.severities,
+        seed=options.seed,
+        layout=options.layout,
+        size=options.size,
+    )
+    print(f"Corrupted images: {folder.resolve()}")
 
 
 def _data(options: Namespace) -> None:
@@ -211,6 +285,28 @@ DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
     "fetch": _data_fetch,
     "verify": _data_verify,
 }
+
+
+def _convert(options: Namespace) -> None:
+    from anchored.export import convert
+
+    given = {key: value for key, value in options.as_dict().items() if key not in ("network", "output")}
+    print(convert(options.network, Path(options.output), **given))
+
+
+def _export(options: Namespace) -> None:
+    from anchored.export import export
+
+    print(
+        export(
+            options.run,
+            options.target,
+            takes=options.input,
+            force=options.force,
+            public=options.public,
+            network=options.network,
+        )
+    )
 
 
 def _show_report(folder: Path) -> None:
@@ -264,12 +360,12 @@ COMMANDS = {
         _report,
         ("anchored report runs/demo",),
     ),
-    "predict": Command(
-        "anchored predict RUN IMAGE ... [-o FOLDER]",
-        "say of images of your own what they are, and how foreign",
-        _predict_arguments,
-        _predict,
-        ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
+    "data": Command(
+        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
+        "list, download and verify data sets",
+        _data_arguments,
+        _data,
+        ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
     ),
     "doctor": Command(
         "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
@@ -278,12 +374,45 @@ COMMANDS = {
         _doctor,
         ("anchored doctor demo", "anchored doctor table8"),
     ),
-    "data": Command(
-        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
-        "list, download and verify data sets",
-        _data_arguments,
-        _data,
-        ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
+    "predict": Command(
+        "anchored predict RUN IMAGE ... [-o FOLDER]",
+        "say of images of your own what they are, and how foreign",
+        _predict_arguments,
+        _predict,
+        ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
+    ),
+    "corrupt": Command(
+        "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
+        "write a corrupted copy of any image set",
+        _corrupt_arguments,
+        _corrupt,
+        (
+            "anchored corrupt my-photos -o my-photos-c",
+            "anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'",
+            "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
+        ),
+    ),
+    "convert": Command(
+        "anchored convert NETWORK -o FOLDER {--pretrained | --checkpoint FILE} [--KEY VALUE ...]",
+        "anchor a network with its weights, exactly",
+        _convert_arguments,
+        _convert,
+        (
+            "anchored convert timm:regnety_008 --pretrained -o runs/regnety",
+            "anchored convert timm:tf_efficientnet_lite0 --checkpoint lite0.safetensors -o runs/lite0",
+            "anchored convert resnet18 --checkpoint mine.safetensors --like cifar10 -o runs/mine",
+        ),
+    ),
+    "export": Command(
+        "anchored export RUN TARGET [--input {uint8,unit,normalised}] [--force] [--public]",
+        "fold a trained network into a plain one, to a file, or share its folder",
+        _export_arguments,
+        _export,
+        (
+            "anchored export runs/ram model.onnx",
+            "anchored export runs/ram model.pt2 --input unit",
+            "anchored export runs/ram hub:owner/name",
+        ),
     ),
 }
 
@@ -315,6 +444,8 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
     from jsonargparse import ArgumentError
 
     parser = _parser(verb)
+    if COMMANDS[verb].arguments is _data_arguments:  # argparse wants names that may be absent before the flags
+        arguments = sorted(arguments, key=lambda word: word.startswith("-"))
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
         if first and COMMANDS[verb].arguments in (_study_arguments, _recipe_arguments):

@@ -130,6 +130,10 @@ class Diagnosis:
             free = shutil.disk_usage(folder).free
             if needed > free:
                 yield f"{what} need {amount(needed)} in {folder}, where {amount(free)} are free"
+        for cost in self.costs:
+            if not cost.fits:
+                step = f"a step of {cost.batch} images of {cost.network}, {cost.protocol},"
+                yield f"{step} runs out of the device's memory ({cost.measured} do not): lower train.batch_size"
         available = _available()
         if available and self.memory > available:
             yield f"{amount(self.memory)} of memory are needed, {amount(available)} are free: lower data.memory"

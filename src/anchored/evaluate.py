@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class Bench:
     progress: Progress
     root: Path | None = None
     passed: int = 0  # sets that were passed through the network, or read from disk
+    draws: list[Tensor] = field(default_factory=list)  # replicates of the rows so far (R,Q), in their order and unit
 
     @cached_property
     def config(self) -> models.ModelConfig:
@@ -53,7 +54,7 @@ class Bench:
     def model(self) -> nn.Module:
         """The network, loaded when a set has to be passed through it."""
         on_gpu = torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda")
-        return models.load(self.run.path).to("cuda" if on_gpu else "cpu")
+        return models.load(self.run.path, network=self.cell.network).to("cuda" if on_gpu else "cpu")
 
     @cached_property
     def weights(self) -> str:
@@ -110,9 +111,14 @@ class Bench:
     def estimate(
         self, purpose: str, names: Sequence[str], statistic: Callable[..., Tensor], sizes: Sequence[int]
     ) -> list[Interval]:
-        """Values and intervals of figures, as in ``intervals.estimate``."""
+        """Values and intervals of figures, as in ``intervals.estimate``, whose replicates are kept for comparisons.
+
+        Each figure becomes one row, and the rows follow in this order.
+        """
         self.progress(self.passed / self.sets, f"evaluating, intervals of {names[0]}")
-        return intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
+        found, draws = intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
+        self.draws.append(draws.cpu() * draws.new_tensor([_unit(name) for name in names]).cpu())
+        return found
 
     def row(
         self,
@@ -126,7 +132,7 @@ class Bench:
         score: str = "",
     ) -> Row:
         """A row of this network."""
-        value, low, high = (bound * (100 if metrics.METRICS[metric].percent else 1) for bound in found)
+        value, low, high = (bound * _unit(metric) for bound in found)
         return Row(
             trained_on=catalog.title(self.cell.data.train),
             architecture=networks.get(self.cell.network).title,
@@ -147,14 +153,22 @@ class Bench:
         )
 
 
+def _unit(metric: str) -> float:
+    """What fractions are multiplied with in rows."""
+    return 100.0 if metrics.METRICS[metric].percent else 1.0
+
+
 def clean(bench: Bench) -> Iterator[Row]:
     """Accuracy and calibration on the test set."""
     test = bench.outputs("test", bench.cell.data.train, "test", features=True)
-    found = intervals.image_intervals(
-        test.logits, test.labels, CLEAN, bench.generator("images"), bench.settings.bootstrap
-    )
-    for name in CLEAN:
-        yield bench.row(name, found[name], catalog.title(bench.cell.data.train), len(test.labels))
+    images, n = metrics.per_image(test.logits, test.labels), len(test.labels)  # unsorted: others resample the same ones
+    weighted = [metrics.IMAGE_METRICS[name](images) for name in CLEAN]
+
+    def statistic(weights: Tensor) -> Tensor:
+        return torch.stack([metric(weights) for metric in weighted], dim=1)
+
+    for name, found in zip(CLEAN, bench.estimate("images", CLEAN, statistic, [n]), strict=True):
+        yield bench.row(name, found, catalog.title(bench.cell.data.train), n)
 
 
 def corruption(bench: Bench) -> Iterator[Row]:
@@ -283,6 +297,9 @@ def evaluate(
     """Measure a trained run, and keep its rows. Outputs that are there already are not computed again."""
     bench = Bench(run, cell, settings, progress, root)
     rows = [row for suite in SUITES for row in suite(bench)]
+    draws = torch.cat(bench.draws, dim=1).T.float()
+    assert len(draws) == len(rows)
+    runs.save_tensors(run.replicates_file, {"draws": draws})
     runs.write_rows(run.rows_file, rows)
     runs.write_json(run.evaluation_file, _made_from(run, cell, settings))
     return rows

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchored import corruptions, data, networks, predict
+from anchored import corruptions, data, predict
 from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.batches import ImageSet, to_input
@@ -35,6 +35,7 @@ class Cost:
     passes: float  # of evaluating one image
     images: int  # that one training is evaluated on
     outputs: int  # bytes of its weights and outputs
+    fits: bool = True  # False where the recipe's step runs out of the device's memory
 
     @property
     def training(self) -> float:
@@ -58,19 +59,29 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol), []).append(cell)
     limit, found = SECONDS / len({(network, protocol == "standard") for network, protocol in kinds}), []
-    timed: dict[tuple[str, bool], tuple[int, float, float, int, int]] = {}
+    timed: dict[tuple[str, bool], _Timing] = {}
     for (network, protocol), alike in kinds.items():
         key = (network, protocol == "standard")
         if key not in timed:
             progress(f"{network}, {protocol}")
             timed[key] = _measured(alike[0], recipe.evaluate.batch_size, limit)
-        measured, step, passes, weights, width = timed[key]
-        cell, (images, outputs) = alike[0], _evaluated(recipe, width)
-        trained = round(count(recipe, recipe.data.train, "train"))
-        steps = cell.train.epochs * max(1, trained // cell.train.batch_size)
-        batch = cell.train.batch_size
+        one, train = timed[key], alike[0].train
+        images, outputs = _evaluated(recipe, one.features)
+        steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
         found.append(
-            Cost(network, protocol, len(alike), batch, measured, step, steps, passes, images, weights + outputs)
+            Cost(
+                network=network,
+                protocol=protocol,
+                trainings=len(alike),
+                batch=train.batch_size,
+                measured=one.images,
+                step=one.step,
+                steps=steps,
+                passes=one.passes,
+                images=images,
+                outputs=one.weights + outputs,
+                fits=one.fits,
+            )
         )
     return found
 
@@ -94,42 +105,62 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     return round(images), round(4 * (images * classes + (test + adapted) * width))
 
 
-def _measured(cell: Cell, evaluated: int, limit: float) -> tuple[int, float, float, int, int]:
-    """Images of the timed step; seconds of the recipe's step, and of evaluating one image; bytes of the weights;
-    features."""
+@dataclass(frozen=True)
+class _Timing:
+    """One network, measured."""
+
+    images: int  # of the largest step that was timed
+    step: float  # seconds of the recipe's step
+    passes: float  # seconds of evaluating one image
+    weights: int  # bytes
+    features: int
+    fits: bool  # False where a larger step ran out of the device's memory
+
+
+def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
+    """Time steps of more and more images, up to the recipe's batch or a third of ``limit`` seconds; then passes."""
     config = models.config_of(cell)
     on_gpu = torch.cuda.is_available() and cell.train.accelerator in ("auto", "gpu", "cuda")
     device = torch.device("cuda" if on_gpu else "cpu")
     model = models.build(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
-    shape = (config.channels, config.size, config.size)
-    generator = torch.Generator().manual_seed(0)
+    generator, shape = torch.Generator().manual_seed(0), (config.channels, config.size, config.size)
     if isinstance(model, AnchoredModel):
         model.set_references(torch.randn(config.references, *shape, generator=generator))
     model = model.to(memory_format=torch.channels_last).to(device)
-    weights = sum(each.numel() * each.element_size() for each in model.parameters())
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
-    batch, seconds = 2, 0.0
+    whole, batch = cell.train.batch_size, min(2, cell.train.batch_size)
+    reached, seconds, fits = batch, 0.0, True
+    pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
     while True:
-        pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
         labels = torch.randint(0, len(config.classes), (batch,), generator=generator)
         inputs = to_input(pixels.to(device), config.mean, config.std)
-        seconds = _timed(partial(_step, model, optimizer, inputs, labels.to(device)), device, batch > 2)
-        grown = min(4 * batch, cell.train.batch_size)
-        if batch >= cell.train.batch_size or seconds * (STEPS + 1) * grown / batch > limit / 3:
+        try:
+            step = partial(_step, model, inputs, labels.to(device), cell.train.precision)
+            reached, seconds = batch, _timed(step, device, again=batch > 2)
+        except torch.cuda.OutOfMemoryError:
+            fits = False
+        grown = min(4 * batch, whole)
+        if not fits or batch == whole or seconds * (STEPS + 1) * grown / batch > limit / 3:
             break
         batch = grown
-    images = ImageSet("random", pixels[: max(1, evaluated)], labels[: max(1, evaluated)], config.classes)
+        pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
+    some = pixels[: min(evaluated, reached)]
+    images = ImageSet("random", some, torch.zeros(len(some), dtype=torch.int64), config.classes)
     work = predict.Pass(model, config, images, len(images), features=True)
-    forward = _timed(lambda: predict.predict(work), device, True)
-    with networks.features_of(model.network if isinstance(model, AnchoredModel) else model) as seen, torch.no_grad():
-        model.eval()(inputs[:1])
-    return batch, seconds * cell.train.batch_size / batch, forward / len(images), weights, seen[0].shape[1]
+    forward = _timed(lambda: predict.predict(work), device, again=True) / len(images)
+    outputs = predict.predict(work)
+    assert outputs.features is not None
+    weights = sum(each.numel() * each.element_size() for each in model.parameters())
+    return _Timing(reached, seconds * whole / reached, forward, weights, outputs.features.shape[1], fits)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
-    optimizer.zero_grad()
-    functional.cross_entropy(model.train()(inputs), labels).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+def _step(model: nn.Module, inputs: Tensor, labels: Tensor, precision: str) -> None:
+    """Forward, backward, and a step of SGD too small to change anything."""
+    model.train().zero_grad()
+    kind = torch.float16 if precision.startswith("16") else torch.bfloat16
+    with torch.autocast(inputs.device.type, kind, enabled=precision.endswith("mixed")):
+        loss = functional.cross_entropy(model(inputs), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.optim.SGD(model.parameters(), lr=1e-9).step()
 
 
 def _timed(work: Callable[[], object], device: torch.device, again: bool) -> float:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -93,7 +94,8 @@ def _split(row: DataSet, split: str, root: Path | None, every: bool) -> str:
 
 
 def _decoded(row: DataSet, found: readers.ImageIndex, every: bool, what: str) -> int:
-    with Progress(transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=len(found) if every else min(verify.SAMPLE, len(found)))
         return verify.images(row, found, every, lambda: bar.advance(task))
 

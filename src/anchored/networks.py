@@ -1,7 +1,13 @@
-"""Networks by name, and their penultimate features.
+"""Networks by name, their penultimate features, and how their pretrained weights want images.
 
-A network is a row of ``NETWORKS``: add one row and one test to add a network. All follow one convention: the last
-linear layer is ``.head``.
+| name | what it is |
+|---|---|
+| a row of ``NETWORKS`` | the networks of the paper and the demo; ``width`` scales them |
+| ``timm:NAME[.tag]`` | any network of timm |
+| ``torchvision:NAME`` | any classifier of torchvision |
+| ``python:package.module:factory`` | your own ``factory(channels, classes) -> nn.Module`` |
+
+Add one row and one test to add a network.
 """
 
 from __future__ import annotations
@@ -14,140 +20,174 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from anchored import libraries
 from anchored.errors import UserError
+from anchored.libraries import LIBRARIES, Wanted
+from anchored.resnets import PreActivationBlock, ResNet
 
-
-def _conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Conv2d:
-    """A convolution that keeps the image's size, or halves it, with He initialisation (arXiv 1502.01852)."""
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return conv
-
-
-class PostActivationBlock(nn.Module):
-    """Residual block of He et al. (arXiv 1512.03385): conv, norm, relu, conv, norm, add, relu."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
-        self.conv2, self.norm2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
-        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
-        return torch.relu(y + self.shortcut(x))
-
-
-class PreActivationBlock(nn.Module):
-    """Residual block of wide residual networks (arXiv 1605.07146): norm, relu, conv, norm, relu, conv, add."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, stride)
-        self.norm2, self.conv2 = nn.BatchNorm2d(outputs), _conv(outputs, outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else _conv(inputs, outputs, stride, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
-        activated = self.norm1(x).relu()
-        # The projection sees the activated input; an identity shortcut carries the raw one.
-        skipped = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(activated)
-        y: Tensor = self.conv2(self.norm2(self.conv1(activated)).relu())
-        return y + skipped
-
-
-class ResNet(nn.Module):
-    """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``."""
-
-    def __init__(
-        self,
-        channels: int,
-        classes: int,
-        *,
-        stem: int,
-        widths: tuple[int, ...],
-        depth: int,
-        block: Callable[[int, int, int], nn.Module] = PostActivationBlock,
-    ) -> None:
-        super().__init__()
-        self.stem = _conv(channels, stem)
-        before = block is PreActivationBlock
-        self.stem_norm = nn.Identity() if before else nn.Sequential(nn.BatchNorm2d(stem), nn.ReLU())
-        blocks, inputs = [], stem
-        for stage, width in enumerate(widths):
-            for index in range(depth):
-                blocks.append(block(inputs, width, 2 if stage > 0 and index == 0 else 1))
-                inputs = width
-        self.blocks = nn.Sequential(*blocks)
-        self.last_norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()) if before else nn.Identity()
-        self.head = nn.Linear(inputs, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B,C,H,W) to logits (B,N)."""
-        x = self.last_norm(self.blocks(self.stem_norm(self.stem(images))))
-        logits: Tensor = self.head(x.mean(dim=(2, 3)))
-        return logits
+IMPORT = "python"  # prefix of names that lead to code
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A row: how tables call the network, and how to build it for C channels and N classes."""
+    """A row: how tables call the network, how to build it, and whose pretrained weights fit it (none if empty)."""
 
     title: str
-    build: Callable[[int, int], nn.Module]
+    build: Callable[[Wanted], nn.Module]
+    weights: str = ""
+
+
+def _small_images(stem: int, widths: tuple[int, ...], depth: int, **options: object) -> Callable[[Wanted], nn.Module]:
+    def build(wanted: Wanted) -> nn.Module:
+        scaled = tuple(wanted.scaled(width) for width in widths)
+        return ResNet(
+            wanted.channels,
+            wanted.classes,
+            stem=wanted.scaled(stem),
+            widths=scaled,
+            depth=depth,
+            **options,  # type: ignore[arg-type]
+        )
+
+    return build
 
 
 NETWORKS: dict[str, Architecture] = {
     # 11,173,962 parameters for CIFAR-10 (kuangliu/pytorch-cifar's ResNet18, the network of the CIFAR literature).
-    "resnet18": Architecture("ResNet-18", lambda c, n: ResNet(c, n, stem=64, widths=(64, 128, 256, 512), depth=2)),
+    "resnet18": Architecture("ResNet-18", _small_images(64, (64, 128, 256, 512), 2)),
     # 2.2 M parameters (arXiv 1605.07146, table 4).
-    "wrn40_2": Architecture(
-        "WRN-40-2",
-        lambda c, n: ResNet(c, n, stem=16, widths=(32, 64, 128), depth=6, block=PreActivationBlock),
-    ),
+    "wrn40_2": Architecture("WRN-40-2", _small_images(16, (32, 64, 128), 6, block=PreActivationBlock)),
     # The demo's: a ResNet-8, seconds per epoch on a laptop's CPU.
-    "small": Architecture("ResNet-8", lambda c, n: ResNet(c, n, stem=16, widths=(16, 32, 64), depth=1)),
+    "small": Architecture("ResNet-8", _small_images(16, (16, 32, 64), 1)),
+    # ImageNet's, of torchvision's classes: 11,689,512, 6,432,512 and 86,567,656 parameters for 1000 classes.
+    "resnet18_imagenet": Architecture("ResNet-18", libraries.resnet18, "torchvision:resnet18"),
+    "regnety_800mf": Architecture("RegNet", libraries.regnety_800mf, "torchvision:regnet_y_800mf"),
+    "vit_b_16": Architecture("ViT-b-16", libraries.vit_b_16, "torchvision:vit_b_16"),
 }
 
 
 def get(name: str) -> Architecture:
-    """The row of a network; ``UserError`` with near matches for an unknown name."""
-    if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(NETWORKS)}"
-        raise UserError(f"no network '{name}': {hint}")
-    return NETWORKS[name]
+    """The row of a network, or one made for a library's or your own; ``UserError`` with near matches if unknown."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    prefix, _, rest = name.partition(":")
+    if prefix in LIBRARIES:
+        library = LIBRARIES[prefix]
+        known = library.names()
+        if rest not in known:
+            near = difflib.get_close_matches(rest, known, n=3)
+            hint = f"near ones are {', '.join(f'{prefix}:{each}' for each in near)}" if near else "see its list"
+            raise UserError(f"no network '{name}': {prefix} does not have it; {hint}")
+        return Architecture(rest, lambda wanted: library.build(rest, wanted), name)
+    if prefix == IMPORT:
+        return Architecture(rest.rpartition(":")[2], lambda wanted: libraries.imported(rest, wanted))
+    near = difflib.get_close_matches(name, NETWORKS, n=1)
+    near = [f"{each}:{name}" for each, library in LIBRARIES.items() if not near and name in library.names()][:1] or near
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(NETWORKS)}, timm:NAME and torchvision:NAME"
+    raise UserError(f"no network '{name}': {hint}")
 
 
-def build(name: str, *, channels: int, classes: int, seed: int) -> nn.Module:
-    """A freshly initialised network; the same seed gives the same weights, and no global state is touched."""
+def build(
+    name: str,
+    *,
+    channels: int,
+    classes: int,
+    seed: int,
+    size: int | None = None,
+    width: float = 1.0,
+    pretrained: bool = False,
+    allow_import: bool = False,
+) -> nn.Module:
+    """A network for images (B,channels,size,size) and logits (B,classes); the global random state is left alone.
+
+    Args:
+        name: see the module's table.
+        channels: of the images, C.
+        classes: N.
+        seed: of the initial weights: the same seed gives the same weights.
+        size: height and width of the images, pixels, for networks that are built for one; default the network's own.
+        width: factor of the hidden widths, for quick trials; rows only.
+        pretrained: take the library's weights (downloaded by the library), with a new head unless it has as many
+            classes, and its first layer summed or spread over another number of channels.
+        allow_import: import the code that a ``python:`` name leads to. Only for names that your own command line or
+            recipe gives, never for one that was read from a downloaded file.
+
+    Raises:
+        UserError: an unknown name, a width or pretrained weights that the network does not have, weights that cannot be
+            downloaded, a name that leads to code without ``allow_import``, or a network that does not take such images.
+    """
     architecture = get(name)
+    wanted = Wanted(channels, classes, size, width, pretrained)
+    if name.startswith(f"{IMPORT}:") and not allow_import:
+        raise UserError(f"network '{name}' is code to be imported: only your own recipe or command line may name it")
+    if not 0 < width <= 16:
+        raise UserError(f"network.width is {width:g}: give a factor above 0 and at most 16")
+    if width != 1 and (name not in NETWORKS or pretrained):
+        raise UserError(
+            f"network '{name}'{' pretrained' if pretrained else ''} has one width: leave network.width at 1"
+        )
+    if pretrained and not architecture.weights:
+        raise UserError(f"network '{name}' has no pretrained weights: take one of timm or torchvision, or train it")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return architecture.build(channels, classes)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed would move the others too
+        network = architecture.build(wanted)
+    if name not in NETWORKS and size is not None:
+        libraries.check(network, name, wanted)
+    return network
+
+
+def preprocessing(name: str) -> libraries.Preprocessing:
+    """How a network's pretrained weights want images; ``UserError`` where it has none."""
+    weights = get(name).weights
+    if not weights:
+        raise UserError(f"network '{name}' has no pretrained weights, so no preprocessing of its own")
+    prefix, _, rest = weights.partition(":")
+    return LIBRARIES[prefix].preprocessing(rest)
 
 
 @contextlib.contextmanager
 def features_of(network: nn.Module) -> Iterator[list[Tensor]]:
     """Within it, the penultimate features (B,D) of every forward pass are appended to the list it gives.
 
-    These are the input of the last linear layer in order of registration, for any network that ends in one.
+    They are what the classifier is given: timm's own (``get_classifier``; of networks with several heads the mean of
+    what they are given, or all of it where the widths differ), else the linear layer that is called last, or without
+    any the last convolution. Positions and tokens are averaged.
     """
-    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not heads:
+    given = getattr(network, "get_classifier", lambda: None)()
+    several = isinstance(given, (tuple, list, nn.ModuleList))
+    heads = list(given) if several else [given] if isinstance(given, nn.Module) else []
+    linear, convolutions = (
+        [m for m in network.modules() if isinstance(m, kind)] for kind in (nn.Linear, nn.modules.conv._ConvNd)
+    )
+    layers: dict[nn.Module, None] = dict.fromkeys([*heads, *(linear or convolutions)])
+    if not layers:
         raise UserError(f"{type(network).__name__} has no linear layer, so no penultimate features")
+    last: dict[nn.Module, Tensor] = {}  # by layer, in the order of the last calls
     kept: list[Tensor] = []
 
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0].detach().flatten(1))
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        last.pop(layer, None)
+        last[layer] = inputs[0].detach()
 
-    handle = heads[-1].register_forward_pre_hook(keep)
-    try:
+    def keep(*_: object) -> None:
+        called = [head for head in heads if head in last] or list(last)[-1:]
+        if not called:
+            raise UserError(f"{type(network).__name__} calls no layer that it shows, so it has no penultimate features")
+        found = [_pooled(layer, last[layer]) for layer in called]
+        alike = len({features.shape for features in found}) == 1
+        kept.append(torch.stack(found).mean(dim=0) if alike else torch.cat(found, dim=1))
+        last.clear()
+
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_pre_hook(note).remove)
+        hooks.callback(network.register_forward_hook(keep).remove)
         yield kept
-    finally:
-        handle.remove()
+
+
+def _pooled(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """A classifier's input to (B,D): (B,...,D) for linear layers, else (B,D,...)."""
+    if inputs.dim() == 2:
+        return inputs
+    last = isinstance(layer, nn.Linear) or inputs.dim() == 3
+    return inputs.flatten(1, -2).mean(dim=1) if last else inputs.flatten(2).mean(dim=2)

@@ -72,7 +72,7 @@ class Network:
     """Start from the weights that come with the network's name (timm:..., torchvision:...)."""
     checkpoint: str = ""
     """Start from these weights: a .safetensors file of the plain network's, or a folder that anchored convert wrote. A
-    head for another number of classes is drawn anew."""
+    head for another number of classes starts at zero."""
     sha256: str = ""
     """Hash of the checkpoint's weights. Filled in when a study starts, so that its results are bound to them; weights
     with another hash are refused."""
@@ -497,6 +497,8 @@ def canonical(settings: Any) -> str:
 
 
 def _deciding(settings: Any) -> Any:
+    if isinstance(settings, dict):
+        return {key: _deciding(value) for key, value in settings.items()}
     if not dataclasses.is_dataclass(settings):
         return settings
     fields = (each for each in dataclasses.fields(settings) if not each.metadata.get("machine"))

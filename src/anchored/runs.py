@@ -104,6 +104,16 @@ class Run:
         return self.path / "weights.safetensors"
 
     @property
+    def card_file(self) -> Path:
+        """The model card, for those whom the folder is given to."""
+        return self.path / "README.md"
+
+    @property
+    def shared(self) -> tuple[Path, Path, Path]:
+        """The files that make a model folder: all that is needed to use the network elsewhere."""
+        return self.model_file, self.weights_file, self.card_file
+
+    @property
     def checkpoint_file(self) -> Path:
         """State of an unfinished training; removed when training is complete."""
         return self.path / "checkpoint.safetensors"
@@ -117,6 +127,11 @@ class Run:
     def rows_file(self) -> Path:
         """The run's rows; there exactly when evaluation is complete."""
         return self.path / "rows.csv"
+
+    @property
+    def replicates_file(self) -> Path:
+        """Replicates of every row (rows,R), in the rows' order and unit: what paired comparisons are made from."""
+        return self.path / "replicates.safetensors"
 
     @property
     def evaluation_file(self) -> Path:
@@ -261,6 +276,25 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+@contextlib.contextmanager
+def placing(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Gives a path in a new folder beside ``path`` to write a file or folder to; it is moved to its place at the end.
+
+    Where the body raises, nothing is left. Raises ``UserError`` where something is there already, unless ``force``
+    (then it is replaced; a folder only where it is empty).
+    """
+    taken = any(path.iterdir()) if path.is_dir() else path.exists() and not force
+    if taken:
+        hint = "choose another place" if path.is_dir() else "choose another place, or replace it with --force"
+        raise UserError(f"{path} exists already: {hint}")
+    with mending(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            made = Path(folder) / path.name
+            yield made
+            made.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -222,9 +222,16 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
         train.train(run, cell, keeper.update, root)
 
 
-def evaluate_one(run: Run, settings: Evaluation, console: Console, root: Path | None = None) -> None:
-    """Measure one trained run."""
+def evaluate_one(
+    run: Run, settings: Evaluation, console: Console, root: Path | None = None, network: str | None = None
+) -> None:
+    """Measure one trained run; ``network`` names its network again where that is code to be imported."""
     cell = Cell.parse(runs.read_json(run.cell_file), run.cell_file)
+    if cell.network.startswith("python:") and network != cell.network:
+        raise UserError(
+            f"{run.cell_file} names the network '{cell.network}', which is code to be imported: if you trust it, add "
+            f"--network {cell.network}"
+        )
     evaluate.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings), root)
     with _single(run, cell, console) as keeper, keeper.phase("evaluating"):
         evaluate.evaluate(run, cell, settings, keeper.update, root)
@@ -248,7 +255,10 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if folder.study_file.exists():
         there = _there(folder)
-        changed = runs.difference({**there["recipe"], **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
+        found = there["recipe"]
+        with contextlib.suppress(TypeError, AttributeError):  # settings that are new since then take their defaults
+            found = json.loads(canonical(Recipe.parse(found)))
+        changed = runs.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)

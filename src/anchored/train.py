@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from anchored import data, runs
+from anchored import data, optimiser, runs, start
 from anchored import model as models
+from anchored import stem as stems
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
+from anchored.mixing import mix
 from anchored.recipe import Cell, Training, canonical, derived_seed
 from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
@@ -36,6 +39,9 @@ class TrainingStep(pl.LightningModule):
     def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
+        network = model.network if isinstance(model, AnchoredModel) else model
+        self.factors = optimiser.factors(network, cell.train.rates, _parts(model) if cell.train.rates else {})
+        self.frozen = optimiser.freeze(network, self.factors)
         self.history: list[dict[str, float]] = []
         self._started = 0.0
         self._draws = torch.Generator()  # of tail points
@@ -48,14 +54,19 @@ class TrainingStep(pl.LightningModule):
         if self.residuals is not None and self._mining:
             self._draws.manual_seed(derived_seed(self.cell.seed, "tail", self.current_epoch))
             self.residuals.fit()
+        self._mixing = np.random.default_rng(derived_seed(self.cell.seed, "mixing", self.current_epoch))
+        for module in self.frozen:
+            module.eval()
         self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
         self._started = time.monotonic()
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """One batch: images (B,C,H,W), labels (B,)."""
         images, labels = batch
+        images, targets = self._mixed(images, labels)
         logits = self.model(images)
-        targets = self.model.targets(labels, self.classes) if isinstance(self.model, AnchoredModel) else labels
+        if isinstance(self.model, AnchoredModel):
+            targets = self.model.targets(targets, self.classes)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
         if self.residuals is not None:
             loss = loss + self.cell.tail_weight * self._tail_loss(images, labels)
@@ -80,6 +91,14 @@ class TrainingStep(pl.LightningModule):
         tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self._draws)
         return uniform_cross_entropy(self.model.masked_pass(-tail))
 
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and targets after mixup or CutMix: probabilities (B,N) with either, labels (B,) without."""
+        settings = self.cell.train
+        if settings.mixup == settings.cutmix == 0:
+            return images, labels
+        onehot = functional.one_hot(labels, self.classes).to(images.dtype)
+        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self._mixing)
+
     def close_epoch(self) -> None:
         """Add a line to the history; refuse to go on from weights that are no longer numbers."""
         loss, correct, images = self._sums.tolist()
@@ -88,29 +107,25 @@ class TrainingStep(pl.LightningModule):
                 f"{self.cell.label}: the loss became {loss / images} in epoch {self.current_epoch + 1}: lower "
                 f"train.learning_rate (now {self.cell.train.learning_rate:g}); the last good state was kept"
             )
+        group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
                 "loss": loss / images,
                 "accuracy": 100 * correct / images,
-                "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+                "learning_rate": group["lr"] / group["factor"],
                 "seconds": time.monotonic() - self._started,
             }
         )
         self.log_dict({"loss": loss / images, "accuracy": 100 * correct / images})  # for any logger of Lightning
 
     def configure_optimizers(self) -> Any:
-        """SGD with the recipe's schedule, stepped once a batch."""
+        """The recipe's optimiser and schedule, stepped once a batch."""
         settings = self.cell.train
-        optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        )
+        network = self.model.network if isinstance(self.model, AnchoredModel) else self.model
+        optimizer = optimiser.optimizer(network, settings, self.factors)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(settings, step / steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimiser.rate(settings, step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -122,16 +137,6 @@ class TrainingStep(pl.LightningModule):
         if checkpoint.get("cell") != self.cell.digest():
             raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
         self.history = checkpoint["history"]
-
-
-def rate(settings: Training, done: float) -> float:
-    """The learning rate's factor after the share ``done`` of training.
-
-    ``steps``: times ``decay`` after each milestone. ``one_cycle``: straight up over the first fifth, straight to zero.
-    """
-    if settings.schedule == "steps":
-        return settings.decay ** sum(done >= milestone for milestone in settings.milestones)
-    return min(1.0, max(done, 0.01) / 0.2, (1 - done) / 0.8)
 
 
 class TensorCheckpoints(CheckpointIO):
@@ -188,7 +193,7 @@ def train(
     bind(run, cell)
     if run.weights_file.exists():
         return
-    config = models.config_of(cell)
+    config = start.config_of(cell)
     seen, resized = data.seen_by(cell.data), cell.train.crop == "resized"
     images = data.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
@@ -196,7 +201,7 @@ def train(
             f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
             f"{cell.train.batch_size}: lower the batch size or raise data.fraction"
         )
-    model = models.build(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
+    model = start.begin(cell, config)
     if isinstance(model, AnchoredModel):
         model.set_references(_references(images, config, cell.seed))
     # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
@@ -208,6 +213,7 @@ def train(
             "max_epochs": cell.train.epochs,
             "accelerator": cell.train.accelerator,
             "devices": 1,
+            "gradient_clip_val": cell.train.clip_norm or None,
             "precision": cell.train.precision,
             "deterministic": cell.train.deterministic,
             "plugins": [TensorCheckpoints()],
@@ -270,7 +276,7 @@ def bind(run: Run, cell: Cell) -> None:
     """Claim a folder for a cell; ``UserError`` where it holds another one."""
     settings = json.loads(canonical(cell))
     if run.cell_file.exists():
-        found = runs.read_json(run.cell_file)
+        found = json.loads(canonical(Cell.parse(runs.read_json(run.cell_file), run.cell_file)))
         if found != settings:
             raise UserError(
                 f"{run.path} holds another training ({runs.difference(found, settings)}): choose another folder"
@@ -285,6 +291,13 @@ def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:
         return None
     shape, classes = (config.channels, config.size, config.size), len(config.classes) if cell.tail.per_class else 1
     return Residuals(shape, classes, pairs=cell.tail.pairs, rank=cell.tail.rank)
+
+
+def _parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The first and the last layers of any network, by the names that ``train.rates`` knows them by."""
+    network = model.network if isinstance(model, AnchoredModel) else model
+    stem = model.stem if isinstance(model, AnchoredModel) else None
+    return {"stem": (stem or stems.find(network)).names, "head": (models.head_of(network),)}
 
 
 def _references(images: data.Images, config: models.ModelConfig, seed: int) -> Tensor:

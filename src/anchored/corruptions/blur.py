@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import along, angles, cut, enlarged, moved, nearest, smooth
+from anchored.corruptions.pixels import along, angles, cut, moved, nearest, smooth, stretched
 from anchored.corruptions.randomness import uniform
 
 
@@ -30,8 +30,8 @@ class Disk(NamedTuple):
     alias: float  # s.d. of the antialiasing; it belongs to the grid of pixels, whatever the image's size
 
     def scaled(self, scale: float) -> Disk:
-        """Return the constants for an image ``scale`` times as large."""
-        return self._replace(radius=self.radius * scale)
+        """Return the constants for an image ``scale`` times as large; a disk of a pixel or more remains one."""
+        return self._replace(radius=max(min(1, self.radius), self.radius * scale))
 
     def margin(self) -> int:
         """Return how far the kernel reaches; the mirrored border needs that many pixels."""
@@ -49,9 +49,10 @@ def _spilt(disk: Disk) -> dict[tuple[int, int], float]:
     """Return what the original's kernel has beyond the smoothed disk of ones: (row, column) from the middle -> weight.
 
     The original smooths the disk within a square of 17 × 17 px (2 · radius + 1 for radii above 8), mirrored at its
-    border. A disk that touches the border is not smoothed over it, and what is mirrored comes back.
+    border. A disk that touches the border is not smoothed over it, and what is mirrored comes back. Weights below 0.001
+    of a pixel's are left out, in all less than 0.01 grey levels.
     """
-    reach, inner, taps = max(8, int(disk.radius)), int(disk.radius), np.array(disk._taps())
+    reach, taps = max(8, int(disk.radius)), np.array(disk._taps())
     axis = np.arange(-reach, reach + 1)
     ones = (axis[:, None] ** 2 + axis**2 <= disk.radius**2).astype(np.float64)
     edge = len(taps) // 2
@@ -62,8 +63,7 @@ def _spilt(disk: Disk) -> dict[tuple[int, int], float]:
     kept = np.pad(mirrored, 2 * edge) - open_ended
     middle = len(kept) // 2
     found = {(int(row) - middle, int(column) - middle): float(kept[row, column]) for row, column in np.argwhere(kept)}
-    assert all(max(map(abs, place)) <= inner + edge for place, weight in found.items() if abs(weight) > 1e-12)
-    return {place: weight for place, weight in found.items() if abs(weight) > 1e-12}
+    return {place: weight for place, weight in found.items() if abs(weight) > 1e-3}
 
 
 def defocus_blur(images: Tensor, disk: Disk, keys: Tensor) -> Tensor:
@@ -130,26 +130,32 @@ def glass_blur(images: Tensor, glass: Glass, keys: Tensor) -> Tensor:
 def shuffled(keys: Tensor, height: int, width: int, glass: Glass) -> Tensor:
     """Return where each pixel of an image takes its value from, int64 (B, H · W), after all rounds."""
     reach, count, device = glass.reach, height * width, keys.device
-    rows = torch.arange(reach + 1, height - reach + 1, device=device)
-    columns = torch.arange(reach + 1, width - reach + 1, device=device)
-    places = (rows[:, None] * width + columns).flatten()
-    moves = torch.zeros(count, dtype=torch.bool, device=device)
-    moves[places] = True
-    source = torch.arange(count, device=device).expand(len(keys), -1)
+    row, column = (
+        torch.arange(reach + 1, side - reach + 1, dtype=torch.int32, device=device) for side in (height, width)
+    )
+    row = row[:, None]
+    # Of each image: values while the round runs (0, ..., count − 1), and before it (count, ..., 2 · count − 1).
+    base = (torch.arange(len(keys), dtype=torch.int32, device=device) * (2 * count))[:, None]
+    before = torch.arange(count, 2 * count, dtype=torch.int32, device=device) + base
+    bound, source = base + count, before
     for turn in range(glass.rounds):
-        draws = uniform(keys, (2, len(places)), draw=turn).mul_(2 * reach).to(torch.int64).sub_(reach)
-        target = draws[:, 0].mul_(width).add_(draws[:, 1]).add_(places)
-        # Pixels come in falling order: a target further on has changed already; another (+ count) has not.
-        fresh = (target > places) & moves[target]
-        pointer = torch.arange(count, 2 * count, device=device).repeat(len(keys), 1)
-        pointer[:, places] = torch.where(fresh, target, target + count)
-        while True:
-            waiting = pointer < count
-            if not bool(waiting.any()):
-                break
-            pointer = torch.where(waiting, pointer.gather(1, pointer.clamp(max=count - 1)), pointer)
-        source = source.gather(1, pointer.sub_(count))
-    return source
+        draws = uniform(keys, (2, len(row), len(column)), draw=turn).mul_(2 * reach).to(torch.int32).sub_(reach)
+        down, right = draws.unbind(1)
+        # Pixels come in falling order: one further on has changed already, unless it is too near the image's border.
+        changed = (down > 0) | ((down == 0) & (right > 0))
+        changed &= (row + down > reach) & (row + down <= height - reach)
+        changed &= (column + right > reach) & (column + right <= width - reach)
+        target = (down * width).add_(right).add_(row * width + column).add_((~changed).to(torch.int32), alpha=count)
+        nodes = torch.cat((before, before), 1)
+        grid = nodes[:, :count].view(-1, height, width)
+        grid[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = target.add_(base[:, None])
+        pointer = nodes[:, :count].contiguous()
+        while not bool((pointer >= bound).all()):
+            pointer = nodes.view(-1).index_select(0, pointer.view(-1)).view(pointer.shape)
+            nodes[:, :count] = pointer
+        nodes[:, count:] = source
+        source = nodes.view(-1).index_select(0, pointer.view(-1)).view(pointer.shape)
+    return (source - bound).to(torch.int64)
 
 
 class Motion(NamedTuple):
@@ -180,9 +186,10 @@ def zoom_blur(images: Tensor, span: tuple[float, float], keys: Tensor) -> Tensor
     levels = images.to(torch.float32)
     height, width = images.shape[2:]
     factors = np.arange(1, *span)  # as the original counts, rounding errors included
-    total = levels.clone()
+    total, turned = levels.clone(), levels.transpose(2, 3).contiguous()
     for factor in factors.tolist():
         rows, columns = math.ceil(height / factor), math.ceil(width / factor)
         top, left = (height - rows) // 2, (width - columns) // 2
-        total += enlarged(levels[:, :, top : top + rows, left : left + columns], factor, height, width)
+        wide = stretched(turned, left, columns, factor, width)[..., top : top + rows].transpose(2, 3).contiguous()
+        total += stretched(wide, 0, rows, factor, height)
     return cut(total.div_(len(factors) + 1))

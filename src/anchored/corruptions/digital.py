@@ -5,16 +5,20 @@ from __future__ import annotations
 import functools
 import io
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
-from anchored.corruptions.pixels import along, cut, gaussian
+from anchored.corruptions.pixels import cut, smooth
 from anchored.corruptions.randomness import uniform
+
+_PIL_SIDE = 64  # px: from here on PIL's own resizing is faster than ours on a CPU
 
 
 def contrast(images: Tensor, factor: float, keys: Tensor) -> Tensor:
@@ -43,57 +47,63 @@ def saturate(images: Tensor, saturation: Saturation, keys: Tensor) -> Tensor:
     low, value = levels.aminmax(dim=1, keepdim=True)
     chroma = value - low
     saturated = (chroma / value.clamp(min=1)).mul_(saturation.factor).add_(saturation.shift).clamp_(0, 1).mul_(value)
-    away = torch.where(chroma > 0, (value - levels) / chroma.clamp(min=1), levels.new_tensor((0.0, 1, 1)).view(3, 1, 1))
-    return cut(value - away.mul_(saturated))
+    away = (value - levels).div_(chroma.clamp(min=1))
+    away[:, 1:] += chroma == 0
+    return cut(away.mul_(saturated).sub_(value).neg_())
 
 
 @functools.lru_cache(maxsize=64)
-def _box_taps(size: int, new_size: int) -> tuple[Tensor, Tensor]:
-    """Return PIL's box filter from ``size`` to ``new_size`` px: sources int64 and weights int32, each (K, new_size).
+def _boxes(size: int, small: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how PIL's BOX filter takes ``size`` px to ``small`` and back: boxes, shares and places.
 
-    Weights are integers in units of 2**-22, as in PIL's libImaging/Resample.c.
+    Boxes int64 (K, small): the pixels of each box; ``size`` where it has fewer than K. Shares float32 (small, 1): 1 /
+    their number. Places int64 (size,): the box in which each pixel lies.
     """
-    scale = size / new_size
-    width = max(scale, 1.0)
-    sources, weights = [], []
-    for place in range(new_size):
+    scale = size / small
+    rows = []
+    for place in range(small):
         center = (place + 0.5) * scale
-        low, high = max(0, int(center - width / 2 + 0.5)), min(size, int(center + width / 2 + 0.5))
-        inside = [float(-0.5 < (i - center + 0.5) / width <= 0.5) for i in range(low, high)]
-        sources.append(list(range(low, high)))
-        weights.append([int(0.5 + weight / sum(inside) * 2**22) for weight in inside])
-    longest = max(map(len, sources))
-    for source, weight in zip(sources, weights, strict=True):
-        source += [0] * (longest - len(source))
-        weight += [0] * (longest - len(weight))
-    return torch.tensor(sources).T.contiguous(), torch.tensor(weights, dtype=torch.int32).T.contiguous()
+        low, high = max(0, int(center - scale / 2 + 0.5)), min(size, int(center + scale / 2 + 0.5))
+        rows.append([i for i in range(low, high) if -0.5 < (i - center + 0.5) / scale <= 0.5])
+    longest = max(map(len, rows))
+    boxes = torch.tensor([row + [size] * (longest - len(row)) for row in rows]).T.contiguous()
+    places = (torch.arange(size) * 2 + 1).mul_(small).div_(2 * size, rounding_mode="floor")
+    return boxes, torch.tensor([[1 / len(row)] for row in rows]), places
 
 
-def _box_resize(images: Tensor, new_size: int, axis: int) -> Tensor:
-    """Resize uint8 (B,C,H,W) along ``axis`` as PIL's BOX filter does, in its integer arithmetic."""
-    if images.shape[axis] == new_size:
+def _blocks(images: Tensor, small: int) -> Tensor:
+    """Average the rows of uint8 (B,C,H,W) in ``small`` boxes, round, and repeat them: uint8 (B,C,H,W)."""
+    if small == images.shape[2]:
         return images
-    sources, weights = (part.to(images.device) for part in _box_taps(images.shape[axis], new_size))
-    form = (-1, 1) if axis == 2 else (-1,)
-    total = torch.full((), 1 << 21, dtype=torch.int32, device=images.device)
-    for source, weight in zip(sources, weights, strict=True):
-        total = total + images.index_select(axis, source).to(torch.int32) * weight.view(form)
-    return torch.bitwise_right_shift(total, 22).clamp_(0, 255).to(torch.uint8)
+    boxes, shares, places = (table.to(images.device) for table in _boxes(images.shape[2], small))
+    padded = F.pad(images, (0, 0, 0, 1))
+    total = padded.index_select(2, boxes[0]).to(torch.int16)
+    for box in boxes[1:]:
+        total += padded.index_select(2, box)
+    mean = total.to(torch.float32).mul_(shares).add_(0.5)
+    return mean.to(torch.int16).to(torch.uint8).index_select(2, places)
 
 
 def pixelate_margin(factor: float) -> int:
-    """How many pixels more than its sides an image must have."""
+    """Return how many pixels are not enough: none would be left."""
     return math.ceil(1 / factor) - 1
 
 
 def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:
     """Shrink to int(factor · side) px and enlarge again, both with PIL's BOX filter (averages of areas).
 
-    Nothing random. Equal to PIL's to the bit: rows are resized first, rounded, then columns.
+    Nothing random. Columns are averaged first, rounded, then rows; enlarging with this filter repeats pixels. On the
+    CPU PIL does large images, which it does faster; small ones, and those on other devices, get the same to the bit.
     """
     height, width = images.shape[2:]
-    small = _box_resize(_box_resize(images, int(width * factor), 3), int(height * factor), 2)
-    return _box_resize(_box_resize(small, width, 3), height, 2)
+    small = (int(width * factor), int(height * factor))
+    # PIL finds pixels to repeat by adding up steps: sure where none falls on the border of two, as powers of 2 tell.
+    sure = all(less & -less <= side & -side for less, side in zip(small, (width, height), strict=True))
+    if sure and images.device.type == "cpu" and min(height, width) >= _PIL_SIDE:
+        box, repeat = Image.Resampling.BOX, Image.Resampling.NEAREST
+        return _through_pil(images, lambda image: image.resize(small, box).resize((width, height), repeat))
+    turned = _blocks(images.transpose(2, 3).contiguous(), small[0])
+    return _blocks(turned.transpose(2, 3).contiguous(), small[1])
 
 
 def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
@@ -102,13 +112,26 @@ def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
     Nothing random. Done image by image on the CPU, so that every device gives the same. (torchvision's own JPEG
     functions are deprecated since 0.29.)
     """
-    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-    done = np.empty_like(pixels)
-    for i, image in enumerate(pixels):
+
+    def changed(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "JPEG", quality=quality)
-        done[i] = np.asarray(Image.open(file)).reshape(image.shape)
-    return torch.from_numpy(done).permute(0, 3, 1, 2).contiguous().to(images.device)
+        image.save(file, "JPEG", quality=quality)
+        file.seek(0)
+        return JpegImageFile(file)
+
+    return _through_pil(images, changed)
+
+
+def _through_pil(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Return uint8 (B,C,H,W) with every image changed by a function of PIL images, mode RGB or L."""
+    planes = images.cpu().numpy()
+    done = np.empty_like(planes)
+    for image, place in zip(planes, done, strict=True):
+        bands = [Image.fromarray(band) for band in image]
+        changed = change(bands[0] if len(bands) == 1 else Image.merge("RGB", bands))
+        for band, plane in zip(changed.split(), place, strict=True):
+            plane[:] = np.asarray(band)
+    return torch.from_numpy(done).to(images.device)
 
 
 class Elastic(NamedTuple):
@@ -141,7 +164,7 @@ def elastic_transform(images: Tensor, elastic: Elastic, keys: Tensor) -> Tensor:
     levels = _read(images.to(torch.float32), *_affine(keys, height, width, elastic.corner), on_border=True)
     if elastic.strength:
         noise = uniform(keys, (2, height, width)).mul_(2).sub_(1)
-        field = _spread(_spread(noise, elastic.sigma, 2), elastic.sigma, 3).mul_(elastic.strength)
+        field = smooth(noise, elastic.sigma, 3.0, "mirror").mul_(elastic.strength)
         rows = torch.arange(height, dtype=torch.float32, device=keys.device)[:, None] + field[:, 0]
         columns = torch.arange(width, dtype=torch.float32, device=keys.device) + field[:, 1]
         levels = _read(levels, rows, columns, on_border=False)
@@ -178,29 +201,3 @@ def _read(levels: Tensor, rows: Tensor, columns: Tensor, on_border: bool) -> Ten
     y = (rows + add).mul_(2 / max(1, height + span)).sub_(1)
     grid = torch.stack((x, y), -1)
     return F.grid_sample(levels, grid, mode="bilinear", padding_mode="reflection", align_corners=on_border)
-
-
-@functools.lru_cache(maxsize=16)
-def _spreading(size: int, sigma: float) -> Tensor:
-    """Return the Gaussian of s.d. ``sigma``, cut at 3 s.d. and mirrored beside the border, as a matrix, float64."""
-    weights = gaussian(sigma, 3.0)
-    reach = len(weights) // 2
-    places = (np.arange(size)[:, None] + np.arange(-reach, reach + 1)) % (2 * size)
-    places = np.where(places < size, places, 2 * size - 1 - places)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], places), np.broadcast_to(weights, places.shape))
-    return torch.from_numpy(matrix)
-
-
-def _spread(noise: Tensor, sigma: float, axis: int) -> Tensor:
-    """Smooth float32 (B,2,H,W) along ``axis``; wide Gaussians as a product in float64, whose last bits do not show."""
-    size = noise.shape[axis]
-    weights = gaussian(sigma, 3.0)
-    reach = len(weights) // 2
-    if reach <= 16 and reach <= size:
-        places = torch.arange(-reach, size + reach, device=noise.device)
-        places = torch.where(places < 0, -1 - places, torch.where(places >= size, 2 * size - 1 - places, places))
-        return along(noise.index_select(axis, places), weights, axis)
-    matrix = _spreading(size, sigma).to(noise.device)
-    wide = noise.to(torch.float64)
-    return (matrix @ wide if axis == 2 else wide @ matrix.T).to(torch.float32)

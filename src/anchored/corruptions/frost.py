@@ -65,16 +65,19 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
     linear interpolation without antialiasing.
     """
     height, width = images.shape[2:]
-    textures = _textures(frost.size, images.shape[1]).to(images.device)
-    side = textures.shape[2]
-    draws = uniform(keys, (3,)).double().tolist()
-    down, right = (torch.arange(size, device=images.device) for size in (height, width))
-    parts = []
-    for which, top, left in draws:
-        texture = textures[int(which * len(_TEXTURES))]
-        rows, columns = (down + int(top * side)) % side, (right + int(left * side)) % side
-        parts.append(texture.index_select(1, rows).index_select(2, columns))
-    return cut(torch.stack(parts).to(torch.float32).mul_(frost.ice).add_(images, alpha=frost.image))
+    side = max(1, round(_SIDE * frost.size))
+    textures = _tiled(frost.size, images.shape[1], -(-height // side) + 1, -(-width // side) + 1).to(images.device)
+    levels = images.to(torch.float32).mul_(frost.image)
+    for image, (which, top, left) in zip(levels, uniform(keys, (3,)).double().tolist(), strict=True):
+        texture, row, column = textures[int(which * len(_TEXTURES))], int(top * side), int(left * side)
+        image += texture[:, row : row + height, column : column + width] * frost.ice
+    return cut(levels)
+
+
+@functools.lru_cache(maxsize=8)
+def _tiled(size: float, channels: int, down: int, right: int) -> Tensor:
+    """Return the textures, each repeated ``down`` × ``right`` times."""
+    return _textures(size, channels).tile(down, right)
 
 
 @functools.lru_cache(maxsize=8)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 
+import numpy as np
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -28,33 +29,43 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
     """
     draw = uniform(keys, tuple(images.shape[1:]))
-    salted = torch.where(draw < amount / 2, images.new_tensor(255), images)
-    return torch.where(draw > 1 - amount / 2, images.new_tensor(0), salted)
+    salt = (draw < amount / 2).to(torch.uint8).mul_(255)
+    kept = (draw > 1 - amount / 2).to(torch.uint8).sub_(1)  # 0 where there is pepper, else all bits
+    return images.bitwise_or(salt).bitwise_and_(kept)  # a choice by torch.where is slow
 
 
 @functools.lru_cache(maxsize=16)
-def _poisson_table(photons: float) -> tuple[Tensor, Tensor]:
-    """Return the Poisson laws of all 256 grey levels v, with mean λ = v / 255 · photons.
+def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return alias tables (Walker 1977) of the Poisson laws of all 256 grey levels v, mean v / 255 · photons.
 
-    First float64 (256 · K,): row v holds v + P(count <= k) for k = 0, 1, ..., in ascending order throughout, so that
-    one binary search finds a count for any v. Then uint8 (K,): the grey level of each count. K = photons + 1, since
-    more photons are white as well.
+    There are K = photons + 1 counts, since more photons are white as well. To draw: choose a count k of the K, all as
+    likely; keep it with probability share[v, k], else take the other one, other[v, k]. Returns share float32 and
+    other's grey level uint8, both (256 · K,), and the grey level of each count, uint8 (K,).
     """
-    counts = torch.arange(math.ceil(photons) + 1, dtype=torch.float64)
-    means = torch.arange(256, dtype=torch.float64)[:, None] / 255 * photons
-    # gammaincc(k + 1, λ) is P(count <= k); its arguments must be positive, and black gives no photons at all.
-    below = torch.special.gammaincc((counts + 1).expand(256, -1), means.clamp(min=1e-300))
-    below[0], below[:, -1] = 1.0, 1.0
-    table = below + torch.arange(256, dtype=torch.float64)[:, None]
-    return table.flatten(), cut(counts / photons * 255)
+    counts, means = np.arange(photons + 1), np.arange(256)[:, None] / 255 * photons
+    left = scipy.stats.poisson.pmf(counts, means)
+    left[:, -1] += scipy.stats.poisson.sf(photons, means[:, 0])
+    left *= photons + 1
+    share, other = np.ones_like(left), np.broadcast_to(counts, left.shape).copy()
+    rows, undone = np.arange(256), np.ones(left.shape, dtype=bool)
+    for _ in range(photons):  # the least likely count left is filled up by the likeliest
+        least, most = np.where(undone, left, np.inf).argmin(1), np.where(undone, left, -np.inf).argmax(1)
+        share[rows, least], other[rows, least] = left[rows, least], most
+        left[rows, most] -= 1 - left[rows, least]
+        undone[rows, least] = False
+    levels = cut(torch.from_numpy(counts).to(torch.float32) * (255 / photons))
+    return torch.from_numpy(share.ravel()).to(torch.float32), levels[torch.from_numpy(other.ravel())], levels
 
 
-def shot_noise(images: Tensor, photons: float, keys: Tensor) -> Tensor:
+def shot_noise(images: Tensor, photons: int, keys: Tensor) -> Tensor:
     """Poisson(x · photons) / photons, independent for every pixel and channel.
 
-    Exact: the count is the inverse of the distribution function at a uniform number (in steps of 2**-23).
+    Exact but for the steps of the uniform numbers, 2**-23.
     """
-    table, levels = (part.to(images.device) for part in _poisson_table(photons))
-    draw = uniform(keys, tuple(images.shape[1:])).to(torch.float64).add_(images)
-    place = torch.searchsorted(table, draw.flatten()).sub_(images.flatten().to(torch.int64) * len(levels))
-    return levels[place].view(images.shape)
+    shares, others, levels = (table.to(images.device) for table in _poisson_tables(photons))
+    draw = uniform(keys, tuple(images.shape[1:])).mul_(photons + 1).flatten()
+    count = draw.to(torch.int32)
+    place = images.flatten().to(torch.int32).mul_(photons + 1).add_(count)
+    kept = (draw.sub_(count) < shares.index_select(0, place)).to(torch.uint8)
+    mine, other = levels.index_select(0, count), others.index_select(0, place)
+    return mine.sub_(other).mul_(kept).add_(other).view(images.shape)  # modulo 256

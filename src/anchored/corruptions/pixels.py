@@ -1,13 +1,15 @@
 """What several corruptions share: rounding, grey values, smoothing, zooming and lines of motion.
 
-Sums are taken tap by tap with plain multiplications and additions: a convolution or a matrix product may run in TF32
-on a GPU (off by a quarter of a level), and its last bits depend on the batch.
+Sums are taken tap by tap with plain multiplications and additions: a convolution or a product of float32 matrices may
+run in TF32 on a GPU, off by a quarter of a level, and its last bits depend on the batch. Wide Gaussians are products of
+float64 matrices, whose last bits do not show.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,11 @@ from torch import Tensor
 
 from anchored.corruptions.randomness import uniform
 
+Border = Literal["repeat", "mirror"]
+
 _NUDGE = 1e-3  # grey levels added before cutting the fraction off; float32 errors here stay below 2e-4
 _FAINT = 1e-8  # weights below this share of a kernel change no grey level
+_TAPS = 33  # longest Gaussian that is summed tap by tap
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B (ITU-R 601)
 
 
@@ -25,12 +30,12 @@ def cut(levels: Tensor) -> Tensor:
 
     0.001 of a level is added before, more than all rounding errors together: what is exactly 200 stays 200.
     """
-    return levels.add_(_NUDGE).clamp_(0, 255).to(torch.uint8)
+    return levels.add_(_NUDGE).clamp_(0, 255).to(torch.int16).to(torch.uint8)  # faster by way of int16
 
 
 def nearest(levels: Tensor) -> Tensor:
     """Return uint8 of float32 grey ``levels``, clipped to 0..255 and rounded (halves upwards); changes ``levels``."""
-    return levels.add_(0.5 + _NUDGE).clamp_(0, 255).to(torch.uint8)
+    return levels.add_(0.5 + _NUDGE).clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def grey_of(levels: Tensor) -> Tensor:
@@ -49,22 +54,56 @@ def gaussian(sigma: float, truncate: float = 4.0) -> tuple[float, ...]:
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 
-def smooth(levels: Tensor, sigma: float) -> Tensor:
-    """Return float32 (B,C,H,W) under a Gaussian of s.d. ``sigma`` px, border pixels repeated (skimage's defaults)."""
-    weights = gaussian(sigma)
-    radius = len(weights) // 2
-    if not radius:
+def smooth(levels: Tensor, sigma: float, truncate: float = 4.0, border: Border = "repeat") -> Tensor:
+    """Return float32 (B,C,H,W) under a Gaussian of s.d. ``sigma`` px, cut at ``truncate`` s.d.
+
+    ``border``: the border pixels "repeat" outwards, or the image is "mirror"-ed beside them.
+    """
+    weights = gaussian(sigma, truncate)
+    if len(weights) == 1:
         return levels
-    rows = along(F.pad(levels, (0, 0, radius, radius), mode="replicate"), weights, 2)
-    return along(F.pad(rows, (radius, radius, 0, 0), mode="replicate"), weights, 3)
+    for axis in (2, 3):
+        if len(weights) <= min(_TAPS, levels.shape[axis]):
+            levels = along(_padded(levels, len(weights) // 2, axis, border), weights, axis)
+        else:
+            matrix = _smoothing(levels.shape[axis], sigma, truncate, border).to(levels.device)
+            wide = levels.to(torch.float64)
+            levels = (matrix @ wide if axis == 2 else wide @ matrix.T).to(torch.float32)
+    return levels
+
+
+def _padded(levels: Tensor, reach: int, axis: int, border: Border) -> Tensor:
+    """Return (B,C,H,W) longer by ``reach`` px at both ends of ``axis``."""
+    if border == "repeat":
+        return F.pad(levels, (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0), mode="replicate")
+    first, last = levels.narrow(axis, 0, reach), levels.narrow(axis, levels.shape[axis] - reach, reach)
+    return torch.cat((first.flip(axis), levels, last.flip(axis)), axis)
+
+
+def _beyond(size: int, reach: int, border: Border) -> Tensor:
+    """Return the pixels at −reach, ..., size + reach − 1, int64: those beyond the image are pixels inside."""
+    places = torch.arange(-reach, size + reach)
+    if border == "repeat":
+        return places.clamp_(0, size - 1)
+    places.remainder_(2 * size)
+    return torch.minimum(places, 2 * size - 1 - places)
+
+
+@functools.lru_cache(maxsize=32)
+def _smoothing(size: int, sigma: float, truncate: float, border: Border) -> Tensor:
+    """Return the matrix that smooths ``size`` pixels, float64."""
+    weights = torch.tensor(gaussian(sigma, truncate), dtype=torch.float64)
+    sources = _beyond(size, len(weights) // 2, border).unfold(0, len(weights), 1)
+    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, sources, weights.expand(size, -1))
 
 
 def along(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
     """Convolve (B,C,H,W) along ``axis`` 2 or 3 with symmetric ``weights``; it gets len(weights) − 1 px shorter."""
     radius, size = len(weights) // 2, padded.shape[axis] - len(weights) + 1
     total = padded.narrow(axis, radius, size) * weights[radius]
+    pair = torch.empty_like(total)
     for i in range(radius):
-        pair = padded.narrow(axis, i, size) + padded.narrow(axis, len(weights) - 1 - i, size)
+        torch.add(padded.narrow(axis, i, size), padded.narrow(axis, len(weights) - 1 - i, size), out=pair)
         total.add_(pair, alpha=weights[i])
     return total
 
@@ -74,11 +113,25 @@ def enlarged(part: Tensor, factor: float, height: int, width: int) -> Tensor:
 
     ``scipy.ndimage.zoom(order=1)``: the zoomed part has round(h · factor) rows, H or a few more.
     """
-    rows, columns = round(part.shape[2] * factor), round(part.shape[3] * factor)
-    if part.shape[2:] != (rows, columns):
-        part = F.interpolate(part, size=(rows, columns), mode="bilinear", align_corners=True)
-    top, left = (rows - height) // 2, (columns - width) // 2
-    return part[:, :, top : top + height, left : left + width]
+    rows, columns = part.shape[2:]
+    turned = stretched(part.transpose(2, 3).contiguous(), 0, columns, factor, width)
+    return stretched(turned.transpose(2, 3).contiguous(), 0, rows, factor, height)
+
+
+def stretched(levels: Tensor, top: int, rows: int, factor: float, height: int) -> Tensor:
+    """Do the same along one axis: zoom the ``rows`` rows from ``top`` on, (B,C,·,W) -> (B,C,H,W)."""
+    above, below, share = (table.to(levels.device) for table in _stretching(top, rows, factor, height))
+    return torch.lerp(levels.index_select(2, above), levels.index_select(2, below), share)
+
+
+@functools.lru_cache(maxsize=256)
+def _stretching(top: int, size: int, factor: float, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, for each of the middle ``length`` pixels, those before and after it and the latter's share, (·, 1)."""
+    whole = round(size * factor)
+    places = (torch.arange(length, dtype=torch.float64) + (whole - length) // 2) * ((size - 1) / max(1, whole - 1))
+    above = places.floor()
+    share = (places - above).to(torch.float32)[:, None]
+    return above.to(torch.int64) + top, above.add(1).clamp_(max=size - 1).to(torch.int64) + top, share
 
 
 def angles(keys: Tensor, low: float, high: float) -> list[float]:

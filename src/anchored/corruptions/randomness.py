@@ -11,6 +11,7 @@ devices.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 
@@ -52,25 +53,32 @@ def image_keys(seed: int, purpose: str, indices: Tensor) -> Tensor:
     return _mix(_mix(indices.to(torch.int64) * _STEP + start) + start)
 
 
+@functools.lru_cache(maxsize=16)
+def _steps(count: int, device: torch.device) -> Tensor:
+    return torch.arange(1, count + 1, device=device).mul_(_STEP)
+
+
 def _bits(keys: Tensor, count: int, draw: int) -> Tensor:
     """Return ``count`` hashes per image, int64 (B, count); another ``draw`` gives unrelated ones."""
     if draw:
         keys = _mix(keys + draw * 0x632B_E59B_D9B4_E019)
-    steps = torch.arange(1, count + 1, device=keys.device) * _STEP
-    return _mix(keys[:, None] + steps)
+    return _mix(keys[:, None] + _steps(count, keys.device))
 
 
-def _unit(bits: Tensor, width: int) -> Tensor:
-    """Return float32 in (0, 1) from int64 holding ``width`` <= 23 random bits: the middles of 2**width equal cells."""
-    return bits.to(torch.float32).add_(0.5).mul_(2.0**-width)
+def _unit(keys: Tensor, count: int, draw: int) -> Tensor:
+    """Return float32 (B, count), ``count`` even: the middles of 2**23 equal cells of (0, 1).
+
+    A hash makes two numbers, each from the low 23 bits of one half: they become the fraction of a float32 in [1, 2),
+    and 1 − 2**-24 is subtracted, which is exact.
+    """
+    halves = _bits(keys, count // 2, draw).view(torch.int32)
+    return halves.bitwise_and_(0x7F_FFFF).bitwise_or_(0x3F80_0000).view(torch.float32).sub_(1 - 2.0**-24)
 
 
 def uniform(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
     """Return float32 (B, *shape), uniform on the open interval (0, 1) in steps of 2**-23; ``keys`` int64 (B,)."""
     count = math.prod(shape)
-    bits = _bits(keys, -(-count // 2), draw)
-    pair = torch.stack((_shift(bits, 41), bits & 0x7F_FFFF), -1).flatten(1)
-    return _unit(pair[:, :count], 23).view(len(keys), *shape)
+    return _unit(keys, count + count % 2, draw)[:, :count].reshape(len(keys), *shape)
 
 
 def normal(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
@@ -79,9 +87,10 @@ def normal(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
     |values| <= 5.77 (the radius comes from 23 bits), a tail that a standard normal exceeds once in 10^8 draws.
     """
     count = math.prod(shape)
-    half = -(-count // 2)
-    bits = _bits(keys, half, draw)
-    radius = _unit(_shift(bits, 41), 23).log_().mul_(-2.0).sqrt_()
-    angle = _unit(bits & 0x7F_FFFF, 23).mul_(2.0 * math.pi)
-    values = torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), 1)
+    values = _unit(keys, count + count % 2, draw)
+    radius, angle = values.chunk(2, 1)
+    radius.log_().mul_(-2.0).sqrt_()
+    cosine = angle.mul_(2.0 * math.pi).cos()
+    angle.sin_().mul_(radius)
+    radius.mul_(cosine)
     return values[:, :count].reshape(len(keys), *shape)

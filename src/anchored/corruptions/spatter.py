@@ -6,6 +6,7 @@ Here the same whole-number arithmetic runs on all images at once.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -110,16 +111,22 @@ def edges(levels: Tensor) -> Tensor:
         return outside[..., 1 + row : 1 + row + height, 1 + column : 1 + column + width]
 
     flat, steep = 13573 / 32768, 13573 / 32768 + 2  # tan 22.5° and tan 67.5° in OpenCV's fixed point
-    lateral = tall < flat * wide
-    upright = tall > steep * wide
-    same = dx * dy >= 0
-    before = torch.where(lateral, at(0, -1), torch.where(upright, at(-1, 0), torch.where(same, at(-1, -1), at(-1, 1))))
-    after = torch.where(lateral, at(0, 1), torch.where(upright, at(1, 0), torch.where(same, at(1, 1), at(1, -1))))
-    straight = lateral | upright
-    kept = (strength > _WEAK) & (strength > before) & ((strength > after) | (straight & (strength == after)))
-    found = kept & (strength > _STRONG)
+    lateral, upright, same = tall < wide * flat, tall > wide * steep, dx * dy >= 0
+    oblique = ~(lateral | upright)
+    peak = lateral & (strength > at(0, -1)) & (strength >= at(0, 1))
+    peak |= upright & (strength > at(-1, 0)) & (strength >= at(1, 0))
+    peak |= oblique & same & (strength > at(-1, -1)) & (strength > at(1, 1))
+    peak |= oblique & ~same & (strength > at(-1, 1)) & (strength > at(1, -1))
+    peak &= strength > _WEAK
+    return _connected(peak & (strength > _STRONG), peak)
+
+
+def _connected(found: Tensor, allowed: Tensor) -> Tensor:
+    """Return ``found``, bool (B,1,H,W), with all ``allowed`` pixels that touch it, directly or by way of others."""
     while True:
-        grown = kept & (F.max_pool2d(found.to(torch.float32), 3, stride=1, padding=1) > 0)
+        padded = F.pad(found, (1, 1, 1, 1))
+        rows = padded[..., :-2, :] | padded[..., 1:-1, :] | padded[..., 2:, :]
+        grown = (rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]) & allowed
         if torch.equal(grown, found):
             return found
         found = grown
@@ -132,27 +139,30 @@ def distances(edges: Tensor) -> Tensor:
     knight's), at most 1.3 % off. Such a length depends on |dx| and |dy| and grows with both, so that in each column the
     nearest edge is enough.
     """
-    height, width = edges.shape[2:]
-    place = torch.arange(height, dtype=torch.float32, device=edges.device)[:, None]
-    above = place - torch.where(edges, place, -1e3).cummax(2).values
-    below = torch.where(edges, place, 1e4).flip(2).cummin(2).values.flip(2) - place
-    tall = torch.minimum(above, below).clamp_(max=_FAR + 1)
-    found = tall.clone()
-    padded = F.pad(tall, (_FAR, _FAR, 0, 0), value=_FAR + 1)
+    width, far = edges.shape[3], _FAR + 1
+    tall = (~edges).to(torch.int32).mul_(far)
+    for step in (1, 2, 4, 8, 16):  # how far up or down the nearest edge of the column is, at most 21
+        padded = F.pad(tall, (0, 0, step, step), value=far)
+        tall = torch.minimum(tall, torch.minimum(padded[..., : -2 * step, :], padded[..., 2 * step :, :]) + step)
+    tall.clamp_(max=far)
+    paths = _paths().to(edges.device)
+    found = paths[0].index_select(0, tall.flatten())
+    padded = F.pad(tall, (_FAR, _FAR, 0, 0), value=far)
     for wide in range(1, min(_FAR, width - 1) + 1):
-        near = torch.minimum(
-            padded[..., _FAR - wide : _FAR - wide + width], padded[..., _FAR + wide : _FAR + wide + width]
-        )
-        found = torch.minimum(found, _path(near, wide))
-    return found.clamp_(max=_FAR)
+        left, right = (padded[..., start : start + width] for start in (_FAR - wide, _FAR + wide))
+        near = torch.minimum(left, right).flatten()
+        torch.minimum(found, paths[wide].index_select(0, near), out=found)
+    return found.view(edges.shape)
 
 
-def _path(tall: Tensor, wide: int) -> Tensor:
-    """Return the length of the shortest path ``wide`` px to the side and ``tall`` px up."""
-    length = (tall * 0.1969).add_(wide)
-    for across, up in ((0.1969, 1.0), (0.7969, 0.6031), (0.6031, 0.7969)):
-        length = torch.maximum(length, (tall * up).add_(across * wide))
-    return length
+@functools.lru_cache(maxsize=1)
+def _paths() -> Tensor:
+    """Return the lengths of the shortest paths to (wide, tall), each 0 to 21 px, cut at 20, float32 (22, 22)."""
+    span = torch.arange(_FAR + 2, dtype=torch.float32)
+    wide, tall = span[:, None], span
+    slopes = ((1, 0.1969), (0.7969, 0.6031), (0.6031, 0.7969), (0.1969, 1))
+    lengths = [across * wide + up * tall for across, up in slopes]
+    return torch.stack(lengths).amax(0).clamp_(max=_FAR)
 
 
 def _equalised(levels: Tensor) -> Tensor:

@@ -21,32 +21,36 @@ def brightness(images: Tensor, shift: float, keys: Tensor) -> Tensor:
     levels = images.to(torch.float32)
     value = levels.amax(1, keepdim=True)
     raised = (value + 255 * shift).clamp_(max=255)
-    return cut(torch.where(value > 0, levels * (raised / value.clamp(min=1)), raised))
+    return cut(levels.mul_(raised / value.clamp(min=1)).add_(raised.mul_(value == 0)))
 
 
 class Fog(NamedTuple):
     """Constants of :func:`fog`."""
 
     depth: float
-    decay: float  # of the heights' random steps, from one grid to the next of half its spacing
+    decay: float  # of the square root of the heights' random steps, from one grid to the next of half its spacing
 
 
 def fog(images: Tensor, fog: Fog, keys: Tensor) -> Tensor:
-    """(x + depth · h) · m / (m + depth), m the image's greatest value, h in [0, 1] a random landscape of clouds."""
+    """(x + depth · h) · m / (m + depth), m the image's greatest value, h a random landscape of clouds,
+    its lowest place, on a square whose side is a power of 2, at 0 and its highest at 1."""
     height, width = images.shape[2:]
     side = 1 << (max(height, width) - 1).bit_length()
-    clouds = plasma(uniform(keys, (side * side,)), side, fog.decay)[:, None, :height, :width]
-    greatest = images.flatten(1).amax(1).to(torch.float32).view(-1, 1, 1, 1)
-    factor = greatest / (greatest + 255 * fog.depth)
-    return cut((clouds.mul_(255 * fog.depth) + images).mul_(factor))
+    clouds = plasma(uniform(keys, (side * side,)), side, fog.decay)
+    low, high = clouds.flatten(1).aminmax(dim=1)
+    depth = 255 * fog.depth / (high - low).view(-1, 1, 1)
+    levels = images.to(torch.float32)
+    greatest = levels.flatten(1).amax(1).view(-1, 1, 1, 1)
+    added = (clouds[:, :height, :width] - low.view(-1, 1, 1)).mul_(depth)
+    return cut(levels.add_(added[:, None]).mul_(greatest / (greatest + 255 * fog.depth)))
 
 
 def plasma(draws: Tensor, side: int, decay: float) -> Tensor:
-    """Return landscapes (B, side, side) float32 from 0 to 1 by the diamond-square method; ``side`` a power of 2.
+    """Return landscapes (B, side, side) float32 by the diamond-square method; ``side`` a power of 2.
 
     ``draws`` (B, side²) uniform on (0, 1), the last one unused. A grid that repeats itself starts as one point, 0. Each
     round sets the middle of every square to the mean of its corners, and the middle of every side to the mean of its
-    four neighbours, each plus uniform(−w, w); w = 100² · decay**(−round).
+    four neighbours, each plus uniform(−w, w); w = (100 · decay**(−round))².
     """
     grid = torch.zeros(len(draws), 1, 1, device=draws.device)
     step, used = 100.0**2, 0
@@ -60,9 +64,8 @@ def plasma(draws: Tensor, side: int, decay: float) -> Tensor:
         down = (middle + middle.roll(1, 2)).add_(grid).add_(grid.roll(-1, 1)).mul_(0.25).add_(jumps[:, 2])
         even, odd = torch.stack((grid, across), -1).flatten(2), torch.stack((down, middle), -1).flatten(2)
         grid = torch.stack((even, odd), 2).flatten(1, 2)
-        step /= decay
-    low, high = grid.flatten(1).aminmax(dim=1)
-    return (grid - low.view(-1, 1, 1)).div_((high - low).view(-1, 1, 1))
+        step /= decay**2
+    return grid
 
 
 class Snow(NamedTuple):

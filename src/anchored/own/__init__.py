@@ -6,11 +6,12 @@ Nothing is unpickled and no code of a data set is run. Images are turned as thei
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from anchored.errors import UserError
 from anchored.own.sources import FORMATS, UNREADABLE, Files, Listing, Source, decoded, listed
 from anchored.readers.images import IMAGE_ENDINGS
 
-__all__ = ["LARGEST_SIZE", "OwnIndex", "OwnSet", "checked", "find", "listed", "of_files"]
+__all__ = ["LARGEST_SIZE", "OwnIndex", "OwnSet", "checked", "find", "listed", "listing_of", "of_files"]
 
 LARGEST_SIZE = 224
 """Own images are seen at their median shorter side, but not above this, unless ``data.size`` says otherwise."""
@@ -79,13 +80,9 @@ def find(name: str, test_share: float) -> OwnSet:
     the lowest hashes, the same on every machine. UserError, one line, where there are no images, a class is missing or
     has a single image, or a file is not what it should be. Found once a process: ``find.cache_clear()`` looks again.
     """
-    try:
-        listing = next(read for fits, read in FORMATS if fits(name))(name)
+    listing = listing_of(name)
+    with _mended(name):
         content = _content(listing)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or name}: {(error.strerror or str(error)).lower()}") from error
-    if not listing.names:
-        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
     odd = next((label for label in listing.labels if not label.isprintable()), None)
     if odd is not None:
         raise UserError(f"{name}: the class {odd!r} has signs in its name that cannot be shown: rename it")
@@ -107,6 +104,24 @@ def find(name: str, test_share: float) -> OwnSet:
         splits, unclassed = {"ood": splits["ood"]}, listing.names[listing.labels.index("")]
     kept = {split: index for split, index in splits.items() if len(index)}
     return OwnSet(name, classes, kept, channels, size, content, "test" not in stated, unclassed)
+
+
+def listing_of(name: str) -> Listing:
+    """Return every image of own data in its canonical order, found but not decoded; UserError where there is none."""
+    with _mended(name):
+        listing = next(read for fits, read in FORMATS if fits(name))(name)
+    if not listing.names:
+        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    return listing
+
+
+@contextlib.contextmanager
+def _mended(name: str) -> Iterator[None]:
+    """Turn the system's refusals into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or name}: {(error.strerror or str(error)).lower()}") from error
 
 
 def checked(own: OwnSet) -> OwnSet:
@@ -165,11 +180,11 @@ def _look(listing: Listing) -> tuple[int, int]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = listing.source.open(place)  # reads the header alone
-        except UNREADABLE:
+                with listing.source.open(place) as image:  # reads the header alone
+                    grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
+                    sides.append(min(image.size))
+        except UNREADABLE:  # noqa: PERF203 -- the others are still to be looked at
             continue  # said, with its name, when it is decoded
-        grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
-        sides.append(min(image.size))
     if not sides:
         raise UserError(f"{listing.source.where(0)} and {len(places) - 1} others looked at are not images")
     return 1 if grey else 3, min(LARGEST_SIZE, int(np.median(sides)))

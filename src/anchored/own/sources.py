@@ -60,9 +60,9 @@ def decoded(source: Source, number: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = source.open(number)
-            image.load()
-            return _plain(ImageOps.exif_transpose(image))
+            with source.open(number) as image:
+                image.load()
+                return _plain(ImageOps.exif_transpose(image))
     except _BOMB as error:
         raise UserError(f"{source.where(number)} has too many pixels (178 million at most): shrink it") from error
     except UnidentifiedImageError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from anchored import runs
@@ -111,7 +113,7 @@ def fetch(
                 return tuple(job.bring(file) for file in files)
         except Timeout:
             if progress:
-                print(f"{name}: another process is fetching it; waiting")
+                print(f"{name}: another process is fetching it; waiting", file=sys.stderr)
             with FileLock(job.folder / ".lock"):
                 return tuple(job.bring(file) for file in files)
 
@@ -136,13 +138,13 @@ class _Job:
 
     def bring(self, file: File) -> Path:
         """Return where ``file``, or what it makes, is whole; downloaded and unpacked if need be."""
-        made = [find(self.row, entry, self.root) for entry in file.makes]
+        made = [find(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
         if made and made[0] and all(made) and (self.record.of_file(file) or not find(self.row, file.name, self.root)):
             return made[0]  # unpacked before, or brought unpacked by the user
         path, digest = self._whole(file)
         count = 0
         if file.makes:
-            self._check_room(2 * path.stat().st_size, file)
+            self._check_room(path.stat().st_size, file)
             with self._bar(f"unpacking {file.name}") as bar:
                 task = bar.add_task(f"unpacking {file.name}", total=None)
                 count = unpack(path, file, self.folder, lambda written: bar.advance(task, written))
@@ -194,4 +196,6 @@ class _Job:
 
     def _bar(self, name: str) -> Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        return Progress(*columns, TimeRemainingColumn(), transient=True, disable=not self.progress)
+        console = Console(stderr=True)
+        shown = self.progress and console.is_terminal
+        return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)

@@ -145,4 +145,5 @@ def svg(picture: Picture) -> str:
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format=kind, **options)
+    figure.set_layout_engine("none")  # the layout stands: the next format need not find it again
     return stream.getvalue()

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from anchored import intervals, runs
 from anchored.errors import UserError
 from anchored.metrics import METRICS
 from anchored.recipe import PROTOCOLS
 from anchored.runs import Row, Run, StudyFolder
+
+_Key = TypeVar("_Key")
 
 MEAN = "mean"
 """The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
@@ -84,13 +88,23 @@ class Estimate:
         return self.interval.value
 
 
+SIGNIFICANT = 0.05
+"""Below it a corrected p-value makes a difference clear."""
+
+Replicates = Callable[[Row], Tensor | None]
+"""The replicates (R,) of a row's figure, where the run's folder has them."""
+
+
 @dataclass(frozen=True)
 class Change:
     """One variant against another on the same seeds."""
 
     before: float
     after: float
-    clear: bool  # the paired interval over seeds excludes zero, or the intervals over images do not meet
+    low: float  # 95 % interval of the difference after − before; NaN where only the two intervals can be compared
+    high: float
+    p: float  # two-sided, corrected where the change is one of a table's; NaN as above
+    clear: bool
     better: bool
     seeds: int
 
@@ -100,11 +114,12 @@ class Change:
         return (self.after - self.before) / abs(self.before) if self.before else None
 
 
-def compare(mine: Estimate | None, base: Estimate | None) -> Change | None:
+def compare(mine: Estimate | None, base: Estimate | None, replicates: Replicates = lambda row: None) -> Change | None:
     """``mine`` against ``base`` on the seeds both have; None where there is none, or the numbers of images differ.
 
-    With two or more common seeds the difference is clear when the paired t interval excludes zero; with one, when the
-    two intervals over images do not overlap (a strict rule: both networks saw the same images).
+    With two or more common seeds: Student's paired t-test over them. With one: the paired bootstrap on the resamples
+    that both share. Without replicates a difference is clear when the two intervals over images do not overlap (strict:
+    both networks saw the same images).
     """
     if mine is None or base is None or mine.mixed or mine.sizes != base.sizes:
         return None
@@ -113,15 +128,25 @@ def compare(mine: Estimate | None, base: Estimate | None) -> Change | None:
         return None
     ours, theirs = ({row.seed: row for row in each.rows} for each in (mine, base))
     after, before = ([rows[seed].value for seed in common] for rows in (ours, theirs))
+    low = high = p = math.nan
+    one, other = ours[common[0]], theirs[common[0]]
+    draws = [replicates(row) for row in (one, other)] if len(common) == 1 else []
     if len(common) > 1:
-        difference = intervals.paired_difference(after, before)
-        clear = difference.low > 0 or difference.high < 0
-    else:
-        one, other = ours[common[0]], theirs[common[0]]
-        clear = one.low > other.high or one.high < other.low
+        (_, low, high), p = intervals.paired_difference(after, before), intervals.paired_t_test(after, before)
+    elif draws[0] is not None and draws[1] is not None and len(draws[0]) == len(draws[1]):
+        (_, low, high), p = intervals.resampled_difference((one.value, other.value), (draws[0], draws[1]))
+    clear = p < SIGNIFICANT if not math.isnan(p) else one.low > other.high or one.high < other.low
     means = math.fsum(before) / len(common), math.fsum(after) / len(common)
-    higher = METRICS[mine.rows[0].metric].higher_is_better
-    return Change(*means, clear=clear, better=(means[1] > means[0]) == higher, seeds=len(common))
+    better = (means[1] > means[0]) == METRICS[mine.rows[0].metric].higher_is_better
+    return Change(*means, low, high, p, clear=clear, better=better, seeds=len(common))
+
+
+def corrected(changes: Mapping[_Key, Change]) -> dict[_Key, Change]:
+    """Changes that are looked at together, with p-values corrected for their number (Holm)."""
+    tested = [key for key, change in changes.items() if not math.isnan(change.p)]
+    p_values = intervals.holm([changes[key].p for key in tested])
+    better = {key: replace(changes[key], p=p, clear=p < SIGNIFICANT) for key, p in zip(tested, p_values, strict=True)}
+    return {**changes, **better}
 
 
 @dataclass(frozen=True)
@@ -288,11 +313,50 @@ class Summary:
         return wanted if variant.protocol == "ram" and wanted in self.variants else None
 
     def change(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Change | None:
-        """A variant's figure against another's, by default standard's; None where there is nothing to compare."""
+        """A variant's figure against another's, by default standard's; None where there is nothing to compare.
+
+        The p-value is corrected for all comparisons of the headline's figures with the same kind of network; another
+        OOD score's for those of all scores.
+        """
         base = base or self.standard(variant)
         if base is None or base == variant:
             return None
-        return compare(self.measured(variant, measure), self.measured(base, measure))
+        family = self._families_of_changes[base == self.standard(variant), measure in self.measures]
+        return family.get((variant, measure))
+
+    @cached_property
+    def _families_of_changes(self) -> dict[tuple[bool, bool], dict[tuple[Variant, Measure], Change]]:
+        """Changes by (against standard, of the headline): against standard or against anchored, by every score."""
+        scored = [replace(m, score=score) for m in self.measures if m.score for score in self.scores]
+        families = {}
+        for standard in (True, False):
+            for headline, measures in ((True, self.measures), (False, scored)):
+                found = {
+                    (variant, measure): self._change(variant, measure, base)
+                    for variant in self.variants
+                    if (base := self.standard(variant) if standard else self.unmasked(variant)) and base != variant
+                    for measure in measures
+                }
+                families[standard, headline] = corrected({key: each for key, each in found.items() if each})
+        return families
+
+    def _change(self, variant: Variant, measure: Measure, base: Variant) -> Change | None:
+        return compare(self.measured(variant, measure), self.measured(base, measure), self._replicates)
+
+    def _replicates(self, row: Row) -> Tensor | None:
+        """The replicates of a row's figure, if its run's folder still has those of exactly these rows."""
+        name = Path(row.run).name
+        if name not in self._draws:
+            run, own = self.folder.run(name), [each for each in self.rows if each.run == row.run]
+            there = runs.load_tensors(run.replicates_file)[0].get("draws") if run.replicates_file.exists() else None
+            fits = there is not None and there.dim() == 2 and len(there) == len(own)
+            self._draws[name] = (there if fits else None, {id(each): i for i, each in enumerate(own)})
+        draws, places = self._draws[name]
+        return None if draws is None else draws[places[id(row)]]
+
+    @cached_property
+    def _draws(self) -> dict[str, tuple[Tensor | None, dict[int, int]]]:
+        return {}
 
     def run_of(self, variant: Variant) -> tuple[Run, int]:
         """The run of the variant's smallest seed, and that seed: what single-network figures show."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -165,18 +166,19 @@ def _name(summary: Summary, variant: Variant) -> tuple[Cell, ...]:
 
 def comparison(changes: Iterable[Change | None]) -> str:
     """What the changes in a table are, and how a clear one is told from an unclear one."""
-    seeds = {change.seeds > 1 for change in changes if change is not None}
-    if not seeds:
+    found = [change for change in changes if change is not None]
+    tested = [change for change in found if not math.isnan(change.p)]
+    if not found:
         return "There is no standard network to compare with."
     rules = []
-    if True in seeds:
-        rules.append("the 95 % t interval of the difference, seed by seed, contains zero")
-    if False in seeds:
-        rules.append("the two intervals over images overlap")
-    return (
-        "Changes are relative to the standard network of the same architecture; "
-        f"≈ no clear difference ({', or with one seed '.join(rules)})."
-    )
+    if any(change.seeds > 1 for change in tested):
+        rules.append("paired t-test over seeds")
+    if any(change.seeds == 1 for change in tested):
+        rules.append("paired bootstrap over the same test images")
+    judged = f"p ≥ 0.05, {' or '.join(rules)}, corrected for {len(tested)} comparisons (Holm)"
+    if not tested:
+        judged = "the two intervals over images overlap"
+    return f"Changes are relative to the standard network of the same architecture; ≈ no clear difference ({judged})."
 
 
 def _setting_columns(summary: Summary) -> tuple[Column, ...]:

@@ -189,10 +189,7 @@ def caution(summary: Summary) -> str:
             "which several seeds would show."
         )
     few = " With so few seeds these intervals are wide, and only a large difference is clear."
-    return (
-        f"Differences are judged over {len(summary.seeds)} seeds, pair by pair."
-        f"{few * (len(summary.seeds) < 4)} No correction is made for the number of comparisons."
-    )
+    return f"Differences are judged over {len(summary.seeds)} seeds, pair by pair.{few * (len(summary.seeds) < 4)}"
 
 
 def notes(summary: Summary) -> Iterator[str]:

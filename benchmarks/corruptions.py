@@ -1,0 +1,120 @@
+"""The common corruptions ÷ imagecorruptions-imaug, images a second; their share of a sweep over the demo's test set.
+
+    python benchmarks/corruptions.py [--turns 3] [--names fog,snow] [--sizes 32,224]
+
+One thread each, one process, in turn (A B A B ...). Seconds are the process's CPU time, so that other work on the
+machine counts little. The peer corrupts one image per call, ours a batch (256 images of 32 px, 8 of 224 px). Constants
+are each side's own: the port has ImageNet-C's only, ours takes CIFAR-C's at 32 px. A corruption's ratio is the
+geometric mean over its five severities of the median over turns; a size's last line has that over corruptions.
+
+The sweep: 19 × 5 over the demo's test set, 1,400 images of 28 × 28, with the demo's network: seconds of corrupting and
+of the network's forward pass, one after the other. Evaluation makes the next batch in a second thread during the pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import imagecorruptions
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anchored import data, networks
+from anchored.corruptions import CORRUPTIONS, corrupt, expand
+
+BATCH = {32: 256, 224: 8}
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
+    start = clock()
+    work()
+    return clock() - start
+
+
+def photo(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    image = Image.fromarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def speed(name: str, severity: int, size: int, turns: int) -> tuple[float, float, float]:
+    """Ours ÷ theirs, and images a second of both."""
+    image, count = photo(size), BATCH[size]
+    batch = torch.from_numpy(image.copy()).permute(2, 0, 1).expand(count, -1, -1, -1).contiguous()
+    corrupt(batch, name, severity, seed=0), imagecorruptions.corrupt(image, severity, name)
+    repeats = 24 if size == 32 else 4
+    pairs = []
+    for _ in range(turns):
+        ours = seconds(lambda: corrupt(batch, name, severity, seed=0)) / count
+        theirs = seconds(lambda: [imagecorruptions.corrupt(image, severity, name) for _ in range(repeats)]) / repeats
+        pairs.append((theirs / ours, 1 / ours, 1 / theirs))
+    ratio, mine, other = (statistics.median(each) for each in zip(*pairs, strict=True))
+    return ratio, mine, other
+
+
+def compare(names: list[str], size: int, turns: int) -> None:
+    print(f"{size} px: images a second, ours and the port's (means over severities); ratio [least, greatest severity]")
+    means = []
+    for name in names:
+        found = [speed(name, severity, size, turns) for severity in SEVERITIES]
+        ratios = [each[0] for each in found]
+        means.append(statistics.geometric_mean(ratios))
+        mine, other = (statistics.mean(each[place] for each in found) for place in (1, 2))
+        span = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
+        print(f"  {name:18s} {mine:9.0f} {other:7.0f}  {means[-1]:7.2f}  {span}", flush=True)
+    print(f"  geometric mean of {len(means)} ratios: {statistics.geometric_mean(means):.2f}, least {min(means):.2f}")
+
+
+@torch.inference_mode()
+def sweep(size: int = 28, count: int = 1400) -> None:
+    """Seconds of both parts of the demo's sweep, one after the other."""
+    test = data.load("fashion-mini-known", "test")
+    network = networks.build("small", channels=1, classes=7, seed=0).eval()
+    images = test.images[:count]
+    inputs = data.to_input(images, (0.3,), (0.3,))
+    names = expand(["c"], size, size)
+
+    def forward() -> list[Tensor]:
+        return [network(part) for part in torch.split(inputs, 256)]
+
+    forward()
+    for name in names:
+        corrupt(images[:2], name, 1, seed=0)
+    made = spent = 0.0
+    for name in names:
+        for severity in SEVERITIES:
+            made += seconds(functools.partial(corrupt, images, name, severity, seed=0), time.perf_counter)
+            spent += seconds(forward, time.perf_counter)
+    print(
+        f"sweep, {len(names)} × 5 over {count} images of {size} × {size}, {torch.get_num_threads()} threads: ", end=""
+    )
+    print(f"{made:.1f} s corrupting, {spent:.1f} s in the network, {made / (made + spent):.0%} of the sum")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--names", default="")
+    parser.add_argument("--sizes", default="32,224")
+    chosen = parser.parse_args()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    names = chosen.names.split(",") if chosen.names else [n for n, row in CORRUPTIONS.items() if "c" in row.families]
+    for size in map(int, chosen.sizes.split(",")):
+        compare(names, size, chosen.turns)
+    torch.set_num_threads(threads)
+    sweep()
+
+
+if __name__ == "__main__":
+    main()

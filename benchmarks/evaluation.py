@@ -1,0 +1,96 @@
+"""Evaluation under corruption: what a sweep takes beyond the network's forward passes.
+
+    python benchmarks/evaluation.py [--quick]
+
+The demo's test set and network, all 19 C corruptions at every severity. Each figure is a ratio of two things timed in
+turn in one process (A B A B ...); the median over the turns is printed with the least and the greatest. Peers: the same
+forward passes alone, and corrupting each batch before its forward pass instead of during the one before it. Time is
+taken on the wall, so run it on an idle machine; with cores that the network leaves idle, corrupting costs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from anchored import anchor, corruptions, data, networks
+from anchored.anchoring import AnchoredModel
+from anchored.model import ModelConfig
+from anchored.predict import Pass
+from anchored.recipe import Data
+
+NAME, BATCH = "fashion-mini-known", 500
+
+
+def model_and_config() -> tuple[AnchoredModel, ModelConfig]:
+    """The demo's anchored network, untrained, with one reference."""
+    row = data.row(NAME, Data())
+    model = anchor(networks.build("small", channels=row.channels, classes=len(row.classes), seed=0))
+    model.references = torch.zeros(1, row.channels, row.size, row.size)
+    config = ModelConfig(
+        "small", "anchored", 0.0, row.channels, row.size, row.mean, row.std, row.classes, NAME, references=1
+    )
+    return model.eval(), config
+
+
+def changed(name: str, severity: int) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda images, places: corruptions.corrupt(images, name, severity, seed=0, indices=places)
+
+
+def swept(work: Callable[[str, int], object], names: tuple[str, ...], severities: tuple[int, ...]) -> float:
+    """Seconds of ``work`` over a grid of corruptions and severities."""
+    start = time.perf_counter()
+    for name in names:
+        for severity in severities:
+            work(name, severity)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one severity and three turns, to see that it runs")
+    quick = parser.parse_args().quick
+    severities, turns = ((3,), 3) if quick else ((1, 2, 3, 4, 5), 5)
+    model, config = model_and_config()
+    images = data.load(NAME, "test")
+    names = corruptions.expand(["c"], config.size, config.size)
+
+    def run(name: str, severity: int, corrupted: bool) -> None:
+        work = Pass(model, config, images, BATCH, change=changed(name, severity) if corrupted else None)
+        list(work.run(work.batches()))
+
+    def serial(name: str, severity: int) -> None:
+        indices = torch.arange(len(images))
+        whole = torch.cat([changed(name, severity)(images.images[part], part) for part in torch.split(indices, BATCH)])
+        work = Pass(model, config, data.ImageSet(NAME, whole, images.labels, images.classes), BATCH)
+        list(work.run(work.batches()))
+
+    works: dict[str, Callable[[str, int], object]] = {
+        "forward passes": partial(run, corrupted=False),
+        "sweep": partial(run, corrupted=True),
+        "corrupted first": serial,
+        "corruptions alone": lambda name, severity: changed(name, severity)(images.images, torch.arange(len(images))),
+    }
+    for work in works.values():  # an uncounted turn
+        swept(work, names, severities[:1])
+    found: dict[str, list[float]] = {title: [] for title in works}
+    for _ in range(turns):
+        for title, work in works.items():
+            found[title].append(swept(work, names, severities))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(names)} × {len(severities)} passes")
+    for title in list(works)[1:]:
+        ratios = sorted(a / b for a, b in zip(found[title], found["forward passes"], strict=True))
+        print(
+            f"{title} ÷ forward passes: {statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]  "
+            f"({turns} turns, {statistics.median(found[title]):.1f} s)"
+        )
+
+
+if __name__ == "__main__":
+    main()

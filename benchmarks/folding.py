@@ -1,0 +1,115 @@
+"""Folding: what a folded network costs against the standard one, and K references against K passes.
+
+    python benchmarks/folding.py [--quick]
+
+Each figure is a ratio of two things timed in turn in one process (A B A B ...); the median over the turns is printed
+with the least and the greatest. The anchored networks have halves that differ and one random reference, so that the map
+is there. Peers: the standard network in evaluation mode; K passes of it; ONNX Runtime on the exported network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import anchored
+from anchored import networks
+
+CASES = {  # title: (network, pixels, images, share of the turns)
+    "ResNet-18, 32×32": ("resnet18", 32, 4, 1.0),
+    "ResNet-18, 224×224": ("resnet18_imagenet", 224, 1, 1.0),
+    "EfficientNet-Lite0, 224×224": ("timm:efficientnet_lite0", 224, 1, 1.0),
+    "ViT-B/16, 224×224": ("vit_b_16", 224, 1, 0.25),
+}
+K = 10
+
+
+def paired(first: Callable[[], Any], second: Callable[[], Any], turns: int) -> str:
+    """Median [least, greatest] of the times of first / second over turns, after one uncounted turn."""
+    first(), second()
+    ratios = sorted(seconds(first) / seconds(second) for _ in range(turns))
+    return f"{statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]"
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def trained_alike(name: str, size: int) -> tuple[nn.Module, anchored.AnchoredModel]:
+    """A standard network and an anchored one, both in evaluation mode, whose folding needs a map."""
+    network = networks.build(name, channels=3, classes=10, seed=0, size=size).eval()
+    model = anchored.anchor(network, fresh_stem=True, example=torch.zeros(1, 3, size, size)).eval()
+    model.set_references(torch.randn(1, 3, size, size))
+    return network, model
+
+
+def onnx_runtime(model: nn.Module, images: Tensor, folder: str) -> Callable[[], Any]:
+    """A pass of ONNX Runtime over the images."""
+    onnxruntime: Any = importlib.import_module("onnxruntime")  # it has no types
+    path = Path(folder) / f"{id(model)}.onnx"
+    program = torch.onnx.export(model, (images,), dynamo=True, input_names=["images"], verbose=False)
+    assert program is not None
+    program.save(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = {"images": images.numpy()}
+    return lambda: session.run(None, given)
+
+
+def report(title: str, turns: int, folder: str) -> None:
+    """The ratios of one network."""
+    name, size, count, share = CASES[title]
+    turns = max(3, round(share * turns))
+    standard, model = trained_alike(name, size)
+    images = torch.randn(count, 3, size, size)
+    folded, fused = anchored.fold(model), anchored.fold(model, fuse_batch_norm=True)
+    many = anchored.fold(model, torch.randn(K, 3, size, size))
+
+    def against(work: Callable[[], Any], peer: Callable[[], Any], turns: int = turns) -> str:
+        return paired(work, peer, turns)
+
+    def passes() -> None:
+        for _ in range(K):
+            standard(images)
+
+    print(f"{title}, {count} images")
+    print("  folded ÷ standard:", against(lambda: folded(images), lambda: standard(images)))
+    print("  standard ÷ standard (the noise):", against(lambda: standard(images), lambda: standard(images)))
+    print("  folded, batch norm fused ÷ standard:", against(lambda: fused(images), lambda: standard(images)))
+    print("  anchored ÷ standard:", against(lambda: model(images), lambda: standard(images)))
+    print(f"  {K} references folded ÷ {K} standard passes:", against(lambda: many(images), passes, max(3, turns // 4)))
+    ours, theirs = onnx_runtime(folded, images, folder), onnx_runtime(standard, images, folder)
+    print("  ONNX Runtime, folded ÷ standard:", against(ours, theirs))
+    print("  ONNX Runtime folded ÷ torch standard:", against(ours, lambda: standard(images)), flush=True)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
+    parser.add_argument("--only", choices=list(CASES), help="one network")
+    parser.add_argument("--turns", type=int, default=40)
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory() as folder:
+        for title in [options.only] if options.only else CASES:
+            report(title, 3 if options.quick else options.turns, folder)
+
+
+if __name__ == "__main__":
+    main()

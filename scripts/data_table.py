@@ -1,0 +1,58 @@
+"""Write the table of data sets in ``docs/data.md`` from the catalog, between its two markers.
+
+    python scripts/data_table.py [--check]
+
+``--check`` writes nothing, and exits with status 1 where the table is not the catalog's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from anchored import runs
+from anchored.catalog import CATALOG, DataSet
+from anchored.inventory import size
+
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+BEGIN, END = "<!-- scripts/data_table.py -->\n", "<!-- end -->\n"
+REAL = {name for name, row in CATALOG.items() if row.homes or row.reader == "procedural"}
+
+
+def rows() -> Iterator[str]:
+    """The table's lines."""
+    yield "| row | title | train / test | image | role | download | hash | read in tests from | licence |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in CATALOG.values():
+        images = f"{row.train:,} / {row.test:,}" if row.train else f"– / {row.test:,}"
+        shape = "varied" if row.varied else f"{row.channels}×{row.size}×{row.size}"
+        tested = "the real files" if row.name in REAL else "copies in the original layout"
+        cells = (f"`{row.name}`", row.title, images, shape, ", ".join(row.roles), *_files(row), tested, row.licence)
+        yield f"| {' | '.join(cells)} |"
+
+
+def _files(row: DataSet) -> tuple[str, str]:
+    """How much there is to download, and what of it has a published hash."""
+    files = row.parts or row.downloads
+    if not files:
+        return ("by hand", "none") if row.manual else ("–", "–")
+    kinds = sorted({(file.hash or file.content or "none published:").partition(":")[0] for file in files})
+    by_hand = "" if row.downloads and not row.manual else ", by hand"
+    return size(files) + by_hand, ", ".join(kinds)
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check the table; the exit status."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    table = "\n".join(rows()) + "\n"
+    new = before + BEGIN + table + END + rest.split(END)[1]
+    if "--check" in arguments:
+        return int(new != page)
+    runs.write_text(PAGE, new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,223 @@
+"""``anchored corrupt``: the archives' layouts, written in pieces, and read back by the evaluation."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anchored import catalog, corrupted, corruptions, data, evaluate, predict
+from anchored.cli import main
+from anchored.errors import UserError
+from anchored.recipe import Data, Evaluation
+
+SMALL = ["--corruptions", "[contrast, gaussian_noise]"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of colour images: five of 40 × 36, one of 50 × 36."""
+    folder = tmp_path / "photos"
+    images = data.load("photos", "test").images[:18].view(6, 3, 28, 28)
+    for i, image in enumerate(data.as_seen_by(images, 3, 50)):
+        cut = image[:, :36, : 50 if i == 5 else 40]
+        file = folder / ("cat" if i < 2 else "dog") / f"image{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        corrupted.picture(cut).save(file)
+    return folder
+
+
+def pixels(folder: Path) -> list[torch.Tensor]:
+    return [torch.from_numpy(opened(file)).permute(2, 0, 1) for file in sorted(folder.glob("*/*.png"))]
+
+
+def opened(file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(file) as image:
+        return np.array(image)
+
+
+def test_folders_as_imagenet_c(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["corrupt", str(photos), "-o", str(out), *SMALL, "--severities", "[2, 5]", "--seed", "3"]) == 0
+    assert "6 images × 2 corruptions × 2 severities" in capsys.readouterr().out
+    files = sorted(file.relative_to(out).as_posix() for file in out.rglob("*.JPEG"))
+    assert len(files) == 6 * 2 * 2
+    assert files[0] == "contrast/2/cat/image0.JPEG"
+    for index, image in enumerate(pixels(photos)):
+        expected = corruptions.corrupt(image[None], "gaussian_noise", 5, seed=3, indices=torch.tensor([index]))[0]
+        file = io.BytesIO()
+        corrupted.picture(expected).save(file, "JPEG", quality=85, optimize=True)
+        place = "cat" if index < 2 else "dog"
+        assert (out / "gaussian_noise" / "5" / place / f"image{index}.JPEG").read_bytes() == file.getvalue()
+    height, width = opened(out / "contact-sheet.png").shape[:2]
+    assert width > 190 + 3 * 80
+    assert height > 2 * 70
+
+
+def test_blocks_as_cifar_c(photos: Path, tmp_path: Path) -> None:
+    (photos / "dog" / "image5.png").unlink()
+    out = tmp_path / "out"
+    assert main(["corrupt", str(photos), "-o", str(out), "--layout", "npy", *SMALL]) == 0
+    blocks, labels = np.load(out / "contrast.npy"), np.load(out / "labels.npy")
+    assert blocks.shape == (25, 36, 40, 3)
+    assert blocks.dtype == np.uint8
+    assert labels.tolist() == [0, 0, 1, 1, 1] * 5
+    stacked = torch.stack(pixels(photos))
+    for severity in (1, 2, 3, 4, 5):
+        expected = corruptions.corrupt(stacked, "contrast", severity, seed=0).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(blocks[5 * (severity - 1) : 5 * severity], expected)
+
+
+@pytest.mark.parametrize("layout", ["npy", "folders"])
+def test_it_goes_on_after_a_kill(
+    layout: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    command = ["corrupt", str(photos), "--layout", layout, "--size", "32", *SMALL]
+    assert main([*command, "-o", str(whole)]) == 0
+    monkeypatch.setattr(corrupted, "_BATCH", 2)
+    real, calls = corruptions.corrupt, []
+
+    def dies(images: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        calls.append(named["indices"])
+        if len(calls) > 15 + (5 if layout == "npy" else 0):
+            raise KeyboardInterrupt
+        return real(images, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(corruptions, "corrupt", dies)
+    assert main([*command, "-o", str(broken)]) == 130
+    done = json.loads((broken / "done.json").read_text())["images"]
+    assert done in (2, 4)
+    assert not (broken / "contrast.npy").exists()
+    monkeypatch.setattr(corruptions, "corrupt", real)
+    capsys.readouterr()
+    assert main([*command, "-o", str(broken)]) == 0
+    assert f"{done} images done already" in capsys.readouterr().out
+    files = {file.relative_to(whole): file.read_bytes() for file in whole.rglob("*") if file.is_file()}
+    assert {file.relative_to(broken): file.read_bytes() for file in broken.rglob("*") if file.is_file()} == files
+    before = {file: file.stat().st_mtime_ns for file in broken.rglob("*.JPEG")}
+    assert main([*command, "-o", str(broken)]) == 0  # nothing is left to do
+    assert {file: file.stat().st_mtime_ns for file in broken.rglob("*.JPEG")} == before
+
+
+def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, empty, full = tmp_path / "out", tmp_path / "empty", tmp_path / "full"
+    empty.mkdir()
+    full.mkdir()
+    (full / "thesis.tex").write_text("precious")
+    np.save(tmp_path / "floats.npy", np.zeros((3, 4, 4)))
+    (tmp_path / "text.npy").write_text("no array")
+    assert main(["corrupt", str(photos), "-o", str(out), *SMALL, "--severities", "[1]"]) == 0
+    capsys.readouterr()
+    for arguments, said in (
+        ([str(photos), "-o", str(out), *SMALL, "--severities", "[1]", "--seed", "1"], "another request (seed: 0 there"),
+        ([str(photos), "-o", str(full)], "is not empty"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--layout", "npy"], "several sizes, 40 × 36 px"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--layout", "npy", "--severities", "[1]"], "five blocks"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--severities", "[0]"], "severities are 0"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--corruptions", "[fogg]"], "fogg"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--size", "-1"], "size is -1"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--layout", "zip"], "layout"),
+        ([str(empty), "-o", str(tmp_path / "a")], "holds no images"),
+        ([str(tmp_path / "nowhere"), "-o", str(tmp_path / "a")], "nowhere"),
+        ([str(tmp_path / "floats.npy"), "-o", str(tmp_path / "a")], "holds float64 (3, 4, 4)"),
+        ([str(tmp_path / "text.npy"), "-o", str(tmp_path / "a")], "text.npy"),
+        (["cifar11", "-o", str(tmp_path / "a")], "cifar11"),
+    ):
+        assert main(["corrupt", *arguments]) == 2, arguments
+        error = capsys.readouterr().err
+        assert said in error, arguments
+        assert error.count("\n") == 1
+        assert not (tmp_path / "a").exists()
+    (photos / "dog" / "image3.png").write_bytes((photos / "dog" / "image3.png").read_bytes()[:200])
+    assert main(["corrupt", str(photos), "-o", str(tmp_path / "b"), *SMALL]) == 2
+    error = capsys.readouterr().err
+    assert "image3.png" in error
+    assert error.count("\n") == 1
+
+
+def test_an_array_file(tmp_path: Path) -> None:
+    images = data.load("photos", "test").images[:4, 0].numpy()
+    np.save(tmp_path / "grey.npy", images)
+    out = tmp_path / "out"
+    assert main(["corrupt", str(tmp_path / "grey.npy"), "-o", str(out), "--layout", "npy", *SMALL]) == 0
+    expected = corruptions.corrupt(torch.from_numpy(images)[:, None], "gaussian_noise", 2, seed=0)
+    assert np.array_equal(np.load(out / "gaussian_noise.npy")[4:8, ..., 0], expected[:, 0].numpy())
+    assert not (out / "labels.npy").exists()
+
+
+# --- the evaluation reads what was written
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalog.DataSet:
+    """An archive of textures (its test images) under two corruptions, in CIFAR-10-C's layout, as a catalog row."""
+    monkeypatch.setenv("ANCHORED_DATA", str(tmp_path))
+    out = tmp_path / "toy-c" / "TOY-C"
+    assert main(["corrupt", "fashion-mini-novel", "-o", str(out), "--layout", "npy", *SMALL, "--seed", "5"]) == 0
+    row = dataclasses.replace(
+        catalog.get("cifar10-c"), name="toy-c", clean="fashion-mini-novel", channels=1, size=28, test=600,
+        folder="toy-c", images="TOY-C", corruptions=("contrast", "gaussian_noise"), parts=(), needs=(), test_files=(),
+    )  # fmt: skip
+    monkeypatch.setitem(catalog.CATALOG, "toy-c", row)
+    return row
+
+
+def test_an_archive_is_read_as_it_was_made(archive: catalog.DataSet) -> None:
+    view = data.View(1, 28)
+    clean = data.load("fashion-mini-novel", "test")
+    for name, severity in (("contrast", 1), ("gaussian_noise", 4)):
+        found = data.open_corrupted("toy-c", name, severity, Data(), view)
+        expected = corruptions.corrupt(clean.images, name, severity, seed=5)
+        assert torch.equal(next(found.parts([torch.arange(600)])), expected)
+        assert torch.equal(found.labels, clean.labels)
+        assert found.classes == clean.classes
+
+
+def test_the_archive_of_a_set_is_found(archive: catalog.DataSet) -> None:
+    assert evaluate.archive_of("fashion-mini-novel", "contrast") == "toy-c"
+    assert evaluate.archive_of("cifar10", "sparkles") == "cifar10-c-bar"
+    assert evaluate.archive_of("cifar10", "fog") == "cifar10-c"
+    with pytest.raises(UserError, match="no archive of digits under fog"):
+        evaluate.archive_of("digits", "fog")
+
+
+def test_families_are_expanded_for_the_networks_size() -> None:
+    settings = Evaluation(corruptions=("c15", "fog", "c-bar"))
+    small, large = (evaluate._corruptions(settings, size) for size in (28, 224))
+    assert len(small) == len(large) == 25
+    assert "ripple" in small
+    assert "perlin_noise" in large
+    assert len(evaluate._corruptions(Evaluation(corruptions=("c",)), 32)) == 19
+
+
+# --- the next batch is made meanwhile
+
+
+def test_items_come_in_order_one_ahead() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(5):
+            made.append(i)
+            yield i
+
+    seen = []
+    for item in predict.ahead(items()):
+        seen.append(item)
+        assert len(made) <= len(seen) + 1
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_what_goes_wrong_ahead_is_raised() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise UserError("one line")
+
+    with pytest.raises(UserError, match="one line"):
+        list(predict.ahead(items()))

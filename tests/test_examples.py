@@ -1,0 +1,80 @@
+"""The examples run, learn, and give models that fold; mixing comes before anchoring."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import anchored
+from anchored import data, networks
+from anchored.anchoring import AnchoredModel
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def example(name: str) -> Any:
+    """The module of an example."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def images() -> data.ImageSet:
+    return data.scaled(data.load("fashion-mini-known", "train"), 0.1)
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "lightning", "hugging_face_trainer", "timm_pieces"])
+def test_in_other_peoples_loops(name: str, images: data.ImageSet) -> None:
+    network = networks.build("small", channels=1, classes=7, seed=0)
+    torch.manual_seed(0)
+    model = example(name).train(network, images, epochs=6)
+    assert isinstance(model, AnchoredModel)
+    assert model.references is not None
+    inputs = data.to_input(images.images, (0.286,), (0.353,))
+    with torch.no_grad():
+        logits = model(inputs)
+        assert functional.cross_entropy(logits, images.labels) < functional.cross_entropy(
+            network(inputs), images.labels
+        )
+        assert (logits.argmax(dim=1) == images.labels).float().mean() > 0.4
+        assert torch.allclose(anchored.fold(model)(inputs), logits, atol=1e-4)
+
+
+def test_timms_mixup_comes_before_anchoring(images: data.ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the network sees adds up to mixed images: [r, x − r] with x and r both out of the mixed batch."""
+    module = example("timm_pieces")
+    mixed: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    class Watched(module.Mixup):  # type: ignore[misc, name-defined]
+        def __call__(self, inputs: Tensor, labels: Tensor) -> Any:
+            result = super().__call__(inputs, labels)
+            mixed.append(result[0].clone())
+            return result
+
+    monkeypatch.setattr(module, "Mixup", Watched)
+    network = networks.build("small", channels=1, classes=7, seed=0)
+    honest = AnchoredModel._logits
+
+    def watched(self: AnchoredModel, pairs: Tensor) -> Tensor:
+        seen.append(pairs.detach().clone())
+        return honest(self, pairs)
+
+    monkeypatch.setattr(AnchoredModel, "_logits", watched)
+    module.train(network, images, epochs=1)
+    unmasked = 0
+    for batch, pairs in zip(mixed, seen[1:], strict=True):  # the first pass sets the reference
+        references, residuals = pairs.chunk(2, dim=1)
+        if references.any():
+            unmasked += 1
+            assert torch.allclose(references + residuals, batch, atol=1e-6)
+            assert all((reference == batch).flatten(1).all(dim=1).any() for reference in references)
+    assert unmasked >= 2

@@ -1,0 +1,227 @@
+"""Convert, fold, export and share: each result is run, and equals the original; refusals leave nothing behind."""
+
+import builtins
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import anchored
+from anchored import data, export, model, networks, runs
+from anchored.anchoring import AnchoredModel
+from anchored.cli import main
+from anchored.errors import UserError
+from anchored.model import ModelConfig, read_config
+from anchored.runs import Run
+
+CONFIG = ModelConfig(
+    network="small",
+    protocol="ram",
+    mask_probability=0.25,
+    channels=3,
+    size=24,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.25, 0.3),
+    classes=("a", "b", "c"),
+    trained_on="",
+    references=2,
+)
+
+
+def images(count: int = 5) -> Tensor:
+    return data.load("textures", "test", channels=3, size=24).images[:count]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A folder whose halves of the stem, batch norms and references are all different."""
+    made = Run(tmp_path_factory.mktemp("runs") / "ram")
+    anchored_model = model.build(CONFIG, seed=1)
+    assert isinstance(anchored_model, AnchoredModel)
+    inputs = CONFIG.preprocess(data.load("photos", "test", channels=3, size=24).images[:40])
+    for part in torch.split(inputs, 8):
+        anchored_model.train()(part)
+    anchored_model.set_references(inputs[7:9])
+    model.save(made, anchored_model, CONFIG)
+    return made
+
+
+def expected(run: Run, raw: Tensor) -> Tensor:
+    loaded: Any = anchored.load(run.path)
+    with torch.no_grad():
+        logits: Tensor = loaded(loaded.preprocess(raw))
+    return logits
+
+
+def test_onnx_takes_pixels(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    written = export.export(run.path, str(path))
+    assert written.difference <= 1e-5 * written.scale
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        (found,) = session.run(["logits"], {"images": images(count).numpy()})
+        np.testing.assert_allclose(found, expected(run, images(count)), atol=1e-4)
+    kept = json.loads(session.get_modelmeta().custom_metadata_map["anchored"])
+    assert kept["input"] == "uint8"
+    assert kept["weights"] == model.weights_digest(run)
+    assert kept["model"]["classes"] == ["a", "b", "c"]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_pt2_is_a_plain_program(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt2"
+    export.export(run.path, str(path), takes="unit")
+    kept = {"anchored": ""}
+    program = torch.export.load(path, extra_files=kept)
+    for count in (1, 5):
+        found = program.module()(images(count).float() / 255)
+        assert torch.allclose(found, expected(run, images(count)), atol=1e-4)
+    assert json.loads(kept["anchored"])["model"]["mean"] == [0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize("takes", export.INPUTS)
+def test_every_kind_of_input_gives_the_same(run: Run, takes: Any) -> None:
+    module = export.Deployed(anchored.load(run.path), CONFIG, takes)
+    with torch.no_grad():
+        found = module(export.inputs(images(), CONFIG, takes))
+    assert torch.allclose(found, expected(run, images()), atol=1e-4)
+
+
+def test_safetensors_is_loaded_as_a_plain_network(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    export.export(run.path, str(path), takes="unit")
+    loaded: Any = anchored.load(path)
+    assert not isinstance(loaded, AnchoredModel)
+    assert loaded.classes == ("a", "b", "c")
+    with torch.no_grad():
+        assert torch.allclose(loaded(loaded.preprocess(images())), expected(run, images()), atol=1e-4)
+    runs.save_tensors(path, {"a": torch.zeros(1)})
+    with pytest.raises(UserError, match="is not a model that anchored exported"):
+        anchored.load(path)
+
+
+def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
+    plain = networks.build("small", channels=3, classes=3, seed=4).eval()
+    runs.save_tensors(tmp_path / "plain.safetensors", dict(plain.state_dict()))
+    sizes: dict[str, Any] = {"channels": 3, "size": 24, "classes": 3, "mean": CONFIG.mean, "std": CONFIG.std}
+    written = export.convert(
+        "small", tmp_path / "wide", checkpoint=str(tmp_path / "plain.safetensors"), mask_probability=0.1, **sizes
+    )
+    assert written.difference <= 1e-5 * written.scale
+    assert read_config(Run(tmp_path / "wide")).protocol == "ram"
+    export.export(tmp_path / "wide", str(tmp_path / "again.safetensors"))
+    again, _ = runs.load_tensors(tmp_path / "again.safetensors")
+    assert again.keys() == plain.state_dict().keys()
+    assert all(torch.equal(value, again[name]) for name, value in plain.state_dict().items())
+
+
+def test_timm_weights_bring_their_own_preprocessing(tmp_path: Path) -> None:
+    name = "timm:tf_efficientnet_lite0"
+    plain = networks.build(name, channels=3, classes=1000, seed=0)
+    runs.save_tensors(tmp_path / "lite.safetensors", dict(plain.state_dict()))
+    export.convert(name, tmp_path / "lite", checkpoint=str(tmp_path / "lite.safetensors"), size=32)
+    config = read_config(Run(tmp_path / "lite"))
+    assert (config.mean, config.std, config.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert (config.classes[0], config.classes[281], len(config.classes)) == ("tench", "tabby", 1000)
+
+
+def test_a_standard_run_converts_and_an_anchored_one_does_not(run: Run, tmp_path: Path) -> None:
+    config = replace(CONFIG, protocol="standard", mask_probability=0.0, references=0)
+    model.save(Run(tmp_path / "standard"), model.build(config, seed=2), config)
+    export.convert(str(tmp_path / "standard"), tmp_path / "wide")
+    assert read_config(Run(tmp_path / "wide")).classes == ("a", "b", "c")
+    assert main(["export", str(tmp_path / "standard"), str(tmp_path / "standard.safetensors")]) == 0
+    with pytest.raises(UserError, match="is anchored already"):
+        export.convert(str(run.path), tmp_path / "wider")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["convert", "small", "--like", "digits"], "say which weights are anchored, --pretrained or --checkpoint"),
+        (["convert", "small", "--pretrained"], "give --channels, --size, --mean, --std, --classes, or --like"),
+        (["convert", "small", "--like", "digits", "--pretrained"], "has no pretrained weights"),
+        (["convert", "smalll", "--pretrained"], "no network 'smalll': did you mean 'small'?"),
+        (["convert", "small", "--like", "digits", "--checkpoint", "none"], "cannot read none"),
+        (["export", "nowhere", "model.onnx"], "is not a trained run"),
+        (["export", "hub:alone", "model.onnx"], "'hub:alone' is not a place on the hub"),
+        (["export"], "run"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = ["-o", "out"] if arguments[0] == "convert" else []
+    assert main([*arguments, *output]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_not_replaced_unasked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("precious")
+    assert main(["export", str(run.path), str(path)]) == 2
+    assert "exists already: choose another place, or replace it with --force" in capsys.readouterr().err
+    assert path.read_text() == "precious"
+    assert main(["export", str(run.path), str(path), "--force"]) == 0
+    assert "the logits differ by at most" in capsys.readouterr().out
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("precious")
+    assert main(["export", str(run.path), str(tmp_path / "folder"), "--force"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_result_that_differs_is_not_kept(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    honest = anchored.fold
+
+    def wrong(model: nn.Module) -> nn.Module:
+        folded = honest(model)
+        with torch.no_grad():
+            next(folded.parameters()).mul_(1.01)
+        return folded
+
+    monkeypatch.setattr(export, "fold", wrong)
+    with pytest.raises(UserError, match="so it was not kept"):
+        export.export(run.path, str(tmp_path / "model.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_onnx_is_one_line(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    from importlib import util
+
+    found = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
+    with pytest.raises(
+        UserError, match=r"ONNX needs onnxscript, which is not installed: pip install 'anchored\[onnx\]'"
+    ):
+        export.export(run.path, str(tmp_path / "model.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shared_folder_is_three_files_that_load(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    written = export.export(run.path, str(tmp_path / "shared"))
+    assert written.difference == 0
+    assert sorted(file.name for file in (tmp_path / "shared").iterdir()) == [
+        "README.md",
+        "model.json",
+        "weights.safetensors",
+    ]
+    imported = builtins.__import__
+
+    def without_pickle(name: str, *rest: Any) -> Any:
+        assert name != "pickle", "a model folder must load without pickle"
+        return imported(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_pickle)
+    loaded: Any = anchored.load(tmp_path / "shared")
+    with torch.no_grad():
+        assert torch.equal(loaded(loaded.preprocess(images())), expected(run, images()))
