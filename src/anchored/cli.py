@@ -518,10 +518,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"anchored {version('anchored')}")
         elif verb in COMMANDS:
-            from anchored.display import quiet
+            options = _options(verb, words[1:])
+            from anchored.display import quiet  # after --help, which must not wait for it
 
             quiet()
-            return COMMANDS[verb].run(_options(verb, words[1:])) or 0
+            return COMMANDS[verb].run(options) or 0
         else:
             raise UserError(f"no command '{verb}': there are {', '.join(COMMANDS)}")
     except UserError as error:
