@@ -23,7 +23,7 @@ from anchored import anchor, corruptions, data, networks
 from anchored.anchoring import AnchoredModel
 from anchored.model import ModelConfig
 from anchored.predict import Pass
-from anchored.recipe import Data
+from anchored.settings import Data
 
 NAME, BATCH = "fashion-mini-known", 500
 

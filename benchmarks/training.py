@@ -26,9 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from anchored import anchor, data, networks
-from anchored.recipe import Anchoring, Cell, Data, Tail, Training
+from anchored.recipe import Cell
 from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
+from anchored.settings import Anchoring, Data, Tail, Training
 from anchored.train import Keeper, TrainingStep
 
 warnings.filterwarnings("ignore", message=".*LeafSpec")

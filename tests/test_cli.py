@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from anchored.cli import COMMANDS, main
+from anchored.cli import main
+from anchored.commands import COMMANDS
 
 
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

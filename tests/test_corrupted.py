@@ -14,7 +14,7 @@ from PIL import Image
 from anchored import catalog, corrupted, corruptions, data, evaluate, predict
 from anchored.cli import main
 from anchored.errors import UserError
-from anchored.recipe import Data, Evaluation
+from anchored.settings import Data, Evaluation
 
 SMALL = ["--corruptions", "[contrast, gaussian_noise]"]
 

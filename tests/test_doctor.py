@@ -15,7 +15,8 @@ from anchored import catalog, doctor, forecast
 from anchored.catalog import CATALOG
 from anchored.cli import main
 from anchored.errors import UserError
-from anchored.recipe import Data, Evaluation, Grid, Recipe, Training
+from anchored.recipe import Recipe
+from anchored.settings import Data, Evaluation, Grid, Training
 
 
 def recipe(ood: Sequence[str] = (), **changes: object) -> Recipe:

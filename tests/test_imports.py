@@ -14,14 +14,15 @@ SOURCE = Path(anchored.__file__).parent
 BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
 STORE = {"runs", "hub"}
-SETTINGS = {"recipe"}
+SETTINGS = {"recipe", "settings"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
 WORK = {"model", "start", "optimiser", "train", "predict", "corrupted", "card", "export"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
 
 MAY_IMPORT = {
-    **dict.fromkeys(BASE | SETTINGS | STORE, BASE),
+    **dict.fromkeys(BASE | STORE | {"settings"}, BASE),
+    "recipe": BASE | {"settings"},
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
@@ -46,7 +47,8 @@ MAY_IMPORT = {
     "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK,
     "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "cli": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "commands": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "cli": BASE | STORE | SETTINGS | {"commands", "display"},
     "__init__": BASE | MATHS | WORK,
 }
 
@@ -81,6 +83,7 @@ def test_rooms_import_downwards(path: Path) -> None:
         ("anchored.cli", ("torch", "numpy", "matplotlib", "rich")),
         ("anchored.catalog", ("torch", "numpy", "yaml")),
         ("anchored.recipe", ("torch", "numpy")),
+        ("anchored.settings", ("torch", "numpy", "yaml")),
     ],
 )
 def test_light_modules_stay_light(module: str, banned: tuple[str, ...]) -> None:

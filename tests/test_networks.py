@@ -13,7 +13,8 @@ from torch import nn
 
 from anchored import anchor, libraries, networks
 from anchored.errors import UserError
-from anchored.recipe import Grid, Recipe
+from anchored.recipe import Recipe
+from anchored.settings import Grid
 
 
 def parameters(network: nn.Module) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 
 from anchored.errors import UserError
 from anchored.optimiser import factors, freeze, optimizer, rate
-from anchored.recipe import Training
+from anchored.settings import Training
 
 PARTS = {"stem": ("first",), "head": ("last.1",)}
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from anchored import catalog, data, own
 from anchored.errors import UserError
-from anchored.recipe import Data
+from anchored.settings import Data
 
 SORTED = tuple(sorted(CLASSES))
 

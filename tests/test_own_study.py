@@ -16,10 +16,10 @@ from anchored import data, model, own, predictions, runs, scores
 from anchored.anchoring import AnchoredModel, pair
 from anchored.cli import main
 from anchored.errors import UserError
-from anchored.recipe import Data
 from anchored.report import gallery
 from anchored.report.gallery import Prediction
 from anchored.runs import Run, StudyFolder
+from anchored.settings import Data
 
 RECIPE = """
 title: My own images

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from anchored import metrics, report, runs, scores
-from anchored.recipe import Anchoring, Data, Evaluation, Grid, Recipe
+from anchored.recipe import Recipe
 from anchored.report import summary
 from anchored.runs import Row, StudyFolder
+from anchored.settings import Anchoring, Data, Evaluation, Grid
 
 TITLE = "Fashion-MNIST (mini), seven classes"
 OOD = {"fashion-mini-novel": "Fashion-MNIST (mini), three classes", "digits": "MNIST digits", "textures": "Textures"}

@@ -15,10 +15,11 @@ from test_page import row
 from test_report import folder_of
 
 from anchored import report
-from anchored.recipe import Data, Recipe
+from anchored.recipe import Recipe
 from anchored.report import formats, paper, summary, tables
 from anchored.report.summary import Summary, Variant
 from anchored.runs import Row, StudyFolder
+from anchored.settings import Data
 
 SHARED = [Path(__file__).parents[up] / "shared" / "paper" / "tables.csv" for up in (1, 2)]
 FILE = resources.files("anchored") / "report" / "paper.csv"

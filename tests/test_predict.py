@@ -17,8 +17,9 @@ from anchored import model as models
 from anchored.errors import UserError
 from anchored.model import ModelConfig
 from anchored.predict import Outputs, Pass, passed
-from anchored.recipe import Cell, Data, Recipe
+from anchored.recipe import Cell, Recipe
 from anchored.runs import Run
+from anchored.settings import Data
 from anchored.stream import ImageStream, View
 
 KEY = "these weights, this set"

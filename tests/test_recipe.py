@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from anchored import recipe as recipes
+from anchored import settings
 from anchored.errors import UserError
-from anchored.recipe import Data, Grid, Recipe, Training
+from anchored.recipe import Recipe
+from anchored.settings import Data, Grid, Training
 
 
 def test_grid_expands_alphas_for_ram_only_and_seed_by_seed() -> None:
@@ -19,7 +21,7 @@ def test_grid_expands_alphas_for_ram_only_and_seed_by_seed() -> None:
 
 def test_grid_expands_tail_weights_and_their_settings_bind_only_them() -> None:
     grid = Grid(networks=("small",), protocols=("anchored", "ram"), tail_weights=(0.0, 0.1))
-    cells = list(Recipe(grid=grid, tail=recipes.Tail(points=8)).cells())
+    cells = list(Recipe(grid=grid, tail=settings.Tail(points=8)).cells())
     assert [cell.name for cell in cells] == [
         "small-anchored-seed0",
         "small-ram-0.25-seed0",
@@ -99,11 +101,11 @@ def test_missing_file() -> None:
         (Recipe(grid=Grid(networks=())), "grid.networks is empty"),
         (Recipe(grid=Grid(tail_weights=(-0.1,))), "grid.tail_weights has -0.1"),
         (Recipe(grid=Grid(tail_weights=(0.1,)), train=Training(epochs=1)), "needs a second epoch"),
-        (Recipe(tail=recipes.Tail(mass=0)), "tail.mass is 0"),
-        (Recipe(tail=recipes.Tail(warmup=1)), "tail.warmup is 1"),
+        (Recipe(tail=settings.Tail(mass=0)), "tail.mass is 0"),
+        (Recipe(tail=settings.Tail(warmup=1)), "tail.warmup is 1"),
         (Recipe(train=Training(epochs=0)), "train.epochs is 0"),
         (Recipe(train=Training(learning_rate=float("nan"))), "train.learning_rate is nan"),
-        (Recipe(evaluate=recipes.Evaluation(severities=(6,))), "severities go from 1 to 5"),
+        (Recipe(evaluate=settings.Evaluation(severities=(6,))), "severities go from 1 to 5"),
     ],
 )
 def test_values_that_make_no_sense_are_one_line(recipe: Recipe, said: str) -> None:

@@ -16,11 +16,13 @@ from test_readers import cifar_fixture
 from anchored import catalog, corruptions, networks
 from anchored import recipe as recipes
 from anchored.catalog import CATALOG, DataSet
-from anchored.cli import _options, _recipe, main
+from anchored.cli import _options, main
+from anchored.commands import recipe_of
 from anchored.errors import UserError
-from anchored.recipe import Data, Grid, Network, PerNetwork, Recipe, Training
+from anchored.recipe import Recipe
 from anchored.report import paper, summary
 from anchored.runs import StudyFolder
+from anchored.settings import Data, Grid, Network, PerNetwork, Training
 
 TABLES = {"table6": 6, "table7": 7, "table8": 8, "table9": 9, "table10": 10, "table11": 11}
 FIGURES = ("fig3", "fig3-imagenet", "fig4a", "fig4b")
@@ -28,7 +30,7 @@ FIGURES = ("fig3", "fig3-imagenet", "fig4a", "fig4b")
 
 def read(name: str, *arguments: str) -> Recipe:
     """A recipe as the command line reads it."""
-    return _recipe(_options("study", [name, *arguments]))
+    return recipe_of(_options("study", [name, *arguments]))
 
 
 # --- What a recipe says -----------------------------------------------------------------------------------------------

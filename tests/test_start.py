@@ -14,8 +14,9 @@ from anchored import catalog, data, networks, runs, start
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.export import convert
-from anchored.recipe import Anchoring, Cell, Data, Network, Protocol, Tail, Training, canonical
+from anchored.recipe import Cell, canonical
 from anchored.runs import Run
+from anchored.settings import Anchoring, Data, Network, Protocol, Tail, Training
 from anchored.train import train
 
 TINY = Training(epochs=1, batch_size=32, learning_rate=0.05, crop_padding=2, accelerator="cpu")

@@ -18,8 +18,9 @@ from anchored import data, own, runs
 from anchored.corruptions.randomness import image_keys
 from anchored.data import Batches, ImageSet, View
 from anchored.errors import UserError
-from anchored.recipe import Data, Recipe, Training
+from anchored.recipe import Recipe
 from anchored.runs import Run
+from anchored.settings import Data, Training
 from anchored.stream import Augmentation, AutoAugment, ImageStream, Interpolation
 from anchored.train import train
 

@@ -15,8 +15,9 @@ import anchored
 from anchored import data, model, networks, runs
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
-from anchored.recipe import Anchoring, Cell, Data, Protocol, Tail, Training
+from anchored.recipe import Cell
 from anchored.runs import Run
+from anchored.settings import Anchoring, Data, Protocol, Tail, Training
 from anchored.train import Keeper, TensorCheckpoints, averages, train
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")

@@ -9,8 +9,9 @@ from importlib import metadata
 from anchored import catalog, networks
 from anchored.metrics import METRICS
 from anchored.model import ModelConfig, read_config
-from anchored.recipe import Cell, Evaluation, canonical
+from anchored.recipe import Cell, canonical
 from anchored.runs import Row, Run, read_json, read_rows
+from anchored.settings import Evaluation
 
 LIMITS = """\
 For research on robust and calibrated classification, and as a start for other tasks. The figures hold for the sets

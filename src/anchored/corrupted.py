@@ -29,8 +29,8 @@ from anchored import catalog, corruptions, data, own, runs
 from anchored.errors import UserError
 from anchored.own.sources import UNREADABLE, Listing, decoded
 from anchored.predict import ahead
-from anchored.recipe import Data
 from anchored.runs import CorruptedFolder
+from anchored.settings import Data
 
 Layout = Literal["npy", "folders"]
 ALL = (1, 2, 3, 4, 5)

@@ -22,7 +22,7 @@ from anchored.catalog import DataSet
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.errors import UserError
 from anchored.readers import data_root, fetch, is_here
-from anchored.recipe import Data
+from anchored.settings import Data
 from anchored.stream import Images, ImageStream, Index, View
 
 __all__ = [

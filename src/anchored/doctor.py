@@ -18,7 +18,8 @@ from anchored.catalog import DataSet, File
 from anchored.errors import UserError
 from anchored.forecast import Cost, corrupting, costs, count, duration
 from anchored.inventory import amount, size
-from anchored.recipe import Data, Recipe
+from anchored.recipe import Recipe
+from anchored.settings import Data
 from anchored.study import made
 
 

@@ -21,9 +21,10 @@ from anchored.errors import UserError
 from anchored.intervals import Interval
 from anchored.predict import Outputs, Pass, passed, stored
 from anchored.probe import linear_probe
-from anchored.recipe import Cell, Data, Evaluation, Recipe, canonical, derived_seed
+from anchored.recipe import Cell, Recipe, canonical, derived_seed
 from anchored.runs import Row, Run, StudyFolder
 from anchored.scores import SCORES
+from anchored.settings import Data, Evaluation
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")

@@ -23,8 +23,9 @@ from anchored import catalog, data, hub, networks
 from anchored.anchoring import AnchoredModel, anchor
 from anchored.errors import UserError
 from anchored.folding import fold
-from anchored.recipe import PROTOCOLS, Anchoring, Cell, Data, Network, Protocol, derived_seed
+from anchored.recipe import Cell, derived_seed
 from anchored.runs import Run, load_tensors, read_json, save_tensors, write_json
+from anchored.settings import PROTOCOLS, Anchoring, Data, Network, Protocol
 from anchored.stream import Interpolation
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from anchored.errors import UserError
-from anchored.recipe import Training
+from anchored.settings import Training
 
 
 def factors(network: nn.Module, rates: Mapping[str, float], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:

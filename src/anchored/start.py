@@ -13,8 +13,9 @@ from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.folding import fold
 from anchored.model import ModelConfig, Normalisation
-from anchored.recipe import Cell, Network
+from anchored.recipe import Cell
 from anchored.runs import Run, load_tensors
+from anchored.settings import Network
 
 
 def config_of(cell: Cell) -> ModelConfig:

@@ -28,8 +28,9 @@ from rich.text import Text
 from anchored import cells, evaluate, report, runs, train
 from anchored.display import Display, quiet
 from anchored.errors import UserError
-from anchored.recipe import Cell, Evaluation, Grid, Recipe, canonical
+from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run, StudyFolder
+from anchored.settings import Evaluation, Grid
 
 REDONE = ("name", "grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
 POLL = 0.5  # seconds between two looks at what other processes do

@@ -26,9 +26,10 @@ from anchored import stem as stems
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.mixing import mix
-from anchored.recipe import Cell, Training, canonical, derived_seed
+from anchored.recipe import Cell, canonical, derived_seed
 from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
+from anchored.settings import Training
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from anchored import intervals, runs
 from anchored.errors import UserError
 from anchored.metrics import METRICS
-from anchored.recipe import PROTOCOLS
 from anchored.runs import Row, Run, StudyFolder
+from anchored.settings import PROTOCOLS
 
 _Key = TypeVar("_Key")
 
