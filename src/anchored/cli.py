@@ -6,10 +6,8 @@ Work is imported inside the commands, so that ``--help`` is instant. Bad input i
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -496,13 +494,6 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _quiet_lightning() -> None:
-    """Leave the terminal to our own display: no tips, no notes on devices, no deprecations inside Lightning."""
-    logging.disable(logging.INFO)  # Lightning sets its own level when it is imported, later
-    warnings.filterwarnings("ignore", message=".*LeafSpec")
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-
 def _overview() -> str:
     width = max(map(len, COMMANDS)) + 2
     commands = "\n".join(f"  {verb:<{width}}{command.summary}" for verb, command in COMMANDS.items())
@@ -527,7 +518,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"anchored {version('anchored')}")
         elif verb in COMMANDS:
-            _quiet_lightning()
+            from anchored.display import quiet
+
+            quiet()
             return COMMANDS[verb].run(_options(verb, words[1:])) or 0
         else:
             raise UserError(f"no command '{verb}': there are {', '.join(COMMANDS)}")

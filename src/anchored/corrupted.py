@@ -30,6 +30,7 @@ from anchored.errors import UserError
 from anchored.own.sources import UNREADABLE, Listing, decoded
 from anchored.predict import ahead
 from anchored.recipe import Data
+from anchored.runs import CorruptedFolder
 
 Layout = Literal["npy", "folders"]
 ALL = (1, 2, 3, 4, 5)
@@ -88,12 +89,12 @@ def corrupt(
     first = next(iter(next(chosen.batches([torch.arange(1)]))))
     kinds = corruptions.expand(names, *first.shape[1:])
     request = Request(source, chosen.content, len(chosen.names), kinds, tuple(severities), seed, layout, size)
-    done = _claim(folder, request)
-    _write_all(folder, request, chosen, first, done, console)
+    place = CorruptedFolder(folder)
+    done = _claim(place, request)
+    _write_all(place, request, chosen, first, done, console)
     if layout == "npy":
-        _finish_blocks(folder, request, chosen)
-    pictures = sheet(first[None], kinds, request.severities, seed)
-    runs.write_bytes(folder / "contact-sheet.png", png(pictures))
+        _finish_blocks(place, request, chosen)
+    runs.write_bytes(place.sheet_file, png(sheet(first[None], kinds, request.severities, seed)))
 
 
 def _check(severities: Sequence[int], size: int) -> None:
@@ -103,19 +104,18 @@ def _check(severities: Sequence[int], size: int) -> None:
         raise UserError(f"size is {size}: give pixels, or 0 for the images' own")
 
 
-def _claim(folder: Path, request: Request) -> int:
+def _claim(folder: CorruptedFolder, request: Request) -> int:
     """Claim a folder for a request and return how many images are done in it; UserError where it holds another."""
-    file, wanted = folder / "request.json", _plain(request)
+    file, wanted = folder.request_file, _plain(request)
     if file.exists():
         found = runs.read_json(file)
         if not isinstance(found, dict):
             raise UserError(f"{file} does not describe corrupted images: choose another folder with -o")
         if changed := runs.difference(found, wanted):
-            raise UserError(f"{folder} holds another request ({changed}): choose another folder with -o")
-        note = folder / "done.json"
-        return int(runs.read_json(note)["images"]) if note.exists() else 0
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty and holds no corrupted images of ours: choose another with -o")
+            raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
+        return int(runs.read_json(folder.done_file)["images"]) if folder.done_file.exists() else 0
+    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise UserError(f"{folder.path} is not empty and holds no corrupted images of ours: choose another with -o")
     runs.write_json(file, wanted)
     return 0
 
@@ -126,7 +126,9 @@ def _plain(request: Request) -> dict[str, object]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
 
 
-def _write_all(folder: Path, request: Request, source: _Source, first: Tensor, done: int, console: Console) -> None:
+def _write_all(
+    folder: CorruptedFolder, request: Request, source: _Source, first: Tensor, done: int, console: Console
+) -> None:
     """Corrupt and write the images from ``done`` on, a batch at a time, and say how far it is."""
     write = _blocks(folder, request, first, done) if request.layout == "npy" else _files(folder, source.names)
     count = max(1, min(_BATCH, _PIXELS // first[0].numel()))
@@ -147,7 +149,7 @@ def _write_all(folder: Path, request: Request, source: _Source, first: Tensor, d
                         made = corruptions.corrupt(stacked, name, severity, seed=request.seed, indices=indices)
                         write(name, severity, indices.tolist(), made)
                         bar.advance(task, len(group))
-            runs.write_json(folder / "done.json", {"images": int(batch[-1]) + 1})
+            runs.write_json(folder.done_file, {"images": int(batch[-1]) + 1})
 
 
 def _alike(images: Sequence[Tensor]) -> list[list[int]]:
@@ -163,33 +165,28 @@ def _alike(images: Sequence[Tensor]) -> list[list[int]]:
 _Write = Callable[[str, int, list[int], Tensor], None]  # corruption, severity, places in the set, images (B,C,H,W)
 
 
-def _files(folder: Path, names: Sequence[str]) -> _Write:
+def _files(folder: CorruptedFolder, names: Sequence[str]) -> _Write:
     """Write each image as a JPEG file of its own."""
 
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
-            content = jpeg(picture(image), QUALITY)
-            runs.write_bytes(folder / corruption / str(severity) / f"{names[place]}.JPEG", content)
+            file = folder.image_file(corruption, severity, names[place])
+            runs.write_bytes(file, jpeg(picture(image), QUALITY))
 
     return write
 
 
-def _part(folder: Path, corruption: str) -> Path:
-    """Return where a corruption's blocks are while they are not complete."""
-    return folder / f".{corruption}.part.npy"
-
-
-def _blocks(folder: Path, request: Request, first: Tensor, done: int) -> _Write:
+def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int) -> _Write:
     """Write images into their places in the blocks of a corruption's file, mapped into memory."""
     channels, height, width = first.shape
     shape = (len(ALL) * request.images, height, width, channels)
 
     def opened(name: str) -> npt.NDArray[np.uint8]:
-        finished = folder / f"{name}.npy"
-        path = finished if finished.exists() else _part(folder, name)
+        finished = folder.blocks_file(name)
+        path = finished if finished.exists() else folder.part_file(name)
         with runs.mending(path, "write"):
             if done and not path.exists():
-                raise UserError(f"{path} is gone: remove {folder / 'done.json'} to begin again")
+                raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
             mode: Literal["r+", "w+"] = "r+" if done else "w+"
             return np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
 
@@ -204,16 +201,17 @@ def _blocks(folder: Path, request: Request, first: Tensor, done: int) -> _Write:
     return write
 
 
-def _finish_blocks(folder: Path, request: Request, source: _Source) -> None:
+def _finish_blocks(folder: CorruptedFolder, request: Request, source: _Source) -> None:
     """Give the complete files their names, and write the labels."""
     for name in request.corruptions:
-        if _part(folder, name).exists():
-            with runs.mending(folder / f"{name}.npy", "write"):
-                _part(folder, name).replace(folder / f"{name}.npy")
+        part, finished = folder.part_file(name), folder.blocks_file(name)
+        if part.exists():
+            with runs.mending(finished, "write"):
+                part.replace(finished)
     if source.labels is not None:
         file = io.BytesIO()
         np.save(file, np.tile(source.labels, len(ALL)))
-        runs.write_bytes(folder / "labels.npy", file.getvalue())
+        runs.write_bytes(folder.labels_file, file.getvalue())
 
 
 # --- Sources ----------------------------------------------------------------------------------------------------------

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from anchored.cells import State
+if TYPE_CHECKING:
+    from anchored.cells import State
 
 TRAINING_SHARE = 0.75
 """Of a cell's time, until one cell has been timed."""
+
+
+def quiet() -> None:
+    """Leave the terminal to our own display: no tips, no notes on devices, no deprecations inside Lightning."""
+    logging.disable(logging.INFO)  # Lightning sets its own level when it is imported, later
+    warnings.filterwarnings("ignore", message=".*LeafSpec")
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 class Display:

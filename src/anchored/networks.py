@@ -154,8 +154,11 @@ def features_of(network: nn.Module) -> Iterator[list[Tensor]]:
     any the last convolution. Positions and tokens are averaged.
     """
     given = getattr(network, "get_classifier", lambda: None)()
-    several = isinstance(given, (tuple, list, nn.ModuleList))
-    heads = list(given) if several else [given] if isinstance(given, nn.Module) else []
+    heads: list[nn.Module] = []
+    if isinstance(given, (tuple, list, nn.ModuleList)):
+        heads = list(given)
+    elif isinstance(given, nn.Module):
+        heads = [given]
     linear, convolutions = (
         [m for m in network.modules() if isinstance(m, kind)] for kind in (nn.Linear, nn.modules.conv._ConvNd)
     )

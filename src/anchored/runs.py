@@ -232,6 +232,45 @@ def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
+@dataclass(frozen=True)
+class CorruptedFolder:
+    """The folder of a corrupted copy of an image set."""
+
+    path: Path
+
+    @property
+    def request_file(self) -> Path:
+        """What was asked for."""
+        return self.path / "request.json"
+
+    @property
+    def done_file(self) -> Path:
+        """How many of the images are done."""
+        return self.path / "done.json"
+
+    @property
+    def sheet_file(self) -> Path:
+        """The contact sheet."""
+        return self.path / "contact-sheet.png"
+
+    @property
+    def labels_file(self) -> Path:
+        """Labels of all blocks, int64 (5 N,)."""
+        return self.path / "labels.npy"
+
+    def blocks_file(self, corruption: str) -> Path:
+        """One corruption's five blocks of images, uint8 (5 N,H,W,C)."""
+        return self.path / f"{corruption}.npy"
+
+    def part_file(self, corruption: str) -> Path:
+        """The same while they are not complete."""
+        return self.path / f".{corruption}.part.npy"
+
+    def image_file(self, corruption: str, severity: int, name: str) -> Path:
+        """One image; ``name`` is class/file without ending."""
+        return self.path / corruption / str(severity) / f"{name}.JPEG"
+
+
 @contextlib.contextmanager
 def mending(path: Path, action: str) -> Iterator[None]:
     """Turn the system's refusals about ``path`` (full disk, no permission ...) into one line."""

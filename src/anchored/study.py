@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anchored import cells, evaluate, report, runs, train
-from anchored.display import Display
+from anchored.display import Display, quiet
 from anchored.errors import UserError
 from anchored.recipe import Cell, Evaluation, Grid, Recipe, canonical
 from anchored.runs import Run, StudyFolder
@@ -178,6 +178,7 @@ class Workers:
 
 def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int) -> None:
     """What a worker does: cells that nobody holds, one after another."""
+    quiet()
     torch.set_num_threads(threads)
     folder, recipe = StudyFolder(Path(path)), Recipe.parse(settings)
     for cell in recipe.cells():

@@ -152,21 +152,22 @@ def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summar
     x, y = [p[0] for p in points], [p[1] for p in points]
     ends = [wilson(share, count) for _, share, count in points]
     top.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
-    top.fill_between(x, x, y, color=line.color, alpha=0.15, linewidth=0)
-    bars = [
-        [share - low for share, (low, _) in zip(y, ends, strict=True)],
-        [high - share for share, (_, high) in zip(y, ends, strict=True)],
-    ]
-    top.errorbar(
-        x,
-        y,
-        yerr=np.clip(bars, 0, None),
-        color=line.color,
-        marker=line.marker,
-        linewidth=1.4,
-        elinewidth=1,
-        clip_on=False,
-    )
+    if points:  # an empty line would have no place, and the layout none for it
+        top.fill_between(x, x, y, color=line.color, alpha=0.15, linewidth=0)
+        bars = [
+            [share - low for share, (low, _) in zip(y, ends, strict=True)],
+            [high - share for share, (_, high) in zip(y, ends, strict=True)],
+        ]
+        top.errorbar(
+            x,
+            y,
+            yerr=np.clip(bars, 0, None),
+            color=line.color,
+            marker=line.marker,
+            linewidth=1.4,
+            elinewidth=1,
+            clip_on=False,
+        )
     top.set(xlim=(0, 1), ylim=(0, 1), title=f"{variant.title}\nsmooth ECE {error:.3f}")
     share = torch.histc(images.confidence, BINS, 0, 1) / len(images.confidence) * 100
     below.bar((np.arange(BINS) + 0.5) / BINS, share.numpy(), 0.94 / BINS, color=line.color, alpha=0.75)
