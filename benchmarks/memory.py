@@ -4,9 +4,9 @@
 
 Each pass runs in a process of its own: JPEG files are decoded by two worker processes, corrupted, and put through a
 network (a linear one, since it is not what is measured), and the logits go to disk. Printed is the greatest memory that
-the process and its workers had together (Pss of /proc, ten times a second, so that shared pages count once), for the
-small set and the large, and the difference. Kept as one tensor, as sets below ``data.memory`` are, the large set would
-take the last line's memory. Linux only.
+the process and its workers had together (Pss of /proc, twenty times a second, so that shared pages count once) for the
+small set and the large, the median of what they had, and the ratio. Kept as one tensor, as sets below ``data.memory``
+are, the large set would take the last line's memory. Linux only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import statistics
 import tempfile
 import threading
 import time
@@ -55,13 +56,13 @@ def memory(process: int) -> int:
 
 
 def family() -> list[int]:
-    """This process and its children."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [os.getpid(), *map(int, children)]
+    """This process and its children, whichever thread started them."""
+    children = [file.read_text().split() for file in Path("/proc/self/task").glob("*/children")]
+    return [os.getpid(), *(int(child) for some in children for child in some)]
 
 
-def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.Queue[tuple[int, float]]) -> None:
-    """Evaluate on ``paths``; put the peak memory in bytes and the seconds into ``found``."""
+def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.Queue[tuple[int, int, float]]) -> None:
+    """Evaluate on ``paths``; put the peak and median memory in bytes and the seconds into ``found``."""
     torch.set_num_threads(1)
     config = ModelConfig(
         "small", "standard", 0.0, 3, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))), "photographs", 0
@@ -74,12 +75,11 @@ def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.
     def change(images: Tensor, places: Tensor) -> Tensor:
         return corruptions.corrupt(images, "contrast", 3, seed=0, indices=places)
 
-    peak, stop = 0, threading.Event()
+    samples, stop = list[int](), threading.Event()
 
     def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.1):
-            peak = max(peak, sum(map(memory, family())))
+        while not stop.wait(0.05):
+            samples.append(sum(map(memory, family())))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -89,7 +89,7 @@ def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.
     passed(Run(folder), "test", str(len(paths)), lambda: Pass(network, config, stream, 50, False, change))
     stop.set()
     watcher.join()
-    found.put((peak, time.perf_counter() - start))
+    found.put((max(samples), int(statistics.median(samples)), time.perf_counter() - start))
 
 
 def main() -> None:
@@ -105,10 +105,11 @@ def main() -> None:
             found = context.Queue()
             process = context.Process(target=evaluate, args=(paths[:count], options.size, Path(name) / "run", found))
             process.start()
-            peak, seconds = found.get()
+            peak, middle, seconds = found.get()
             process.join()
             peaks.append(peak)
-            print(f"{count:7,} images: peak {peak / 1e6:6.0f} MB, {count / seconds:5.0f} images a second")
+            rate = f"{count / seconds:.0f} images a second"
+            print(f"{count:7,} images: peak {peak / 1e6:.0f} MB, median {middle / 1e6:.0f} MB, {rate}", flush=True)
     tensor = 10 * options.images * 3 * options.size**2
     print(f"ten times the images: {peaks[1] / peaks[0]:.3f} times the memory, {(peaks[1] - peaks[0]) / 1e6:+.0f} MB")
     print(f"as one tensor the larger set would take {tensor / 1e6:,.0f} MB more")

@@ -6,6 +6,7 @@ and several processes (``torch.distributed``) share a set, each writing the part
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -103,7 +104,10 @@ def forward(
 
 def predict(work: Pass) -> Outputs:
     """Do a whole pass in memory: outputs in the order of the images."""
-    return _joined(list(work.run(work.batches())))
+    whole = _Waiting(len(work.images))
+    for outputs in work.run(work.batches()):
+        whole.add(outputs)
+    return whole.take()
 
 
 def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
@@ -121,15 +125,16 @@ def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
     while left and int(left[0][0]) in parts:  # what a killed pass left behind
         after = int(left[0][0]) + parts[int(left[0][0])]
         left = [batch for batch in left if int(batch[0]) >= after]
-    waiting: list[Outputs] = []
+    waiting = _Waiting(sum(map(len, left)), PART)
+    start = int(left[0][0]) if left else 0
     for outputs in work.run(tuple(left)):
-        waiting.append(outputs)
-        if sum(map(_bytes, waiting)) >= PART:
-            _write(run, name, part_key, left, waiting)
-    if world == 1 and not parts and len(waiting) == len(batches):
-        return stored(run, name, key, lambda: _joined(waiting))
-    if waiting:
-        _write(run, name, part_key, left, waiting)
+        waiting.add(outputs)
+        if waiting.bytes >= PART:
+            start += _write(run, name, part_key, start, waiting)
+    if world == 1 and waiting.rows == len(work.images):
+        return stored(run, name, key, waiting.take)
+    if waiting.rows:
+        _write(run, name, part_key, start, waiting)
     return _gathered(run, name, key, part_key, len(work.images))
 
 
@@ -140,11 +145,41 @@ def _place() -> tuple[int, int]:
     return 0, 1
 
 
-def _write(run: Run, name: str, key: str, left: list[Tensor], waiting: list[Outputs]) -> None:
-    """Write a part, of the first of the batches that are left; take it off both lists."""
-    runs.save_tensors(run.part_file(name, int(left[0][0])), _tensors(_joined(waiting)), {"key": key})
-    del left[: len(waiting)]
-    waiting.clear()
+class _Waiting:
+    """Outputs that are not on disk yet, copied into one tensor each.
+
+    Kept as they come, as many small tensors between freed large ones, they make malloc's heap grow by a batch of
+    inputs a step (glibc's aligned allocations do not fit into holes that are a little smaller).
+    """
+
+    def __init__(self, images: int, limit: float = math.inf) -> None:
+        self.images, self.limit = images, limit  # room for so many, or for the batch that exceeds so many bytes
+        self.rows = self.bytes = 0
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, outputs: Outputs) -> None:
+        """Copy the outputs of a batch."""
+        new, count = _tensors(outputs), len(outputs.labels)
+        size = sum(tensor.nbytes for tensor in new.values())
+        for name, tensor in new.items():
+            if name not in self._tensors:
+                room = min(self.images, (self.limit // size + 1) * count)
+                self._tensors[name] = tensor.new_empty(int(room), *tensor.shape[1:])
+            self._tensors[name][self.rows : self.rows + count] = tensor
+        self.rows, self.bytes = self.rows + count, self.bytes + size
+
+    def take(self) -> Outputs:
+        """Give what waits, in a view that the next ``add`` overwrites."""
+        found = {name: tensor[: self.rows] for name, tensor in self._tensors.items()}
+        self.rows = self.bytes = 0
+        return Outputs(found["logits"], found["labels"], found.get("features"))
+
+
+def _write(run: Run, name: str, key: str, start: int, waiting: _Waiting) -> int:
+    """Write what waits as a part that begins with image ``start``; give the number of its images."""
+    rows = waiting.rows
+    runs.save_tensors(run.part_file(name, start), _tensors(waiting.take()), {"key": key})
+    return rows
 
 
 def _parts(run: Run, name: str, key: str) -> dict[int, int]:
@@ -200,13 +235,3 @@ def _kept(run: Run, name: str, key: str) -> Outputs | None:
 def _tensors(outputs: Outputs) -> dict[str, Tensor]:
     features = {} if outputs.features is None else {"features": outputs.features}
     return {"logits": outputs.logits, "labels": outputs.labels, **features}
-
-
-def _joined(parts: Sequence[Outputs]) -> Outputs:
-    features = [part.features for part in parts if part.features is not None]
-    logits, labels = torch.cat([part.logits for part in parts]), torch.cat([part.labels for part in parts])
-    return Outputs(logits, labels, torch.cat(features) if features else None)
-
-
-def _bytes(outputs: Outputs) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(outputs).values())

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from anchored.corruptions.randomness import image_keys
 from anchored.errors import UserError
@@ -250,15 +250,17 @@ class _Jobs(Dataset[tuple[Tensor, dict[int, str]]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, dict[int, str]]:
         places = self.batches[number]
-        images = torch.zeros(len(places), self.seen.channels, self.seen.size, self.seen.size, dtype=torch.uint8)
         keys = None if self.augmentation is None else self.augmentation.keys(places)
-        problems = {}
+        images, problems = [], {}
         for i, place in enumerate(places.tolist()):
             try:
-                images[i] = self._one(place, None if keys is None else keys[i])
+                images.append(self._one(place, None if keys is None else keys[i]))
             except UserError as error:  # noqa: PERF203 -- as text: across processes an error loses its one line
+                images.append(torch.zeros(self.seen.channels, self.seen.size, self.seen.size, dtype=torch.uint8))
                 problems[i] = str(error)
-        return images, problems
+        # In a worker this stacks into shared memory at once; a tensor filled here and moved there leaves holes in the
+        # worker's heap that glibc does not use again.
+        return default_collate(images), problems
 
     def _one(self, place: int, key: int | None) -> Tensor:
         image = self.index.decode(place)
