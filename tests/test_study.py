@@ -107,6 +107,33 @@ def test_two_studies_in_one_folder_share_the_work(tmp_path: Path) -> None:
     assert len({row.run for row in runs.read_rows(folder.results_file)}) == 2
 
 
+def test_workers_end_with_their_study(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "orphans")
+    code = "import sys; from anchored.cli import main; sys.exit(main())"
+    longer = ["--train.epochs", "5000", "--workers", "2", "-o", str(folder.path)]
+    process = subprocess.Popen([sys.executable, "-c", code, *WORDS, *longer], stdout=subprocess.DEVNULL)
+    pids: set[int] = set()
+    while len(pids) < 2 and process.poll() is None:
+        states = [cells.state(run) for run in map(folder.run, ("small-standard-seed0", "small-ram-0.25-seed0"))]
+        pids = {int(each.worker.rpartition(":")[2]) for each in states if each}
+        time.sleep(0.1)
+    process.kill()  # without a chance to tell them
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits to be fetched by its parent does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
 def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "held")
     one = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))

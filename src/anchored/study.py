@@ -11,6 +11,7 @@ import platform
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -180,6 +181,7 @@ class Workers:
 def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int) -> None:
     """What a worker does: cells that nobody holds, one after another."""
     quiet()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     folder, recipe = StudyFolder(Path(path)), Recipe.parse(settings)
     for cell in recipe.cells():
@@ -187,6 +189,14 @@ def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int)
         found = cells.state(run)
         if not (found and found.phase in ("done", "failed")):
             cells.work(run, cell, recipe, root)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the study that started it has ended, however it did: nobody would see what it does."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def status(path: Path) -> Table:
