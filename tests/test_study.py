@@ -1,6 +1,7 @@
 """A study over several processes: the same rows, lost workers, failed cells, two studies in one folder."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,20 @@ def test_two_workers_give_the_same_rows_though_one_is_killed(
     workers = {state.worker for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))}
     ended = {int(worker.rpartition(":")[2]) for worker in workers}
     assert not ended & {killed[0], os.getpid()}  # all done, by processes that lived
+
+
+def test_workers_measure_anew_what_was_measured_otherwise(alone: StudyFolder, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "again")
+    shutil.copytree(alone.path, folder.path)
+    changed = replace(TINY, evaluate=replace(TINY.evaluate, severities=(1, 2)))
+    study.study(changed, folder.path, Console(), workers=2)
+    rows = runs.read_rows(folder.results_file)
+    assert {(row.run, row.severity) for row in rows if row.corruption == "contrast"} == {
+        (cell.name, severity) for cell in TINY.cells() for severity in (1, 2)
+    }
+    assert not any(
+        run.weights_file.read_bytes() != alone.run(run.name).weights_file.read_bytes() for run in folder.runs()
+    )
 
 
 def test_a_failed_cell_is_kept_and_does_not_stop_the_others(

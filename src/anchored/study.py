@@ -55,8 +55,8 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     left = [cell for cell in every if not cells.done(folder.run(cell.name), cell, recipe)]
     if len(left) < len(every):
         console.print(f"{len(every) - len(left)} of {len(every)} trainings are done already and kept.")
-    for run in (folder.run(cell.name) for cell in left):  # what failed in an earlier run is tried again
-        if (found := cells.state(run)) and found.phase == "failed":
+    for run in (folder.run(cell.name) for cell in left):  # failed in an earlier run, or measured with other settings
+        if (found := cells.state(run)) and found.phase in ("done", "failed"):
             run.state_file.unlink(missing_ok=True)
     with Display(console, {cell.name: cell.label for cell in left}) as display:
         if workers == 1 or len(left) < 2:
