@@ -1,6 +1,6 @@
 """Training: what anchoring costs a step, what the loop costs, and how fast augmented batches come.
 
-    python benchmarks/training.py [--quick]
+    python benchmarks/training.py [--turns 15]
 
 Each figure is a ratio of two things timed in turn in one process (A B A B ...); the median over the turns is printed
 with the least and the greatest. Peers: the standard network's step; a bare forward and backward pass; torchvision's PIL
@@ -13,7 +13,6 @@ import argparse
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from anchored import anchor, data, networks
+from anchored.display import quiet
 from anchored.recipe import Cell
 from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
 from anchored.settings import Anchoring, Data, Tail, Training
 from anchored.train import Keeper, TrainingStep
-
-warnings.filterwarnings("ignore", message=".*LeafSpec")
 
 
 def paired(first: Callable[[], float], second: Callable[[], float], turns: int) -> str:
@@ -202,8 +200,9 @@ def loader(channels: int, side: int, turns: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
-    turns = 3 if parser.parse_args().quick else 15
+    parser.add_argument("--turns", type=int, default=15, help="turns behind each median")
+    turns = parser.parse_args().turns
+    quiet()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("augmented batches/s ÷ torchvision PIL DataLoader, 3×32×32:", loader(3, 32, turns))
