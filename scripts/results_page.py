@@ -61,8 +61,10 @@ def main(folder: str) -> None:
     summary = read(study)
     write_text(ROOT / "docs" / "results.md", page(summary, study.tables))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit("README.md has lost the two markers between which this script writes")
     table = (study.tables / "headline.md").read_text(encoding="utf-8").strip()
     part = f"{' '.join(words.what_was_run(summary))}\n\n{table}\n\n{said(summary)}\n"
     write_text(ROOT / "README.md", before + BEGIN + part + END + after)
