@@ -175,7 +175,7 @@ def test_predictions_are_the_models(capsys: pytest.CaptureFixture[str]) -> None:
         assert float(row["energy"]) == pytest.approx(energy, rel=1e-5)
         assert float(row["spread"]) == pytest.approx(each[:, i].softmax(1)[:, label].numpy().std(), abs=1e-6)
         lower = [(inside < energy + shift).double().mean().item() * 100 for shift in (-1e-5, 1e-5)]
-        assert lower[0] <= float(row["percentile"]) <= lower[1]
+        assert lower[0] - 1e-9 <= float(row["percentile"]) <= lower[1] + 1e-9  # sums round differently
         assert row["problem"] == ""
 
 

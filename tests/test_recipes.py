@@ -272,7 +272,8 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
     assert all(f"Table {number} of the paper beside this study" in printed for number in TABLES.values())
 
 
-FIGURE = {"fig3": "alpha", "fig3-imagenet": "alpha", "fig4a": "radar", "fig4b": "lambda"}
+# A radar is left out where a trial's standard network has an aim at zero, so fig4a is asked for its severities.
+FIGURE = {"fig3": "alpha", "fig3-imagenet": "alpha", "fig4a": "severity", "fig4b": "lambda"}
 
 
 def test_families_of_the_recipes_are_whole() -> None:

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from anchored import cells, runs, study, train
@@ -33,6 +35,15 @@ WORDS = [
     "--evaluate.bootstrap", "100", "--evaluate.corruptions", "[contrast]", "--evaluate.severities", "[1]",
     "--evaluate.ood", "[blobs]", "--evaluate.adaptation", "[]",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As many threads here as in each of two workers: sums come out the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +175,8 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, show = StudyFolder(tmp_path / "lost"), study._show
-    recipe = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)))
+    grid, longer = Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)), replace(TINY.train, epochs=300)
+    recipe = replace(TINY, grid=grid, train=longer)  # long enough to be met while training
 
     def kill(folder: StudyFolder, cell: Any, display: Any) -> cells.State | None:
         found = show(folder, cell, display)
