@@ -263,7 +263,13 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
             assert empty == [], table.name
         made[name] = [table.name.removeprefix("paper_") for table in tables]
         if name in FIGURES:
-            assert {figure.stem for figure in folder.figures.glob("*.pdf")} >= {FIGURE[name]}
+            # A radar relative to a standard network that has an aim at zero, as in a trial, cannot be drawn.
+            rows = [
+                row for row in found.rows if row.protocol == "standard" and row.severity is None and row.metric in AIMS
+            ]
+            aims = [row.value for row in rows if "mean" in (row.corruption, row.dataset)]
+            drawn = FIGURE[name] in {figure.stem for figure in folder.figures.glob("*.pdf")}
+            assert drawn == (name != "fig4a" or all(aims))
     assert [made[name] for name in TABLES] == [
         ["table6_ood"], ["table7_calibration"], ["table8_ood", "table8_adaptation"], ["table9_calibration"],
         ["table10_calibration"], ["table11_ood"],
@@ -272,9 +278,8 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
     assert all(f"Table {number} of the paper beside this study" in printed for number in TABLES.values())
 
 
-# A radar is left out where a trial's standard network has an aim at zero, so fig4a is asked for its severities.
 AIMS = ("accuracy", "auroc", "linear_probe_accuracy")
-FIGURE = {"fig3": "alpha", "fig3-imagenet": "alpha", "fig4a": "severity", "fig4b": "lambda"}
+FIGURE = {"fig3": "alpha", "fig3-imagenet": "alpha", "fig4a": "radar", "fig4b": "lambda"}
 
 
 def test_families_of_the_recipes_are_whole() -> None:
