@@ -264,7 +264,7 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
         made[name] = [table.name.removeprefix("paper_") for table in tables]
         if name in FIGURES:
             # A radar relative to a standard network that has an aim at zero, as in a trial, cannot be drawn.
-            rows = [
+            standard = [
                 row for row in found.rows if row.protocol == "standard" and row.severity is None and row.metric in AIMS
             ]
             aims = [row.value for row in standard if "mean" in (row.corruption, row.dataset)]
