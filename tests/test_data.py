@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Generator, Tensor
 from anchored import catalog, data
 from anchored.catalog import CATALOG
 from anchored.errors import UserError
+from anchored.settings import Data
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HERE = [name for name, row in CATALOG.items() if not (row.downloads or row.manual)]
@@ -251,3 +253,50 @@ def test_batches_refuse_nonsense(numbered: data.ImageSet) -> None:
         data.Batches(numbered, 8, (0.5,), (0.2,), shard=(2, 2))
     with pytest.raises(UserError, match="'numbered' has no images"):
         data.Batches(numbered.take(torch.tensor([], dtype=torch.int64)), 8, (0.5,), (0.2,))
+
+
+# --- held-out training images
+
+
+def held_out(share: float, **more: float) -> tuple[data.ImageSet, data.ImageSet, data.ImageSet]:
+    settings = Data(train="fashion-mini-known", validation=share, **more)  # type: ignore[arg-type]
+    seen = data.seen_by(settings)
+    parts = [data.open_set(settings.train, split, settings, seen) for split in ("train", "validation")]
+    whole = data.open_set(settings.train, "train", dataclasses.replace(settings, validation=0.0), seen)
+    assert isinstance(whole, data.ImageSet)
+    assert isinstance(parts[0], data.ImageSet)
+    assert isinstance(parts[1], data.ImageSet)
+    return parts[0], parts[1], whole
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.1])
+def test_held_out_images_are_a_share_of_each_class_and_no_image_is_lost(fraction: float) -> None:
+    train, held, whole = held_out(0.1, fraction=fraction)
+    per_class = round(1000 * fraction)
+    assert held.labels.bincount().tolist() == [per_class // 10] * 7
+    assert train.labels.bincount().tolist() == [per_class - per_class // 10] * 7
+    both = torch.cat([train.images, held.images]).flatten(1).numpy()
+    assert sorted(map(bytes, both)) == sorted(map(bytes, whole.images.flatten(1).numpy()))
+
+
+def test_held_out_images_are_the_same_every_time_and_spread_over_the_file() -> None:
+    _, held, whole = held_out(0.1)
+    again = held_out(0.1)[1]
+    assert torch.equal(held.images, again.images)
+    rows = {bytes(row): i for i, row in enumerate(whole.images.flatten(1).numpy())}
+    places = torch.tensor([rows[bytes(row)] for row in held.images.flatten(1).numpy()]).double() / len(whole)
+    assert 0.45 < float(places.mean()) < 0.55
+
+
+def test_other_sets_and_the_test_images_keep_all_theirs() -> None:
+    settings = Data(train="fashion-mini-known", validation=0.5)
+    for name, split, count in (("fashion-mini-known", "test", 1400), ("fashion-mini-novel", "train", 3000)):
+        assert len(data.open_set(name, split, settings, data.seen_by(settings))) == count
+
+
+@pytest.mark.parametrize("share", [0.0, 0.96])
+def test_a_share_that_leaves_nothing_is_refused(share: float) -> None:
+    settings = Data(train="fashion-mini-known", validation=share, fraction=0.01)
+    with pytest.raises(UserError) as error:
+        data.open_set(settings.train, "validation", settings, data.seen_by(settings))
+    assert "data.validation" in message(error)

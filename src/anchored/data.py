@@ -82,7 +82,8 @@ def open_set(
     """Return one split of a data set as a network sees it: in memory up to ``settings.memory`` GB, else as a stream.
 
     ``split``: "train", "test", or "ood", what is shown as out-of-distribution: the test images, and of own data without
-    a test split all. ``settings.fraction`` of each class, its first images and at least ``minimum``, is kept.
+    a test split all. ``settings.fraction`` of each class, its first images and at least ``minimum``, is kept. Of the
+    set to train on, "validation" is the share that ``settings.validation`` holds out, and "train" is without it.
     ``originals``: leave encoded images as they are, for random crops of them. Sets in memory are kept for the next
     call, as long as they fit into the limit together. UserError as in :func:`load`, and where own images are not those
     that ``settings.content`` tells of.
@@ -94,11 +95,16 @@ def open_set(
             f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
             f"{stated}): bring those back, or train in another folder"
         )
-    key = (name, split, str(data_root(root)), stated, seen, settings.fraction, minimum, settings.test_share, limit)
+    held_out = settings.validation if name == settings.train and split in ("train", "validation") else 0.0
+    shares = (settings.fraction, settings.test_share, held_out)
+    key = (name, split, str(data_root(root)), stated, seen, shares, minimum, limit)
     if key in _KEPT and not originals:
         _KEPT.move_to_end(key)
         return _KEPT[key]
-    found = scaled(_found(row(name, settings), split, settings, root, seen), settings.fraction, minimum)
+    part = "train" if split == "validation" else split
+    found = scaled(_found(row(name, settings), part, settings, root, seen), settings.fraction, minimum)
+    if held_out or split == "validation":
+        found = found.take(_divided(found, held_out)[split == "validation"])
     needed = len(found) * seen.channels * seen.size**2
     if needed > limit or (originals and isinstance(found, ImageStream)):
         return found if isinstance(found, ImageStream) else replace(found, shown=(seen.channels, seen.size))
@@ -106,6 +112,26 @@ def open_set(
     while len(_KEPT) > 1 and sum(each.images.nbytes for each in _KEPT.values()) > limit:
         _KEPT.popitem(last=False)
     return kept
+
+
+def _divided(images: Images, share: float) -> tuple[Tensor, Tensor]:
+    """The places of the images to train on, and of the ``share`` of each class that is held out, both in order.
+
+    Drawn at random, since neighbours in a file may be of one burst or source, by a seed that no setting changes: every
+    training of a study has the same held-out images. UserError where a class would have none on either side.
+    """
+    generator = torch.Generator().manual_seed(0)
+    held = torch.zeros(len(images), dtype=torch.bool)
+    for label, name in enumerate(images.classes):
+        of_class = (images.labels.cpu() == label).nonzero().squeeze(1)
+        count = max(1, round(share * len(of_class)))
+        if share <= 0 or len(of_class) <= count:
+            raise UserError(
+                f"data.validation {share:g} of the {len(of_class)} training images of class '{name}' of {images.name} "
+                "leaves none to hold out or none to train on: give another share"
+            )
+        held[of_class[torch.randperm(len(of_class), generator=generator)[:count]]] = True
+    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
 _KEPT: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last, decoded
@@ -176,7 +202,7 @@ def describe(settings: Data, root: str | Path | None = None) -> DataSet:
     known = learnable(settings.train, settings, "data.train is")
     if not catalog.is_own(known.name):
         return known
-    key = (known.name, content(known.name, settings), seen_by(settings), settings.test_share)
+    key = (known.name, content(known.name, settings), seen_by(settings), settings.test_share, settings.validation)
     if key not in _MOMENTS:
         images = open_set(known.name, "train", replace(settings, fraction=1.0), seen_by(settings), root)
         _MOMENTS[key] = _moments(images)

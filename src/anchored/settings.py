@@ -42,6 +42,9 @@ class Data:
     """How encoded images are resized, always with antialiasing."""
     test_share: float = 0.2
     """Share of each class kept for testing where own images do not say which; in (0, 1)."""
+    validation: float = 0.0
+    """Share of each class's training images that no network is trained on, drawn once for all seeds: settings such as α
+    are chosen on them; in [0, 1)."""
     content: str = ""
     """Hash of own training images, filled in by the program: results are bound to it."""
     memory: float = field(default=4.0, metadata=MACHINE)
@@ -231,6 +234,7 @@ def rules_of_data(data: Data) -> Iterator[tuple[bool, str]]:
     """Pairs of whether a rule is kept and what is wrong with the data section otherwise."""
     yield 0 < data.fraction <= 1, f"data.fraction is {data.fraction:g}: give a share in (0, 1]"
     yield 0 < data.test_share < 1, f"data.test_share is {data.test_share:g}: give a share in (0, 1)"
+    yield 0 <= data.validation < 1, f"data.validation is {data.validation:g}: give a share in [0, 1)"
     yield data.size >= 0, f"data.size is {data.size}: pixels, or 0 for the set's own"
     yield 0 <= data.crop <= 1, f"data.crop is {data.crop:g}: a share in (0, 1], or 0 for the rule"
     yield data.memory >= 0, f"data.memory is {data.memory:g}: GB, from 0"
