@@ -104,7 +104,7 @@ class Diagnosis:
     @property
     def unpacked(self) -> int:
         """Bytes that the downloads take on disk, as far as they are published; what is unpacked counts twice."""
-        return sum((file.bytes or 0) * (2 if file.makes else 1) for file in self.files)
+        return sum((file.bytes or 0) * (2 if file.makes or file.compressed else 1) for file in self.files)
 
     @property
     def results_size(self) -> int:
