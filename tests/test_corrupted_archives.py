@@ -76,7 +76,7 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
     monkeypatch.setitem(CATALOG, "imagenet-c", row)
 
     assert readers.lacking(row, tmp_path) == ("zoom_blur",)  # a tar that nobody could read from
-    with pytest.raises(UserError, match="zoom_blur.* is missing .*run 'anchored data fetch imagenet-c'"):
+    with pytest.raises(UserError, match=r"zoom_blur.* is missing .*run 'anchored data fetch imagenet-c'"):
         readers.corrupted("imagenet-c", "zoom_blur", 1, tmp_path)
     plain = tmp_path / "imagenet-c/blur.tar.plain"
     assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
@@ -111,9 +111,7 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
         with pytest.raises(UserError, match=r"blur\.tar is damaged") as error:
             readers.fetch("imagenet-c", tmp_path, progress=False, offline=True)
         assert "\n" not in str(error.value)
-        assert sorted(path.name for path in place.parent.iterdir() if "plain" in path.name) == [
-            ".blur.tar.plain.index"
-        ]
+        assert sorted(path.name for path in place.parent.iterdir() if "plain" in path.name) == [".blur.tar.plain.index"]
 
 
 @pytest.mark.parametrize(
