@@ -141,9 +141,9 @@ class _Job:
         made = [find(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
         if made and made[0] and all(made) and (self.record.of_file(file) or not find(self.row, file.name, self.root)):
             return made[0]  # unpacked before, or brought unpacked by the user
-        if file.compressed and not find(self.row, file.name, self.root):
-            if plain := find(self.row, file.plain.name, self.root):
-                return plain  # decompressed before; the archive was deleted
+        plain = find(self.row, file.plain.name, self.root) if file.compressed else None
+        if plain and not find(self.row, file.name, self.root):
+            return plain  # decompressed before; the archive was deleted
         path, digest = self._whole(file)
         count = 0
         if file.makes:
