@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,8 @@ class _Job:
         if plain and not find(self.row, file.name, self.root):
             return plain  # decompressed before; the archive was deleted
         path, digest = self._whole(file)
+        if not file.hash and path.suffix == ".zip" and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not a whole zip file: delete it and fetch it again")
         count = 0
         if file.makes:
             self._check_room(path.stat().st_size, file)
