@@ -63,6 +63,13 @@ def test_every_download_has_a_hash(row: DataSet) -> None:
         assert set(digest) <= set("0123456789abcdef")
 
 
+@ROWS
+def test_a_tar_that_is_read_from_is_none_by_its_size_only_if_it_is_compressed(row: DataSet) -> None:
+    for file in row.parts:
+        if file.holds and file.name.endswith(".tar") and file.bytes:
+            assert (file.bytes % 512 != 0) == file.compressed, file.name  # a tar is made of blocks of 512 bytes
+
+
 def test_the_papers_sets_are_there_under_the_papers_titles() -> None:
     titles = {row.title: row for row in CATALOG.values()}
     for title in ("LSUN (C)", "LSUN (R)", "iSUN", "Textures", "Places365", "Tiny Imagenet", "NINCO", "CIFAR-10"):

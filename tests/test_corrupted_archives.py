@@ -1,5 +1,7 @@
 """Archives of corrupted images, read from small copies in their original layout: ImageNet-C, CIFAR-C and the C̄."""
 
+import gzip
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +56,62 @@ def test_imagenet_c_in_its_tars_and_unpacked(
     monkeypatch.setitem(CATALOG, name, replace(row, test=4))
     with pytest.raises(UserError, match="3 images; the catalog says 4"):
         readers.corrupted(name, corruption, 1, tmp_path)
+
+
+def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published .tar files are gzip files: ``fetch`` puts the tar inside beside each, and images come from that."""
+    wnids = ("n01440764", "n01443537")
+    monkeypatch.setitem(CATALOG, "imagenet", replace(CATALOG["imagenet"], folders=wnids, classes=("a", "b")))
+    keys = [f"{wnid}/ILSVRC2012_val_{i:08d}.JPEG" for i, wnid in enumerate(wnids)]
+    files = {f"zoom_blur/{severity}/{key}": picture((224, 224)) for severity in range(1, 6) for key in keys}
+    place = tmp_path / "imagenet-c/blur.tar"
+    pack(place, files, "w:gz")
+    digest = hashlib.md5(place.read_bytes(), usedforsecurity=False).hexdigest()
+    whole = CATALOG["imagenet-c"]
+    (blur,) = (part for part in whole.parts if part.name == "blur.tar")
+    blur = replace(blur, hash=f"md5:{digest}", bytes=place.stat().st_size)
+    row = replace(whole, parts=(blur,), needs=("zoom_blur",), corruptions=("zoom_blur",), test=2)
+    monkeypatch.setitem(CATALOG, "imagenet-c", row)
+
+    assert readers.lacking(row, tmp_path) == ("zoom_blur",)  # a tar that nobody could read from
+    with pytest.raises(UserError, match=r"zoom_blur.* is missing .*run 'anchored data fetch imagenet-c'"):
+        readers.corrupted("imagenet-c", "zoom_blur", 1, tmp_path)
+    plain = tmp_path / "imagenet-c/blur.tar.plain"
+    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert plain.read_bytes() == gzip.decompress(place.read_bytes())
+    assert readers.is_here(row, tmp_path)
+    for severity in (1, 5):
+        found = readers.corrupted("imagenet-c", "zoom_blur", severity, tmp_path)
+        assert isinstance(found, readers.ImageIndex)
+        assert [found.read(i) for i in range(2)] == [files[f"zoom_blur/{severity}/{key}"] for key in keys]
+    assert verify.archives(row, tmp_path) == ["blur.tar is the published file"]
+    written = plain.stat().st_mtime_ns
+    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert plain.stat().st_mtime_ns == written
+
+    place.rename(tmp_path / "kept.tar")  # the archive may go once its content is there
+    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    (said,) = verify.archives(row, tmp_path)
+    assert said.startswith("blur.tar.plain cannot be verified (no hash of it is published), unchanged since")
+    (tmp_path / "kept.tar").rename(place)
+    plain.write_bytes(plain.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"blur\.tar\.plain is not the published file"):
+        verify.archives(row, tmp_path)
+    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)  # made anew
+    assert plain.read_bytes() == gzip.decompress(place.read_bytes())
+    whole_file = place.read_bytes()
+    for bad in (whole_file[: len(whole_file) // 2], whole_file[:100] + b"?" + whole_file[101:]):
+        place.write_bytes(bad)
+        digest = hashlib.md5(bad, usedforsecurity=False).hexdigest()
+        damaged = replace(row, parts=(replace(blur, hash=f"md5:{digest}", bytes=len(bad)),))
+        monkeypatch.setitem(CATALOG, "imagenet-c", damaged)
+        plain.unlink(missing_ok=True)
+        with pytest.raises(UserError, match=r"blur\.tar is damaged") as error:
+            readers.fetch("imagenet-c", tmp_path, progress=False, offline=True)
+        assert "\n" not in str(error.value)
+        assert sorted(path.name for path in place.parent.iterdir() if "plain" in path.name) == [".blur.tar.plain.index"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """anchored doctor: what is missing, how much there is to download, how long it takes; measured on a toy recipe."""
 
+import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from copies import cifar_c, dtd, write
+from rich.console import Console
 from torch import Tensor, nn
 
 from anchored import catalog, doctor, forecast
 from anchored.catalog import CATALOG
 from anchored.cli import main
 from anchored.errors import UserError
+from anchored.forecast import Cost
 from anchored.recipe import Recipe
 from anchored.settings import Data, Evaluation, Grid, Training
 
@@ -148,9 +151,28 @@ def test_unknown_names_are_refused_before_anything_is_measured() -> None:
         doctor.examine(recipe(["isum"]))
 
 
+def test_a_slow_machine_s_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
+    cost = Cost("resnet18_imagenet", "anchored", 3, 4096, 2, 4890.4, 93_600, 0.3, 7_300_000, 1)
+    found = doctor.Diagnosis(recipe(), [], [cost], 0.0, tmp_path)
+    console = Console(width=80, record=True, file=io.StringIO())
+    found.show(console)
+    line = next(line for line in console.export_text().splitlines() if "anchored" in line)
+    assert line.split() == [
+        "resnet18_imagenet", "anchored", "3", "81.5", "min*", "14.5", "years", "25.3", "days", "43.7", "years",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.004, "4 ms"), (40, "40 s"), (119, "119 s"), (720, "12 min"), (19_800, "5.5 h"), (276_480, "3.2 days")],
+    [
+        (0.004, "4 ms"),
+        (40, "40 s"),
+        (119, "119 s"),
+        (720, "12 min"),
+        (19_800, "5.5 h"),
+        (276_480, "3.2 days"),
+        (441_804_000, "14 years"),
+    ],
 )
 def test_times_are_written_as_people_do(seconds: float, text: str) -> None:
     assert forecast.duration(seconds) == text

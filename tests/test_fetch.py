@@ -88,6 +88,18 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def way_other(self, body: bytes, start: int) -> None:
             self.send(body[::-1], start)
 
+        def way_empty(self, body: bytes, start: int) -> None:
+            self.begin(200, 0)
+
+        def way_cut(self, body: bytes, start: int) -> None:
+            """A part of the file, and no word on its length."""
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+
+        def way_noise(self, body: bytes, start: int) -> None:
+            self.wfile.write(b"\x00\x1b[31m no status line\r\n\r\n")
+
         def way_none(self, body: bytes, start: int) -> None:
             self.begin(404, 0)
 
@@ -219,7 +231,9 @@ def test_a_silent_server_is_left_for_the_next(tmp_path: Path, server: Server, mo
     assert server.asked("good/x.tar")[0] is not None  # what the first gave is not asked for again
 
 
-@pytest.mark.parametrize("ways", ["none good", "page good", "other good", "moved", "file good"])
+@pytest.mark.parametrize(
+    "ways", ["none good", "page good", "other good", "moved", "file good", "empty good", "cut good", "noise good"]
+)
 def test_places_are_tried_in_turn(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, ways: str) -> None:
     serve(server, monkeypatch, ways)
     assert fetch(tmp_path).read_bytes() == BODY
@@ -227,7 +241,7 @@ def test_places_are_tried_in_turn(tmp_path: Path, server: Server, monkeypatch: p
 
 def test_each_failure_is_named_in_one_line(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers.web, "TRIES", 1)
-    row = serve(server, monkeypatch, "none page other file stall")
+    row = serve(server, monkeypatch, "none page other file stall empty noise")
     elsewhere = (*row.parts[0].urls, "http://127.0.0.1:9/x.tar", "ftp://127.0.0.1/x.tar")
     monkeypatch.setitem(CATALOG, "served", replace(row, parts=(replace(row.parts[0], urls=elsewhere),)))
     refused(
@@ -237,6 +251,8 @@ def test_each_failure_is_named_in_one_line(tmp_path: Path, server: Server, monke
         "/other/x.tar: its hash is not md5:",
         "/file/x.tar: it redirects to ftp://127.0.0.1/x.tar",
         "/stall/x.tar: silent for 0.3 s",
+        "/empty/x.tar: the server sent an empty file",
+        "/noise/x.tar: its answer is not HTTP",
         "127.0.0.1:9/x.tar: no connection",
         "ftp://127.0.0.1/x.tar: not an http address",
         f"bring {server.address}/none/x.tar by hand (into {tmp_path / 'served'})",
@@ -270,6 +286,21 @@ def test_a_file_without_a_published_hash_is_bound_to_its_first_download(
     path.unlink()
     refused(tmp_path, "its hash is not sha256:")
     assert verify.archives(serve(server, monkeypatch, "good"), tmp_path / "nothing") == []
+
+
+def test_a_zip_without_a_published_hash_must_be_whole(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = zipped(lambda archive: archive.writestr("inside/a.jpg", BODY))
+    row = serve(server, monkeypatch, "cut", data, name="x.zip", hash=None, bytes=None)
+    server.files["x.tar"] = data
+    with pytest.raises(UserError, match=r"x\.zip is not a whole zip file: delete it and fetch it again"):
+        fetch(tmp_path)
+    with pytest.raises(UserError, match=r"x\.zip is not a whole zip file \(File is not a zip file\)"):
+        readers.index(row, "test", tmp_path)
+    (tmp_path / "served/x.zip").unlink()
+    serve(server, monkeypatch, "good", data, name="x.zip", hash=None, bytes=None)  # not bound to what was cut
+    assert fetch(tmp_path).read_bytes() == data
 
 
 def test_no_room_on_the_disk_is_said_first(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

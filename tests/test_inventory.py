@@ -31,7 +31,8 @@ def test_the_list_says_what_is_here_and_how_much_there_is_to_download(tmp_path: 
     assert set(CATALOG) < set(lines)
     assert lines["isun"].split()[-2:] == ["?", "yes"]
     assert lines["cifar10"].split()[-3:] == ["170", "MB", "no"]
-    assert lines["stanford-cars"].split()[-4:] == [">", "1.96", "GB", "no"]
+    assert lines["stanford-cars"].split()[-4:] == ["196", "1.96", "GB", "no"]
+    assert lines["ucf101"].split()[-4:] == [">", "114", "kB", "no"]  # of the frames no size is published
     assert lines["imagenet"].split()[-3:] == ["by", "hand", "no"]
     assert lines["blobs"].split()[-2:] == ["–", "yes"]
 

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from anchored.recipe import Recipe
 from anchored.report import formats, panels, style, summary, tables, words
 from anchored.report.tables import Cell, Column, Table
 from anchored.runs import Row, StudyFolder
+from anchored.settings import Grid, PerNetwork, Training
 
 
 def folder_of(path: Path, rows: list[Row], recipe: Recipe | None = None, **made: str) -> StudyFolder:
@@ -48,6 +50,20 @@ def test_several_seeds_are_a_mean_with_students_interval() -> None:
 
 def test_one_seed_keeps_its_interval_over_images() -> None:
     assert estimate(50.0).interval == (50.0, 48.0, 52.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, "for 1 epoch: "),
+        ({"epochs": 300}, "for 1 and 300 epochs: "),
+        ({"epochs": 1, "batch_size": 8}, "for 1 epoch: "),
+    ],
+)
+def test_epochs_are_those_of_each_network(tmp_path: Path, own: Any, said: str) -> None:
+    grid = Grid(networks=("small", "resnet18"), per_network={"resnet18": PerNetwork(train=own)})
+    recipe = Recipe(grid=grid, train=Training(epochs=1))
+    assert said in next(words.what_was_run(summary.read(folder_of(tmp_path, [row()], recipe))))
 
 
 def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class Diagnosis:
     @property
     def unpacked(self) -> int:
         """Bytes that the downloads take on disk, as far as they are published; what is unpacked counts twice."""
-        return sum((file.bytes or 0) * (2 if file.makes else 1) for file in self.files)
+        return sum((file.bytes or 0) * (2 if file.makes or file.compressed else 1) for file in self.files)
 
     @property
     def results_size(self) -> int:
@@ -152,9 +152,10 @@ class Diagnosis:
         return table
 
     def _time(self) -> Table:
-        table = _table("network", "protocol", ">trainings", ">step", ">training", ">evaluation", ">together")
+        table = _table("network", "protocol", ">runs", ">step", ">training", ">evaluation", ">together")
         for cost in self.costs:
-            step = f"{1000 * cost.step:,.0f} ms" + ("*" if cost.measured < cost.batch else "")
+            seconds = f"{1000 * cost.step:.0f} ms" if cost.step < 10 else duration(cost.step)
+            step = seconds + "*" * (cost.measured < cost.batch)
             evaluation = cost.evaluation + self.corrupting
             together = cost.trainings * (cost.training + evaluation)
             row = (step, duration(cost.training), duration(evaluation), duration(together))
@@ -217,7 +218,9 @@ def examine(
 def _table(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading.lstrip(">"), justify="right" if heading.startswith(">") else "left")
+        left = not heading.startswith(">")
+        names = heading in ("network", "data set")  # to be typed as they are: never cut or broken
+        table.add_column(heading.lstrip(">"), justify="left" if left else "right", overflow="fold", no_wrap=names)
     return table
 
 

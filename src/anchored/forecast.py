@@ -197,8 +197,8 @@ def corrupting(recipe: Recipe) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people write it: ``40 s``, ``12 min``, ``5.5 h``, ``3.2 days``."""
-    for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+    """Return a time as people write it: ``40 s``, ``12 min``, ``5.5 h``, ``3.2 days``, ``14 years``."""
+    for unit, name in ((31_557_600, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"

@@ -172,9 +172,9 @@ _CIFAR100_C_BAR = replace(
 
 
 def _group(name: str, size: int, md5: str, holds: tuple[str, ...]) -> File:
-    """Return one of ImageNet-C's five archives."""
+    """Return one of ImageNet-C's five archives: gzip files, since their sizes are not those of tars (512 bytes × n)."""
     url = f"https://zenodo.org/records/2235448/files/{name}"
-    return File(name=name, bytes=size, hash=f"md5:{md5}", urls=(url,), holds=holds)
+    return File(name=name, bytes=size, hash=f"md5:{md5}", urls=(url,), holds=holds, compressed=True)
 
 
 # md5: pytorch-ood and torch-uncertainty; sizes: stated with them in public notes on Zenodo's record 2235448.
@@ -199,7 +199,7 @@ _IMAGENET_C = replace(
     needs=_C,
     images="",
     clean="imagenet",
-    note="Read from its five tars without unpacking their 4.75 million files, or from unpacked folders.",
+    note="Read from its five tars, once decompressed, without unpacking their 4.75 million files, or from folders.",
 )
 
 # Address and corruptions: README of facebookresearch/augmentation-corruption; the folder inside: public notes. No

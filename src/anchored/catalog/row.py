@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,8 @@ class File:
     inside the package or an archive, and for those that need a login. ``makes``: the entries in the set's folder that
     ``anchored data fetch`` unpacks from it. ``holds``: the entries that are read from it without unpacking. ``into``:
     the folder it is unpacked into, for an archive that has none of its own. ``nested``: it is an archive of archives,
-    one for each class.
+    one for each class. ``compressed``: it is a gzip file although its name does not say so; since single images are
+    read from it, ``anchored data fetch`` puts ``plain``, the tar inside it, beside it.
     """
 
     name: str
@@ -50,6 +51,12 @@ class File:
     holds: tuple[str, ...] = ()
     into: str = ""
     nested: bool = False
+    compressed: bool = False
+
+    @property
+    def plain(self) -> File:
+        """Return the file that lies beside a ``compressed`` one: its content, of which nothing is published."""
+        return replace(self, name=f"{self.name}.plain", bytes=None, hash=None, urls=(), compressed=False)
 
 
 @dataclass(frozen=True, kw_only=True)

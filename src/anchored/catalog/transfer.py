@@ -114,7 +114,7 @@ _FLOWERS102 = DataSet(
     note="Trained on the official training and validation sets (1,020 each), tested on the official test set.",
 )
 
-# The official addresses answer 404 since 2023 (pytorch/vision issue 7545). Sizes and sha256 of the images: TensorFlow
+# The official addresses answer 404 since 2023 (pytorch/vision issue 7545). Sizes, and sha256 of the images: TensorFlow
 # Datasets' checksums (image_classification/cars196); md5 of the devkit: torchvision 0.12.
 _CARS = DataSet(
     name="stanford-cars",
@@ -148,6 +148,7 @@ _CARS = DataSet(
         ),
         File(
             name="car_devkit.tgz",
+            bytes=330_960,
             hash="md5:c3b158d763b6e2245038c8ad08e45376",
             urls=(
                 "https://ai.stanford.edu/~jkrause/cars/car_devkit.tgz",

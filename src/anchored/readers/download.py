@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from anchored import runs
 from anchored.catalog import DataSet, File, get
 from anchored.errors import UserError
 from anchored.readers import web
-from anchored.readers.files import check, data_root, find, read_content
-from anchored.readers.unpack import unpack
+from anchored.readers.files import check, data_root, find, is_gzip, read_content
+from anchored.readers.unpack import decompress, unpack
 
 RESERVE = 1 << 28  # bytes of the disk that are left alone
 
@@ -141,7 +142,12 @@ class _Job:
         made = [find(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
         if made and made[0] and all(made) and (self.record.of_file(file) or not find(self.row, file.name, self.root)):
             return made[0]  # unpacked before, or brought unpacked by the user
+        plain = find(self.row, file.plain.name, self.root) if file.compressed else None
+        if plain and not find(self.row, file.name, self.root):
+            return plain  # decompressed before; the archive was deleted
         path, digest = self._whole(file)
+        if not file.hash and path.suffix == ".zip" and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not a whole zip file: delete it and fetch it again")
         count = 0
         if file.makes:
             self._check_room(path.stat().st_size, file)
@@ -149,7 +155,21 @@ class _Job:
                 task = bar.add_task(f"unpacking {file.name}", total=None)
                 count = unpack(path, file, self.folder, lambda written: bar.advance(task, written))
         self.record.write(file, path, digest, count)
+        if file.compressed and is_gzip(path):
+            return self._plain(file, path)
         return self.folder / file.makes[0] if file.makes else path
+
+    def _plain(self, file: File, path: Path) -> Path:
+        """Return where the content of the gzip file ``path`` lies; decompressed if that is not there."""
+        place = self.folder / file.plain.name
+        if place.exists() and self.record.knows(file.plain, place):
+            return place
+        self._check_room(path.stat().st_size, file.plain)
+        with self._bar(f"decompressing {file.name}") as bar:
+            task = bar.add_task(f"decompressing {file.name}", total=None)
+            digest = decompress(path, place, lambda written: bar.advance(task, written))
+        self.record.write(file.plain, place, digest, 0)
+        return place
 
     def _whole(self, file: File) -> tuple[Path, str]:
         """Return where a whole copy of ``file`` lies, and its hash; downloaded if there is none."""

@@ -47,8 +47,22 @@ def find(row: DataSet, name: str, root: str | Path | None) -> Path | None:
 def locate(row: DataSet, entry: str, root: str | Path | None) -> Path | None:
     """Return where ``entry`` ("a/b") of ``row`` lies: itself, or the archive it is read from; None when nowhere."""
     top = entry.split("/")[0]
-    holders = (find(row, part.name, root) for part in row.parts if top in part.holds)
+    holders = (holder(row, part, root) for part in row.parts if top in part.holds)
     return find(row, entry, root) or next(filter(None, holders), None)
+
+
+def holder(row: DataSet, part: File, root: str | Path | None) -> Path | None:
+    """Return the archive ``part`` as single files can be read from it: of a compressed one, what lies beside it."""
+    path = find(row, part.name, root)
+    if part.compressed and (path is None or is_gzip(path)):
+        return find(row, part.plain.name, root)
+    return path
+
+
+def is_gzip(path: Path) -> bool:
+    """Say whether a file is compressed by gzip, by its first bytes."""
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def lacking(row: DataSet, root: str | Path | None = None, only: Sequence[str] = ()) -> tuple[str, ...]:

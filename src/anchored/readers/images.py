@@ -107,7 +107,10 @@ class Tar:
 @lru_cache(maxsize=16)
 def _opened(path: Path, process: int) -> zipfile.ZipFile:
     """Return the open archive. One for each process: forked workers would share, and spoil, one file position."""
-    return zipfile.ZipFile(path)
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not a whole zip file ({said(error)}): delete it and fetch it again") from error
 
 
 def _visible(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,8 @@ path or ``..`` is refused whole, as is one that grows beyond what its size allow
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import shutil
 import tarfile
 import zipfile
@@ -49,6 +51,28 @@ def unpack(archive: Path, file: File, folder: Path, progress: Progress = lambda 
         return written.files
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def decompress(archive: Path, place: Path, progress: Progress = lambda count: None) -> str:
+    """Write the content of the gzip file ``archive`` to ``place``, whole or not at all; return its sha256.
+
+    UserError, one line, for an archive that is damaged or too large.
+    """
+    found, left = hashlib.sha256(), GROWTH * archive.stat().st_size + GROUND
+    fresh = place.with_name(f".{place.name}.part")
+    try:
+        with _reporting(archive), gzip.open(archive) as stream, fresh.open("wb") as out:
+            while block := stream.read(1 << 20):
+                left -= len(block)
+                if left < 0:
+                    raise UserError(f"{archive} grows to more than it can hold when unpacked: it was left as it is")
+                found.update(block)
+                out.write(block)
+                progress(len(block))
+        fresh.replace(place)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return f"sha256:{found.hexdigest()}"
 
 
 @contextlib.contextmanager

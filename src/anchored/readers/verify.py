@@ -29,6 +29,11 @@ def archives(row: DataSet, root: str | Path | None) -> list[str]:
         kept = record.of_file(file)
         if file.makes and kept:
             _check_count(row, file, kept["unpacked"], root)
+        beside = find(row, file.plain.name, root) if file.compressed else None
+        if beside is not None:
+            check(beside, file.plain, record.expected(file.plain))
+            if path is None:
+                said.append(_trust(file.plain, record))
     return said
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from anchored import runs
 from anchored.errors import UserError
 from anchored.readers.files import digest_of, is_web_page
-from anchored.readers.images import said
 
 TIMEOUT = 30.0  # seconds without a byte after which a server is given up
 TRIES = 5  # connections to one address that may break before it is given up, counted from the last one that helped
@@ -90,6 +89,9 @@ def download(
         tries = TRIES if state.size > before else tries - 1
         if not tries or (broken is not None and state.size == 0):
             raise TransferError(_why(broken, timeout))
+    if not state.size:
+        state.clear()
+        raise TransferError("the server sent an empty file")
     digest = digest_of(state.path, (expected or "sha256").partition(":")[0])
     if expected is not None and digest != expected:
         state.clear()
@@ -154,4 +156,4 @@ def _why(error: Exception | None, timeout: float) -> str:
         return f"silent for {timeout:g} s"
     if error is None or isinstance(error, http.client.IncompleteRead | ConnectionResetError):
         return "the connection broke off again and again"
-    return "no connection" if isinstance(error, OSError) else said(error)
+    return "no connection" if isinstance(error, OSError) else "its answer is not HTTP"

@@ -55,13 +55,21 @@ def duration(spent: float) -> str:
     return f"{spent:.0f} s" if spent < 120 else f"{spent / 60:.0f} min"
 
 
+def _epochs(summary: Summary) -> str:
+    """``60 epochs``; where networks have their own, each network's in the recipe's order."""
+    usual, own = summary.setting("train", "epochs"), summary.setting("grid", "per_network")
+    found = [own.get(name, {}).get("train", {}).get("epochs", usual) for name in summary.setting("grid", "networks")]
+    if len(set(found)) > 1:
+        return f"{listed([str(each) for each in found])} epochs"
+    return _count(found[0], "epoch")
+
+
 def what_was_run(summary: Summary) -> Iterator[str]:
     """Plain sentences on networks, data, protocols, seeds, images and time."""
     trainings = len({row.run for row in summary.rows})
     variants = listed(list(dict.fromkeys(variant.title for variant in summary.variants)))
-    epochs = summary.setting("train", "epochs")
     yield (
-        f"{listed(summary.architectures)} trained on {summary.trained_on} for {epochs} epochs: {variants}, "
+        f"{listed(summary.architectures)} trained on {summary.trained_on} for {_epochs(summary)}: {variants}, "
         f"with {counted(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
         "alike apart from what is named."
     )
