@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anchored import intervals, runs
+from anchored import disk, intervals
 from anchored.cli import main as command
 from anchored.metrics import METRICS
 from anchored.report import words
@@ -288,7 +288,7 @@ def main() -> None:
             sys.exit(2)
     there = {key: StudyFolder(options.folder / key) for key in STUDIES}
     found = {key: read(folder) for key, folder in there.items() if folder.results_file.exists()}
-    runs.write_text(PAGE, page(found))
+    disk.write_text(PAGE, page(found))
     print(PAGE)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from anchored import runs
+from anchored import disk
 from anchored.catalog import CATALOG, DataSet
 from anchored.inventory import size
 
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     new = before + BEGIN + table + END + rest.split(END)[1]
     if "--check" in arguments:
         return int(new != page)
-    runs.write_text(PAGE, new)
+    disk.write_text(PAGE, new)
     return 0
 
 

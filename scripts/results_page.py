@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from anchored.disk import write_text
 from anchored.report import words
 from anchored.report.summary import Summary, read
-from anchored.runs import StudyFolder, write_text
+from anchored.runs import StudyFolder
 
 BEGIN, END = "<!-- scripts/results_page.py -->\n", "<!-- end -->\n"
 TABLES = (

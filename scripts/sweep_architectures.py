@@ -28,7 +28,7 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 
 import anchored
-from anchored import networks, runs
+from anchored import disk, networks
 from anchored.anchoring import pair
 from anchored.stem import core
 from anchored.trials import answers, difference
@@ -219,7 +219,7 @@ def write(results: list[Result]) -> None:
     rows |= {result.family: result.row for result in results}
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     lines = [*head, *(rows[family] for family in sorted(rows))]
-    runs.write_text(DOCS, before + START + "\n".join(lines) + "\n" + END + after)
+    disk.write_text(DOCS, before + START + "\n".join(lines) + "\n" + END + after)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 import anchored
 from anchored import networks
 from anchored.anchoring import AnchoredModel, pair
-from anchored.runs import load_tensors, save_tensors
+from anchored.disk import load_tensors, save_tensors
 
 
 def small(channels: int = 3, classes: int = 5) -> nn.Module:

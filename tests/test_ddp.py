@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import anchored
 from anchored import networks
+from anchored.disk import load_tensors, save_tensors
 from anchored.residuals import FullNormal, LowRankNormal, Residuals
-from anchored.runs import load_tensors, save_tensors
 
 
 def work(rank: int, folder: str) -> None:

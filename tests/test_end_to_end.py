@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import anchored
-from anchored import data, runs
+from anchored import data, disk, runs
 from anchored.anchoring import AnchoredModel
 from anchored.cli import main
 from anchored.runs import Row, StudyFolder
@@ -84,7 +84,7 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
 
 def test_every_row_has_its_replicates(study: StudyFolder) -> None:
     run = study.run("small-anchored-seed1")
-    rows, draws = runs.read_rows(run.rows_file), runs.load_tensors(run.replicates_file)[0]["draws"]
+    rows, draws = runs.read_rows(run.rows_file), disk.load_tensors(run.replicates_file)[0]["draws"]
     assert draws.shape == (len(rows), 100)
     for row, own in zip(rows, draws, strict=True):
         if row.metric in ("accuracy", "auroc", "linear_probe_accuracy"):

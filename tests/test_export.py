@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import anchored
-from anchored import data, export, model, networks, runs
+from anchored import data, disk, export, model, networks
 from anchored.anchoring import AnchoredModel
 from anchored.cli import main
 from anchored.errors import UserError
@@ -101,14 +101,14 @@ def test_safetensors_is_loaded_as_a_plain_network(run: Run, tmp_path: Path) -> N
     assert loaded.classes == ("a", "b", "c")
     with torch.no_grad():
         assert torch.allclose(loaded(loaded.preprocess(images())), expected(run, images()), atol=1e-4)
-    runs.save_tensors(path, {"a": torch.zeros(1)})
+    disk.save_tensors(path, {"a": torch.zeros(1)})
     with pytest.raises(UserError, match="is not a model that anchored exported"):
         anchored.load(path)
 
 
 def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
     plain = networks.build("small", channels=3, classes=3, seed=4).eval()
-    runs.save_tensors(tmp_path / "plain.safetensors", dict(plain.state_dict()))
+    disk.save_tensors(tmp_path / "plain.safetensors", dict(plain.state_dict()))
     sizes: dict[str, Any] = {"channels": 3, "size": 24, "classes": 3, "mean": CONFIG.mean, "std": CONFIG.std}
     written = export.convert(
         "small", tmp_path / "wide", checkpoint=str(tmp_path / "plain.safetensors"), mask_probability=0.1, **sizes
@@ -116,7 +116,7 @@ def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
     assert written.difference <= 1e-5 * written.scale
     assert read_config(Run(tmp_path / "wide")).protocol == "ram"
     export.export(tmp_path / "wide", str(tmp_path / "again.safetensors"))
-    again, _ = runs.load_tensors(tmp_path / "again.safetensors")
+    again, _ = disk.load_tensors(tmp_path / "again.safetensors")
     assert again.keys() == plain.state_dict().keys()
     assert all(torch.equal(value, again[name]) for name, value in plain.state_dict().items())
 
@@ -124,7 +124,7 @@ def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
 def test_timm_weights_bring_their_own_preprocessing(tmp_path: Path) -> None:
     name = "timm:tf_efficientnet_lite0"
     plain = networks.build(name, channels=3, classes=1000, seed=0)
-    runs.save_tensors(tmp_path / "lite.safetensors", dict(plain.state_dict()))
+    disk.save_tensors(tmp_path / "lite.safetensors", dict(plain.state_dict()))
     export.convert(name, tmp_path / "lite", checkpoint=str(tmp_path / "lite.safetensors"), size=32)
     config = read_config(Run(tmp_path / "lite"))
     assert (config.mean, config.std, config.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")

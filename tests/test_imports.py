@@ -13,7 +13,7 @@ SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
-STORE = {"runs", "hub"}
+STORE = {"disk", "runs", "hub"}
 SETTINGS = {"recipe", "settings"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
@@ -22,6 +22,7 @@ ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "fore
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | STORE | {"settings"}, BASE),
+    "runs": BASE | {"disk"},
     "recipe": BASE | {"settings"},
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import v2
 
 import anchored
-from anchored import data, model, networks, runs
+from anchored import data, disk, model, networks
 from anchored.cli import main
 from anchored.errors import UserError
 from anchored.model import ModelConfig
@@ -118,14 +118,14 @@ def test_inputs_of_another_size_are_refused(run: Run) -> None:
     ],
 )
 def test_configurations_that_do_not_fit_are_one_line(run: Run, change: dict[str, Any], said: str) -> None:
-    runs.write_json(run.model_file, {**asdict(CONFIG), **change})
+    disk.write_json(run.model_file, {**asdict(CONFIG), **change})
     refused(run, said)
 
 
 def changed(run: Run, change: Any) -> None:
-    weights, _ = runs.load_tensors(run.weights_file)
+    weights, _ = disk.load_tensors(run.weights_file)
     change(weights)
-    runs.save_tensors(run.weights_file, weights)
+    disk.save_tensors(run.weights_file, weights)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_files_that_are_not_whole_are_one_line(run: Run) -> None:
 
 def test_a_folder_of_before_these_fields_still_loads(run: Run) -> None:
     old = {key: value for key, value in asdict(CONFIG).items() if key not in ("width", "stem", "interpolation", "crop")}
-    runs.write_json(run.model_file, old)
+    disk.write_json(run.model_file, old)
     assert anchored.load(run.path)(torch.zeros(1, 1, 28, 28)).shape == (1, 3)
 
 
@@ -184,7 +184,7 @@ def own_network(channels: int, classes: int) -> torch.nn.Module:
 
 def test_code_is_imported_only_where_the_caller_names_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     name = f"python:{__name__}:own_network"
-    runs.write_json(run.model_file, {**asdict(CONFIG), "network": name})
+    disk.write_json(run.model_file, {**asdict(CONFIG), "network": name})
     refused(run, "is code to be imported")
     images = torch.zeros(1, 1, 28, 28)
     by_name, by_module = anchored.load(run.path, network=name), anchored.load(run.path, network=own_network(1, 3))
@@ -203,6 +203,6 @@ def test_a_run_that_names_code_is_evaluated_only_where_the_caller_names_it(
     settings = {"train": "digits"}
     cell = {"network": "python:antigravity:fly", "protocol": "ram", "alpha": 0.1, "tail_weight": 0.0, "seed": 0}
     sections = {"data": settings, "anchoring": {}, "tail": {}, "train": {}}
-    runs.write_json(run.cell_file, {**cell, **sections})
+    disk.write_json(run.cell_file, {**cell, **sections})
     assert main(["evaluate", str(run.path)]) == 2
     assert "if you trust it, add --network python:antigravity:fly" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from PIL import Image
 from test_page import HOSTILE, Page, opened
 
 import anchored
-from anchored import data, model, own, predictions, runs, scores
+from anchored import data, disk, model, own, predictions, runs, scores
 from anchored.anchoring import AnchoredModel, pair
 from anchored.cli import main
 from anchored.errors import UserError
@@ -81,7 +81,7 @@ def test_the_study_measures_everything(home: Path) -> None:
     row = data.describe(Data("images/", test_share=0.25))
     assert (kept.trained_on, kept.classes) == ("images/", row.classes)
     assert (kept.mean, kept.std) == (row.mean, row.std)
-    assert runs.read_json(MASKED.cell_file)["data"]["content"] == own.find("images/", 0.25).content
+    assert disk.read_json(MASKED.cell_file)["data"]["content"] == own.find("images/", 0.25).content
 
 
 def test_rows_can_be_had_again_from_the_files() -> None:
@@ -166,7 +166,7 @@ def test_predictions_are_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     with torch.no_grad():
         logits = network(inputs)
         each = torch.stack([network.network(pair(inputs, reference[None])) for reference in network.references])
-    inside = scores.energy(runs.load_tensors(run.outputs_file("test"))[0]["logits"])
+    inside = scores.energy(disk.load_tensors(run.outputs_file("test"))[0]["logits"])
     for i, row in enumerate(rows[:2]):
         label = int(logits[i].argmax())
         energy = -torch.logsumexp(logits[i].double(), 0).item()
@@ -185,10 +185,10 @@ def test_spread_without_several_references(tmp_path: Path) -> None:
     assert "A standard network has no references" in standard.page.read_text(encoding="utf-8")
     single = Run(tmp_path / "single")
     for file in (MASKED.model_file, MASKED.weights_file, MASKED.cell_file):
-        runs.write_bytes(single.path / file.name, file.read_bytes())
-    tensors, _ = runs.load_tensors(single.weights_file)
-    runs.save_tensors(single.weights_file, {**tensors, "references": tensors["references"][:1]})
-    runs.write_json(single.model_file, {**runs.read_json(single.model_file), "references": 1})
+        disk.write_bytes(single.path / file.name, file.read_bytes())
+    tensors, _ = disk.load_tensors(single.weights_file)
+    disk.save_tensors(single.weights_file, {**tensors, "references": tensors["references"][:1]})
+    disk.write_json(single.model_file, {**disk.read_json(single.model_file), "references": 1})
     made = predictions.predict(single, ["odd"], tmp_path / "b")
     assert all(each.spread is not None and each.spread > 0 for each in made.predictions)
     assert all(each.percentile is None for each in made.predictions)  # never evaluated

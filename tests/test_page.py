@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anchored import metrics, report, runs, scores
+from anchored import disk, metrics, report, runs, scores
 from anchored.recipe import Recipe
 from anchored.report import summary
 from anchored.runs import Row, StudyFolder
@@ -53,7 +53,7 @@ class Maker:
         labels = torch.randint(classes, (self.n,), generator=self.draw)
         logits = 1.6 * torch.randn(self.n, classes, generator=self.draw)
         logits[torch.arange(self.n), labels] += strength * self.skill
-        runs.save_tensors(self.run.outputs_file(name), {"logits": logits, "labels": labels})
+        disk.save_tensors(self.run.outputs_file(name), {"logits": logits, "labels": labels})
         return logits
 
     def add(self, metric: str, value: float, half: float, **where: object) -> None:
@@ -67,7 +67,7 @@ class Maker:
     ) -> tuple[float, float]:
         """Outputs and their accuracy and smooth ECE."""
         logits = self.outputs(name, strength)
-        labels = runs.load_tensors(self.run.outputs_file(name))[0]["labels"]
+        labels = disk.load_tensors(self.run.outputs_file(name))[0]["labels"]
         found = 100 * metrics.accuracy(logits, labels), metrics.smooth_ece(*metrics.confidence(logits, labels))
         names = ("linear_probe_accuracy", "linear_probe_ece") if prefix else ("accuracy", "smooth_ece")
         self.add(names[0], found[0], 1.6, dataset=dataset, **where)
@@ -105,19 +105,19 @@ def make_study(
     )
     runs.write_rows(folder.results_file, rows)
     made = {"command": "anchored study demo", "revision": "abc123 with changes", "torch": "2.15", "python": "3.13"}
-    runs.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe), "made": made})
+    disk.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe), "made": made})
     if "examples" in parts:
         draw = torch.Generator().manual_seed(0)
         images = {"clean": (8, 1, 28, 28), **{f"corruption/{c}": (5, 1, 28, 28) for c in CORRUPTIONS}}
         images |= {f"ood/{name}": (8, 1, 28, 28) for name in OOD}
         drawn = {k: torch.randint(256, s, generator=draw, dtype=torch.uint8) for k, s in images.items()}
-        runs.save_tensors(folder.examples_file, drawn)
+        disk.save_tensors(folder.examples_file, drawn)
     return folder
 
 
 def _network(maker: Maker, dataset: str, parts: tuple[str, ...]) -> list[Row]:
     maker.labelled("test", 5.0, dataset)
-    runs.write_text(maker.run.log_file, "epoch,loss,seconds\n1,0.5,40.5\n2,0.4,39.5\n")
+    disk.write_text(maker.run.log_file, "epoch,loss,seconds\n1,0.5,40.5\n2,0.4,39.5\n")
     pair = ("accuracy", "smooth_ece")
     if "corruption" in parts:
         every = []
@@ -136,7 +136,7 @@ def _network(maker: Maker, dataset: str, parts: tuple[str, ...]) -> list[Row]:
             every += found
         maker.mean(every, pair, dataset=f"{dataset}-C", corruption="mean")
     if "ood" in parts:
-        inside = runs.load_tensors(maker.run.outputs_file("test"))[0]["logits"]
+        inside = disk.load_tensors(maker.run.outputs_file("test"))[0]["logits"]
         outside = {title: maker.outputs(f"ood-{name}", 1.5 - 0.7 * i) for i, (name, title) in enumerate(OOD.items())}
         for score, function in scores.SCORES.items():
             for metric, measure in (("auroc", metrics.auroc), ("fpr95", metrics.fpr_at_tpr), ("aupr", metrics.aupr)):
@@ -246,9 +246,9 @@ def test_browser_would_tell_of_a_request(tmp_path: Path) -> None:
 
 def test_names_are_never_markup(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "study", n=60, title=HOSTILE, dataset=HOSTILE)
-    study = runs.read_json(folder.study_file)
+    study = disk.read_json(folder.study_file)
     study["made"][HOSTILE] = HOSTILE
-    runs.write_json(folder.study_file, study)
+    disk.write_json(folder.study_file, study)
     text = report.write(folder).read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text

@@ -12,7 +12,7 @@ from pictures import class_folders
 from torch import Tensor
 from torch import distributed as dist
 
-from anchored import corruptions, data, own, predict, runs
+from anchored import corruptions, data, disk, own, predict, runs
 from anchored import model as models
 from anchored.errors import UserError
 from anchored.model import ModelConfig
@@ -66,7 +66,7 @@ def test_parts_make_the_same_file_and_leave_nothing(
     run = Run(tmp_path)
     monkeypatch.setattr(predict, "PART", 9_000)  # two batches a part
     written = []
-    save = runs.save_tensors
+    save = disk.save_tensors
 
     def noted(path: Path, *rest: dict[str, Tensor]) -> None:
         written.append(path.name)
@@ -144,7 +144,7 @@ def share(rank: int, folder: str) -> Outputs:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(minutes=3))
     try:
         outputs = passed(Run(Path(folder) / "run"), "test", KEY, work)
-        runs.save_tensors(Path(folder) / f"{rank}.safetensors", {"logits": outputs.logits, "labels": outputs.labels})
+        disk.save_tensors(Path(folder) / f"{rank}.safetensors", {"logits": outputs.logits, "labels": outputs.labels})
         return outputs
     finally:
         dist.destroy_process_group()
@@ -156,7 +156,7 @@ def test_two_processes_share_a_set_and_merge_in_order(whole: Outputs, tmp_path: 
     assert equal(share(0, str(tmp_path)), whole)
     other.join(60)
     assert other.exitcode == 0
-    tensors, _ = runs.load_tensors(tmp_path / "1.safetensors")
+    tensors, _ = disk.load_tensors(tmp_path / "1.safetensors")
     assert torch.equal(tensors["logits"], whole.logits)
     assert torch.equal(tensors["labels"], whole.labels)
     assert [file.name for file in (tmp_path / "run" / "outputs").iterdir()] == ["test.safetensors"]
@@ -176,10 +176,10 @@ def test_joined_tensors_are_read_by_the_format_itself(tmp_path: Path) -> None:
     parts = []
     for number, rows in enumerate((3, 1, 2)):
         tensors = {"b": torch.randn(rows, 5), "a": torch.arange(rows) + 10 * number, "c": torch.rand(rows, 2, 2).half()}
-        runs.save_tensors(tmp_path / f"{number}", tensors)
+        disk.save_tensors(tmp_path / f"{number}", tensors)
         parts.append(tensors)
-    runs.join_tensors(tmp_path / "all", [tmp_path / f"{number}" for number in range(3)], {"key": "é ∆"})
-    whole, metadata = runs.load_tensors(tmp_path / "all")
+    disk.join_tensors(tmp_path / "all", [tmp_path / f"{number}" for number in range(3)], {"key": "é ∆"})
+    whole, metadata = disk.load_tensors(tmp_path / "all")
     assert metadata == {"key": "é ∆"}
     for name in "abc":
         assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))

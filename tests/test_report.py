@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from test_page import SEVERITIES, make_study, row
 
-from anchored import report, runs
+from anchored import disk, report, runs
 from anchored.errors import UserError
 from anchored.recipe import Recipe
 from anchored.report import formats, panels, style, summary, tables, words
@@ -26,7 +26,7 @@ def folder_of(path: Path, rows: list[Row], recipe: Recipe | None = None, **made:
     """A study's folder with these rows and nothing else."""
     folder = StudyFolder(path)
     runs.write_rows(folder.results_file, rows)
-    runs.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe or Recipe()), "made": made})
+    disk.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe or Recipe()), "made": made})
     return folder
 
 
@@ -224,9 +224,9 @@ def test_without_a_standard_network_nothing_is_compared(tmp_path: Path) -> None:
 
 def test_only_the_seconds_of_these_runs_count(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row(run="a"), row(seed=1, run="b"), row(seed=2, run="../elsewhere")])
-    runs.write_text(folder.run("a").log_file, "epoch,seconds\n1,60.5\n2,60.5\n")
-    runs.write_text(folder.run("b").log_file, "broken\n1\n")
-    runs.write_text(tmp_path / "elsewhere" / "training.csv", "epoch,seconds\n1,999\n")
+    disk.write_text(folder.run("a").log_file, "epoch,seconds\n1,60.5\n2,60.5\n")
+    disk.write_text(folder.run("b").log_file, "broken\n1\n")
+    disk.write_text(tmp_path / "elsewhere" / "training.csv", "epoch,seconds\n1,999\n")
     assert words.seconds(summary.read(folder)) == {"a": 121.0}
 
 
@@ -315,9 +315,9 @@ def test_bins_and_wilson_by_hand() -> None:
 
 def test_titles_of_ood_sets_are_the_catalogs(tmp_path: Path) -> None:
     folder = make_study(tmp_path, n=60, parts=("ood",))
-    study = runs.read_json(folder.study_file)
+    study = disk.read_json(folder.study_file)
     study["recipe"]["evaluate"]["ood"] = ["digits", "own-images"]
-    runs.write_json(folder.study_file, study)
+    disk.write_json(folder.study_file, study)
     assert panels.ood_titles(summary.read(folder)) == {"digits": "MNIST digits", "own-images": "Own images"}
 
 
@@ -380,7 +380,7 @@ def test_foreign_rows_are_refused_by_line(tmp_path: Path, name: str, rows: list[
 
 def test_old_results_are_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row()])
-    runs.write_text(folder.results_file, "protocol,value\nram,1\n")
+    disk.write_text(folder.results_file, "protocol,value\nram,1\n")
     with pytest.raises(UserError, match=r"results\.csv: the first line must name the columns"):
         report.write(folder)
 
@@ -388,13 +388,13 @@ def test_old_results_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{}", '{"recipe": 3}'])
 def test_foreign_study_file_is_refused(tmp_path: Path, content: str) -> None:
     folder = folder_of(tmp_path, [row()])
-    runs.write_text(folder.study_file, content)
+    disk.write_text(folder.study_file, content)
     with pytest.raises(UserError, match="does not describe a study"):
         report.write(folder)
 
 
 def test_a_recipe_without_a_setting_is_refused(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, [row()])
-    runs.write_json(folder.study_file, {"recipe": {"name": "old"}})
+    disk.write_json(folder.study_file, {"recipe": {"name": "old"}})
     with pytest.raises(UserError, match=r"no setting evaluate\.score"):
         report.write(folder)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import anchored
-from anchored import catalog, data, networks, runs, start
+from anchored import catalog, data, disk, networks, start
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.export import convert
@@ -50,7 +50,7 @@ def plain() -> nn.Module:
 @pytest.fixture(scope="module")
 def checkpoint(plain: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "plain.safetensors"
-    runs.save_tensors(path, dict(plain.state_dict()))
+    disk.save_tensors(path, dict(plain.state_dict()))
     return path
 
 
@@ -128,7 +128,7 @@ def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> No
     assert len(network.sha256) == 64
     assert cell(start=network).digest() != cell(checkpoint=checkpoint).digest()
     other = tmp_path / "plain.safetensors"
-    runs.save_tensors(other, dict(networks.build("small", channels=1, classes=7, seed=5).state_dict()))
+    disk.save_tensors(other, dict(networks.build("small", channels=1, classes=7, seed=5).state_dict()))
     changed = replace(network, checkpoint=str(other))
     with pytest.raises(UserError, match="the recipe says"):
         start.pinned(changed)
@@ -150,10 +150,10 @@ def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> No
     ],
 )
 def test_unfit_checkpoints_are_one_line(checkpoint: Path, tmp_path: Path, change: Any, said: str) -> None:
-    weights, _ = runs.load_tensors(checkpoint)
+    weights, _ = disk.load_tensors(checkpoint)
     change(weights)
     path = tmp_path / "unfit.safetensors"
-    runs.save_tensors(path, weights)
+    disk.save_tensors(path, weights)
     chosen = cell("standard", path)
     with pytest.raises(UserError, match=said) as raised:
         start.begin(chosen, start.config_of(chosen))
@@ -164,7 +164,7 @@ def test_unfit_checkpoints_are_one_line(checkpoint: Path, tmp_path: Path, change
 def test_only_what_is_not_frozen_moves(converted: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     train(run, cell(checkpoint=converted, train=replace(TINY, rates={"": 0.0, "head": 1.0}, mixup=0.2, cutmix=1.0)))
-    before, after = (runs.load_tensors(Run(path).weights_file)[0] for path in (converted, run.path))
+    before, after = (disk.load_tensors(Run(path).weights_file)[0] for path in (converted, run.path))
     moved = {name for name, value in after.items() if name != "references" and not torch.equal(value, before[name])}
     assert moved == {"network.head.weight", "network.head.bias"}  # batch norm's statistics neither
 
@@ -185,7 +185,7 @@ def test_a_cell_of_before_these_settings_is_still_known(tmp_path: Path) -> None:
     chosen = cell(anchoring=Anchoring())
     old = json.loads(canonical(chosen))
     del old["start"], old["data"]["size"], old["train"]["rates"], old["train"]["optimizer"]
-    runs.write_json(run.cell_file, old)
+    disk.write_json(run.cell_file, old)
     train(run, chosen)
     assert run.weights_file.exists()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from anchored import data, own, runs
+from anchored import data, disk, own
 from anchored.corruptions.randomness import image_keys
 from anchored.data import Batches, ImageSet, View
 from anchored.errors import UserError
@@ -198,8 +198,8 @@ def test_the_limit_decides_and_the_weights_do_not_change(tmp_path: Path, monkeyp
         run = Run(tmp_path / name)
         cell = replace(next(Recipe().cells()), network="small", protocol="ram", alpha=0.3, data=each, train=recipe)
         train(run, cell)
-        found.append(runs.load_tensors(run.weights_file)[0])
-        assert "memory" not in runs.read_json(run.cell_file)["data"]
+        found.append(disk.load_tensors(run.weights_file)[0])
+        assert "memory" not in disk.read_json(run.cell_file)["data"]
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 

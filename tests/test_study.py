@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from anchored import cells, runs, study, train
+from anchored import cells, disk, runs, study, train
 from anchored.cli import main
 from anchored.errors import UserError
 from anchored.recipe import Recipe
@@ -165,7 +165,7 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     one = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))
     (cell,) = one.cells()
     run = folder.run(cell.name)
-    with runs.held(run.lock_file) as mine:
+    with disk.held(run.lock_file) as mine:
         assert mine
         assert cells.work(run, cell, TINY) is None
         with pytest.raises(UserError, match="another process works on"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import anchored
-from anchored import data, model, networks, runs
+from anchored import data, disk, model, networks
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.recipe import Cell
@@ -31,7 +31,7 @@ def cell(protocol: Protocol = "ram", **changes: Any) -> Cell:
 
 
 def weights(run: Run) -> dict[str, Tensor]:
-    return runs.load_tensors(run.weights_file)[0]
+    return disk.load_tensors(run.weights_file)[0]
 
 
 class Stop(pl.Callback):

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from importlib import metadata
 
 from anchored import catalog, networks
+from anchored.disk import read_json
 from anchored.metrics import METRICS
 from anchored.model import ModelConfig, read_config
 from anchored.recipe import Cell, canonical
-from anchored.runs import Row, Run, read_json, read_rows
+from anchored.runs import Row, Run, read_rows
 from anchored.settings import Evaluation
 
 LIMITS = """\

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from anchored import evaluate, runs, train
+from anchored import disk, evaluate, train
 from anchored.errors import UserError
 from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run
@@ -46,7 +46,7 @@ class State:
 def state(run: Run) -> State | None:
     """A cell's state, or None where it has none, or none that can be read."""
     try:
-        found: Any = runs.read_json(run.state_file)
+        found: Any = disk.read_json(run.state_file)
         made = State(**found)
     except (UserError, TypeError):
         return None
@@ -72,14 +72,14 @@ def work(
 
     An error ends the cell, not the study: it is kept in the state. Being interrupted is no error.
     """
-    with runs.held(run.lock_file) as mine:
+    with disk.held(run.lock_file) as mine:
         if not mine:
             return None
         keeper = Keeper(run, show)
         try:
-            runs.sweep(run.path)
+            disk.sweep(run.path)
             if not done(run, cell, recipe):
-                runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
+                disk.write_json(run.recipe_file, json.loads(canonical(recipe)))
                 with keeper.phase("training"):
                     train.train(run, cell, keeper.update, root)
                 with keeper.phase("evaluating"):
@@ -126,4 +126,4 @@ class Keeper:
             self._written = time.monotonic()
             self.state = replace(self.state, updated=time.time())
             with contextlib.suppress(UserError):  # a full disk ends the cell where its results are written, not here
-                runs.write_json(self.run.state_file, dataclasses.asdict(self.state))
+                disk.write_json(self.run.state_file, dataclasses.asdict(self.state))

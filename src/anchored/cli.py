@@ -51,7 +51,8 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
         if first and COMMANDS[verb].arguments in (study_arguments, recipe_arguments):
             _set_defaults(parser, recipes.read(first), f"recipe '{first}'")
         if first and verb == "evaluate":
-            from anchored.runs import Run, read_json
+            from anchored.disk import read_json
+            from anchored.runs import Run
 
             run = Run(Path(first))
             if run.recipe_file.exists():

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 
-from anchored import catalog, corruptions, data, own, runs
+from anchored import catalog, corruptions, data, disk, own, runs
 from anchored.errors import UserError
 from anchored.own.sources import UNREADABLE, Listing, decoded
 from anchored.predict import ahead
@@ -94,7 +94,7 @@ def corrupt(
     _write_all(place, request, chosen, first, done, console)
     if layout == "npy":
         _finish_blocks(place, request, chosen)
-    runs.write_bytes(place.sheet_file, png(sheet(first[None], kinds, request.severities, seed)))
+    disk.write_bytes(place.sheet_file, png(sheet(first[None], kinds, request.severities, seed)))
 
 
 def _check(severities: Sequence[int], size: int) -> None:
@@ -108,15 +108,15 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
     """Claim a folder for a request and return how many images are done in it; UserError where it holds another."""
     file, wanted = folder.request_file, _plain(request)
     if file.exists():
-        found = runs.read_json(file)
+        found = disk.read_json(file)
         if not isinstance(found, dict):
             raise UserError(f"{file} does not describe corrupted images: choose another folder with -o")
         if changed := runs.difference(found, wanted):
             raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
-        return int(runs.read_json(folder.done_file)["images"]) if folder.done_file.exists() else 0
+        return int(disk.read_json(folder.done_file)["images"]) if folder.done_file.exists() else 0
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
         raise UserError(f"{folder.path} is not empty and holds no corrupted images of ours: choose another with -o")
-    runs.write_json(file, wanted)
+    disk.write_json(file, wanted)
     return 0
 
 
@@ -149,7 +149,7 @@ def _write_all(
                         made = corruptions.corrupt(stacked, name, severity, seed=request.seed, indices=indices)
                         write(name, severity, indices.tolist(), made)
                         bar.advance(task, len(group))
-            runs.write_json(folder.done_file, {"images": int(batch[-1]) + 1})
+            disk.write_json(folder.done_file, {"images": int(batch[-1]) + 1})
 
 
 def _alike(images: Sequence[Tensor]) -> list[list[int]]:
@@ -171,7 +171,7 @@ def _files(folder: CorruptedFolder, names: Sequence[str]) -> _Write:
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
             file = folder.image_file(corruption, severity, names[place])
-            runs.write_bytes(file, jpeg(picture(image), QUALITY))
+            disk.write_bytes(file, jpeg(picture(image), QUALITY))
 
     return write
 
@@ -184,7 +184,7 @@ def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int)
     def opened(name: str) -> npt.NDArray[np.uint8]:
         finished = folder.blocks_file(name)
         path = finished if finished.exists() else folder.part_file(name)
-        with runs.mending(path, "write"):
+        with disk.mending(path, "write"):
             if done and not path.exists():
                 raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
             mode: Literal["r+", "w+"] = "r+" if done else "w+"
@@ -206,12 +206,12 @@ def _finish_blocks(folder: CorruptedFolder, request: Request, source: _Source) -
     for name in request.corruptions:
         part, finished = folder.part_file(name), folder.blocks_file(name)
         if part.exists():
-            with runs.mending(finished, "write"):
+            with disk.mending(finished, "write"):
                 part.replace(finished)
     if source.labels is not None:
         file = io.BytesIO()
         np.save(file, np.tile(source.labels, len(ALL)))
-        runs.write_bytes(folder.labels_file, file.getvalue())
+        disk.write_bytes(folder.labels_file, file.getvalue())
 
 
 # --- Sources ----------------------------------------------------------------------------------------------------------

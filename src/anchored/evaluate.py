@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from anchored import catalog, corruptions, data, intervals, metrics, networks, runs
+from anchored import catalog, corruptions, data, disk, intervals, metrics, networks, runs
 from anchored import model as models
 from anchored.corruptions import CORRUPTIONS
 from anchored.errors import UserError
@@ -300,9 +300,9 @@ def evaluate(
     rows = [row for suite in SUITES for row in suite(bench)]
     draws = torch.cat(bench.draws, dim=1).T.float()
     assert len(draws) == len(rows)
-    runs.save_tensors(run.replicates_file, {"draws": draws})
+    disk.save_tensors(run.replicates_file, {"draws": draws})
     runs.write_rows(run.rows_file, rows)
-    runs.write_json(run.evaluation_file, _made_from(run, cell, settings))
+    disk.write_json(run.evaluation_file, _made_from(run, cell, settings))
     return rows
 
 
@@ -310,7 +310,7 @@ def is_evaluated(run: Run, cell: Cell, settings: Evaluation) -> bool:
     """Whether the run's rows were made from its weights with these settings, and from the same own images."""
     if not (run.rows_file.exists() and run.evaluation_file.exists() and run.weights_file.exists()):
         return False
-    return bool(runs.read_json(run.evaluation_file) == _made_from(run, cell, settings))
+    return bool(disk.read_json(run.evaluation_file) == _made_from(run, cell, settings))
 
 
 def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, object]:
@@ -384,4 +384,4 @@ def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None)
         )
     for name in settings.ood:
         examples[f"ood/{name}"] = some(name, "ood")[0]
-    runs.save_tensors(folder.examples_file, examples)
+    disk.save_tensors(folder.examples_file, examples)

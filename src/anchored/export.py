@@ -21,10 +21,11 @@ from anchored import catalog, data, hub, networks
 from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.card import card
+from anchored.disk import load_tensors, placing, save_tensors, write_text
 from anchored.errors import UserError
 from anchored.folding import fold
 from anchored.model import ModelConfig
-from anchored.runs import Run, load_tensors, placing, save_tensors, write_text
+from anchored.runs import Run
 
 Input = Literal["uint8", "unit", "normalised"]
 INPUTS = ("uint8", "unit", "normalised")

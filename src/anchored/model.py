@@ -21,10 +21,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from anchored import catalog, data, hub, networks
 from anchored.anchoring import AnchoredModel, anchor
+from anchored.disk import load_tensors, read_json, save_tensors, write_json
 from anchored.errors import UserError
 from anchored.folding import fold
 from anchored.recipe import Cell, derived_seed
-from anchored.runs import Run, load_tensors, read_json, save_tensors, write_json
+from anchored.runs import Run
 from anchored.settings import PROTOCOLS, Anchoring, Data, Network, Protocol
 from anchored.stream import Interpolation
 

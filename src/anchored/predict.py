@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from anchored import data, networks, runs
+from anchored import data, disk, networks
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
 from anchored.model import ModelConfig
@@ -178,7 +178,7 @@ class _Waiting:
 def _write(run: Run, name: str, key: str, start: int, waiting: _Waiting) -> int:
     """Write what waits as a part that begins with image ``start``; give the number of its images."""
     rows = waiting.rows
-    runs.save_tensors(run.part_file(name, start), _tensors(waiting.take()), {"key": key})
+    disk.save_tensors(run.part_file(name, start), _tensors(waiting.take()), {"key": key})
     return rows
 
 
@@ -186,7 +186,7 @@ def _parts(run: Run, name: str, key: str) -> dict[int, int]:
     """The parts that were made from ``key``: first image, number of images."""
     found = {}
     for start, file in run.part_files(name).items():
-        tensors, metadata = runs.load_tensors(file)
+        tensors, metadata = disk.load_tensors(file)
         if metadata.get("key") == key:
             found[start] = len(tensors["labels"])
     return found
@@ -202,7 +202,7 @@ def _gathered(run: Run, name: str, key: str, part_key: str, images: int) -> Outp
         while start < images:
             starts.append(start)
             start += parts[start]
-        runs.join_tensors(run.outputs_file(name), [run.part_file(name, each) for each in starts], {"key": key})
+        disk.join_tensors(run.outputs_file(name), [run.part_file(name, each) for each in starts], {"key": key})
         run.remove_parts(name)
     if world > 1:
         distributed.barrier()
@@ -217,7 +217,7 @@ def stored(run: Run, name: str, key: str, compute: Callable[[], Outputs]) -> Out
     if kept is not None:
         return kept
     outputs = compute()
-    runs.save_tensors(run.outputs_file(name), _tensors(outputs), {"key": key})
+    disk.save_tensors(run.outputs_file(name), _tensors(outputs), {"key": key})
     return outputs
 
 
@@ -226,7 +226,7 @@ def _kept(run: Run, name: str, key: str) -> Outputs | None:
     path = run.outputs_file(name)
     if not path.exists():
         return None
-    tensors, metadata = runs.load_tensors(path)
+    tensors, metadata = disk.load_tensors(path)
     return (
         Outputs(tensors["logits"], tensors["labels"], tensors.get("features")) if metadata.get("key") == key else None
     )

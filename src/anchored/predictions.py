@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anchored import data, own, runs, scores
+from anchored import data, disk, own, scores
 from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError
@@ -90,9 +90,9 @@ def predict(
     made = Written(folder / "predictions.csv", folder / "gallery.html", tuple(predictions))
     read.sort(key=lambda pair: (-(pair[1].energy or 0.0), pair[0]))
     cards = [(each, _thumbnail(index.decode(number))) for number, each in read[:GALLERY]]
-    runs.write_text(made.table, _table(predictions))
+    disk.write_text(made.table, _table(predictions))
     notes = list(_notes(run, config, inside, how))
-    runs.write_text(
+    disk.write_text(
         made.page, render(f"{len(read):,} images seen by {run.name}", notes, cards, made.problems, len(read))
     )
     return made
@@ -154,7 +154,7 @@ def _spreading(run: Run, model: nn.Module, root: Path | None) -> tuple[list[Anch
     references, what = model.references, f"the model's {len(model.references)} references"
     if len(references) == 1:
         try:
-            cell = Cell.parse(runs.read_json(run.cell_file), run.cell_file)
+            cell = Cell.parse(disk.read_json(run.cell_file), run.cell_file)
             references = _drawn(cell, models.read_config(run), root).to(references.device)
         except UserError as error:
             return [], f"The model has one reference, and other training images cannot be had: no spread ({error})."
@@ -178,7 +178,7 @@ def _test_energies(run: Run) -> Tensor | None:
     path = run.outputs_file("test")
     if not path.exists():
         return None
-    tensors, metadata = runs.load_tensors(path)
+    tensors, metadata = disk.load_tensors(path)
     try:
         same = json.loads(metadata["key"])[0] == models.weights_digest(run)
     except (KeyError, ValueError, IndexError, TypeError):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from anchored import hub, model, networks
 from anchored.anchoring import AnchoredModel
+from anchored.disk import load_tensors
 from anchored.errors import UserError
 from anchored.folding import fold
 from anchored.model import ModelConfig, Normalisation
 from anchored.recipe import Cell
-from anchored.runs import Run, load_tensors
+from anchored.runs import Run
 from anchored.settings import Network
 
 

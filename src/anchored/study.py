@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anchored import cells, evaluate, report, runs, train
+from anchored import cells, disk, evaluate, report, runs, train
 from anchored.display import Display, quiet
 from anchored.errors import UserError
 from anchored.recipe import Cell, Recipe, canonical
@@ -63,7 +63,7 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
             _alone(folder, recipe, left, display, root)
         else:
             Workers(folder, recipe, left, display, root, min(workers, len(left))).run()
-    with runs.held(folder.lock_file, wait=True):
+    with disk.held(folder.lock_file, wait=True):
         _write(folder, recipe, every, root)
     _refuse_failures(folder, every)
     return folder.report_file
@@ -209,7 +209,7 @@ def status(path: Path) -> Table:
     for cell in recipe.cells():
         run = folder.run(cell.name)
         found = cells.state(run)
-        with runs.held(run.lock_file) if run.path.exists() else contextlib.nullcontext(True) as free:
+        with disk.held(run.lock_file) if run.path.exists() else contextlib.nullcontext(True) as free:
             running = not free
         if cells.done(run, cell, recipe):
             word = "done"
@@ -229,7 +229,7 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
     recipe = evaluate.check(recipe, root)
     (cell,) = recipe.cells()
     train.bind(run, cell)
-    runs.write_json(run.recipe_file, json.loads(canonical(recipe)))
+    disk.write_json(run.recipe_file, json.loads(canonical(recipe)))
     with _single(run, cell, console) as keeper, keeper.phase("training"):
         train.train(run, cell, keeper.update, root)
 
@@ -238,7 +238,7 @@ def evaluate_one(
     run: Run, settings: Evaluation, console: Console, root: Path | None = None, network: str | None = None
 ) -> None:
     """Measure one trained run; ``network`` names its network again where that is code to be imported."""
-    cell = Cell.parse(runs.read_json(run.cell_file), run.cell_file)
+    cell = Cell.parse(disk.read_json(run.cell_file), run.cell_file)
     if cell.network.startswith("python:") and network != cell.network:
         raise UserError(
             f"{run.cell_file} names the network '{cell.network}', which is code to be imported: if you trust it, add "
@@ -252,7 +252,7 @@ def evaluate_one(
 @contextlib.contextmanager
 def _single(run: Run, cell: Cell, console: Console) -> Iterator[cells.Keeper]:
     """One cell by itself: held, and shown."""
-    with runs.held(run.lock_file) as mine, Display(console, {cell.name: cell.label}) as display:
+    with disk.held(run.lock_file) as mine, Display(console, {cell.name: cell.label}) as display:
         if not mine:
             raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
         yield cells.Keeper(run, lambda state: display.show(cell.name, state))
@@ -276,12 +276,12 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
         started = there.get("made", {}).get("started", started)
     elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
-    runs.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
+    disk.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
 
 
 def _there(folder: StudyFolder) -> dict[str, Any]:
     """What ``study.json`` says; ``UserError`` where it is missing or says something else."""
-    there: Any = runs.read_json(folder.study_file)
+    there: Any = disk.read_json(folder.study_file)
     if not isinstance(there, dict) or not isinstance(there.get("recipe"), dict):
         raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
     return there
@@ -289,7 +289,7 @@ def _there(folder: StudyFolder) -> dict[str, Any]:
 
 def _not_ours(folder: StudyFolder) -> Iterator[Path]:
     """What is in a folder without a study, but for what a kill at its very first write leaves."""
-    return (entry for entry in folder.path.iterdir() if not entry.name.endswith(runs.UNFINISHED))
+    return (entry for entry in folder.path.iterdir() if not entry.name.endswith(disk.UNFINISHED))
 
 
 def made() -> dict[str, str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from anchored import data, optimiser, runs, start
+from anchored import data, disk, optimiser, runs, start
 from anchored import model as models
 from anchored import stem as stems
 from anchored.anchoring import AnchoredModel
@@ -145,11 +145,11 @@ class TensorCheckpoints(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the training state."""
-        runs.save_tree(Path(path), {key: value for key, value in checkpoint.items() if key != "hparams_name"})
+        disk.save_tree(Path(path), {key: value for key, value in checkpoint.items() if key != "hparams_name"})
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read the training state, on the CPU."""
-        tree: dict[str, Any] = runs.load_tree(Path(path))
+        tree: dict[str, Any] = disk.load_tree(Path(path))
         return tree
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -180,7 +180,7 @@ class Keeper(pl.Callback):
         writer = csv.DictWriter(text, list(module.history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(module.history)
-        runs.write_text(self.run.log_file, text.getvalue())
+        disk.write_text(self.run.log_file, text.getvalue())
 
 
 def train(
@@ -277,13 +277,13 @@ def bind(run: Run, cell: Cell) -> None:
     """Claim a folder for a cell; ``UserError`` where it holds another one."""
     settings = json.loads(canonical(cell))
     if run.cell_file.exists():
-        found = json.loads(canonical(Cell.parse(runs.read_json(run.cell_file), run.cell_file)))
+        found = json.loads(canonical(Cell.parse(disk.read_json(run.cell_file), run.cell_file)))
         if found != settings:
             raise UserError(
                 f"{run.path} holds another training ({runs.difference(found, settings)}): choose another folder"
             )
         return
-    runs.write_json(run.cell_file, settings)
+    disk.write_json(run.cell_file, settings)
 
 
 def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from anchored import runs
+from anchored import disk
 from anchored.catalog import DataSet, File, get
 from anchored.errors import UserError
 from anchored.readers import web
@@ -49,7 +49,7 @@ class Record:
         """Return what is known, by file name; {} where nothing is."""
         if not self.path.exists():
             return {}
-        found = runs.read_json(self.path)
+        found = disk.read_json(self.path)
         if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
             raise UserError(f"{self.path} was changed by hand: delete it")
         return found
@@ -78,7 +78,7 @@ class Record:
             "unpacked": files,
             "when": time.strftime("%Y-%m-%d"),
         }
-        runs.write_json(self.path, {**self.read(), file.name: entry})
+        disk.write_json(self.path, {**self.read(), file.name: entry})
 
 
 def fetch(
@@ -107,7 +107,7 @@ def fetch(
             raise UserError(f"cannot fetch {row.title}: {row.manual}; put it into {data_root(root) / row.folder}")
         return ()
     job = _Job(row, root, progress, offline or is_offline(), timeout)
-    with runs.mending(job.folder, "write to"):
+    with disk.mending(job.folder, "write to"):
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(job.folder / ".lock", timeout=0):

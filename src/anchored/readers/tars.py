@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anchored import runs
+from anchored import disk
 from anchored.errors import UserError
 
 
@@ -57,7 +57,7 @@ def members(path: Path) -> Members:
     packed = io.BytesIO()
     np.savez(packed, stamp=stamp, names=found.names, starts=found.starts, sizes=found.sizes)
     with contextlib.suppress(UserError):  # a folder that cannot be written to only costs the pass again
-        runs.write_bytes(kept, packed.getvalue())
+        disk.write_bytes(kept, packed.getvalue())
     return found
 
 

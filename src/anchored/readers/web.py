@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchored import runs
+from anchored import disk
 from anchored.errors import UserError
 from anchored.readers.files import digest_of, is_web_page
 
@@ -45,7 +45,7 @@ class _State:
     def origin(self) -> dict[str, str]:
         """Return the address and the version (ETag) that the part is the start of."""
         with contextlib.suppress(UserError):
-            found = runs.read_json(self.note)
+            found = disk.read_json(self.note)
             if isinstance(found, dict):
                 return {str(key): str(value) for key, value in found.items()}
         return {}
@@ -116,12 +116,12 @@ def _fill(url: str, state: _State, progress: Progress, timeout: float) -> bool:
             have = 0  # the server does not know ranges, or the file has changed
         length = response.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else None
-        runs.write_json(state.note, {"url": url, "etag": response.headers.get("ETag", "")})
+        disk.write_json(state.note, {"url": url, "etag": response.headers.get("ETag", "")})
         with state.path.open("ab" if have else "wb") as out:
             while block := response.read1(BLOCK):  # what is there: a stall loses nothing
                 if not have and is_web_page(block[:64]):
                     raise TransferError("the server sent a web page, not the file")
-                with runs.mending(state.path, "write"):
+                with disk.mending(state.path, "write"):
                     out.write(block)
                 have += len(block)
                 progress(have, total)

@@ -12,7 +12,7 @@ import yaml
 from markupsafe import Markup
 from rich import table as rich_table
 
-from anchored import runs
+from anchored import disk
 from anchored.report import figures, formats, panels, paper, radar, style, sweeps, tables, words
 from anchored.report.style import Picture
 from anchored.report.summary import Summary, read
@@ -80,14 +80,14 @@ def write(folder: StudyFolder) -> Path:
     with style.drawing():
         pictures = [*radar.of(summary), *sweeps.of(summary), *figures.of(summary), *panels.of(summary)]
         for picture in pictures:
-            runs.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
-            runs.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
+            disk.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
+            disk.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
         made = [*tables.of(summary), *paper.tables(summary)]
         for table in made:
-            runs.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
-            runs.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
+            disk.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
+            disk.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
         page = render(summary, pictures, made)
-    runs.write_text(folder.report_file, page)
+    disk.write_text(folder.report_file, page)
     return folder.report_file
 
 

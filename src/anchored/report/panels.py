@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from anchored import catalog, metrics, runs
+from anchored import catalog, disk, metrics
 from anchored.report.figures import suffix
 from anchored.report.style import WIDTH, Picture, blank, mark
 from anchored.report.summary import Summary, Variant
@@ -47,7 +47,7 @@ def confidences(run: Run, names: list[str]) -> Confidences | None:
 
 
 def _logits(run: Run, name: str) -> tuple[Tensor, Tensor]:
-    tensors, _ = runs.load_tensors(run.outputs_file(name))
+    tensors, _ = disk.load_tensors(run.outputs_file(name))
     return tensors["logits"], tensors["labels"]
 
 
@@ -267,7 +267,7 @@ def examples(summary: Summary) -> Iterator[Picture]:
     path = summary.folder.examples_file
     if not path.exists():
         return
-    stored, _ = runs.load_tensors(path)
+    stored, _ = disk.load_tensors(path)
     clean = stored.get("clean")
     kinds = {key.partition("/")[2]: t for key, t in stored.items() if key.startswith("corruption/")}
     if kinds and clean is not None:

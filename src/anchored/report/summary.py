@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from anchored import intervals, runs
+from anchored import disk, intervals, runs
 from anchored.errors import UserError
 from anchored.metrics import METRICS
 from anchored.runs import Row, Run, StudyFolder
@@ -348,7 +348,7 @@ class Summary:
         name = Path(row.run).name
         if name not in self._draws:
             run, own = self.folder.run(name), [each for each in self.rows if each.run == row.run]
-            there = runs.load_tensors(run.replicates_file)[0].get("draws") if run.replicates_file.exists() else None
+            there = disk.load_tensors(run.replicates_file)[0].get("draws") if run.replicates_file.exists() else None
             fits = there is not None and there.dim() == 2 and len(there) == len(own)
             self._draws[name] = (there if fits else None, {id(each): i for i, each in enumerate(own)})
         draws, places = self._draws[name]
@@ -378,7 +378,7 @@ def variant_of(row: Row) -> Variant:
 
 def read(folder: StudyFolder) -> Summary:
     """A study's rows and settings, checked. ``UserError`` for no rows, foreign rows (with the line), another layout."""
-    study = runs.read_json(folder.study_file)
+    study = disk.read_json(folder.study_file)
     if not isinstance(study, dict) or not isinstance(study.get("recipe"), dict):
         raise UserError(f"{folder.study_file} does not describe a study")
     made = study.get("made")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from anchored import runs
+from anchored import disk
 from anchored.report.summary import Change, Measure, Summary, Variant
 from anchored.report.tables import counted, number
 
@@ -92,7 +92,7 @@ def what_was_run(summary: Summary) -> Iterator[str]:
 def _seen(summary: Summary) -> Iterator[str]:
     """How the networks saw images, if the folder of one is there to say it."""
     file = summary.folder.run(summary.rows[0].run).model_file
-    kept = runs.read_json(file) if file.is_file() else {}
+    kept = disk.read_json(file) if file.is_file() else {}
     if isinstance(kept, dict) and {"channels", "size", "interpolation", "crop"} <= kept.keys():
         size, colours = f"{kept['size']} × {kept['size']}", "grey" if kept["channels"] == 1 else "colour"
         short = math.floor(kept["size"] / kept["crop"])
