@@ -177,7 +177,7 @@ def test_threads_do_not_meet() -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(references=st.integers(1, 3), batch=st.integers(1, 4), seed=st.integers(0, 2**31))
+@given(references=st.integers(1, 5), batch=st.integers(1, 12), seed=st.integers(0, 2**31))
 def test_any_references(references: int, batch: int, seed: int) -> None:
     model = trained(small(), 0)
     given_references, x = noise(references, 3, 8, 8, seed=seed), noise(batch, 3, 8, 8, seed=seed + 1)
