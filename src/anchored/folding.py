@@ -287,6 +287,7 @@ def _followed(network: nn.Module, images: Tensor) -> list[tuple[nn.Module, nn.Mo
     def made(layer: nn.Module, _: Any, output: Any) -> None:
         calls[layer] += 1
         watch.made_by[id(output)] = (layer, output)
+        watch.uses[id(output)] = 0  # uses on the way were the layer's own: a map is added in place
 
     def taken(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
         calls[norm] += 1
