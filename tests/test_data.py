@@ -246,6 +246,28 @@ def test_drop_last_and_shards(numbered: data.ImageSet) -> None:
     assert sorted(label for part in kept for label in part) == list(range(100))
 
 
+def test_batches_go_on_within_an_epoch(numbered: data.ImageSet) -> None:
+    def batches() -> data.Batches:
+        made = data.Batches(numbered, 16, (0.5,), (0.2,), seed=3, shuffle=True, crop_padding=2, flip=True)
+        made.set_epoch(4)
+        return made
+
+    whole, first, second = list(batches()), batches(), batches()
+    given = iter(first)
+    assert all(torch.equal(next(given)[0], images) for images, _ in whole[:3])
+    second.load_state_dict(first.state_dict())
+    rest = list(second)
+    assert [labels.tolist() for _, labels in rest] == [labels.tolist() for _, labels in whole[3:]]
+    assert all(torch.equal(images, expected) for (images, _), (expected, _) in zip(rest, whole[3:], strict=True))
+    assert len(list(second)) == len(whole)  # the next iteration is a whole one
+    third = batches()
+    third.load_state_dict(second.state_dict())  # all of the epoch were given
+    assert len(list(third)) == len(whole)
+    third.load_state_dict(first.state_dict())
+    third.set_epoch(5)
+    assert len(list(third)) == len(whole)  # what was given of another epoch is of no matter
+
+
 def test_batches_refuse_nonsense(numbered: data.ImageSet) -> None:
     with pytest.raises(UserError, match="batch size is 0"):
         data.Batches(numbered, 0, (0.5,), (0.2,))

@@ -17,7 +17,7 @@ STORE = {"disk", "runs", "hub"}
 SETTINGS = {"recipe", "settings"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
-WORK = {"model", "start", "optimiser", "train", "predict", "corrupted", "card", "export"}
+WORK = {"model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
 ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
 
 MAY_IMPORT = {
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "corrupted": BASE | STORE | SETTINGS | MATERIAL | {"predict"},
     "start": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "optimiser": BASE | SETTINGS,
-    "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict", "start", "optimiser"},
+    "checkpoints": BASE | STORE | SETTINGS,
+    "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict", "start", "optimiser", "checkpoints"},
     "card": BASE | STORE | SETTINGS | MATERIAL | {"model", "metrics"},
     "export": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "card"},
     "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,

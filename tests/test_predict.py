@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pictures import class_folders
 from torch import Tensor
 from torch import distributed as dist
 
-from anchored import corruptions, data, disk, own, predict, runs
+from anchored import corruptions, data, disk, own, predict
 from anchored import model as models
 from anchored.errors import UserError
 from anchored.model import ModelConfig
@@ -72,7 +73,7 @@ def test_parts_make_the_same_file_and_leave_nothing(
         written.append(path.name)
         save(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runs, "save_tensors", noted)
+    monkeypatch.setattr(disk, "save_tensors", noted)
     assert equal(passed(run, "test", KEY, work), whole)
     assert written == [f"{start:09d}.safetensors" for start in (0, 32, 64, 96)]
     assert [file.name for file in run.outputs_file("test").parent.iterdir()] == ["test.safetensors"]
@@ -184,3 +185,46 @@ def test_joined_tensors_are_read_by_the_format_itself(tmp_path: Path) -> None:
     for name in "abc":
         assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))
         assert whole[name].dtype == parts[0][name].dtype
+
+
+class Hungry(torch.nn.Module):
+    """A network that has the memory for five images."""
+
+    def __init__(self, network: torch.nn.Module, most: int) -> None:
+        super().__init__()
+        self.network, self.most = network, most
+        self.sizes: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) to logits (B,N)."""
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            torch.empty(1 << 58, dtype=torch.uint8)
+        logits: Tensor = self.network(images)
+        return logits
+
+
+def test_a_batch_that_does_not_fit_is_halved_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
+    todo = work(features=False)
+    hungry = Hungry(todo.model.eval(), 5)
+    found = predict.predict(replace(todo, model=hungry))
+    torch.testing.assert_close(found.logits, predict.predict(todo).logits)
+    assert hungry.sizes[:7] == [16, 8, 4, 4, 4, 4, 4]  # and stays there
+    assert [record.message for record in caplog.records] == [
+        "memory ran out: 8 images at once instead of 16", "memory ran out: 4 images at once instead of 8"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="memory runs out on a single image"):
+        predict.predict(replace(todo, model=Hungry(todo.model, 0)))
+
+
+def test_other_errors_are_not_taken_for_want_of_memory() -> None:
+    class Broken(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(1, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        predict.predict(replace(work(features=False), model=Broken()))

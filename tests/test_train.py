@@ -14,11 +14,13 @@ from torch.nn import functional
 import anchored
 from anchored import data, disk, model, networks
 from anchored.anchoring import AnchoredModel
+from anchored.checkpoints import TensorCheckpoints
 from anchored.errors import UserError
+from anchored.optimiser import averages
 from anchored.recipe import Cell
 from anchored.runs import Run
 from anchored.settings import Anchoring, Data, Protocol, Tail, Training
-from anchored.train import Keeper, TensorCheckpoints, averages, train
+from anchored.train import Keeper, train
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
@@ -136,7 +138,7 @@ def test_another_cell_is_refused(trained: Run) -> None:
 
 def test_diverging_loss_is_one_line_and_keeps_no_weights(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with pytest.raises(UserError, match=r"the loss became nan in epoch \d: lower train.learning_rate"):
+    with pytest.raises(UserError, match=r"the loss became nan in epoch 1, step 2: lower train.learning_rate"):
         train(run, cell("standard", train=replace(TINY, learning_rate=1e30)))
     assert not run.weights_file.exists()
 

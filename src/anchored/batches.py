@@ -188,7 +188,8 @@ class Batches:
     ``crop_padding``, ``flip``: augmentation by :func:`crop_and_flip`; none by default. ``resized_crop``: random parts
     of single images instead (and ``flip``, and ``policy``), as ``stream.Augmentation`` says. ``shuffle``: a new order
     every epoch. ``drop_last``: leave out a last batch that is not full. Order and augmentation depend only on (seed,
-    epoch): call :meth:`set_epoch` before each epoch (Lightning does, through :attr:`sampler`). ``shard`` = (rank, world
+    epoch): call :meth:`set_epoch` before each epoch (Lightning does, through :attr:`sampler`); ``state_dict`` and
+    ``load_state_dict`` are those of torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world
     size): this process's share when several train together; all see the same order, take every n-th image of it, and
     get equally many (in a shuffled epoch the few images left over change every time; without shuffling the last ranks
     have fewer). UserError for an empty set, a batch size below 1, an impossible shard.
@@ -228,6 +229,8 @@ class Batches:
         self.drop_last = drop_last
         self.shard = shard
         self.epoch = 0
+        self._given = 0  # batches of the iteration under way
+        self._resumed = (0, 0)  # epoch, and how many of its batches the next iteration leaves out
 
     @property
     def sampler(self) -> Batches:
@@ -237,6 +240,14 @@ class Batches:
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of ``epoch``."""
         self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were given; Lightning keeps it in its checkpoints."""
+        return {"epoch": self.epoch, "given": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration, if it is of that epoch, begin after the batches that were given."""
+        self._resumed = state["epoch"], state["given"] % len(self)
 
     def _share(self) -> int:
         """Return how many images this process sees in an epoch."""
@@ -256,10 +267,13 @@ class Batches:
         return order[self.shard[0] :: self.shard[1]][: self._share()]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = torch.split(self.order(), self.batch_size)[: len(self)]
+        begin = self._resumed[1] if self._resumed[0] == self.epoch else 0
+        self._resumed = (0, 0)
+        batches = torch.split(self.order(), self.batch_size)[begin : len(self)]
         single = Augmentation(self.seed, self.epoch, self.flip, self.policy) if self.resized_crop else None
-        for number, images in enumerate(self.images.parts(batches, single)):
+        for number, (chosen, images) in enumerate(zip(batches, self.images.parts(batches, single), strict=True), begin):
             if single is None and (self.crop_padding or self.flip):
                 generator = _generator(self.seed, self.epoch, self.shard[0], number)
                 images = crop_and_flip(images, generator, self.crop_padding, self.flip)
-            yield to_input(images, self.mean, self.std), self.images.labels[batches[number].to(images.device)]
+            self._given = number + 1
+            yield to_input(images, self.mean, self.std), self.images.labels[chosen.to(images.device)]

@@ -1,4 +1,6 @@
-"""The one exception for things a user can mend."""
+"""The one exception for things a user can mend, and what memory that ran out looks like."""
+
+import re
 
 
 class UserError(ValueError):
@@ -6,3 +8,9 @@ class UserError(ValueError):
 
     The command line prints it and exits with status 2; a library caller catches it as a ``ValueError``.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the machine or of the device ran out: torch says so by several exceptions."""
+    told = re.search(r"out of memory|not enough memory|can.t allocate memory", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told is not None)

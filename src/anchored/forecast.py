@@ -15,6 +15,7 @@ from anchored import corruptions, data, predict
 from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.batches import ImageSet, to_input
+from anchored.errors import is_out_of_memory
 from anchored.recipe import Cell, Recipe
 
 SECONDS = 40.0  # for all measurements of networks together; those of corruptions get a quarter more
@@ -136,7 +137,9 @@ def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
         try:
             step = partial(_step, model, inputs, labels.to(device), cell.train.precision)
             reached, seconds = batch, _timed(step, device, again=batch > 2)
-        except torch.cuda.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             fits = False
         grown = min(4 * batch, whole)
         if not fits or batch == whole or seconds * (STEPS + 1) * grown / batch > limit / 3:

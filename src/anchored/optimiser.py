@@ -1,12 +1,16 @@
-"""How weights are moved: rates by part, frozen parts, the schedule."""
+"""How weights are moved: rates by part, frozen parts, the schedule, their moving average."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored.errors import UserError
 from anchored.settings import Training
@@ -76,3 +80,38 @@ def rate(settings: Training, done: float) -> float:
     if settings.schedule == "cosine":
         return (1 + math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))) / 2
     return settings.decay ** sum(done >= milestone for milestone in settings.milestones)
+
+
+@torch.no_grad()
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser's state, such as momentum, the layout in memory of its parameters, which files do not keep.
+
+    Sums over another layout round otherwise, and a resumed training would end on weights that differ in the last bit.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+class Average(WeightAveraging):
+    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
+
+    In warm-up it follows the weights. At the end of training it takes their place.
+    """
+
+    def __init__(self, decay: float, warmup: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.warmup = warmup
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Average; a count of zero makes torch copy."""
+        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, *rest)
+
+
+def averages(settings: Training) -> list[pl.Callback]:
+    """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
+    return [Average(settings.average, settings.warmup)] if settings.average else []

@@ -6,6 +6,7 @@ and several processes (``torch.distributed``) share a set, each writing the part
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from torch import Tensor, distributed, nn
 
 from anchored import data, disk, networks
 from anchored.anchoring import AnchoredModel
-from anchored.errors import UserError
+from anchored.errors import UserError, is_out_of_memory
 from anchored.model import ModelConfig
 from anchored.runs import Run
 
@@ -63,8 +64,9 @@ class Pass:
         device = next(self.model.parameters()).device
         labels = self.images.labels.cpu()
         model = self.model.eval().to(memory_format=torch.channels_last)
+        most = self.batch_size
         for places, images in ahead(self._prepared(batches, device)):
-            logits, features = forward(model, self.config, images, self.features)
+            (logits, features), most = fitting(model, self.config, images, self.features, most)
             yield Outputs(logits, labels[places], features)
 
     def _prepared(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,6 +102,30 @@ def forward(
     if not torch.isfinite(logits).all():
         raise UserError("the network's logits are not finite: its weights are damaged or its training diverged")
     return logits, torch.stack(seen).mean(dim=0).float().cpu() if features else None
+
+
+def fitting(
+    model: nn.Module, config: ModelConfig, images: Tensor, features: bool, most: int
+) -> tuple[tuple[Tensor, Tensor | None], int]:
+    """``forward`` by at most ``most`` images at once, half as many each time that memory runs out; and the last most.
+
+    Every image's outputs are its own, so they are the same up to rounding. ``UserError`` where one image is too much.
+    """
+    while True:
+        try:
+            parts = [forward(model, config, part, features) for part in torch.split(images, most)]
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if (tried := min(most, len(images))) == 1:
+                raise UserError("memory runs out on a single image: evaluate on another machine or device") from error
+        most = (tried + 1) // 2
+        logging.getLogger(__name__).warning("memory ran out: %d images at once instead of %d", most, tried)
+        if images.device.type == "cuda":
+            torch.cuda.empty_cache()
+    seen = [part for _, part in parts if part is not None]
+    return (torch.cat([logits for logits, _ in parts]), torch.cat(seen) if seen else None), most
 
 
 def predict(work: Pass) -> Outputs:

@@ -11,7 +11,7 @@ Sources: docs/method.md; virtual outlier synthesis, the same idea in feature spa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal, Protocol
 
@@ -104,7 +104,7 @@ class Residuals(nn.Module):
         self.register_buffer("sums", torch.zeros(classes, size, dtype=double))
         self.register_buffer("moment", torch.zeros((size, size) if self.full else size, dtype=double))
         self.register_buffer("sketch", torch.zeros(0 if self.full else 2 * rank, size, dtype=double))
-        self.normal: Normal | None = None
+        self.normal: FullNormal | LowRankNormal | None = None
         self.means, self.shares = torch.zeros(0), torch.zeros(0)  # (K,d) and (K,), of the last fit
 
     @torch.no_grad()
@@ -145,6 +145,21 @@ class Residuals(nn.Module):
             diagonal = (moment - between.square().sum(0)) / total
             self.normal = _low_rank(_side_by_side(self.sketch), between, total, diagonal, self.rank)
         self.shares = count / total
+
+    def fitted(self) -> dict[str, Tensor]:
+        """The last fit, which the moments no longer give once more was observed; empty before the first one."""
+        if self.normal is None:
+            return {}
+        own = {each.name: getattr(self.normal, each.name) for each in fields(self.normal)}
+        return {"means": self.means, "shares": self.shares, **own}
+
+    def refit(self, fitted: dict[str, Tensor]) -> None:
+        """Take back what ``fitted`` gave, on the device of the moments."""
+        own = {name: value.to(self.sums.device) for name, value in fitted.items()}
+        if own:
+            self.means, self.shares = own.pop("means"), own.pop("shares")
+            # Columns one after another, as Cholesky leaves them: in another layout products round otherwise.
+            self.normal = FullNormal(own["factor"].T.contiguous().T) if self.full else LowRankNormal(**own)
 
     @torch.no_grad()
     def tail(self, points: int, mass: float, generator: torch.Generator) -> Tensor:

@@ -108,6 +108,11 @@ class Run:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def last_good(self) -> Run:
+        """A model folder with the last weights that were numbers, where training diverged."""
+        return Run(self.path / "last-good")
+
+    @property
     def log_file(self) -> Path:
         """One line per epoch: loss, accuracy, learning rate, seconds."""
         return self.path / "training.csv"
@@ -261,10 +266,12 @@ def read_rows(path: Path) -> list[Row]:
     with mending(path, "read"):
         text = path.read_text(encoding="utf-8", errors="replace")
     reader = csv.DictReader(io.StringIO(text))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise UserError(f"{path}: the first line must name the columns {','.join(COLUMNS)}")
     try:
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path}: the first line must name the columns {','.join(COLUMNS)}")
         return [_row(fields) for fields in reader]
+    except UserError:
+        raise
     except (ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}") from error
 

@@ -165,6 +165,8 @@ class Training:
     """Lightning's accelerator: auto, cpu, gpu, mps."""
     deterministic: bool = True
     """Same seed and machine, same weights; false lets GPUs pick faster kernels."""
+    checkpoint_minutes: float = field(default=10.0, metadata=MACHINE)
+    """Minutes between two checkpoints within an epoch, at least; every epoch ends with one. 0: after every step."""
 
 
 # Some of the settings of Training, their names and types checked by whoever reads a recipe.
@@ -285,6 +287,8 @@ def rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     yield train.crop_padding >= 0, f"train.crop_padding is {train.crop_padding}: pixels, from 0"
     yield 0 <= train.average < 1, f"train.average is {train.average:g}: a decay per step in [0, 1)"
     yield 0 <= train.warmup < 1, f"train.warmup is {train.warmup:g}: a share of training in [0, 1)"
+    minutes = train.checkpoint_minutes
+    yield minutes >= 0, f"train.checkpoint_minutes is {minutes:g}: minutes, from 0"
     one_cycle = train.schedule == "one_cycle"
     yield not (one_cycle and train.warmup), "train.warmup: the one_cycle schedule has its own; take cosine or steps"
 

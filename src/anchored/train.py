@@ -11,20 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored import data, disk, optimiser, runs, start
 from anchored import model as models
 from anchored import stem as stems
 from anchored.anchoring import AnchoredModel
-from anchored.errors import UserError
+from anchored.checkpoints import Draws, TensorCheckpoints, everyones, own_of
+from anchored.errors import UserError, is_out_of_memory
 from anchored.mixing import mix
 from anchored.recipe import Cell, canonical, derived_seed
 from anchored.residuals import Residuals, uniform_cross_entropy
@@ -32,6 +29,10 @@ from anchored.runs import Run
 from anchored.settings import Training
 
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
+
+
+class Diverged(UserError):
+    """The loss or the weights are no longer numbers."""
 
 
 class TrainingStep(pl.LightningModule):
@@ -44,21 +45,27 @@ class TrainingStep(pl.LightningModule):
         self.factors = optimiser.factors(network, cell.train.rates, _parts(model) if cell.train.rates else {})
         self.frozen = optimiser.freeze(network, self.factors)
         self.history: list[dict[str, float]] = []
+        self.draws = Draws(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
+        self._within: dict[str, Any] | None = None  # what a checkpoint within an epoch holds of it
         self._started = 0.0
-        self._draws = torch.Generator()  # of tail points
+        self.begun = False  # whether a checkpoint, if there is one, was taken up
+
+    def on_train_start(self) -> None:
+        """Go on within an epoch, where the checkpoint was taken there."""
+        for module in self.frozen:
+            module.eval()
+        optimiser.lay_out(self.optimizers().optimizer)  # type: ignore[union-attr]
+        if self._within is not None:
+            self._go_on(self._within)
+        self.begun = True
 
     def on_train_epoch_start(self) -> None:
         """Every draw of an epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one."""
-        if isinstance(self.model, AnchoredModel):
-            self.model.generator.manual_seed(derived_seed(self.cell.seed, "masks", self.current_epoch))
-        torch.manual_seed(derived_seed(self.cell.seed, "dropout", self.current_epoch))
+        self.draws.begin(self.current_epoch)
         if self.residuals is not None and self._mining:
-            self._draws.manual_seed(derived_seed(self.cell.seed, "tail", self.current_epoch))
             self.residuals.fit()
-        self._mixing = np.random.default_rng(derived_seed(self.cell.seed, "mixing", self.current_epoch))
-        for module in self.frozen:
-            module.eval()
         self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
+        self._finite = torch.zeros((), device=self.device)  # steps before the loss was no number
         self._started = time.monotonic()
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -74,6 +81,7 @@ class TrainingStep(pl.LightningModule):
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == labels).sum()
             self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+            self._finite += self._sums[0].isfinite()
         return loss
 
     @property
@@ -89,7 +97,7 @@ class TrainingStep(pl.LightningModule):
         self.residuals.observe(images, self.model.order, labels)
         if not self._mining:
             return images.new_zeros(())
-        tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self._draws)
+        tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.draws.tail)
         return uniform_cross_entropy(self.model.masked_pass(-tail))
 
     def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,16 +106,25 @@ class TrainingStep(pl.LightningModule):
         if settings.mixup == settings.cutmix == 0:
             return images, labels
         onehot = functional.one_hot(labels, self.classes).to(images.dtype)
-        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self._mixing)
+        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self.draws.mixing)
+
+    def refuse_divergence(self) -> None:
+        """Raise ``Diverged`` where the loss or a weight is no longer a number; to be called before those are kept."""
+        epoch, learning_rate = self.current_epoch + 1, self.cell.train.learning_rate
+        mend = f"lower train.learning_rate (now {learning_rate:g}) or set train.clip_norm"
+        together = self.trainer.strategy
+        if together.reduce_boolean_decision(not self._sums[0].isfinite(), all=False):
+            step = int(together.reduce(self._finite, reduce_op="min")) + 1
+            told = f"the loss became {self._sums[0].item()} in epoch {epoch}, step {step}"
+        elif not all(each.isfinite().all() for each in self.state_dict().values() if each.is_floating_point()):
+            told = f"weights became infinite or NaN in epoch {epoch}, step {self.trainer.global_step}"
+        else:
+            return
+        raise Diverged(f"{self.cell.label}: {told}: {mend}")
 
     def close_epoch(self) -> None:
-        """Add a line to the history; refuse to go on from weights that are no longer numbers."""
+        """Add a line to the history."""
         loss, correct, images = self._sums.tolist()
-        if not torch.isfinite(self._sums).all():
-            raise UserError(
-                f"{self.cell.label}: the loss became {loss / images} in epoch {self.current_epoch + 1}: lower "
-                f"train.learning_rate (now {self.cell.train.learning_rate:g}); the last good state was kept"
-            )
         group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
         self.history.append(
             {
@@ -130,57 +147,78 @@ class TrainingStep(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The history and the cell travel with the state."""
+        """The history and the cell travel with the state, and within an epoch what has been drawn and summed of it."""
         checkpoint["history"], checkpoint["cell"] = self.history, self.cell.digest()
+        if not self.trainer.is_last_batch:
+            own = {**self.draws.state(self.device), "sums": self._sums, "finite": self._finite}
+            checkpoint["within"] = {
+                "each": everyones(self, own),
+                "fit": {} if self.residuals is None else self.residuals.fitted(),
+                "batches": self._batches.state_dict(),
+                "seconds": time.monotonic() - self._started,
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history back; refuse the state of another training."""
         if checkpoint.get("cell") != self.cell.digest():
             raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
-        self.history = checkpoint["history"]
+        self.history, self._within = checkpoint["history"], checkpoint.get("within")
 
+    @property
+    def _batches(self) -> data.Batches:
+        batches = self.trainer.train_dataloader
+        assert isinstance(batches, data.Batches)
+        return batches
 
-class TensorCheckpoints(CheckpointIO):
-    """Lightning's checkpoints as one safetensors file: atomic, and nothing to unpickle."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the training state."""
-        disk.save_tree(Path(path), {key: value for key, value in checkpoint.items() if key != "hparams_name"})
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read the training state, on the CPU."""
-        tree: dict[str, Any] = disk.load_tree(Path(path))
-        return tree
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Remove the file."""
-        Path(path).unlink(missing_ok=True)
+    def _go_on(self, within: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds of the epoch that it was taken in."""
+        own = own_of(self, within["each"])
+        self._sums, self._finite = own.pop("sums").to(self.device), own.pop("finite").to(self.device)
+        self.draws.restore(own, self.device)
+        if self.residuals is not None:
+            self.residuals.refit(within["fit"])
+        self._batches.load_state_dict(within["batches"])  # Lightning's own way is closed once it has counted the steps
+        self._started = time.monotonic() - within["seconds"]
 
 
 class Keeper(pl.Callback):
-    """After each epoch: the checkpoint and the log; now and then a word on how far training is."""
+    """Keeps the state after each epoch, and every ``minutes`` within one; tells now and then how far training is."""
 
-    def __init__(self, run: Run, progress: Progress) -> None:
-        self.run, self.progress = run, progress
+    def __init__(self, run: Run, progress: Progress, minutes: float = Training.checkpoint_minutes) -> None:
+        self.run, self.progress, self.minutes = run, progress, minutes
+        self._kept = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The time until the first checkpoint begins."""
+        self._kept = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        """Tell the share of steps done, a few times an epoch (reading the loss waits for the device)."""
+        """Tell how far training is, a few times an epoch (reading the loss waits for the device); keep the state."""
         every = max(1, int(trainer.num_training_batches) // 8)
         if trainer.global_step % every == 0:
             share = trainer.global_step / trainer.estimated_stepping_batches
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress(share, f"training, {epoch}, loss {outputs['loss'].item():.3f}")
+        due = time.monotonic() - self._kept >= 60 * self.minutes
+        if not trainer.is_last_batch and trainer.strategy.reduce_boolean_decision(due, all=False):  # whoever's clock
+            self._keep(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Keep the state."""
+        """Keep the state and the log."""
         assert isinstance(module, TrainingStep)
         module.close_epoch()
-        trainer.save_checkpoint(self.run.checkpoint_file)
+        self._keep(trainer, module)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(module.history[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(module.history)
         disk.write_text(self.run.log_file, text.getvalue())
+
+    def _keep(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, TrainingStep)
+        module.refuse_divergence()
+        trainer.save_checkpoint(self.run.checkpoint_file)
+        self._kept = time.monotonic()
 
 
 def train(
@@ -218,7 +256,7 @@ def train(
             "precision": cell.train.precision,
             "deterministic": cell.train.deterministic,
             "plugins": [TensorCheckpoints()],
-            "callbacks": [*averages(cell.train), Keeper(run, progress)],
+            "callbacks": [*optimiser.averages(cell.train), Keeper(run, progress, cell.train.checkpoint_minutes)],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -241,36 +279,47 @@ def train(
         drop_last=True,
         shard=(engine.global_rank, engine.world_size),
     )
-    try:
-        engine.fit(step, batches, ckpt_path=run.checkpoint_file if run.checkpoint_file.exists() else None)
-    except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C, and ignores further ones
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from stopped
+    _fit(engine, step, batches, run, config)
     models.save(run, step.model, config)
     run.checkpoint_file.unlink(missing_ok=True)
 
 
-class Average(WeightAveraging):
-    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
+def _fit(engine: pl.Trainer, step: TrainingStep, batches: data.Batches, run: Run, config: models.ModelConfig) -> None:
+    """Train, from the checkpoint on where there is one; what goes wrong is told in one line with what to do."""
+    there = run.checkpoint_file.exists()
+    try:
+        engine.fit(step, batches, ckpt_path=run.checkpoint_file if there else None)
+    except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C, and ignores further ones
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from stopped
+    except Diverged as error:
+        raise UserError(f"{error}{_last_good(run, step.model, config)}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise UserError(
+                f"{step.cell.label}: memory ran out: lower train.batch_size (now {step.cell.train.batch_size}) and the "
+                "learning rate with it; it is not halved here, since batch norm and references depend on the batch"
+            ) from error
+        if there and not step.begun:
+            raise UserError(
+                f"{run.checkpoint_file} is not a checkpoint of this training: remove it to train from the start"
+            ) from error
+        raise
 
-    In warm-up it follows the weights. At the end of training it takes their place.
-    """
 
-    def __init__(self, decay: float, warmup: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
-        self.warmup = warmup
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        """Average; a count of zero makes torch copy."""
-        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
-            assert self._average_model is not None
-            self._average_model.n_averaged.zero_()
-        super().on_train_batch_end(trainer, *rest)
-
-
-def averages(settings: Training) -> list[pl.Callback]:
-    """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
-    return [Average(settings.average, settings.warmup)] if settings.average else []
+def _last_good(run: Run, model: nn.Module, config: models.ModelConfig) -> str:
+    """Keep the weights of the last checkpoint as a model folder, and say how to go on from them."""
+    if not run.checkpoint_file.exists():
+        return ", and train into another folder"
+    state = disk.load_tree(run.checkpoint_file)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): each for name, each in state.items() if name[:6] == "model."})
+    models.save(run.last_good, model, config)
+    return (
+        f"; the last good weights are kept: start from them, into another folder, with --network.checkpoint "
+        f"{run.last_good.path} --anchoring.stem kept"
+    )
 
 
 def bind(run: Run, cell: Cell) -> None:
