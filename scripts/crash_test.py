@@ -1,10 +1,12 @@
 """Kill a small study at random points, start it again until it is done, and compare with one that was left alone.
 
-    python scripts/crash_test.py [--kills 50] [--seed 0] [--workers 2]
+    python scripts/crash_test.py [--kills 50] [--seed 0] [--workers 1]
 
-Every kill is a SIGKILL of the whole process group, at a moment drawn uniformly over the time that the study takes. The
-rows, weights, references and the report's figures must come out the same, byte for byte, and nothing half-written may
-be left. Exit status 1 if anything differs.
+Every kill is a SIGKILL of the study's whole process group: at a moment drawn uniformly over the time that the study
+takes, or, every other time, just before one of its writes (a file opened to be written, renamed or removed), drawn
+among all that it makes. Checkpoints are written after every step. The rows, weights, references and the report's tables
+and figures must come out the same, byte for byte, and nothing half-written may be left. Exit status 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -14,16 +16,22 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from anchored import disk, study  # noqa: F401 -- loaded once, here: a study is a fork of this process
+from anchored.cli import main as anchored
 
 STUDY = [
-    "study", "demo", "--scale", "0.02", "--train.epochs", "3", "--train.accelerator", "cpu", "--grid.protocols",
-    "[standard, ram]", "--grid.tail_weights", "[0.1]", "--evaluate.bootstrap", "100", "--evaluate.severities", "[1]",
-    "--evaluate.corruptions", "[contrast, gaussian_noise]", "--evaluate.ood", "[blobs, digits]",
+    "study", "demo", "--scale", "0.02", "--train.epochs", "2", "--train.accelerator", "cpu",
+    "--train.checkpoint_minutes", "0", "--grid.protocols", "[standard, ram]", "--grid.tail_weights", "[0.1]",
+    "--evaluate.bootstrap", "100", "--evaluate.severities", "[1]", "--evaluate.corruptions", "[contrast]",
+    "--evaluate.ood", "[blobs, digits]",
 ]  # fmt: skip
 COMPARED = (
     "results.csv",
@@ -33,15 +41,58 @@ COMPARED = (
     "runs/*/rows.csv",
     "runs/*/cell.json",
 )
+POLL = 0.01  # seconds
 
 
-def start(folder: Path, workers: int) -> subprocess.Popen[str]:
-    """The study's command in a process group of its own."""
-    code = "import sys; from anchored.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, *STUDY, "-o", str(folder), "--workers", str(workers)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+@dataclass
+class Writes:
+    """Counts the writes of this process, and kills its group just before one of them."""
+
+    last: float  # the number of the write that does not happen
+    count: int = 0
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """An audit hook of Python."""
+        opened = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if opened or event in ("os.rename", "os.remove"):
+            self.count += 1
+            if self.count >= self.last:
+                os.killpg(0, signal.SIGKILL)
+
+
+def started(folder: Path, workers: int, last: float = float("inf")) -> int:
+    """Start the study's command in a process group of its own, which ends before its ``last`` write; its number."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    said = os.open(folder.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(said, 2)
+    writes = Writes(last)
+    sys.addaudithook(writes)
+    status = 70
+    with contextlib.suppress(BaseException):
+        status = anchored([*STUDY, "-o", str(folder), "--workers", str(workers)])
+    folder.with_suffix(".writes").write_text(str(writes.count))
+    os._exit(status)
+
+
+def ended(child: int, seconds: float = float("inf")) -> int | None:
+    """The exit status of a study, negative where it was killed; after so many ``seconds`` it is killed."""
+    until = time.monotonic() + seconds
+    killed = False
+    while True:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # its workers
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until and not killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            killed = True
+        time.sleep(POLL)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,21 +101,24 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def killed_run(folder: Path, limit: float, kills: int, draw: random.Random, workers: int) -> int:
-    """Start a study and kill it, until it ends by itself or has been killed ``kills`` times; how often it was."""
-    for count in range(kills):
-        process = start(folder, workers)
-        try:
-            _, said = process.communicate(timeout=draw.uniform(0, limit))
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            continue
-        if process.returncode:
-            raise SystemExit(f"the study ended with exit status {process.returncode}: {said}")
-        return count
-    return kills
+def finished(folder: Path, kill: Callable[[], tuple[float, float]], most: int, workers: int) -> int:
+    """Start a study again and again until it ends by itself; how often it was killed, ``most`` times at most."""
+    kills = 0
+    while True:
+        last, seconds = kill() if kills < most else (float("inf"), float("inf"))
+        status = ended(started(folder, workers, last), seconds)
+        if status == 0:
+            return kills
+        if status is None or status > 0:
+            raise SystemExit(f"the study ended with exit status {status}: {folder.with_suffix('.said').read_text()}")
+        kills += 1
+
+
+def faults(folder: Path, expected: dict[str, bytes]) -> list[str]:
+    """What differs from the study that was left alone, and what is left half-written."""
+    found = contents(folder)
+    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    return different + [str(file.relative_to(folder)) for file in folder.rglob(f".*{disk.UNFINISHED}")]
 
 
 def main() -> None:
@@ -76,29 +130,23 @@ def main() -> None:
     options = parser.parse_args()
     draw, kills, studies, failures = random.Random(options.seed), 0, 0, 0
     with tempfile.TemporaryDirectory() as place:
-        began = time.monotonic()
-        alone = Path(place) / "alone"
-        process = start(alone, 1)
-        _, said = process.communicate()
-        if process.returncode:
-            raise SystemExit(said)
+        began, alone = time.monotonic(), Path(place) / "alone"
+        finished(alone, lambda: (float("inf"), float("inf")), 0, 1)
         whole, expected = time.monotonic() - began, contents(alone)
-        print(f"left alone: {whole:.0f} s, {len(expected)} files", flush=True)
+        writes = int(alone.with_suffix(".writes").read_text())
+        print(f"left alone: {whole:.0f} s, {writes} writes, {len(expected)} files to compare", flush=True)
+
+        def kill() -> tuple[float, float]:
+            by_write = options.workers == 1 and draw.random() < 0.5
+            return (draw.randint(1, writes), float("inf")) if by_write else (float("inf"), draw.uniform(0, whole))
+
         while kills < options.kills:
             folder = Path(place) / f"killed{studies}"
-            kills += killed_run(folder, whole, options.kills - kills, draw, options.workers)
-            end = start(folder, options.workers)
-            _, said = end.communicate()
-            found = contents(folder)
-            different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-            unfinished = [str(file.relative_to(folder)) for file in folder.glob("runs/**/.*.part")]
-            failures += bool(end.returncode or different or unfinished)
+            kills += finished(folder, kill, options.kills - kills, options.workers)
             studies += 1
-            verdict = (
-                "the same"
-                if not (different or unfinished or end.returncode)
-                else f"DIFFERS {different} {unfinished} {said}"
-            )
+            wrong = faults(folder, expected)
+            failures += bool(wrong)
+            verdict = f"DIFFERS {wrong}" if wrong else "the same"
             print(f"{kills} kills, {studies} studies finished: {verdict}", flush=True)
     print(f"{kills} kills over {studies} studies in {time.monotonic() - began:.0f} s: {failures} differ")
     sys.exit(failures > 0)

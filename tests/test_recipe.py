@@ -1,7 +1,9 @@
 """Recipes: merging, the grid, overrides, and refusals in one line."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,3 +119,50 @@ def test_derived_seeds_differ_by_purpose_and_stay() -> None:
     seeds = {recipes.derived_seed(0, purpose, epoch) for purpose in ("masks", "order") for epoch in range(10)}
     assert len(seeds) == 20
     assert recipes.derived_seed(0, "weights") == 133441691874178746
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data": 3}, "data must have settings of its own, found int"),
+        ({"trian": {}}, "no setting trian"),
+        ({"train": {"epoch": 3}}, r"no setting train\.epoch$"),
+        ({"train": {"epochs": "3"}}, r"train\.epochs is '3', a str"),
+        ({"train": {"epochs": True}}, r"train\.epochs is 'True', a bool"),
+        ({"train": {"optimizer": "adam"}}, r"train\.optimizer is 'adam'"),
+        ({"train": {"rates": {"stem": "0"}}}, r"train\.rates is"),
+        ({"grid": {"seeds": [0, "1"]}}, r"grid\.seeds is"),
+        ({"grid": {"per_network": {"small": {"train": {"epochs": 1.5}}}}}, r"grid\.per_network\.small\.train is"),
+        ({"grid": {"per_network": ["small"]}}, r"grid\.per_network must have settings of its own, found list"),
+    ],
+)
+def test_plain_settings_of_another_type_are_one_line(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Recipe.parse(given)
+
+
+def test_plain_settings_come_back_equal() -> None:
+    own: Any = {"epochs": 3, "milestones": (0.5,)}
+    per_network = {"small": settings.PerNetwork((0.1,), own)}
+    made = Recipe(data=Data(mean=(1,), std=(1,)), grid=Grid(per_network=per_network), train=Training(rates={"": 0.1}))
+    assert Recipe.parse(json.loads(recipes.canonical(made))) == made
+    cell = next(made.cells())
+    assert recipes.Cell.parse(json.loads(recipes.canonical(cell)), "a file") == cell
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {epochs: 2001-99-99}", "not valid YAML"),
+        ("1: 2", "1 is the name of a setting, but not text"),
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        ), "holds more than 100,000 values"),
+        ("a: &a [*a]", "holds more than 100,000 values"),
+        ("[" * 3000, "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        recipes.read(str(tmp_path / "odd.yaml"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import socket
 import time
@@ -50,7 +51,19 @@ def state(run: Run) -> State | None:
         made = State(**found)
     except (UserError, TypeError):
         return None
-    return made if made.phase in get_args(Phase) and isinstance(made.seconds, dict) else None
+    return made if _is_sound(made) else None
+
+
+def _is_sound(state: State) -> bool:
+    """Whether every field is of its type: the file may be anybody's."""
+    texts = (state.what, state.worker, state.error, state.trace)
+    numbers = (state.share, state.updated, *state.seconds.values()) if isinstance(state.seconds, dict) else (None,)
+    return (
+        isinstance(state.phase, str)
+        and state.phase in get_args(Phase)
+        and all(isinstance(text, str) for text in texts)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+    )
 
 
 def worker() -> str:

@@ -113,11 +113,20 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
             raise UserError(f"{file} does not describe corrupted images: choose another folder with -o")
         if changed := runs.difference(found, wanted):
             raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
-        return int(disk.read_json(folder.done_file)["images"]) if folder.done_file.exists() else 0
+        return _done(folder.done_file, request.images) if folder.done_file.exists() else 0
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
         raise UserError(f"{folder.path} is not empty and holds no corrupted images of ours: choose another with -o")
     disk.write_json(file, wanted)
     return 0
+
+
+def _done(file: Path, images: int) -> int:
+    """Return how many images ``done.json`` says are done."""
+    done = disk.read_json(file)
+    count = done.get("images") if isinstance(done, dict) else None
+    if type(count) is not int or not 0 <= count <= images:
+        raise UserError(f"{file} was changed by hand: remove it to begin again")
+    return count
 
 
 def _plain(request: Request) -> dict[str, object]:
@@ -278,7 +287,7 @@ def _array(name: str, size: int) -> _Source:
     """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; read through memory mapping."""
     try:
         pixels = np.load(Path(name).expanduser(), mmap_mode="r")  # NumPy's default refuses arrays of objects
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy raises whatever a damaged header leads to
         raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'not a plain array'}") from error
     fits = pixels.ndim in (3, 4) and pixels.shape[3:] in ((), (1,), (3,)) and pixels.size > 0
     if pixels.dtype != np.uint8 or not fits:

@@ -8,6 +8,7 @@ reading a recipe costs nothing.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import yaml
 
@@ -39,6 +40,8 @@ from anchored.settings import (
     rules_of_tail,
     rules_of_training,
 )
+
+MOST = 100_000  # values of a recipe, aliases followed
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,10 @@ class Cell:
     def parse(settings: Any, where: object) -> Cell:
         """The cell that ``canonical`` wrote; ``UserError`` naming ``where`` it came from if it is another thing."""
         try:
-            return Cell(**_filled(settings, CELL_SECTIONS))
-        except (TypeError, AttributeError) as error:
+            made: Cell = _made(Cell, _filled(settings, CELL_SECTIONS))
+        except (TypeError, UserError) as error:
             raise UserError(f"{where} does not describe a training of this version of anchored: {error}") from error
+        return made
 
     def digest(self) -> str:
         """Short hash of everything that decides the weights; results are bound to it."""
@@ -102,8 +106,9 @@ class Recipe:
 
     @staticmethod
     def parse(settings: dict[str, Any]) -> Recipe:
-        """The recipe of plain settings, such as a YAML file's, types and names checked by whoever read them."""
-        return Recipe(**_filled(settings, SECTIONS))
+        """The recipe of plain settings; ``UserError`` for an unknown one, or one of another type."""
+        made: Recipe = _made(Recipe, _filled(settings, SECTIONS))
+        return made
 
     def cells(self) -> Iterator[Cell]:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
@@ -215,18 +220,63 @@ CELL_SECTIONS: dict[str, type[Any]] = {
 }
 
 
-def _filled(settings: dict[str, Any], sections: dict[str, type[Any]]) -> dict[str, Any]:
+def _filled(settings: Any, sections: dict[str, type[Any]]) -> dict[str, Any]:
     """Plain settings with their sections as dataclasses."""
+    items = _mapping(settings, "a recipe").items()
+    return {key: _section(key, sections[key], value) if key in sections else value for key, value in items}
 
-    def section(kind: type[Any], fields: dict[str, Any]) -> Any:
-        if kind is Grid:
-            own = {network: section(PerNetwork, each) for network, each in fields.get("per_network", {}).items()}
-            fields = {**fields, "per_network": own}
-        if kind is PerNetwork:
-            fields = {**fields, "train": _tuples(fields.get("train", {}))}
-        return kind(**_tuples(fields))
 
-    return {key: section(sections[key], value) if key in sections else value for key, value in settings.items()}
+def _section(name: str, kind: type[Any], settings: Any) -> Any:
+    """One section of plain settings as its dataclass."""
+    fields = _mapping(settings, name)
+    if kind is Grid and "per_network" in fields:
+        whose = f"{name}.per_network"
+        own = {
+            key: _section(f"{whose}.{key}", PerNetwork, each)
+            for key, each in _mapping(fields["per_network"], whose).items()
+        }
+        fields = {**fields, "per_network": own}
+    if kind is PerNetwork and "train" in fields:
+        fields = {**fields, "train": _tuples(_mapping(fields["train"], f"{name}.train"))}
+    return _made(kind, _tuples(fields), f"{name}.")
+
+
+def _mapping(settings: Any, name: str) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise UserError(f"{name} must have settings of its own, found {type(settings).__name__}")
+    return settings
+
+
+def _made(kind: Any, fields: dict[str, Any], where: str = "") -> Any:
+    """A dataclass of its fields; ``UserError`` for an unknown one, or one of another type."""
+    hints = _hints(kind)
+    for name, value in fields.items():
+        if name not in hints:
+            raise UserError(f"this version of anchored has no setting {where}{name}")
+        if not _fits(value, hints[name]):
+            raise UserError(f"{where}{name} is {str(value)[:40]!r}, a {type(value).__name__}, which it cannot be")
+    return kind(**fields)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that a setting is annotated with."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in inner
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(each, inner[0]) for each in value)
+    if kind is dict:
+        return isinstance(value, dict) and all(
+            _fits(key, inner[0]) and _fits(each, inner[1]) for key, each in value.items()
+        )
+    if is_typeddict(hint):
+        return all(name in _hints(hint) and _fits(each, _hints(hint)[name]) for name, each in value.items())
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
@@ -273,15 +323,35 @@ def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
     text = _text(name)
     try:
         own = yaml.safe_load(text) or {}
+    except (ValueError, RecursionError) as error:  # a date that is none, a number too long
+        raise UserError(f"recipe '{name}': not valid YAML ({error})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"recipe '{name}'{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(own, dict):
         raise UserError(f"recipe '{name}': expected sections such as 'data:' and 'train:', found {type(own).__name__}")
+    if odd := _odd(own):
+        raise UserError(f"recipe '{name}': {odd}")
     base = own.pop("base", None)
     own.setdefault("name", Path(name).stem)
     return own if base is None else _merged(_read(str(base), (*trail, name)), own)
+
+
+def _odd(tree: Any) -> str:
+    """What is wrong with the shape of a file's settings, or nothing; aliases may stand for more than any memory has."""
+    waiting, seen = [tree], 0
+    while waiting:
+        node, seen = waiting.pop(), seen + 1
+        if seen > MOST:
+            return f"it holds more than {MOST:,} values"
+        if isinstance(node, dict):
+            if odd := next((key for key in node if not isinstance(key, str)), None):
+                return f"{odd!r} is the name of a setting, but not text: put it in quotes"
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return ""
 
 
 def _text(name: str) -> str:

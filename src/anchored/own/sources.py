@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -173,15 +172,18 @@ def _table(name: str) -> Listing:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
     reader = csv.DictReader(io.StringIO(text))
-    columns = tuple(reader.fieldnames or ())
+    try:
+        columns, lines = tuple(reader.fieldnames or ()), [(line, reader.line_num) for line in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
     if "path" not in columns:
         raise UserError(f"{path}: its first line must name the columns path,label (and split, if you like)")
     names, labels, sides = [], [], []
-    for line in reader:
+    for line, number in lines:
         names.append((line["path"] or "").strip())
         labels.append((line.get("label") or "").strip())
         side = (line.get("split") or "").strip().lower()
-        where = f"{path}, line {reader.line_num}"
+        where = f"{path}, line {number}"
         if not (path.parent / names[-1]).is_file():
             raise UserError(f"{where}: there is no file {path.parent / names[-1]}")
         if "label" in columns and not labels[-1]:
@@ -233,9 +235,9 @@ def _archive(name: str) -> Listing:
                     raise UserError(f"{path} has {many} images in '{key}', but {len(texts)} labels in '{label}'")
                 labels += texts
                 sides += [side] * many
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except Exception as error:  # NumPy and zipfile raise whatever a damaged file leads to
         said = getattr(error, "strerror", None) or "not an npz of plain arrays"
         raise UserError(f"cannot read {path}: {said}") from error
     if not images:

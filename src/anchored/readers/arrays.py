@@ -27,7 +27,7 @@ def _parse_idx(path: Path, content: bytes, rank: int) -> Bytes:
         raise UserError(f"{path} is not an idx file of bytes in {rank} dimensions: it starts with {content[:4].hex()}")
     sizes = struct.unpack(f">{rank}I", content[4 : 4 * (rank + 1)])
     data = np.frombuffer(content, np.uint8, offset=4 * (rank + 1))
-    if len(data) != int(np.prod(sizes)):
+    if len(data) != math.prod(sizes):
         raise UserError(f"{path} has {len(data):,} bytes after its header, which says {' x '.join(map(str, sizes))}")
     return data.reshape(sizes)
 
@@ -144,7 +144,7 @@ def _mapped(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, npt
             raise ValueError(f"its header says {dtype} {shape}")
         order: Literal["F", "C"] = "F" if fortran else "C"
         return path, np.memmap(path, dtype, "r", data, shape, order)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # NumPy raises whatever a damaged header leads to
         raise UserError(
             f"{name} in {path} is not a whole .npy file of numbers ({said(error)}): fetch {row.name} again"
         ) from error

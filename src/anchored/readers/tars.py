@@ -71,7 +71,7 @@ def _scanned(path: Path) -> Members:
                     starts.append(member.offset_data)
                     sizes.append(member.size)
                 tar.members = []  # type: ignore[attr-defined]  # or a million headers stay in memory
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except Exception as error:  # tarfile raises whatever a damaged header leads to
         raise UserError(f"{path} is not a whole tar file ({error}): delete it and fetch it again") from error
     if starts and starts[-1] + sizes[-1] > path.stat().st_size:
         raise UserError(f"{path} is cut short: delete it and fetch it again")
