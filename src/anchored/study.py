@@ -202,7 +202,10 @@ def _end_with_parent() -> None:
 def status(path: Path) -> Table:
     """A table of a study's cells: done, running, failed or left, with their times. ``UserError`` if there is none."""
     folder = StudyFolder(path)
-    recipe = Recipe.parse(_there(folder)["recipe"])
+    try:
+        recipe = Recipe.parse(_there(folder)["recipe"])
+    except UserError as error:
+        raise UserError(f"{folder.study_file}: {error}") from error
     table = Table(box=None, pad_edge=False)
     for heading in ("training", "state", "share", "time", ""):
         table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
@@ -268,7 +271,7 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
     if folder.study_file.exists():
         there = _there(folder)
         found = there["recipe"]
-        with contextlib.suppress(TypeError, AttributeError):  # settings that are new since then take their defaults
+        with contextlib.suppress(UserError):  # settings that are new since then take their defaults
             found = json.loads(canonical(Recipe.parse(found)))
         changed = runs.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
