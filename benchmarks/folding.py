@@ -5,8 +5,9 @@
 Each figure is a ratio of two things timed in turn in one process (A B B A ...); the median over the turns is printed
 with its 95 % interval (order statistics: a machine's noise has long tails). The anchored networks have halves that
 differ and one random reference, so that the map is there. Peers: the standard network in evaluation mode; K passes of
-it; ONNX Runtime on the exported network. With one thread (OMP_NUM_THREADS=1) what is timed is its processor time, which
-other processes disturb less, else time on the wall.
+it; ONNX Runtime on the exported network. Each side has four copies that take turns, because where weights happen to lie
+in memory makes one copy a percent faster than another. With one thread (OMP_NUM_THREADS=1) what is timed is its
+processor time, which other processes disturb less, else time on the wall.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
+import itertools
 import statistics
 import tempfile
 import time
@@ -36,11 +38,13 @@ CASES = {  # title: (network, pixels, images, share of the turns)
     "ViT-B/16, 224×224": ("vit_b_16", 224, 1, 0.25),
 }
 K = 10
+COPIES = 4
 
 
 def paired(first: Callable[[], Any], second: Callable[[], Any], turns: int) -> str:
-    """Median of the times of first / second over turns with its interval, after one uncounted turn."""
-    first(), second()
+    """Median of the times of first / second over turns with its interval, after a turn of every copy."""
+    for _ in range(COPIES):
+        first(), second()
     ratios = sorted(_ratio(first, second, turn % 2 == 1) for turn in range(turns))
     rank = int(stats.binom.ppf(0.025, turns, 0.5))  # at most 2.5 % that so few turns lie below the true median
     return f"{statistics.median(ratios):.3f}  [{ratios[rank]:.3f}, {ratios[-1 - rank]:.3f}]"
@@ -67,6 +71,12 @@ def trained_alike(name: str, size: int) -> tuple[nn.Module, anchored.AnchoredMod
     return network, model
 
 
+def in_turn(model: nn.Module, images: Tensor) -> Callable[[], Any]:
+    """A pass over the images, of another copy of the model at each call."""
+    copies = itertools.cycle([copy.deepcopy(model) for _ in range(COPIES)])
+    return lambda: next(copies)(images)
+
+
 def onnx_runtime(model: nn.Module, images: Tensor, folder: str) -> Callable[[], Any]:
     """A pass of ONNX Runtime over the images."""
     onnxruntime: Any = importlib.import_module("onnxruntime")  # it has no types
@@ -86,26 +96,26 @@ def report(title: str, turns: int, folder: str) -> None:
     name, size, count, share = CASES[title]
     turns = max(3, round(share * turns))
     standard, model = trained_alike(name, size)
-    images, twin = torch.randn(count, 3, size, size), copy.deepcopy(standard)
-    folded, fused = anchored.fold(model), anchored.fold(model, fuse_batch_norm=True)
-    many = anchored.fold(model, torch.randn(K, 3, size, size))
+    images = torch.randn(count, 3, size, size)
+    folded, peer = anchored.fold(model), in_turn(standard, images)
 
-    def against(work: Callable[[], Any], peer: Callable[[], Any], turns: int = turns) -> str:
-        return paired(work, peer, turns)
+    def against(module: nn.Module) -> str:
+        return paired(in_turn(module, images), peer, turns)
 
     def passes() -> None:
         for _ in range(K):
-            standard(images)
+            peer()
 
     print(f"{title}, {count} images")
-    print("  folded ÷ standard:", against(lambda: folded(images), lambda: standard(images)))
-    print("  a copy of standard ÷ standard (the noise):", against(lambda: twin(images), lambda: standard(images)))
-    print("  folded, batch norm fused ÷ standard:", against(lambda: fused(images), lambda: standard(images)))
-    print("  anchored ÷ standard:", against(lambda: model(images), lambda: standard(images)))
-    print(f"  {K} references folded ÷ {K} standard passes:", against(lambda: many(images), passes, max(3, turns // 4)))
-    ours, theirs = onnx_runtime(folded, images, folder), onnx_runtime(standard, images, folder)
-    print("  ONNX Runtime, folded ÷ standard:", against(ours, theirs))
-    print("  ONNX Runtime folded ÷ torch standard:", against(ours, lambda: standard(images)), flush=True)
+    print("  folded ÷ standard:", against(folded))
+    print("  standard ÷ standard (the noise):", against(standard))
+    print("  folded, batch norm fused ÷ standard:", against(anchored.fold(model, fuse_batch_norm=True)))
+    print("  anchored ÷ standard:", against(model))
+    many = in_turn(anchored.fold(model, torch.randn(K, 3, size, size)), images)
+    print(f"  {K} references folded ÷ {K} standard passes:", paired(many, passes, max(3, turns // 4)))
+    ort, ort_peer = onnx_runtime(folded, images, folder), onnx_runtime(standard, images, folder)
+    print("  ONNX Runtime, folded ÷ standard:", paired(ort, ort_peer, turns))
+    print("  ONNX Runtime folded ÷ torch standard:", paired(ort, peer, turns), flush=True)
 
 
 @torch.inference_mode()
