@@ -189,8 +189,9 @@ def features_of(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _pooled(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """A classifier's input to (B,D): (B,...,D) for linear layers, else (B,D,...)."""
+    """A classifier's input to (B,D): (B,...,D) for a linear layer, or one inside of that width, else (B,D,...)."""
     if inputs.dim() == 2:
         return inputs
-    last = isinstance(layer, nn.Linear) or inputs.dim() == 3
+    widths = [inner.in_features for inner in layer.modules() if isinstance(inner, nn.Linear)]
+    last = inputs.dim() == 3 or inputs.shape[-1] in widths[:1]
     return inputs.flatten(1, -2).mean(dim=1) if last else inputs.flatten(2).mean(dim=2)
