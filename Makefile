@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-seeds test check lock clean
+.PHONY: demo demo-seeds test check audit lock clean
 
 demo: $(READY)
 	$(BIN)/anchored study demo -o runs/demo
@@ -20,6 +20,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of the locked versions.
+audit: $(READY)
+	$(BIN)/python scripts/audit.py
 
 # uv installs the locked versions in parallel and shares files between environments.
 $(READY): pyproject.toml requirements.lock

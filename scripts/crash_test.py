@@ -2,9 +2,10 @@
 
     python scripts/crash_test.py [--kills 50] [--seed 0] [--workers 1]
 
-Every kill is a SIGKILL of the study's whole process group: at a moment drawn uniformly over the time that the study
-takes, or, every other time, just before one of its writes (a file opened to be written, renamed or removed), drawn
-among all that it makes. Checkpoints are written after every step. The rows, weights, references and the report's tables
+Every kill is a SIGKILL of the study's whole process group: at a moment drawn uniformly over a third of the time that
+the study takes, or, every other time, just before one of its writes (a file opened to be written, renamed or removed),
+drawn among a third of those that it makes; what was done before a kill is kept, so that the next one meets a later
+part. Checkpoints are written after every step. The rows, weights, references and the report's tables
 and figures must come out the same, byte for byte, and nothing half-written may be left. Exit status 1 if anything
 differs.
 """
@@ -138,7 +139,9 @@ def main() -> None:
 
         def kill() -> tuple[float, float]:
             by_write = options.workers == 1 and draw.random() < 0.5
-            return (draw.randint(1, writes), float("inf")) if by_write else (float("inf"), draw.uniform(0, whole))
+            return (
+                (draw.randint(1, writes // 3), float("inf")) if by_write else (float("inf"), draw.uniform(0, whole / 3))
+            )
 
         while kills < options.kills:
             folder = Path(place) / f"killed{studies}"

@@ -177,7 +177,7 @@ CIFAR = replace(
     parts=(File(name="cifar-10-binary.tar.gz"),),
 )
 IDX = replace(
-    catalog.get("mnist"),
+    catalog.get("fashion-mnist"),
     test_files=(File(name="t10k-images-idx3-ubyte"), File(name="t10k-labels-idx1-ubyte")),
 )
 
@@ -189,26 +189,26 @@ def idx_file(folder: Path) -> Path:
     return written(folder / IDX.folder / IDX.test_files[0].name, head + PIXELS.tobytes())
 
 
-def tar_of(names: Sequence[str], mode: str, form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A tar of images."""
+def tar_of(files: dict[str, bytes], mode: str, form: int = tarfile.PAX_FORMAT) -> bytes:
+    """A tar of files."""
 
     def save(out: io.BytesIO) -> None:
         with tarfile.open(fileobj=out, mode=mode, format=form) as tar:  # type: ignore[call-overload]
-            for number, name in enumerate(names):
-                member, content = tarfile.TarInfo(name), png(number)
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
                 member.size, member.mtime = len(content), 1.5
                 tar.addfile(member, io.BytesIO(content))
 
     return packed(save)
 
 
-def zip_of(names: Sequence[str]) -> bytes:
-    """A zip of images."""
+def zip_of(files: dict[str, bytes]) -> bytes:
+    """A zip of files."""
 
     def save(out: io.BytesIO) -> None:
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packing:
-            for number, name in enumerate(names):
-                packing.writestr(name, png(number))
+            for name, content in files.items():
+                packing.writestr(name, content)
 
     return packed(save)
 
@@ -219,7 +219,8 @@ def png(number: int, kind: str = "PNG") -> bytes:
     return packed(lambda out: Image.fromarray(pixels).save(out, kind))
 
 
-NAMES = ("set/é/a.png", "set/b/b.png", "set/b/c.png")
+PICTURES = {name: png(number) for number, name in enumerate(("set/é/a.png", "set/b/b.png", "set/b/c.png"))}
+RECORDS = {CIFAR.train_files[0].name: bytes(3073 * 2)}
 PACKED = File(name="set.tar", makes=("set",))
 
 
@@ -373,32 +374,32 @@ ARGUMENTS = (
 
 TARGETS = (
     Target("rows", rows_file, runs.read_rows),
-    Target("results", of_study("results"), reported, share=0.2),
-    Target("study.json", of_study("study"), lambda path: shown(path.parent), "json", share=0.3),
-    Target("study.json, report", of_study("study"), reported, "json", share=0.2),
-    Target("state.json", of_study("state"), shown, "json", share=0.3),
-    Target("cell.json", of_study("cell"), shown, "json", share=0.3),
-    Target("cell.json, evaluate", of_study("cell"), evaluated, "json", share=0.1),
+    Target("results", of_study("results"), reported),
+    Target("study.json", of_study("study"), lambda path: shown(path.parent), "json"),
+    Target("study.json, report", of_study("study"), reported, "json"),
+    Target("state.json", of_study("state"), shown, "json"),
+    Target("cell.json", of_study("cell"), shown, "json"),
+    Target("cell.json, evaluate", of_study("cell"), evaluated, "json", share=0.5),
     Target("recipe", archive("r.yaml", recipe_text().encode()), lambda path: options([str(path)]), "yaml", 0.1),
     Target("arguments", archive("arguments", ARGUMENTS.encode()), arguments_of, share=0.1),
-    Target("model.json", lambda folder: model_folder(folder).model_file, loaded, "json", 0.2),
-    Target("weights", lambda folder: model_folder(folder).weights_file, loaded, share=0.2),
+    Target("model.json", lambda folder: model_folder(folder).model_file, loaded, "json", 0.5),
+    Target("weights", lambda folder: model_folder(folder).weights_file, loaded, share=0.3),
     Target("tensors", tree_file, disk.load_tensors),
     Target("tree", tree_file, disk.load_tree),
-    Target("checkpoint", checkpoint_text, resumed, "json", share=0.02),
+    Target("checkpoint", checkpoint_text, resumed, "json", share=0.05),
     Target("own npz", npz_file, own_listing),
     Target("own npy", npy_file, lambda path: corrupted._source(str(path), 0, True)),
     Target("own csv", csv_file, own_listing),
     Target("CIFAR-C npy", cifar_c, lambda path: arrays.corrupted_arrays(CIFAR_C, "contrast", 2, path.parents[2])),
     Target("idx", idx_file, lambda path: arrays.READERS["idx"](IDX, "test", path.parents[1])),
     Target("CIFAR binary", archive(CIFAR.train_files[0].name, bytes(3073 * 2), CIFAR.folder), records, share=0.5),
-    Target("CIFAR tar.gz", archive(CIFAR.parts[0].name, tar_of(NAMES, "w:gz"), CIFAR.folder), records, share=0.5),
-    Target("tar unpacked", archive("set.tar", tar_of(NAMES, "w")), unpacked),
-    Target("GNU tar unpacked", archive("set.tar", tar_of(NAMES, "w", tarfile.GNU_FORMAT)), unpacked),
-    Target("tar.gz unpacked", archive("set.tar", tar_of(NAMES, "w:gz")), unpacked, share=0.5),
-    Target("zip unpacked", archive("set.zip", zip_of(NAMES)), unpacked),
-    Target("tar in place", archive("set.tar", tar_of(NAMES, "w")), members, writes=(".set.tar.index",)),
-    Target("zip in place", archive("set.zip", zip_of(NAMES)), members),
+    Target("CIFAR tar.gz", archive(CIFAR.parts[0].name, tar_of(RECORDS, "w:gz"), CIFAR.folder), records, share=0.5),
+    Target("tar unpacked", archive("set.tar", tar_of(PICTURES, "w")), unpacked),
+    Target("GNU tar unpacked", archive("set.tar", tar_of(PICTURES, "w", tarfile.GNU_FORMAT)), unpacked),
+    Target("tar.gz unpacked", archive("set.tar", tar_of(PICTURES, "w:gz")), unpacked, share=0.5),
+    Target("zip unpacked", archive("set.zip", zip_of(PICTURES)), unpacked),
+    Target("tar in place", archive("set.tar", tar_of(PICTURES, "w")), members, writes=(".set.tar.index",)),
+    Target("zip in place", archive("set.zip", zip_of(PICTURES)), members),
     Target("corrupted copy", corrupted_folder, claimed, "json", share=0.5),
     *map(picture, ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")),
 )

@@ -49,17 +49,33 @@ def _options(verb: str, arguments: list[str]) -> Namespace:
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
         if first and COMMANDS[verb].arguments in (study_arguments, recipe_arguments):
-            _set_defaults(parser, recipes.read(first), f"recipe '{first}'")
+            settings = recipes.read(first)
+            _set_defaults(parser, settings, f"recipe '{first}'")
+            _refuse_code(settings, arguments[1:], f"recipe '{first}'")
         if first and verb == "evaluate":
             from anchored.disk import read_json
             from anchored.runs import Run
 
             run = Run(Path(first))
             if run.recipe_file.exists():
-                _set_defaults(parser, {"evaluate": read_json(run.recipe_file)["evaluate"]}, str(run.recipe_file))
+                found = read_json(run.recipe_file)
+                if not isinstance(found, dict) or "evaluate" not in found:
+                    raise UserError(f"{run.recipe_file} is not a recipe: remove it, or train the run again")
+                _set_defaults(parser, {"evaluate": found["evaluate"]}, str(run.recipe_file))
         return parser.parse_args(arguments)
     except (ArgumentError, TypeError) as error:
         raise UserError(_one_line(str(error))) from error
+
+
+def _refuse_code(settings: dict[str, object], words: list[str], where: str) -> None:
+    """A file may be anybody's: code that it names is only imported where the command line names it too."""
+    grid = settings.get("grid")
+    for name in grid.get("networks", ()) if isinstance(grid, dict) else ():
+        if name.startswith("python:") and not any(name in word for word in words):
+            raise UserError(
+                f"{where} names the network '{name}', which is code to be imported: if you trust it, add "
+                f"--grid.networks '[{name}]'"
+            )
 
 
 def _set_defaults(parser: ArgumentParser, settings: dict[str, object], where: str) -> None:

@@ -13,7 +13,6 @@ import hashlib
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -79,10 +78,12 @@ def decompress(archive: Path, place: Path, progress: Progress = lambda count: No
 def _reporting(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (*DAMAGED, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # tarfile and zipfile raise whatever a damaged header leads to
+        if isinstance(error, OSError) and not isinstance(error, DAMAGED):
+            raise UserError(f"cannot unpack {archive} into {archive.parent}: {said(error)}") from error
         raise UserError(f"{archive} is damaged ({said(error)}): delete it and fetch it again") from error
-    except OSError as error:
-        raise UserError(f"cannot unpack {archive} into {archive.parent}: {said(error)}") from error
 
 
 class _Writer:

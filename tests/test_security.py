@@ -1,0 +1,50 @@
+"""What others' files may not do: import code, hide what is known of the packages underneath."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from anchored.cli import main
+
+AUDIT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "audit.py"))
+
+
+@pytest.mark.parametrize("verb", ["study", "train", "doctor"])
+def test_a_recipe_does_not_import_code(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile.py").write_text("open('was_here', 'w').close()\n")
+    (tmp_path / "given.yaml").write_text("base: demo\ngrid: {networks: ['python:hostile:make']}\n")
+    (tmp_path / "based.yaml").write_text("base: given.yaml\n")
+    for recipe in ("given.yaml", "based.yaml"):
+        assert main([verb, recipe, "-o", "out"]) == 2
+        assert "if you trust it, add --grid.networks '[python:hostile:make]'" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["based.yaml", "given.yaml", "hostile.py"]
+
+
+def test_code_named_on_the_command_line_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "given.yaml").write_text("base: demo\ngrid: {networks: ['python:antigravity_:fly']}\n")
+    assert (
+        main(["train", "given.yaml", "--grid.networks", "[python:antigravity_:fly]", "--grid.protocols", "[ram]"]) == 2
+    )
+    assert "antigravity_" in capsys.readouterr().err.replace("if you trust it", "")
+
+
+def test_the_audit_refuses_what_is_known_and_not_accepted() -> None:
+    advisory = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2.0"], "description": ""}
+    found = {
+        "dependencies": [
+            {"name": "sound", "version": "1.0", "vulns": []},
+            {"name": "unsound", "version": "1.0", "vulns": [advisory]},
+            {"name": "unknown", "skip_reason": "not on PyPI"},
+        ]
+    }
+    assert AUDIT["judged"](found, {}) == (["unsound 1.0: PYSEC-1, mended in 2.0"], 2, 1)
+    assert AUDIT["judged"](found, {"CVE-1": "the part is not used"}) == ([], 2, 1)
+    assert AUDIT["judged"]({}, {}) == ([], 0, 0)
