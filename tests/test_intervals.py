@@ -31,6 +31,51 @@ def test_counts_are_multinomial() -> None:
     assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.02)
 
 
+@pytest.mark.parametrize("many", [1000, 10_000_000])
+def test_counts_of_many_images_are_multinomial_too(monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    """By Poisson counts and by one draw each: single counts, sums of neighbours, and what two images have in common."""
+    monkeypatch.setattr(intervals, "_MANY", many)
+    size, rows = 1000, 3000
+    counts = intervals._resample(size, rows, seeded(), "cpu").numpy()
+    assert (counts.sum(1) == size).all()
+    assert (counts == counts.round()).all()
+    found = np.bincount(counts.astype(int).ravel(), minlength=8)
+    law = scipy.stats.binom.pmf(np.arange(8), size, 1 / size)
+    found, law = np.append(found[:7], found[7:].sum()), np.append(law[:7], 1 - law[:7].sum())
+    assert scipy.stats.chisquare(found, law * size * rows).pvalue > 1e-3
+    part = counts[:, :300].sum(1)
+    assert scipy.stats.kstest(part + seeded_uniform(rows), binomial_cdf(size, 0.3)).pvalue > 1e-3
+    other = counts[:, 300:600].sum(1)
+    assert np.corrcoef(part, other)[0, 1] == pytest.approx(-3 / 7, abs=0.06)  # −√(p q / (1 − p)(1 − q))
+
+
+def seeded_uniform(count: int) -> Any:
+    return np.random.default_rng(0).random(count)
+
+
+def binomial_cdf(size: int, share: float) -> Any:
+    """Of a binomial number plus a uniform one, which has no ties."""
+
+    def cdf(x: Any) -> Any:
+        below = np.floor(x)
+        law = scipy.stats.binom(size, share)
+        return law.cdf(below - 1) + (x - below) * law.pmf(below)
+
+    return cdf
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_smooth_ece_of_many_resampled_images_equals_relplot(power: float) -> None:
+    """Calibrated (narrow kernels, finer grids) and overconfident; Poisson counts; replicates share a start."""
+    rng = np.random.default_rng(1)
+    f = torch.from_numpy(rng.beta(5, 1.2, 12_000))
+    y = torch.from_numpy((rng.random(len(f)) < f.numpy() ** power) * 1.0)
+    found = intervals.bootstrap(metrics.weighted_smooth_ece(f, y), [len(f)], seeded(), 9)
+    counts = intervals._resample(len(f), 9, seeded(), "cpu").long()
+    wanted = [relplot.smECE(f.repeat_interleave(c).numpy(), y.repeat_interleave(c).numpy()) for c in counts]
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9, rtol=0)
+
+
 def test_smooth_ece_of_resamples_equals_relplot() -> None:
     logits, labels = labelled()
     f, y = metrics.confidence(logits, labels)

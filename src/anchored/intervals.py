@@ -1,15 +1,18 @@
 """Intervals: how sure each figure is, over images (bootstrap) and over seeds (Student's t).
 
-Legend: N images, M out-of-distribution images, K classes, R replicates, Q metrics. Every draw comes from the generator
-passed in (on its own device), never from a global one.
+Legend: N images, M out-of-distribution images, K classes, R replicates, Q metrics. Every draw follows from the
+generator passed in, never from a global one.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import norm as normal
+from scipy.stats import poisson
 from scipy.stats import t as student_t
 from torch import Tensor
 
@@ -22,11 +25,11 @@ REPLICATES = 1000
 LEVEL = 0.95
 """Coverage aimed at, a fraction."""
 
-_CHUNK = 1 << 22
-"""Weights held at once (32 MiB of float64), whatever the number of images."""
+_CHUNK = 1 << 20
+"""Weights held at once (8 MiB of float64, which malloc keeps for the next ones), whatever the number of images."""
 
-_BLOCK = 1 << 19
-"""Weights drawn at once: counting is faster while they fit a core's cache."""
+_MANY = 10_000
+"""Images from which on Poisson counts are quicker than a draw for each image."""
 
 GAPS = ("smooth_ece", "smooth_ece_old", "ece")
 """Metrics that sum absolute gaps: noise never cancels in them, so they, and their replicates more so, lie too high."""
@@ -51,7 +54,7 @@ def bootstrap(
 
     Each sample of ``sizes`` (one or more, independent) is drawn with replacement at its own size; ``statistic`` gets,
     for r replicates at a time, one (r, size) float64 tensor of counts per sample and returns (r,) or (r, Q). At most
-    about 32 MiB of counts exist at once. Returns (replicates,) or (replicates, Q) float64.
+    about 8 MiB of counts exist at once. Returns (replicates,) or (replicates, Q) float64.
     Efron & Tibshirani 1993, chapter 6, https://doi.org/10.1201/9780429246593
     """
     if replicates < 2 or min(sizes, default=0) < 1:
@@ -63,12 +66,47 @@ def bootstrap(
 
 def _resample(size: int, rows: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
     """How often each of ``size`` images was drawn: (rows, size) float64, each row summing to ``size``."""
-    weights = torch.zeros(rows, size, dtype=torch.float64, device=device)
-    one = torch.ones(1, 1, dtype=torch.float64, device=device)
-    for block in torch.split(weights, max(1, _BLOCK // size)):
-        drawn = torch.randint(size, block.shape, generator=generator, device=generator.device)
-        block.scatter_add_(1, drawn.to(device), one.expand(block.shape))
-    return weights
+    seed = torch.randint(1 << 62, (1,), generator=generator, device=generator.device)
+    draw = np.random.Generator(np.random.SFC64(int(seed)))
+    if size < _MANY:
+        places = draw.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        weights = np.bincount(places.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+    else:
+        weights, table = np.empty((rows, size)), _Poisson(1 - 4 / math.sqrt(size))
+        for row in weights:
+            while (missing := size - table.fill(row, draw)) < 0:  # once in 30,000 rows
+                pass
+            np.add.at(row, draw.integers(size, size=missing), 1.0)
+    return torch.from_numpy(weights).to(device)
+
+
+class _Poisson:
+    """Independent Poisson counts of one mean from 16 random bits each, exactly.
+
+    Given their total, such counts are as if so many images had been drawn, each with equal chance. So a mean a little
+    below one, and the few draws that are then missing made one by one, give the counts of a bootstrap resample, without
+    a draw for every image. Devroye 1986, chapter X.1, https://doi.org/10.1007/978-1-4613-8643-8
+
+    A count k gets the whole 2**-16ths of its probability as numbers of 16 bits; the few numbers left over stand for the
+    remainders of all probabilities, and there a second draw decides.
+    """
+
+    def __init__(self, mean: float) -> None:
+        shares = poisson.pmf(np.arange(40), mean) * (1 << 16)  # beyond 40, 1e-48
+        ends = np.floor(shares).cumsum()
+        self.cuts = [np.uint16(end) for end in ends[: int((shares >= 1).sum())]]
+        self.remainder = (shares - np.floor(shares)).cumsum()
+
+    def fill(self, row: NDArray[np.float64], draw: np.random.Generator) -> int:
+        """Fill a row (N,) with counts, and give their sum."""
+        bits = draw.bit_generator.random_raw(len(row) // 4 + 1).view(np.uint16)[: len(row)]
+        counts = (bits >= self.cuts[0]).view(np.uint8)
+        for cut in self.cuts[1:]:
+            counts += (bits >= cut).view(np.uint8)
+        row[:] = counts
+        left = np.flatnonzero(counts == len(self.cuts))
+        row[left] = np.searchsorted(self.remainder, draw.random(len(left)) * self.remainder[-1])
+        return int(row.sum())
 
 
 def estimate(

@@ -6,7 +6,6 @@ Legend: N images, M out-of-distribution images, K classes, R replicates, L disti
 All results are fractions, never percentages; ``METRICS`` says which ones are shown × 100.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,10 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from anchored import smooth_ece as smooth_ece_
 from anchored.errors import UserError
 
 _BLOCK = 1 << 18  # elements worked on at once where a loop bounds memory: 2 MiB of float64, about a core's cache
-_STEPS = 1 << 10  # bandwidths are multiples of 1 / _STEPS: the published search halves ten times
 
 WeightedMetric = Callable[[Tensor], Tensor]
 """Weights (R, N) float64, each row's total positive -> values (R,) float64."""
@@ -282,117 +281,7 @@ def smooth_ece(confidence: Tensor, correct: Tensor, variant: str = "reflect") ->
 
 
 def weighted_smooth_ece(confidence: Tensor, correct: Tensor, variant: str = "reflect") -> WeightedMetric:
-    """The weighted form of ``smooth_ece``: R replicates share the images' grid cells, the kernels and the search."""
+    """The weighted form of ``smooth_ece``: R replicates share the images' grid cells and the kernels."""
     if variant not in ("reflect", "reflect_old"):
         raise UserError(f"smooth ECE has the variants 'reflect' and 'reflect_old', not {variant!r}")
-    order, in_order, old = confidence.argsort(), bool((confidence.diff() >= 0).all()), variant == "reflect_old"
-    f, r = confidence[order].double(), (confidence - correct)[order].double()
-    return lambda weights: _Curve(f, r, weights if in_order else weights[:, order], old).fixed_point()
-
-
-class _Curve:
-    """σ ↦ smECE_σ of R replicates: residuals on a grid, smoothed by FFT (reflection makes them periodic)."""
-
-    def __init__(self, f: Tensor, r: Tensor, weights: Tensor, old: bool) -> None:
-        self.f, self.r, self.weights, self.old = f, r, weights, old
-        self.total = weights.sum(1)
-        self.points = [200] * len(weights)  # each replicate's grid; the older search starts from 200 points
-        self.grids: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def fixed_point(self) -> Tensor:
-        """Halve the bandwidth interval ten times, for all replicates at once: the value at its upper end (R,)."""
-        low = torch.zeros_like(self.total, dtype=torch.long)
-        high = low + _STEPS
-        found = self.values(high)
-        for _ in range(int(math.log2(_STEPS))):
-            middle = (low + high) // 2
-            values = self.values(middle)
-            up = (middle < 0.001 * _STEPS) | (middle / _STEPS < values)  # 0.001: the published tolerance
-            low, high, found = torch.where(up, middle, low), torch.where(up, high, middle), found.where(up, values)
-        return self.values(high) if self.old else found  # the older one ends on the finest grid it came to need
-
-    def refined(self, step: int, points: int) -> int:
-        """Grid points for the bandwidth step / _STEPS: 1001 or more; older: fourfold as needed, never fewer again."""
-        width = round(20 * _STEPS / step)
-        if not self.old:
-            return max(2000, width) // 2 + 1
-        while width > points:
-            points *= 4
-        return points
-
-    def values(self, steps: Tensor) -> Tensor:
-        """Bandwidths steps / _STEPS (R,) -> smECE (R,), each distinct (bandwidth, grid) once."""
-        self.points = [self.refined(*pair) for pair in zip(steps.tolist(), self.points, strict=True)]
-        out, pairs = torch.empty_like(self.total), list(zip(steps.tolist(), self.points, strict=True))
-        for step, points in sorted(set(pairs)):
-            rows = torch.tensor([i for i, pair in enumerate(pairs) if pair == (step, points)], device=out.device)
-            out[rows] = self.value(step / _STEPS, points, rows)
-        return out
-
-    def value(self, sigma: float, points: int, rows: Tensor) -> Tensor:
-        """Mean |smoothed residual| over points of [0, 1], by the number of images (older) or their smoothed density."""
-        residuals, images = self.grid(points, rows)
-        response = _response(sigma, points, self.f.device)
-        smooth = torch.fft.irfft(residuals * response, n=2 * (points - 1))[:, :points]
-        if self.old:
-            return torch.mean(smooth.abs(), 1) / self.total[rows]
-        count = max(round(10 / sigma), 200)
-        t = torch.linspace(0, 1, count, dtype=torch.float64, device=self.f.device) * (points - 1)
-        cell = t.long().clamp(0, points - 2)
-        at_t = torch.lerp(smooth[:, cell], smooth[:, cell + 1], t - cell)
-        # The density enters by its sum over t only: one linear functional of the histogram, the adjoint of the above.
-        ends = torch.zeros(points, dtype=torch.float64, device=self.f.device)
-        ends.index_add_(0, cell, 1 - (t - cell)).index_add_(0, cell + 1, t - cell)
-        return at_t.abs().sum(1) / (images @ _adjoint(response, ends) + count * 1e-4)  # 1e-4: as published
-
-    def grid(self, points: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectrum of the residuals, histogram of the images, (rows, P) each; two grid points share an image."""
-        if not self.old and points > 1001:  # asked for once, with one bandwidth
-            return self.deposited(points, self.weights[rows])
-        if points not in self.grids:
-            self.grids[points] = self.deposited(points, self.weights)
-        spectrum, images = self.grids[points]
-        return spectrum[rows], images[rows]
-
-    def deposited(self, points: int, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (n, N) -> the two tensors of ``grid``, (n, P)."""
-        place = self.f * (points - 1)
-        cell = place.long().clamp(0, points - 2)
-        share = place - cell
-        ends = torch.searchsorted(cell, torch.arange(points - 1, device=cell.device), right=True)
-        sums = torch.stack([self.r, self.r * share, torch.ones_like(share), share])
-        blocks = (_on_grid(block, sums, ends) for block in torch.split(weights, max(1, _BLOCK // len(place))))
-        residuals, images = (torch.cat(part) for part in zip(*blocks, strict=True))
-        spectrum: Tensor = torch.fft.rfft(torch.cat([residuals, residuals.flip(1)[:, 1:-1]], 1))
-        return spectrum, images
-
-
-def _on_grid(weights: Tensor, sums: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (n, N), images in order of confidence -> sums of w·r and of w on the grid (n, P).
-
-    ``sums`` (4, N): r, r · share, 1, share, share being the part of the cell's upper point; ``ends`` (P − 1,): images
-    up to each cell's end. A cell's sum is a difference of running sums: no scatter.
-    """
-    before, scratch = (ends - 1).clamp(min=0), torch.empty_like(weights)
-    running = (torch.cumsum(torch.mul(weights, row, out=scratch), 1, out=scratch)[:, before] for row in sums)
-    r, r_upper, one, one_upper = (_steps(each * (ends > 0)) for each in running)
-    pad = torch.nn.functional.pad
-    return pad(r - r_upper, (0, 1)) + pad(r_upper, (1, 0)), pad(one - one_upper, (0, 1)) + pad(one_upper, (1, 0))
-
-
-def _response(sigma: float, points: int, device: torch.device) -> Tensor:
-    """Frequency response (P,) complex of the kernel: P taps over one unit, cut at ± ½; period 2 (P − 1)."""
-    t = torch.arange(points, dtype=torch.float64, device=device) / (points - 1) - 0.5
-    taps = torch.exp(-t.square() / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
-    # An even P has no middle tap: the kernel then sits half a cell to the right, as published.
-    whole = torch.nn.functional.pad(taps, (0, points - 2)).roll(-((points - 1) // 2))
-    response: Tensor = torch.fft.rfft(whole).conj()
-    return response
-
-
-def _adjoint(response: Tensor, ends: Tensor) -> Tensor:
-    """g (P,) with g · h = ends · smoothed(h) for every histogram h (P,)."""
-    points, period = len(ends), 2 * (len(ends) - 1)
-    g: Tensor = torch.fft.irfft(torch.fft.rfft(ends, n=period) * response.conj(), n=period)
-    g[1 : points - 1] += g[points:].flip(0)  # the mirror image's share
-    return g[:points]
+    return smooth_ece_.Curve(confidence.double(), (confidence - correct).double(), variant == "reflect_old")

@@ -1,0 +1,224 @@
+"""σ ↦ smECE_σ of many replicates at once, and its fixed point; what it is: ``metrics.smooth_ece``.
+
+The residuals c − y are put on a grid (two points share an image), smoothed by a Gaussian kernel that is reflected at 0
+and 1 (by FFT: reflection makes them periodic), and read off at points t. All is linear in a replicate's weights but for
+the absolute value at the end: the grid is a sparse product, and of the density only its sum over t is needed, which is
+one product with a vector that all replicates share.
+Legend: N images, R replicates, P grid points, T read-off points. Bandwidths are steps of 1 / STEPS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from torch import Tensor
+
+STEPS = 1 << 10  # the published search halves [0, 1] ten times
+LEAST = 0.001  # the published tolerance: no smaller bandwidth is looked at
+COARSE = 1001  # points of the grid for all bandwidths that need no finer one
+_BLOCK = 1 << 16  # weights that go onto the grid at once: with many images one replicate, which stays in a core's cache
+_STEADY = 0.02 / STEPS  # how far smECE_σ may rise with σ through its grid; it falls otherwise
+
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """The kernel of one bandwidth on a grid of P points, read off at T = ``count`` points, or at all where it is 0."""
+
+    step: int
+    points: int
+    count: int
+
+    @cached_property
+    def response(self) -> Tensor:
+        """Frequency response (P,) complex of the kernel: P taps over one unit, cut at ± ½; period 2 (P − 1)."""
+        sigma, points = self.step / STEPS, self.points
+        t = torch.arange(points, dtype=torch.float64) / (points - 1) - 0.5
+        taps = torch.exp(-t.square() / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
+        # An even P has no middle tap: the kernel then sits half a cell to the right, as published.
+        whole = torch.nn.functional.pad(taps, (0, points - 2)).roll(-((points - 1) // 2))
+        found: Tensor = torch.fft.rfft(whole).conj().resolve_conj()
+        return found
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The grid cell (T,) below each point t, and its place in it in [0, 1]."""
+        t = torch.linspace(0, 1, self.count, dtype=torch.float64) * (self.points - 1)
+        cell = t.long().clamp(0, self.points - 2)
+        return cell, t - cell
+
+    @cached_property
+    def density(self) -> _Floats:
+        """g (P,): g · h is the sum over t of the smoothed h, for every histogram h; the adjoint of ``read``."""
+        cell, share = self.places
+        ends, period = torch.zeros(self.points, dtype=torch.float64), 2 * (self.points - 1)
+        ends.index_add_(0, cell, 1 - share).index_add_(0, cell + 1, share)
+        g = torch.fft.irfft(torch.fft.rfft(ends, n=period) * self.response.conj(), n=period)
+        g[1 : self.points - 1] += g[self.points :].flip(0)  # the mirror image's share
+        found: _Floats = g[: self.points].numpy()
+        return found
+
+
+@lru_cache(maxsize=32)
+def smoother(step: int, points: int, old: bool) -> Smoother:
+    """One for each bandwidth and grid, shared by all sets."""
+    return Smoother(step, points, 0 if old else max(round(10 * STEPS / step), 200))
+
+
+def read(kernels: Sequence[Smoother], spectra: Tensor) -> Tensor:
+    """Spectra (n,P) of histograms, each with its kernel, of the same P and T all -> smoothed, at points t, (n,T)."""
+    one = kernels[0]
+    response = one.response if len(set(kernels)) == 1 else torch.stack([each.response for each in kernels])
+    smooth: Tensor = torch.fft.irfft(spectra * response, n=2 * (one.points - 1))[:, : one.points]
+    if not one.count:
+        return smooth
+    cell, share = one.places
+    return torch.lerp(smooth[:, cell], smooth[:, cell + 1], share)
+
+
+class Curve:
+    """One set of images: weights (R,N) -> the fixed point of each replicate's curve (R,).
+
+    ``f`` (N,) confidences and ``r`` (N,) residuals, float64; ``old`` as ``metrics.smooth_ece``'s variant.
+    """
+
+    def __init__(self, f: Tensor, r: Tensor, old: bool) -> None:
+        self.f, self.r, self.old = f.cpu().numpy(), r.cpu().numpy(), old
+        self.start = 0  # bandwidth of the replicates so far
+        self.grids: dict[int, csr_array] = {}
+        self.images: dict[int, _Floats] = {}  # densities, by bandwidth
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """Compute on the CPU, whatever the weights' device."""
+        search = _Halving if self.old else _Search
+        return torch.from_numpy(search(self, weights.cpu().numpy()).found()).to(weights.device)
+
+    def grid(self, points: int) -> csr_array:
+        """(P,N): what an image of weight one adds to the histogram of residuals."""
+        if points not in self.grids:
+            cell, share = self._cells(points)
+            values, image = np.concatenate([self.r * (1 - share), self.r * share]), np.arange(len(cell))
+            where = np.concatenate([cell, cell + 1]).astype(np.int32), np.concatenate([image, image]).astype(np.int32)
+            self.grids[points] = csr_array((values, where), shape=(points, len(cell)))
+        return self.grids[points]
+
+    def density(self, kernel: Smoother) -> _Floats:
+        """(N,): what an image of weight one adds to the sum of the smoothed density over the points t."""
+        if kernel.step not in self.images:
+            cell, share = self._cells(kernel.points)
+            self.images[kernel.step] = kernel.density[cell] * (1 - share) + kernel.density[cell + 1] * share
+        return self.images[kernel.step]
+
+    def _cells(self, points: int) -> tuple[NDArray[np.int64], _Floats]:
+        place = self.f * (points - 1)
+        cell = place.astype(np.int64).clip(0, points - 2)
+        return cell, place - cell
+
+    def spectra(self, points: int, weights: _Floats, rows: NDArray[np.int64]) -> Tensor:
+        """Weights (R,N) -> spectra of the residuals on the grid, of the replicates ``rows`` (n,P)."""
+        grid, found = self.grid(points), np.empty((len(rows), 2 * (points - 1)))
+        together = _BLOCK // weights.shape[1]
+        for i in range(0, len(rows), max(1, together)):
+            if together < 2:  # without a copy
+                found[i, :points] = grid @ weights[rows[i]]
+            else:
+                found[i : i + together, :points] = (grid @ weights[rows[i : i + together]].T).T
+        found[:, points:] = found[:, points - 2 : 0 : -1]  # mirrored at the ends: periodic
+        spectra: Tensor = torch.fft.rfft(torch.from_numpy(found))
+        return spectra
+
+
+class _Search:
+    """The least bandwidth of each of R replicates that is at least smECE_σ, and smECE_σ there.
+
+    The published search halves the interval ten times. smECE_σ does not rise with σ, so that there is one such
+    bandwidth, and it is found in two or three evaluations from where other replicates have theirs.
+    """
+
+    def __init__(self, curve: Curve, weights: _Floats) -> None:
+        self.curve, self.weights = curve, weights
+        self.coarse: Tensor | None = None  # the spectra on the grid of most bandwidths
+
+    def found(self) -> _Floats:
+        """Values (R,)."""
+        curve, count = self.curve, len(self.weights)
+        if not curve.start and count > 1:
+            _Search(curve, self.weights[:1]).found()
+        low, high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
+        values, probe = np.full(count, np.nan), np.full(count, curve.start or STEPS // 16)
+        for attempt in range(2 * STEPS):
+            left = np.flatnonzero((high - low > 1) | np.isnan(values))
+            if not len(left):
+                break
+            probe[left] = probe[left].clip(low[left] + 1, np.maximum(high[left] - 1, low[left] + 1))
+            if attempt > 6:  # nothing that was guessed can go on for long
+                probe[left] = (low[left] + high[left] + 1) // 2
+            here, at = self.values(probe[left], left), probe[left]
+            up = here > at / STEPS
+            low[left[up]] = at[up]
+            down, value, step = left[~up], here[~up], at[~up]
+            high[down], values[down] = step, value
+            # It was no smaller at the next lower bandwidth: where it would do there, no need to look.
+            low[down] = np.where(value > (step - 1) / STEPS + _STEADY, step - 1, low[down])
+            probe[left] = np.ceil(here * STEPS)
+        curve.start = int(np.median(high))
+        return values
+
+    def values(self, steps: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
+        """smECE of the replicates ``rows`` (n,), each at a bandwidth of its own: by the smoothed density's integral."""
+        kernels = [smoother(int(step), max(COARSE, round(20 * STEPS / step) // 2 + 1), False) for step in steps]
+        found, forms = np.empty(len(rows)), np.array([(each.points, each.count) for each in kernels])
+        for points, count in np.unique(forms, axis=0):
+            alike = np.flatnonzero((forms == (points, count)).all(1))
+            own = [kernels[i] for i in alike]
+            smooth = read(own, self.spectra(int(points), rows[alike])).abs().sum(1).numpy()
+            density = [self.weights[rows[i]] @ self.curve.density(kernels[i]) for i in alike]
+            found[alike] = smooth / (np.array(density) + count * 1e-4)  # 1e-4: as published
+        return found
+
+    def spectra(self, points: int, rows: NDArray[np.int64]) -> Tensor:
+        """The spectra of the replicates ``rows``; those of the grid of most bandwidths are made once, for all."""
+        if points != COARSE:
+            return self.curve.spectra(points, self.weights, rows)
+        if self.coarse is None:
+            self.coarse = self.curve.spectra(COARSE, self.weights, np.arange(len(self.weights)))
+        return self.coarse[rows]
+
+
+class _Halving:
+    """The older variant: the mean over grid points, on a grid that grows while the published search halves."""
+
+    def __init__(self, curve: Curve, weights: _Floats) -> None:
+        self.curve, self.weights, self.total = curve, weights, weights.sum(1)
+        self.points = np.full(len(weights), 200)  # each replicate's grid
+        self.grids: dict[int, Tensor] = {}
+
+    def found(self) -> _Floats:
+        """Values (R,)."""
+        low, high = np.zeros(len(self.weights), dtype=np.int64), np.full(len(self.weights), STEPS)
+        for _ in range(int(math.log2(STEPS))):
+            middle = (low + high) // 2
+            up = (middle < LEAST * STEPS) | (middle / STEPS < self.values(middle))
+            low, high = np.where(up, middle, low), np.where(up, high, middle)
+        return self.values(high)  # on the finest grid it came to need
+
+    def values(self, steps: NDArray[np.int64]) -> _Floats:
+        """Bandwidths steps / STEPS (R,) -> smECE (R,); fourfold grids as needed, never fewer points again."""
+        while (coarse := np.round(20 * STEPS / steps) > self.points).any():
+            self.points = np.where(coarse, 4 * self.points, self.points)
+        out = np.empty(len(steps))
+        for step, points in sorted(set(zip(steps.tolist(), self.points.tolist(), strict=True))):
+            rows = np.flatnonzero((steps == step) & (self.points == points))
+            if points not in self.grids:
+                self.grids[points] = self.curve.spectra(points, self.weights, np.arange(len(self.weights)))
+            smooth = read([smoother(step, points, True)], self.grids[points][rows])
+            out[rows] = smooth.abs().mean(1).numpy() / self.total[rows]
+        return out
