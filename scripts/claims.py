@@ -2,33 +2,36 @@
 
     python scripts/claims.py runs/claims [--workers 2] [--studies alphas,lambdas] [--page]
 
-Runs the studies named below into folders of their own (hours; the same command goes on where it stopped), tests every
-claim on each of them that has its figures, and writes the page. ``--page`` writes it from what is there already.
+Runs the studies named below into folders of their own (hours; the same command goes on where it stopped), keeps the
+rows that the page needs in ``docs/claims/``, which is committed, tests every claim on each study that has its figures,
+and writes the page. Trainings whose rows are kept already are not run again: after a change of a study's settings all
+are. ``--page`` writes the page from the rows that are kept and those of finished trainings in the folder.
 
 A claim is a contrast of one figure: a difference of two ways of training, or a trend along a knob. It is computed seed
 by seed on the same test images, and its mean over seeds is tested with Student's t, corrected by Holm's method for the
-number of claims tested on that study. Holds, or does not: the sign is clear (p < 0.05). Undecided: it is not.
+number of contrasts tested on that study. Holds, or does not: the sign is clear (p < 0.05). Undecided: it is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
-import shutil
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from anchored import disk, intervals
-from anchored.cli import main as command
+from anchored import cli, commands, disk, intervals, runs
 from anchored.metrics import METRICS
+from anchored.recipe import Recipe, canonical
 from anchored.report import words
 from anchored.report.summary import SIGNIFICANT, Measure, Summary, Variant, read
-from anchored.runs import StudyFolder
+from anchored.runs import Row, StudyFolder
 
-PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,29 @@ class Study:
     recipe: str
     changes: tuple[str, ...] = ()
     why: str = ""  # what it is to find out, where it is there to explain another one
+    shares: str = ""  # another study that has some of its trainings: they are not run twice
 
 
-ONLY_RAM = ("--data.validation", "0.1", "--grid.protocols", "[ram]")
+HELD_OUT = ("--data.validation", "0.1")  # as in demo-alphas: the same images are trained on
+ONLY_RAM = (*HELD_OUT, "--grid.protocols", "[ram]")
 STUDIES = {
     "alphas": Study("embedded part of Fashion-MNIST", "demo-alphas"),
-    "lambdas": Study("embedded part of Fashion-MNIST, along λ", "demo-lambdas"),
+    "lambdas": Study("embedded part of Fashion-MNIST, along λ", "demo-lambdas", shares="alphas"),
     "full": Study(
         "full Fashion-MNIST",
         "demo-seeds",
         (
-            *("--data.train", "fashion-mnist", "--data.validation", "0.1", "--train.epochs", "4"),
+            *("--data.train", "fashion-mnist", *HELD_OUT, "--train.epochs", "4"),
             *("--evaluate.ood", "[digits, textures, photos, gaussian-noise, uniform-noise, blobs]"),
             *("--evaluate.adaptation", "[digits]"),
         ),
     ),
-    "longer": Study("trained three times as long", "demo-seeds", (*ONLY_RAM, "--train.epochs", "36"), "too short?"),
+    "longer": Study(
+        "trained three times as long",
+        "demo-seeds",
+        (*HELD_OUT, "--grid.protocols", "[standard, ram]", "--train.epochs", "36"),
+        "too short?",
+    ),
     "image-masks": Study(
         "masks per image", "demo-seeds", (*ONLY_RAM, "--anchoring.mask_unit", "image"), "whole-batch masks?"
     ),
@@ -168,18 +178,22 @@ def _rise(values: Sequence[float]) -> float:
 
 
 def verdicts(summary: Summary) -> dict[Claim, Verdict]:
-    """Every claim that the study has the figures of, over two seeds or more."""
+    """Every claim that the study has the figures of, over two seeds or more.
+
+    Two claims may say opposite things of one contrast: it is tested, and counted, once.
+    """
     found = {claim: each for claim in CLAIMS if len(each := contrasts(summary, claim)) > 1}
-    p_values = intervals.holm([intervals.paired_t_test(each, [0.0] * len(each)) for each in found.values()])
-    return {
-        claim: Verdict(
-            interval := intervals.over_seeds(each),
-            p,
-            len(each),
-            None if p >= SIGNIFICANT else math.copysign(1, interval.value) == claim.sign,
-        )
-        for (claim, each), p in zip(found.items(), p_values, strict=True)
-    }
+    tested = {(claim.figure, claim.ways): each for claim, each in found.items()}
+    p_values = intervals.holm([intervals.paired_t_test(each, [0.0] * len(each)) for each in tested.values()])
+    corrected = dict(zip(tested, p_values, strict=True))
+    return {claim: verdict(claim, each, corrected[claim.figure, claim.ways]) for claim, each in found.items()}
+
+
+def verdict(claim: Claim, values: Sequence[float], p: float) -> Verdict:
+    """What a contrast's values, one a seed, say of a claim; ``p`` is corrected already."""
+    interval = intervals.over_seeds(values)
+    clear = p < SIGNIFICANT and interval.value != 0
+    return Verdict(interval, p, len(values), math.copysign(1, interval.value) == claim.sign if clear else None)
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------
@@ -195,10 +209,10 @@ def table_of_claims(summary: Summary, found: Mapping[Claim, Verdict]) -> Iterato
     """A row each, in the order of the source."""
     yield "| claim | where | figure | contrast, 95 % interval | p | verdict |"
     yield "|---|---|---|---:|---:|---|"
-    for claim, verdict in found.items():
-        value, low, high = (number(bound, claim.figure) for bound in verdict.contrast)
-        p = "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}"
-        cells = (claim.sentence, claim.source, claim.figure, f"{value} [{low}, {high}]", p, verdict.word)
+    for claim, each in found.items():
+        value, low, high = (number(bound, claim.figure) for bound in each.contrast)
+        p = "< 0.001" if each.p < 0.001 else f"{each.p:.3f}"
+        cells = (claim.sentence, claim.source, claim.figure, f"{value} [{low}, {high}]", p, each.word)
         yield f"| {' | '.join(cells)} |"
 
 
@@ -209,15 +223,18 @@ def table_of_reasons(studies: Mapping[str, Summary]) -> Iterator[str]:
     yield "|---|" + "---:|" * len(FIGURES)
     for name, way in (("standard", STANDARD), ("anchored", ANCHORED), ("RAM as above", RAM)):
         means = [by_seed(default, way, figure).values() for figure in FIGURES]
-        cells = [number(statistics.fmean(each), figure, False) for each, figure in zip(means, FIGURES, strict=True)]
+        shown = zip(means, FIGURES, strict=True)
+        cells = [number(statistics.fmean(each), figure, False) if each else "—" for each, figure in shown]
         yield f"| {name} | {' | '.join(cells)} |"
     for key, study in STUDIES.items():
-        if study.why and key in studies:
-            yield f"| {study.title} | {' | '.join(_changed(default, studies[key], figure) for figure in FIGURES)} |"
+        for name, way in (("standard", STANDARD), ("RAM", RAM)):
+            if study.why and key in studies and by_seed(studies[key], way, "clean accuracy"):
+                cells = [_changed(default, studies[key], way, figure) for figure in FIGURES]
+                yield f"| {study.title} ({study.why}): {name} | {' | '.join(cells)} |"
 
 
-def _changed(default: Summary, other: Summary, figure: str) -> str:
-    ours, theirs = (by_seed(summary, RAM, figure) for summary in (other, default))
+def _changed(default: Summary, other: Summary, way: Way, figure: str) -> str:
+    ours, theirs = (by_seed(summary, way, figure) for summary in (other, default))
     common = sorted(ours.keys() & theirs.keys())
     if len(common) < 2:
         return "—"
@@ -227,69 +244,158 @@ def _changed(default: Summary, other: Summary, figure: str) -> str:
     return f"{mean} ({value} [{low}, {high}])"
 
 
-def made(summary: Summary) -> str:
-    """How a study was made: command, versions, duration."""
-    known = ", ".join(f"{key} {value}" for key, value in summary.made.items() if value and key != "command")
-    return f"{' '.join(words.what_was_run(summary))} `{summary.made.get('command', '')}`: {known}."
+def made(key: str, summary: Summary) -> str:
+    """How a study was made: what was run, the command, versions, duration."""
+    told = summary.made
+    known = ", ".join(f"{name} {value}" for name, value in told.items() if value and name not in ("command", "seconds"))
+    spent = math.fsum(told.get("seconds", {}).values())
+    took = f" Training took {words.duration(spent)} in all." if spent else ""
+    return f"{next(words.what_was_run(summary))} `anchored {' '.join(command_of(key))}`: {known}.{took}"
 
 
 def page(studies: Mapping[str, Summary]) -> str:
     """The whole page."""
     parts = [
         "# The source's claims, tested",
-        "Made by `python scripts/claims.py runs/claims` (tables and verdicts are computed; nothing is typed by hand). "
-        "A contrast is computed seed by seed on the same test images; p is Student's t-test over seeds, two-sided, "
-        "corrected for the number of claims of its table (Holm). **Holds**, **does not hold**: p < 0.05, with the sign "
-        "that the source states, or the other one. Undecided: the seeds do not tell.",
+        "Made by `python scripts/claims.py runs/claims`: tables and verdicts are computed from the rows in "
+        "[claims/](claims), nothing is typed by hand. A contrast is computed seed by seed on the same test images; p "
+        "is Student's t-test over seeds, two-sided, corrected for the number of contrasts of its table (Holm); the "
+        "intervals are not corrected. **Holds**, **does not hold**: p < 0.05, with the sign that the source states, or "
+        "the other one. Undecided: the seeds do not tell, which is no evidence against the claim. The source's "
+        "networks and images are larger: what fails here may hold there, and the other way round.",
     ]
     for key, study in STUDIES.items():
         if not study.why and key in studies and (found := verdicts(studies[key])):
-            seeds = f"{max(each.seeds for each in found.values())} seeds"
+            most, least = (f({each.seeds for each in found.values()}) for f in (max, min))
+            seeds = f"{most} seeds" if most == least else f"{least} to {most} seeds"
             parts += [f"## On the {study.title}, {seeds}", "\n".join(table_of_claims(studies[key], found))]
     if "alphas" in studies and any(STUDIES[key].why for key in studies):
         parts += [
             "## A look at why",
-            "RAM with one thing changed. In brackets: the paired difference to RAM as above, with its 95 % interval "
-            "over seeds, not corrected.",
+            "Training with one thing changed. In brackets: the paired difference to the same training as above, with "
+            "its 95 % interval over seeds, not corrected.",
             "\n".join(table_of_reasons(studies)),
         ]
-    parts += ["## How it was made", *(f"- *{STUDIES[key].title}.* {made(each)}" for key, each in studies.items())]
+    parts += ["## How it was made", *(f"- *{STUDIES[key].title}.* {made(key, each)}" for key, each in studies.items())]
+    left = [study.title for key, study in STUDIES.items() if key not in studies]
+    parts += [f"Not run yet: {'; '.join(left)}."] * bool(left)
     return "\n\n".join(parts) + "\n"
 
 
 # --- The studies ------------------------------------------------------------------------------------------------------
 
 
-def take_over(folder: Path, others: Sequence[Path]) -> None:
-    """Copy trainings that another of the studies has made already: a study keeps those that are its own."""
-    recipe = folder.name
-    wanted = {"lambdas": ("small-standard-seed", "small-ram-0.25-seed")}.get(recipe, ())
-    for other in others:
-        for run in other.glob("runs/*"):
-            target = folder / "runs" / run.name
-            if run.name.startswith(wanted) and (run / "evaluation.json").exists() and not target.exists():
-                shutil.copytree(run, target)
+def command_of(key: str) -> list[str]:
+    """The words of a study's command, without its folder."""
+    study = STUDIES[key]
+    return ["study", study.recipe, *study.changes]
+
+
+def recipe_of(key: str) -> Recipe:
+    """A study's recipe, as the command would have it."""
+    return commands.recipe_of(cli.parsed("study", command_of(key)[1:]))
+
+
+def same(settings: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether resolved settings say the same as a recipe, but for which trainings there are: each stands alone."""
+    try:
+        found = json.loads(canonical(Recipe.parse(dict(settings))))  # settings that are new since then: their defaults
+    except (TypeError, AttributeError):
+        return False
+    apart = dict.fromkeys(("name", "title", "grid", "choose", "validate"))
+    return not runs.difference({**found, **apart}, {**json.loads(canonical(recipe)), **apart})
+
+
+def needed(row: Row, score: str) -> bool:
+    """Whether the page is made from a row."""
+    if row.severity is not None or row.score not in ("", score):
+        return False
+    where = row.corruption if (row.metric, row.dataset) != ("accuracy", row.trained_on) else ""
+    mean_of_sets = row.dataset == "mean" or row.metric not in ("auroc", "linear_probe_accuracy")
+    return (row.metric, where) in FIGURES.values() and mean_of_sets
+
+
+def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
+    """Add the rows of a folder's finished trainings to those that are kept; rows of other settings make way."""
+    recipe = recipe_of(key)
+    if not folder.study_file.exists() or not same(disk.read_json(folder.study_file)["recipe"], recipe):
+        return
+    new = [row for run in folder.runs() for row in runs.read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
+    if not new:
+        return
+    found, seconds = disk.read_json(folder.study_file), dict[str, float]()
+    old = kept_rows(key, kept)
+    if old:
+        seconds = disk.read_json(kept.study_file)["made"].get("seconds", {})
+    fresh = {row.run for row in new}
+    rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
+    runs.write_rows(kept.results_file, rows)
+    spent = words.seconds(Summary(folder, found["recipe"], {}, tuple(new)))
+    told = {name: value for name, value in found["made"].items() if name != "command"}
+    told["seconds"] = {name: round(value, 1) for name, value in sorted({**seconds, **spent}.items())}
+    disk.write_json(kept.study_file, {"recipe": json.loads(canonical(recipe)), "made": told})
+
+
+def kept_rows(key: str, kept: StudyFolder) -> list[Row]:
+    """The rows that are kept of a study, if they were made with its settings."""
+    if not kept.study_file.exists() or not same(disk.read_json(kept.study_file)["recipe"], recipe_of(key)):
+        return []
+    return runs.read_rows(kept.results_file)
+
+
+def missing_seeds(key: str, done: set[str]) -> list[int]:
+    """Seeds of which a training is not among the names ``done``."""
+    return sorted({cell.seed for cell in recipe_of(key).cells() if cell.name not in done})
+
+
+def summary_of(key: str, docs: Path) -> Summary | None:
+    """What is known of a study from the rows that are kept, with those that it shares; None where there are none."""
+    kept, shared = StudyFolder(docs / "claims" / key), list[Row]()
+    own = kept_rows(key, kept)
+    if not own:
+        return None
+    if base := STUDIES[key].shares:
+        names, have = {cell.name for cell in recipe_of(key).cells()}, {row.run for row in own}
+        rows = kept_rows(base, StudyFolder(docs / "claims" / base))
+        shared = [row for row in rows if row.run in names - have]
+    return replace(read(kept), rows=(*own, *shared))
+
+
+def run(key: str, folder: StudyFolder, docs: Path, workers: str) -> None:
+    """Run the trainings of a study that no kept row is of, and keep theirs."""
+    kept, base = StudyFolder(docs / "claims" / key), STUDIES[key].shares
+    done = {row.run for row in kept_rows(key, kept)}
+    if base and same(json.loads(canonical(recipe_of(base))), recipe_of(key)):
+        done |= {row.run for row in kept_rows(base, StudyFolder(docs / "claims" / base))}
+    left = missing_seeds(key, done)
+    if left:
+        ways = [cell for cell in recipe_of(key).cells() if cell.name not in done]
+        changes = ["--grid.seeds", str(left)]
+        if all(cell.tail_weight for cell in ways):  # along λ: the others are shared
+            weights = sorted({cell.tail_weight for cell in ways})
+            changes += ["--grid.protocols", "[ram]", "--grid.tail_weights", str(weights)]
+        if cli.main([*command_of(key), *changes, "-o", str(folder.path), "--workers", workers]) != 0:
+            sys.exit(2)
+    keep(key, folder, kept)
 
 
 def main() -> None:
-    """Run the studies, write the page."""
+    """Run the studies, keep their rows, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--studies", default=",".join(STUDIES), help="names, separated by commas; default all")
     parser.add_argument("--workers", default="1", help="trainings at once")
-    parser.add_argument("--page", action="store_true", help="only write the page, from what is there")
+    parser.add_argument("--page", action="store_true", help="run nothing: keep what is finished, and write the page")
     options = parser.parse_args()
-    for key in [] if options.page else options.studies.split(","):
-        study, folder = STUDIES[key], options.folder / key
-        if key == "lambdas":
-            take_over(folder, [options.folder / "alphas"])
-        words_ = ["study", study.recipe, *study.changes, "-o", str(folder), "--workers", options.workers]
-        if command(words_) != 0:
-            sys.exit(2)
-    there = {key: StudyFolder(options.folder / key) for key in STUDIES}
-    found = {key: read(folder) for key, folder in there.items() if folder.results_file.exists()}
-    disk.write_text(PAGE, page(found))
-    print(PAGE)
+    for key in options.studies.split(","):
+        folder = StudyFolder(options.folder / key)
+        if options.page:
+            keep(key, folder, StudyFolder(DOCS / "claims" / key))
+        else:
+            run(key, folder, DOCS, options.workers)
+    found = {key: summary for key in STUDIES if (summary := summary_of(key, DOCS))}
+    disk.write_text(DOCS / "claims.md", page(found))
+    print(DOCS / "claims.md")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from test_readers import cifar_fixture
 from anchored import catalog, corruptions, networks
 from anchored import recipe as recipes
 from anchored.catalog import CATALOG, DataSet
-from anchored.cli import _options, main
+from anchored.cli import main, parsed
 from anchored.commands import recipe_of
 from anchored.errors import UserError
 from anchored.recipe import Recipe
@@ -30,7 +30,7 @@ FIGURES = ("fig3", "fig3-imagenet", "fig4a", "fig4b")
 
 def read(name: str, *arguments: str) -> Recipe:
     """A recipe as the command line reads it."""
-    return recipe_of(_options("study", [name, *arguments]))
+    return recipe_of(parsed("study", [name, *arguments]))
 
 
 # --- What a recipe says -----------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def _parser(verb: str) -> ArgumentParser:
     return parser
 
 
-def _options(verb: str, arguments: list[str]) -> Namespace:
+def parsed(verb: str, arguments: list[str]) -> Namespace:
     """Parse a verb's arguments: defaults, then the recipe's or the run's settings, then the command line's."""
     from jsonargparse import ArgumentError
 
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(f"anchored {version('anchored')}")
         elif verb in COMMANDS:
-            options = _options(verb, words[1:])
+            options = parsed(verb, words[1:])
             from anchored.display import quiet  # after --help, which must not wait for it
 
             quiet()
