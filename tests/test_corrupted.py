@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchored import catalog, corrupted, corruptions, data, evaluate, predict
+from anchored import bench, catalog, corrupted, corruptions, data, predict
 from anchored.cli import main
 from anchored.errors import UserError
 from anchored.settings import Data, Evaluation
@@ -180,20 +180,20 @@ def test_an_archive_is_read_as_it_was_made(archive: catalog.DataSet) -> None:
 
 
 def test_the_archive_of_a_set_is_found(archive: catalog.DataSet) -> None:
-    assert evaluate.archive_of("fashion-mini-novel", "contrast") == "toy-c"
-    assert evaluate.archive_of("cifar10", "sparkles") == "cifar10-c-bar"
-    assert evaluate.archive_of("cifar10", "fog") == "cifar10-c"
+    assert bench.archive_of("fashion-mini-novel", "contrast") == "toy-c"
+    assert bench.archive_of("cifar10", "sparkles") == "cifar10-c-bar"
+    assert bench.archive_of("cifar10", "fog") == "cifar10-c"
     with pytest.raises(UserError, match="no archive of digits under fog"):
-        evaluate.archive_of("digits", "fog")
+        bench.archive_of("digits", "fog")
 
 
 def test_families_are_expanded_for_the_networks_size() -> None:
     settings = Evaluation(corruptions=("c15", "fog", "c-bar"))
-    small, large = (evaluate._corruptions(settings, size) for size in (28, 224))
+    small, large = (bench.corruptions_of(settings, size) for size in (28, 224))
     assert len(small) == len(large) == 25
     assert "ripple" in small
     assert "perlin_noise" in large
-    assert len(evaluate._corruptions(Evaluation(corruptions=("c",)), 32)) == 19
+    assert len(bench.corruptions_of(Evaluation(corruptions=("c",)), 32)) == 19
 
 
 # --- the next batch is made meanwhile

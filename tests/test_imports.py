@@ -13,12 +13,14 @@ SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
+MATHS |= {"choosing", "smooth_ece"}
 STORE = {"disk", "runs", "hub"}
 SETTINGS = {"recipe", "settings"}
 MATERIAL = {"networks", "libraries", "resnets"}
-MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions"}
+MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions", "outliers"}
 WORK = {"model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
-ANSWERS = {"study", "cells", "display", "evaluate", "report", "inventory", "forecast", "doctor", "predictions"}
+ANSWERS = {"study", "cells", "display", "bench", "evaluate", "validation", "report", "inventory", "forecast", "doctor"}
+ANSWERS |= {"predictions"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | STORE | {"settings"}, BASE),
@@ -40,13 +42,15 @@ MAY_IMPORT = {
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict", "start", "optimiser", "checkpoints"},
     "card": BASE | STORE | SETTINGS | MATERIAL | {"model", "metrics"},
     "export": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "card"},
-    "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
+    "bench": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
+    "evaluate": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"bench"},
+    "validation": BASE | MATERIAL | SETTINGS | {"bench"},
     "report": BASE | MATHS | STORE | SETTINGS | {"report", "catalog"},
     "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},
-    "cells": BASE | STORE | SETTINGS | WORK | {"evaluate"},
+    "cells": BASE | STORE | SETTINGS | WORK | {"bench", "evaluate", "validation"},
     "display": BASE | {"cells"},
     "inventory": BASE | MATERIAL,
-    "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK,
+    "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK | {"validation"},
     "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "commands": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,

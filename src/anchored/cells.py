@@ -20,10 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from anchored import disk, evaluate, train
+from anchored import disk, evaluate, train, validation
+from anchored.bench import Split
 from anchored.errors import UserError
 from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run
+from anchored.settings import Evaluation
 
 Phase = Literal["training", "evaluating", "done", "failed"]
 EVERY = 2.0
@@ -75,7 +77,14 @@ def done(run: Run, cell: Cell, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
     if run.cell_file.exists():
         train.bind(run, cell)
-    return run.weights_file.exists() and evaluate.is_evaluated(run, cell, recipe.evaluate)
+    return run.weights_file.exists() and not list(_unmeasured(run, cell, recipe))
+
+
+def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> Iterator[tuple[Split, Evaluation]]:
+    """What is left to measure on a trained cell: its test, and what a knob is chosen on."""
+    for split, settings in validation.measured(recipe):
+        if not evaluate.is_evaluated(run, cell, settings, split):
+            yield split, settings
 
 
 def work(
@@ -96,7 +105,8 @@ def work(
                 with keeper.phase("training"):
                     train.train(run, cell, keeper.update, root)
                 with keeper.phase("evaluating"):
-                    evaluate.evaluate(run, cell, recipe.evaluate, keeper.update, root)
+                    for split, settings in _unmeasured(run, cell, recipe):
+                        evaluate.evaluate(run, cell, settings, keeper.update, root, split)
             return keeper.end("done")
         except Exception as error:
             bad_input = isinstance(error, UserError)

@@ -13,11 +13,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from anchored import catalog, corruptions, data, evaluate, networks, readers
+from anchored import bench, catalog, corruptions, data, networks, readers, validation
 from anchored.catalog import DataSet, File
 from anchored.errors import UserError
 from anchored.forecast import Cost, corrupting, costs, count, duration
 from anchored.inventory import amount, size
+from anchored.outliers import OUTLIERS
 from anchored.recipe import Recipe
 from anchored.settings import Data
 from anchored.study import made
@@ -40,11 +41,15 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
     uses: list[tuple[str, str, tuple[str, ...]]] = [(recipe.data.train, "training", ())]
     uses += [(name, "out-of-distribution", ()) for name in settings.ood]
     uses += [(name, "adaptation", ()) for name in settings.adaptation]
+    if recipe.choose:
+        chosen = validation.settings_of(recipe)
+        others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
+        uses += [(name, f"choosing {recipe.choose}", ()) for name in others if name not in settings.adaptation]
     if settings.corruption_source == "archive":
         size = data.seen_by(recipe.data).size
         archives: dict[str, list[str]] = {}
         for kind in corruptions.expand(settings.corruptions, size, size):
-            archives.setdefault(evaluate.archive_of(recipe.data.train, kind), []).append(kind)
+            archives.setdefault(bench.archive_of(recipe.data.train, kind), []).append(kind)
         uses += [(name, "corruption", tuple(kinds)) for name, kinds in archives.items()]
     found: dict[str, Need] = {}
     for name, use, kinds in uses:

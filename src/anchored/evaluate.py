@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from anchored import catalog, corruptions, data, disk, intervals, metrics, networks, runs
+from anchored import catalog, corruptions, data, disk, metrics, networks, runs
 from anchored import model as models
+from anchored.bench import Bench, Progress, Split, archive_of, corruptions_of, load
 from anchored.corruptions import CORRUPTIONS
 from anchored.errors import UserError
-from anchored.intervals import Interval
-from anchored.predict import Outputs, Pass, passed, stored
-from anchored.probe import linear_probe
-from anchored.recipe import Cell, Recipe, canonical, derived_seed
+from anchored.outliers import OUTLIERS
+from anchored.predict import Outputs, stored
+from anchored.probe import linear_probe, stratified
+from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Row, Run, StudyFolder
 from anchored.scores import SCORES
-from anchored.settings import Data, Evaluation
+from anchored.settings import Evaluation
 
-Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
 CORRUPTED = ("accuracy", "smooth_ece")
 DETECTION = ("auroc", "fpr95", "aupr")
@@ -34,142 +33,17 @@ ADAPTED = {"accuracy": "linear_probe_accuracy", "smooth_ece": "linear_probe_ece"
 EXAMPLES = 8  # images of each kind kept for the report
 
 
-@dataclass
-class Bench:
-    """One trained network on the bench."""
-
-    run: Run
-    cell: Cell
-    settings: Evaluation
-    progress: Progress
-    root: Path | None = None
-    passed: int = 0  # sets that were passed through the network, or read from disk
-    draws: list[Tensor] = field(default_factory=list)  # replicates of the rows so far (R,Q), in their order and unit
-
-    @cached_property
-    def config(self) -> models.ModelConfig:
-        """What the network takes and was trained on."""
-        return models.read_config(self.run)
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The network, loaded when a set has to be passed through it."""
-        on_gpu = torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda")
-        return models.load(self.run.path, network=self.cell.network).to("cuda" if on_gpu else "cpu")
-
-    @cached_property
-    def weights(self) -> str:
-        """Hash of the weights."""
-        return models.weights_digest(self.run)
-
-    @cached_property
-    def corruptions(self) -> tuple[str, ...]:
-        """Names of the corruptions, families expanded."""
-        return _corruptions(self.settings, self.config.size)
-
-    @cached_property
-    def sets(self) -> int:
-        """How many passes there are in all."""
-        settings = self.settings
-        corrupted = len(self.corruptions) * len(settings.severities)
-        return 2 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)  # the test set is asked for twice
-
-    def images(self, name: str, split: str) -> data.Images:
-        """A set as this network takes it, shrunken like the training set."""
-        return load(name, split, self.cell.data, self.root)
-
-    def outputs(
-        self, kept: str, name: str, split: str, corruption: str = "", severity: int = 0, features: bool = False
-    ) -> Outputs:
-        """The network's outputs on one set, from disk where they were made by these weights from this set."""
-        key = [self.weights, name, split, self.cell.data.fraction, features]
-        key += [own] if (own := data.content(name, self.cell.data)) else []
-        archive = archive_of(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
-        if corruption:
-            key += [corruption, severity, archive or self.settings.seed]
-
-        self.progress(self.passed / self.sets, f"evaluating, {kept}")
-        self.passed += 1
-
-        def change(images: Tensor, places: Tensor) -> Tensor:
-            return corruptions.corrupt(images, corruption, severity, seed=self.settings.seed, indices=places)
-
-        def begin() -> Pass:
-            size, chosen = self.settings.batch_size, self.cell.data
-            if archive:
-                seen = data.seen_by(chosen)
-                images = data.open_corrupted(archive, corruption, severity, chosen, seen, self.root, minimum=10)
-                return Pass(self.model, self.config, images, size, features)
-            change_ = change if corruption else None
-            return Pass(self.model, self.config, self.images(name, split), size, features, change_)
-
-        return passed(self.run, kept, json.dumps(key), begin)
-
-    def generator(self, *purpose: str) -> torch.Generator:
-        """The same draws for every network, so that networks are compared on the same resamples."""
-        return torch.Generator().manual_seed(derived_seed(self.settings.seed, *purpose))
-
-    def estimate(
-        self, purpose: str, names: Sequence[str], statistic: Callable[..., Tensor], sizes: Sequence[int]
-    ) -> list[Interval]:
-        """Values and intervals of figures, as in ``intervals.estimate``, whose replicates are kept for comparisons.
-
-        Each figure becomes one row, and the rows follow in this order.
-        """
-        self.progress(self.passed / self.sets, f"evaluating, intervals of {names[0]}")
-        found, draws = intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
-        self.draws.append(draws.cpu() * draws.new_tensor([_unit(name) for name in names]).cpu())
-        return found
-
-    def row(
-        self,
-        metric: str,
-        found: Interval,
-        dataset: str,
-        n: int,
-        *,
-        severity: int | None = None,
-        corruption: str = "",
-        score: str = "",
-    ) -> Row:
-        """A row of this network."""
-        value, low, high = (bound * _unit(metric) for bound in found)
-        return Row(
-            trained_on=catalog.title(self.cell.data.train),
-            architecture=networks.get(self.cell.network).title,
-            protocol=self.cell.protocol,
-            alpha=self.cell.alpha if self.cell.protocol == "ram" else None,
-            metric=metric,
-            dataset=dataset,
-            severity=severity,
-            value=value,
-            tail_weight=self.cell.tail_weight or None,
-            seed=self.cell.seed,
-            corruption=corruption,
-            score=score,
-            low=low,
-            high=high,
-            n=n,
-            run=self.run.name,
-        )
-
-
-def _unit(metric: str) -> float:
-    """What fractions are multiplied with in rows."""
-    return 100.0 if metrics.METRICS[metric].percent else 1.0
-
-
 def clean(bench: Bench) -> Iterator[Row]:
-    """Accuracy and calibration on the test set."""
-    test = bench.outputs("test", bench.cell.data.train, "test", features=True)
-    images, n = metrics.per_image(test.logits, test.labels), len(test.labels)  # unsorted: others resample the same ones
+    """Accuracy and calibration on clean images."""
+    found = bench.own(features=True)
+    images, n = metrics.per_image(found.logits, found.labels), len(found.labels)  # unsorted: others resample the same
     weighted = [metrics.IMAGE_METRICS[name](images) for name in CLEAN]
 
     def statistic(weights: Tensor) -> Tensor:
         return torch.stack([metric(weights) for metric in weighted], dim=1)
 
-    for name, found in zip(CLEAN, bench.estimate("images", CLEAN, statistic, [n]), strict=True):
-        yield bench.row(name, found, catalog.title(bench.cell.data.train), n)
+    for name, each in zip(CLEAN, bench.estimate("images", CLEAN, statistic, [n]), strict=True):
+        yield bench.row(name, each, catalog.title(bench.cell.data.train), n)
 
 
 def corruption(bench: Bench) -> Iterator[Row]:
@@ -188,8 +62,7 @@ def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row
     """
     severities = bench.settings.severities
     grid = [(severity, kind) for severity in severities for kind in kinds]
-    train = bench.cell.data.train
-    outputs = [bench.outputs(f"corruption-{kind}-{severity}", train, "test", kind, severity) for severity, kind in grid]
+    outputs = [bench.own(kind, severity) for severity, kind in grid]
     images, n = [metrics.per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
     main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
     means = {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})}
@@ -211,30 +84,14 @@ def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row
             yield bench.row(metric, each, dataset, n, severity=at, corruption=kind)
 
 
-def _corruptions(settings: Evaluation, size: int) -> tuple[str, ...]:
-    """Names of the corruptions of a recipe, its families expanded for the network's input size."""
-    return corruptions.expand(settings.corruptions, size, size)
-
-
-def archive_of(train: str, corruption: str) -> str:
-    """The catalog's archive of a set's corrupted test images; ``UserError`` where none is published."""
-    for row in catalog.CATALOG.values():
-        if row.clean == train and corruption in row.corruptions:
-            return row.name
-    raise UserError(
-        f"evaluate.corruption_source is archive, but no archive of {train} under {corruption} is in the catalog: take "
-        "generated"
-    )
-
-
 def ood(bench: Bench) -> Iterator[Row]:
     """Rejection of out-of-distribution images by each score, and the mean over sets."""
     if not bench.settings.ood:
         return
-    inside = bench.outputs("test", bench.cell.data.train, "test", features=True).logits
-    outside = [bench.outputs(f"ood-{catalog.file_name(name)}", name, "ood").logits for name in bench.settings.ood]
+    inside = bench.own(features=True).logits
+    outside = [bench.outside(name).logits for name in bench.settings.ood]
     sizes = [len(inside), *map(len, outside)]
-    titles = [catalog.title(name) for name in bench.settings.ood]
+    titles = [bench.title(name) for name in bench.settings.ood]
     for score, function in SCORES.items():
         for metric in DETECTION:
             weighted = [metrics.OOD_METRICS[metric](function(inside), function(each)) for each in outside]
@@ -272,57 +129,69 @@ def _with_mean(figures: list[Tensor]) -> Tensor:
 
 
 def _probed(bench: Bench, name: str) -> Outputs:
-    file = catalog.file_name(name)
-    train = bench.outputs(f"features-{file}-train", name, "train", features=True)
-    test = bench.outputs(f"features-{file}-test", name, "test", features=True)
-    inner, outer = train.features, test.features
-    assert inner is not None
-    assert outer is not None
+    """What a probe says of a task's test images; in validation of a fifth of its training images, held out."""
+    file, classes = catalog.file_name(name), len(data.row(name, bench.cell.data).classes)
+    fitted = bench.outputs(f"features-{file}-train", name, "train", features=True)
+    if bench.split == "test":
+        measured = bench.outputs(f"features-{file}-test", name, "test", features=True)
+    else:
+        kept, held = stratified(fitted.labels, classes, bench.generator("held out", name))
+        fitted, measured = _some(fitted, kept), _some(fitted, held)
 
     def compute() -> Outputs:
-        classes = len(data.row(name, bench.cell.data).classes)
-        probe = linear_probe(inner, train.labels, outer, classes, bench.generator("probe", name))
-        return Outputs(probe.logits.float(), test.labels)
+        generator = bench.generator("probe", name)
+        probe = linear_probe(_features(fitted), fitted.labels, _features(measured), classes, generator)
+        return Outputs(probe.logits.float(), measured.labels)
 
     key = [bench.weights, name, bench.cell.data.fraction, bench.settings.seed]
     key += [own] if (own := data.content(name, bench.cell.data)) else []
-    return stored(bench.run, f"probe-{file}", json.dumps(key), compute)
+    return stored(bench.kept, f"probe-{file}", json.dumps(key), compute)
+
+
+def _features(outputs: Outputs) -> Tensor:
+    assert outputs.features is not None
+    return outputs.features
+
+
+def _some(outputs: Outputs, places: Tensor) -> Outputs:
+    return Outputs(outputs.logits[places], outputs.labels[places], _features(outputs)[places])
 
 
 SUITES: tuple[Callable[[Bench], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
 
 
 def evaluate(
-    run: Run, cell: Cell, settings: Evaluation, progress: Progress = lambda share, what: None, root: Path | None = None
+    run: Run,
+    cell: Cell,
+    settings: Evaluation,
+    progress: Progress = lambda share, what: None,
+    root: Path | None = None,
+    split: Split = "test",
 ) -> list[Row]:
     """Measure a trained run, and keep its rows. Outputs that are there already are not computed again."""
-    bench = Bench(run, cell, settings, progress, root)
+    bench = Bench(run, cell, settings, progress, root, split)
     rows = [row for suite in SUITES for row in suite(bench)]
     draws = torch.cat(bench.draws, dim=1).T.float()
     assert len(draws) == len(rows)
-    disk.save_tensors(run.replicates_file, {"draws": draws})
-    runs.write_rows(run.rows_file, rows)
-    disk.write_json(run.evaluation_file, _made_from(run, cell, settings))
+    disk.save_tensors(bench.kept.replicates_file, {"draws": draws})
+    runs.write_rows(bench.kept.rows_file, rows)
+    disk.write_json(bench.kept.evaluation_file, _made_from(run, cell, settings))
     return rows
 
 
-def is_evaluated(run: Run, cell: Cell, settings: Evaluation) -> bool:
+def is_evaluated(run: Run, cell: Cell, settings: Evaluation, split: Split = "test") -> bool:
     """Whether the run's rows were made from its weights with these settings, and from the same own images."""
-    if not (run.rows_file.exists() and run.evaluation_file.exists() and run.weights_file.exists()):
+    kept = run if split == "test" else run.validation
+    if not (kept.rows_file.exists() and kept.evaluation_file.exists() and run.weights_file.exists()):
         return False
-    return bool(disk.read_json(run.evaluation_file) == _made_from(run, cell, settings))
+    return bool(disk.read_json(kept.evaluation_file) == _made_from(run, cell, settings))
 
 
 def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, object]:
-    names = (cell.data.train, *settings.ood, *settings.adaptation)
+    names = [name for name in (cell.data.train, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
     own = {name: data.content(name, cell.data) for name in names if catalog.is_own(name)}
     made = {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}
     return {**made, "own": own} if own else made
-
-
-def load(name: str, split: str, settings: Data, root: Path | None = None) -> data.Images:
-    """A set as the study's networks see it, shrunken as the recipe says (at least ten images of a class remain)."""
-    return data.open_set(name, split, settings, data.seen_by(settings), root, minimum=10)
 
 
 def check(recipe: Recipe, root: Path | None = None) -> Recipe:
@@ -349,7 +218,7 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
     seen = data.seen_by(recipe.data)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
-    for name in _corruptions(settings, seen.size):
+    for name in corruptions_of(settings, seen.size):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
             data.open_corrupted(archive_of(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
         for severity in settings.severities if settings.corruption_source == "generated" else ():
@@ -378,7 +247,7 @@ def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None)
 
     clean, spread = some(recipe.data.train, "test")
     examples = {"clean": clean}
-    for name in _corruptions(settings, clean.shape[-1]):
+    for name in corruptions_of(settings, clean.shape[-1]):
         examples[f"corruption/{name}"] = torch.cat(
             [_example(recipe, name, severity, clean[:1], spread[:1], root) for severity in settings.severities]
         )

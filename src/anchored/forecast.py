@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchored import corruptions, data, predict
+from anchored import corruptions, data, predict, validation
 from anchored import model as models
 from anchored.anchoring import AnchoredModel
 from anchored.batches import ImageSet, to_input
 from anchored.errors import is_out_of_memory
+from anchored.outliers import OUTLIERS
 from anchored.recipe import Cell, Recipe
 
 SECONDS = 40.0  # for all measurements of networks together; those of corruptions get a quarter more
@@ -101,9 +102,21 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     test = count(recipe, name, "test")
     outside = sum(count(recipe, each, "test") for each in settings.ood)
     adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
-    images = test * (1 + kinds) + outside + adapted
+    images = test * (1 + kinds) + outside + adapted + _chosen_on(recipe)
     classes = len(data.row(name, recipe.data).classes)
     return round(images), round(4 * (images * classes + (test + adapted) * width))
+
+
+def _chosen_on(recipe: Recipe) -> float:
+    """Held-out training images that one training is measured on to choose a knob: clean, corrupted, made foreign."""
+    if not recipe.choose:
+        return 0.0
+    settings, held_out = (
+        validation.settings_of(recipe),
+        recipe.data.validation * count(recipe, recipe.data.train, "train"),
+    )
+    outside = sum(held_out if name in OUTLIERS else count(recipe, name, "test") for name in settings.ood)
+    return held_out * (1 + len(settings.corruptions) * len(settings.severities)) + outside
 
 
 @dataclass(frozen=True)

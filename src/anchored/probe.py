@@ -60,7 +60,7 @@ def linear_probe(
     labels = train_labels.to(train_features.device).long()
     strength, start, losses = float(strengths[0]), None, {}
     if len(set(strengths)) > 1:
-        kept, held = _split(labels, classes, generator)
+        kept, held = stratified(labels, classes, generator)
         found = _held_out(train_features, labels, kept, held, classes, sorted(set(strengths), reverse=True))
         losses = {each: loss for each, (loss, _) in found.items()}
         strength = min(losses, key=losses.__getitem__)
@@ -88,7 +88,7 @@ def _check(train: Tensor, labels: Tensor, test: Tensor, classes: int, strengths:
         raise UserError(f"L2 strengths must be positive numbers, at least one, not {tuple(strengths)}")
 
 
-def _split(labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def stratified(labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Labels (N,) -> (kept, held out) image numbers: HELD_OUT of each class, at least one of two, never its last."""
     shuffled = torch.randperm(len(labels), generator=generator, device=generator.device).to(labels.device)
     held = []

@@ -34,6 +34,8 @@ from anchored.settings import (
     Tail,
     Training,
     TrainingPart,
+    Validation,
+    rules_of_choice,
     rules_of_data,
     rules_of_grid,
     rules_of_start,
@@ -103,6 +105,9 @@ class Recipe:
     tail: Tail = field(default_factory=Tail)
     train: Training = field(default_factory=Training)
     evaluate: Evaluation = field(default_factory=Evaluation)
+    choose: Literal["", "alpha", "lambda"] = ""
+    """Knob that a study chooses on held-out training images: alpha, or lambda (grid.tail_weights)."""
+    validate: Validation = field(default_factory=Validation)
 
     @staticmethod
     def parse(settings: dict[str, Any]) -> Recipe:
@@ -126,6 +131,14 @@ class Recipe:
             for alpha in self.alphas(network) if protocol == "ram" else (0.0,):
                 for weight in self.grid.tail_weights if protocol == "ram" else (0.0,):
                     yield protocol, alpha, weight
+
+    def _among(self) -> int:
+        """How many values the knob to choose has, at most, for one network; without masks α is 0."""
+        if "ram" not in self.grid.protocols:
+            return 0
+        if self.choose == "lambda":
+            return len(self.grid.tail_weights)
+        return max(len(self.alphas(name)) for name in self.grid.networks) + ("anchored" in self.grid.protocols)
 
     def training(self, network: str) -> Training:
         """How one network of the grid is trained."""
@@ -183,6 +196,7 @@ class Recipe:
         yield from rules_of_data(self.data)
         yield from rules_of_start(self.network, self.anchoring)
         yield from rules_of_grid(self.grid)
+        yield from rules_of_choice(self.choose, self._among(), self.data, self.validate)
         for network in self.grid.networks:
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
             for ok, text in (
@@ -210,6 +224,7 @@ SECTIONS: dict[str, type[Any]] = {
     "tail": Tail,
     "train": Training,
     "evaluate": Evaluation,
+    "validate": Validation,
 }
 CELL_SECTIONS: dict[str, type[Any]] = {
     "data": Data,

@@ -3,10 +3,10 @@
 A study's folder::
 
     study.json      the recipe, resolved, and how it was run (versions, revision, machine)
-    results.csv     all rows
+    results.csv     all rows; validation.csv those of held-out training images
     report.html     figures/  tables/  examples.safetensors
     runs/CELL/      cell.json  recipe.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors
-                    evaluation.json  rows.csv  state.json
+                    evaluation.json  rows.csv  state.json  validation/ (the same on held-out training images)
 """
 
 from __future__ import annotations
@@ -132,6 +132,11 @@ class Run:
         """The settings that made the rows, and the hash of the weights they were made from."""
         return self.path / "evaluation.json"
 
+    @property
+    def validation(self) -> Run:
+        """What was measured on held-out training images: rows, replicates, their settings and outputs, no network."""
+        return Run(self.path / "validation")
+
     def outputs_file(self, name: str) -> Path:
         """Logits, features and labels on one set."""
         return self.path / "outputs" / f"{name}.safetensors"
@@ -175,6 +180,11 @@ class StudyFolder:
     def results_file(self) -> Path:
         """All rows of all runs."""
         return self.path / "results.csv"
+
+    @property
+    def validation_file(self) -> Path:
+        """All rows that were measured on held-out training images, to choose α or λ; the columns of results.csv."""
+        return self.path / "validation.csv"
 
     @property
     def report_file(self) -> Path:

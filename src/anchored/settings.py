@@ -226,10 +226,33 @@ class Evaluation:
     """Seed of corruptions, bootstraps and probe splits: the same for every network."""
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What α or λ is chosen on: held-out training images (data.validation), and nothing that evaluate measures."""
+
+    ood: tuple[str, ...] = ("jigsaw", "inverted", "scrambled", "phase")
+    """Outliers made of the held-out images (these four), or rows of the catalog that evaluate.ood does not name."""
+    corruptions: tuple[str, ...] = ()
+    """Names or families that evaluate.corruptions does not have. Empty takes c-bar where that measures c, else c15."""
+    adaptation: tuple[str, ...] = ()
+    """Tasks of the probes, of whose training images a fifth is held out to measure. Empty takes evaluate.adaptation."""
+    tolerance: float = 1.0
+    """Percentage points of clean accuracy that a choice may cost against standard; from 0."""
+
+
 FROM_ZERO = (
     "learning_rate", "momentum", "weight_decay", "clip_norm", "label_smoothing", "decay", "warmup_start", "mixup",
     "cutmix",
 )  # fmt: skip
+
+
+def rules_of_choice(knob: str, among: int, data: Data, validate: Validation) -> Iterator[tuple[bool, str]]:
+    """Pairs of whether a rule is kept and what is wrong with choosing a knob ``among`` so many values otherwise."""
+    yield 0 <= validate.tolerance < math.inf, f"validate.tolerance is {validate.tolerance:g}: percentage points, from 0"
+    if knob:
+        yield data.validation > 0, "choose needs held-out training images: give, say, --data.validation 0.1"
+        where = {"alpha": "grid.alphas", "lambda": "grid.tail_weights"}[knob]
+        yield among > 1, f"choose is {knob}, but {where} of the ram protocol leaves nothing to choose from"
 
 
 def rules_of_data(data: Data) -> Iterator[tuple[bool, str]]:

@@ -26,14 +26,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anchored import cells, disk, evaluate, report, runs, train
+from anchored import cells, disk, evaluate, report, runs, train, validation
 from anchored.display import Display, quiet
 from anchored.errors import UserError
 from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run, StudyFolder
 from anchored.settings import Evaluation, Grid
 
-REDONE = ("name", "grid", "evaluate", "title")  # sections of a recipe that may change between two runs in one folder
+REDONE = (
+    "name",
+    "grid",
+    "evaluate",
+    "title",
+    "choose",
+    "validate",
+)  # sections of a recipe that may change between two runs in one folder
 POLL = 0.5  # seconds between two looks at what other processes do
 ATTEMPTS = 3  # how often a cell's process may be lost
 
@@ -50,6 +57,7 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
     if workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
     recipe = evaluate.check(recipe, root)
+    validation.check(recipe, root)
     bind(folder, recipe)
     every = list(recipe.cells())
     left = [cell for cell in every if not cells.done(folder.run(cell.name), cell, recipe)]
@@ -73,6 +81,9 @@ def _write(folder: StudyFolder, recipe: Recipe, every: Sequence[Cell], root: Pat
     """The results and the report of all cells that are done."""
     whole = [run for cell in every if cells.done(run := folder.run(cell.name), cell, recipe)]
     runs.write_rows(folder.results_file, [row for run in whole for row in runs.read_rows(run.rows_file)])
+    if recipe.choose:
+        chosen_on = [row for run in whole for row in runs.read_rows(run.validation.rows_file)]
+        runs.write_rows(folder.validation_file, chosen_on)
     if whole:
         evaluate.save_examples(folder, recipe, root)
         report.write(folder)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from rich import table as rich_table
 
 from anchored import disk
-from anchored.report import figures, formats, panels, paper, radar, style, sweeps, tables, words
+from anchored.report import choice, choice_figure, figures, formats, panels, paper, radar, style, sweeps, tables, words
 from anchored.report.style import Picture
 from anchored.report.summary import Summary, read
 from anchored.report.tables import Table
@@ -77,12 +77,14 @@ def write(folder: StudyFolder) -> Path:
     bytes. Raises ``UserError`` where there are no rows, or they are not of one study.
     """
     summary = read(folder)
+    choices = list(choice.of(summary))
     with style.drawing():
         pictures = [*radar.of(summary), *sweeps.of(summary), *figures.of(summary), *panels.of(summary)]
+        pictures += [choice_figure.picture(each, place) for place, each in enumerate(choices)]
         for picture in pictures:
             disk.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
             disk.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
-        made = [*tables.of(summary), *paper.tables(summary)]
+        made = [*tables.of(summary), *choice.tables(choices), *paper.tables(summary)]
         for table in made:
             disk.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
             disk.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -94,9 +96,8 @@ def write(folder: StudyFolder) -> Path:
 def terminal(folder: StudyFolder, width: int) -> list[rich_table.Table]:
     """The headline and what stands beside the paper, for a terminal of ``width`` columns. Raises as ``write`` does."""
     summary = read(folder)
-    return [
-        part for each in (tables.headline(summary), *paper.tables(summary)) for part in formats.terminal(each, width)
-    ]
+    shown = (tables.headline(summary), *choice.tables(list(choice.of(summary))), *paper.tables(summary))
+    return [part for each in shown for part in formats.terminal(each, width)]
 
 
 def render(summary: Summary, pictures: Sequence[Picture], made: Sequence[Table]) -> str:
@@ -157,6 +158,8 @@ def _sections(pictures: Sequence[Picture], made: Sequence[Table]) -> Iterator[Se
     yield section("paper", "Beside the paper", block(table=[name for name in listed if name.startswith("paper_")]))
     yield section("radar", "Four aims at once", block("radar"))
     yield section("sweeps", "Along α and λ", block("alpha"), block("lambda"))
+    of_choice = [name for name in listed if name.startswith("choice")]
+    yield section("choice", "Choosing on held-out images", block("choice", table=of_choice))
     yield section(
         "severity",
         "Under corruption",

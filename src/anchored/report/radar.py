@@ -25,13 +25,13 @@ AXES = {
 def of(summary: Summary) -> Iterator[Picture]:
     """One radar per architecture that has a standard network, another one, and at least three of the four aims."""
     for architecture in summary.architectures:
-        aims = _aims(summary)
+        aims = aims_of(summary)
         ratios = _ratios(summary, architecture, [measure for _, measure in aims])
         if len(aims) >= 3 and ratios:
             yield _radar(summary, architecture, aims, ratios)
 
 
-def _aims(summary: Summary) -> list[tuple[str, Measure]]:
+def aims_of(summary: Summary) -> list[tuple[str, Measure]]:
     """The axes that were measured."""
     found = {(measure.metric, measure.corruption): measure for measure in reversed(summary.measures)}  # C before C̄
     return [(name, found[key]) for key, name in AXES.items() if key in found]

@@ -193,6 +193,7 @@ class Summary:
     recipe: dict[str, Any]
     made: dict[str, Any]
     rows: tuple[Row, ...]
+    validation: bool = False  # measured on held-out training images
 
     @cached_property
     def _index(self) -> dict[tuple[object, ...], list[Row]]:
@@ -348,6 +349,7 @@ class Summary:
         name = Path(row.run).name
         if name not in self._draws:
             run, own = self.folder.run(name), [each for each in self.rows if each.run == row.run]
+            run = run.validation if self.validation else run
             there = disk.load_tensors(run.replicates_file)[0].get("draws") if run.replicates_file.exists() else None
             fits = there is not None and there.dim() == 2 and len(there) == len(own)
             self._draws[name] = (there if fits else None, {id(each): i for i, each in enumerate(own)})
@@ -387,6 +389,15 @@ def read(folder: StudyFolder) -> Summary:
         raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
     _check(rows, folder.results_file)
     return Summary(folder, study["recipe"], made if isinstance(made, dict) else {}, tuple(rows))
+
+
+def validation_of(summary: Summary) -> Summary | None:
+    """What was measured on held-out training images, where the study chooses a knob. ``UserError`` as ``read``."""
+    path = summary.folder.validation_file
+    if not summary.recipe.get("choose") or not path.is_file() or not (rows := runs.read_rows(path)):
+        return None
+    _check(rows, path)
+    return Summary(summary.folder, summary.recipe, summary.made, tuple(rows), validation=True)
 
 
 def _check(rows: Sequence[Row], path: Path) -> None:

@@ -41,13 +41,13 @@ def _style(place: int) -> dict[str, Any]:
     }
 
 
-def _bars(points: list[Point]) -> list[list[float]]:
+def bars(points: list[Point]) -> list[list[float]]:
     """Lengths of error bars below and above."""
     ends = [estimate.interval for _, estimate in points]
     return [[max(0.0, i.value - i.low) for i in ends], [max(0.0, i.high - i.value) for i in ends]]
 
 
-def _said(summary: Summary, variant: Variant, *estimates: Estimate) -> str:
+def said(summary: Summary, variant: Variant, *estimates: Estimate) -> str:
     """A point in words, shown when the pointer rests on it."""
     cells = [estimate_cell(summary, estimate) for estimate in estimates]
     names = [axis_title(estimate.rows[0].metric) for estimate in estimates]
@@ -75,7 +75,7 @@ def alphas(summary: Summary) -> Picture:
             points = _measured(summary, _swept(summary, architecture), measure)
             standard = _measured(summary, [v for v in summary.of(architecture) if v.protocol == "standard"], measure)
             _against_alpha(axes, points, standard, _style(place), architecture, f"alpha-{i}-{place}")
-            hints |= {f"alpha-{i}-{place}-{k}": _said(summary, *point) for k, point in enumerate([*points, *standard])}
+            hints |= {f"alpha-{i}-{place}-{k}": said(summary, *point) for k, point in enumerate([*points, *standard])}
             found += [estimate for _, estimate in [*points, *standard]]
         ticks = sorted({v.alpha or 0.0 for a in summary.architectures for v in _swept(summary, a)})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], rotation=35 if len(ticks) > 4 else 0)
@@ -105,7 +105,7 @@ def _against_alpha(
         return
     at = [variant.alpha or 0.0 for variant, _ in points]
     values = [estimate.value for _, estimate in points]
-    axes.errorbar(at, values, yerr=_bars(points), capsize=3, elinewidth=1, label=architecture, **style)
+    axes.errorbar(at, values, yerr=bars(points), capsize=3, elinewidth=1, label=architecture, **style)
     for k, (x, y) in enumerate(zip(at, values, strict=True)):
         axes.plot([x], [y], color=style["color"], marker=style["marker"], linestyle="", gid=f"{gid}-{k}")
 
@@ -148,8 +148,8 @@ def tail_weights(summary: Summary) -> Picture:
         axes.errorbar(
             [x.value for _, x, _ in points],
             [y.value for _, _, y in points],
-            xerr=_bars([(v, x) for v, x, _ in points]),
-            yerr=_bars([(v, y) for v, _, y in points]),
+            xerr=bars([(v, x) for v, x, _ in points]),
+            yerr=bars([(v, y) for v, _, y in points]),
             capsize=3,
             elinewidth=1,
             label=f"{architecture}, RAM α={alpha:g}",
@@ -158,7 +158,7 @@ def tail_weights(summary: Summary) -> Picture:
         for k, (variant, x, y) in enumerate(points):
             gid = f"lambda-{place}-{k}"
             axes.plot([x.value], [y.value], color=style["color"], marker=style["marker"], linestyle="", gid=gid)
-            hints[gid] = _said(summary, variant, x, y)
+            hints[gid] = said(summary, variant, x, y)
             text = f"λ = {variant.tail_weight or 0:g}"
             below, left = k % 2, k % 4 > 1  # neighbours may all but coincide: four corners in turn
             where = (-6 if left else 6, -15 if below else 6)
