@@ -13,5 +13,5 @@ class UserError(ValueError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of the machine or of the device ran out: torch says so by several exceptions."""
     told = re.search(r"out of memory|not enough memory|can.t allocate memory", str(error), re.IGNORECASE)
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's, which may say nothing
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's may say nothing
     return named or (isinstance(error, RuntimeError) and told is not None)
