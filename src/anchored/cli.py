@@ -152,4 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `anchored ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of a place that we only look at: a closed folder, a disk that fails
+        print(f"anchored: cannot read {error.filename}: {str(error.strerror).lower()}", file=sys.stderr)
+        return 2
     return 0

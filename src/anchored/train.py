@@ -325,7 +325,9 @@ def _last_good(run: Run, model: nn.Module, config: models.ModelConfig) -> str:
 def bind(run: Run, cell: Cell) -> None:
     """Claim a folder for a cell; ``UserError`` where it holds another one."""
     settings = json.loads(canonical(cell))
-    if run.cell_file.exists():
+    with disk.mending(run.path, "read"):
+        claimed = run.cell_file.exists()
+    if claimed:
         found = json.loads(canonical(Cell.parse(disk.read_json(run.cell_file), run.cell_file)))
         if found != settings:
             raise UserError(

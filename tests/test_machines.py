@@ -1,0 +1,127 @@
+"""Machines that fail: a full disk, a folder that may not be written to, a clock that jumps. Nothing is lost."""
+
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_checkpoints import cell, same
+
+from anchored import cells, study, train
+from anchored.cli import main
+from anchored.errors import UserError
+from anchored.recipe import Recipe
+from anchored.runs import Run
+from anchored.settings import Data, Evaluation, Grid, Training
+
+PLAIN = cell(Training(epochs=2, batch_size=32, accelerator="cpu", checkpoint_minutes=0), tail_weight=0.0)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody can reach."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def said(work: Callable[[], object], before: Callable[[], object]) -> str:
+    """What work is refused with in a process of its own, after ``before`` spoilt that process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        text = "no error"
+        try:
+            before()
+            work()
+        except UserError as error:
+            text = str(error)
+        except BaseException as error:
+            text = f"{type(error).__name__}: {error}"
+        os.write(writing, text.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        text = stream.read().decode()
+    os.waitpid(child, 0)
+    return text
+
+
+def small_files() -> None:
+    """A disk that is full for this process alone: files of 10 kB and no more."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def nobody() -> None:
+    """A user without any rights."""
+    if os.geteuid() == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
+    train.train(whole, PLAIN)
+    text = said(lambda: train.train(run, PLAIN), small_files)
+    assert text == f"cannot write {run.checkpoint_file}: file too large"
+    assert [file.name for file in run.path.iterdir()] == ["cell.json"]
+    train.train(run, PLAIN)
+    assert same(run, whole)
+
+
+def test_a_full_disk_fails_the_cell_and_not_the_study(tmp_path: Path) -> None:
+    recipe = Recipe(
+        data=Data("fashion-mini-known", 0.02),
+        grid=Grid(networks=("small",), protocols=("standard",)),
+        train=Training(epochs=1, batch_size=32, accelerator="cpu"),
+        evaluate=Evaluation(bootstrap=100),
+    )
+    text = said(lambda: study.study(recipe, tmp_path, Console(quiet=True)), small_files)
+    assert text.startswith("1 of 1 trainings failed: small · standard · seed 0: cannot write ")
+    assert text.endswith("file too large")
+    study.study(recipe, tmp_path, Console(quiet=True))  # with room, the same command goes on
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
+def test_a_folder_that_may_not_be_written_to_is_one_line(place: Path, mode: int) -> None:
+    place.chmod(mode)
+    text = said(lambda: train.train(Run(place / "run"), PLAIN), nobody)
+    there = f"write {place / 'run' / 'cell.json'}" if mode else f"read {place / 'run'}"
+    assert text == f"cannot {there}: permission denied"
+
+
+@pytest.mark.parametrize("words", [["report"], ["study", "demo", "--status", "-o"], ["evaluate"]], ids=str)
+def test_a_closed_folder_is_one_line(place: Path, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    place.chmod(0)
+    assert said(lambda: main([*words, str(place / "run")]), nobody) == "no error"
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert "permission denied" in told
+
+
+def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
+    run = Run(place / "run")
+    train.bind(run, PLAIN)
+    run.cell_file.chmod(0)
+    text = said(lambda: train.train(run, PLAIN), nobody)
+    assert text == f"cannot read {run.cell_file}: permission denied"
+
+
+def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1e9, 2e9, -5.0, 0.0] * 1000)
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    keeper = cells.Keeper(Run(tmp_path), lambda state: None)
+    with keeper.phase("training"):
+        keeper.update(0.5, "training")
+    found = cells.state(Run(tmp_path))
+    assert found is not None
+    assert 0 <= found.seconds["training"] < 60
