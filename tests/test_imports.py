@@ -15,7 +15,7 @@ BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
 MATHS |= {"choosing", "smooth_ece"}
 STORE = {"disk", "runs", "hub"}
-SETTINGS = {"recipe", "settings"}
+SETTINGS = {"recipe", "settings", "typed"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions", "outliers"}
 WORK = {"model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
@@ -25,7 +25,8 @@ ANSWERS |= {"predictions"}
 MAY_IMPORT = {
     **dict.fromkeys(BASE | STORE | {"settings"}, BASE),
     "runs": BASE | {"disk"},
-    "recipe": BASE | {"settings"},
+    "typed": BASE | {"settings"},
+    "recipe": BASE | {"settings", "typed"},
     **dict.fromkeys(MATHS, BASE | MATHS),
     **dict.fromkeys(MATERIAL, BASE | MATERIAL),
     "catalog": BASE,
