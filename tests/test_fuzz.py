@@ -45,6 +45,7 @@ FOUND: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("CIFAR-C npy", lambda content: content[:8] + b"\x22" + content[9:]),
     ("own npz", lambda content: content[:6] + b"\x09\x08\x63\x00" + content[10:]),
     ("zip unpacked", renamed),
+    ("zip in place", renamed),
     ("corrupted copy", lambda content: b"null"),
     ("rows", lambda content: b'"' + b"x" * 200_000 + content),
     ("own csv", lambda content: b'"' + b"x" * 200_000 + content),

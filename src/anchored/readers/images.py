@@ -109,7 +109,9 @@ def _opened(path: Path, process: int) -> zipfile.ZipFile:
     """Return the open archive. One for each process: forked workers would share, and spoil, one file position."""
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises whatever a damaged header leads to
         raise UserError(f"{path} is not a whole zip file ({said(error)}): delete it and fetch it again") from error
 
 
