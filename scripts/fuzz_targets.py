@@ -130,7 +130,7 @@ def options(arguments: Sequence[str]) -> Recipe:
     """The recipe of a command line, checked."""
     from anchored.commands import recipe_of
 
-    return recipe_of(cli._options("study", [*arguments]))
+    return recipe_of(cli.parsed("study", [*arguments]))
 
 
 def model_folder(folder: Path) -> Run:
