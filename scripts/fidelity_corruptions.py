@@ -1,17 +1,16 @@
-"""How close the common corruptions are to the original's port, imagecorruptions-imaug: tables for docs/corruptions.md.
+"""How close the common corruptions are to the original's port, imagecorruptions-imaug: tables for the docs.
 
-    python scripts/fidelity_corruptions.py [--seeds 24] [--write]
+    python scripts/fidelity_corruptions.py [--names fog,snow] [--seeds 24] [--write]
 
 Three measurements on scikit-image's photographs, at 224 px (ImageNet-C's constants) and 32 px (CIFAR-C's): pixels, both
 sides given the same random numbers; distributions over seeds, each side with its own random numbers; and the effect on
-a classifier, EfficientNet-Lite0 with its real ImageNet weights, at 224 px. ``--write`` puts the tables between the
-markers of docs/corruptions.md.
+a classifier, EfficientNet-Lite0 with its real ImageNet weights, at 224 px. ``--write`` puts the rows of the chosen
+corruptions between the markers of docs/corruptions-fidelity.md; the others' stay.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "corruptions-fidelity.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from oracle import BY_LAW, FIXED, Levels, Pixels, plain, reference  # noqa: E402
@@ -144,38 +144,51 @@ def effect(network: nn.Module, name: str, seeds: int) -> tuple[float, float]:
     return float(np.mean(ratios)), float(np.max(gaps))
 
 
-def tables(names: Sequence[str], seeds: int, effect_seeds: int) -> str:
-    """Both tables as Markdown."""
-    network = classifier()
-    lines = [
+def row(network: nn.Module, name: str, seeds: int, effect_seeds: int) -> list[str]:
+    """One corruption's row, and for frost those of its second table, as Markdown."""
+    np.random.seed(0)  # noqa: NPY002
+    cells, moments = [name], []
+    errors = [(0, 0) if name in BY_LAW else pixel_error(name, size) for size in (224, 32)]
+    cells += ["–" if name in BY_LAW else f"{mean:.3f} ({worst:.3f})" for mean, worst in errors]
+    for size in (224, 32):
+        if name in FIXED:
+            cells.append("nothing random")
+            continue
+        low, count, found = distributions(name, size, seeds)
+        cells.append(f"{low} of {count}")
+        for severity, numbers in zip(SEVERITIES, found, strict=True):
+            shown = " | ".join(f"{number:.1f}" for number in numbers)
+            moments.append(f"| {name}, {size} px | {severity} | {shown} |")
+    ratio, gap = effect(network, name, effect_seeds)
+    cells += [f"{ratio:.3f}", "–" if np.isnan(gap) else f"{gap:.2f}"]
+    return [f"| {' | '.join(cells)} |", *(moments if name == "frost" else [])]
+
+
+def tables(rows: Sequence[str]) -> str:
+    """Both tables as Markdown, of rows in any order: by corruption, then as they come."""
+    by_name = {name: [line for line in rows if line.startswith((f"| {name} |", f"| {name},"))] for name in NAMES}
+    first = [
         "| corruption | pixels, 224 px | pixels, 32 px | tests below 0.01, 224 px | 32 px | logits | gap |",
         "|---|---|---|---|---|---|---|",
+        *(lines[0] for lines in by_name.values() if lines),
     ]
-    frost = []
-    for name in names:
-        np.random.seed(0)  # noqa: NPY002
-        cells = [name]
-        errors = [(0, 0) if name in BY_LAW else pixel_error(name, size) for size in (224, 32)]
-        cells += ["–" if name in BY_LAW else f"{mean:.3f} ({worst:.3f})" for mean, worst in errors]
-        for size in (224, 32):
-            if name in FIXED:
-                cells.append("nothing random")
-                continue
-            low, count, moments = distributions(name, size, seeds)
-            cells.append(f"{low} of {count}")
-            if name == "frost":
-                frost += [[size, severity, *row] for severity, row in zip(SEVERITIES, moments, strict=True)]
-        ratio, gap = effect(network, name, effect_seeds)
-        cells += [f"{ratio:.3f}", "–" if np.isnan(gap) else f"{gap:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    lines += [
-        "",
-        "| frost, px | severity | mean, ours | s.d., ours | mean, port | s.d., port |",
+    second = [
+        "| frost's levels | severity | mean, ours | s.d., ours | mean, port | s.d., port |",
         "|---|---|---|---|---|---|",
+        *by_name["frost"][1:],
     ]
-    lines += [f"| {row[0]} | {row[1]} | " + " | ".join(f"{number:.1f}" for number in row[2:]) + " |" for row in frost]
-    return "\n".join(lines)
+    return "\n".join([*first, "", *second])
+
+
+def write(rows: Sequence[str]) -> None:
+    """Put rows into the page; those of other corruptions stay."""
+    start, end = "<!-- fidelity of C -->", "<!-- end of fidelity of C -->"
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(start)
+    old, after = rest.split(end)
+    done = {line.split()[1].rstrip(",") for line in rows}
+    kept = [line for line in old.splitlines() if line[:2] == "| " and line.split()[1].rstrip(",") not in done]
+    PAGE.write_text(f"{before}{start}\n{tables([*kept, *rows])}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -184,17 +197,15 @@ def main() -> None:
     parser.add_argument("--names", default=",".join(NAMES), help="corruptions, separated by commas")
     parser.add_argument("--seeds", type=int, default=24, help="seeds of the distributions")
     parser.add_argument("--effect-seeds", type=int, default=10, help="seeds of the classifier's logits")
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/corruptions.md")
+    parser.add_argument("--write", action="store_true", help=f"write them into {PAGE.relative_to(ROOT)}")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    found = tables(chosen.names.split(","), chosen.seeds, chosen.effect_seeds)
-    print(found)
-    if chosen.write:
-        page = ROOT / "docs" / "corruptions.md"
-        start, end = "<!-- fidelity of C -->", "<!-- end of fidelity of C -->"
-        text = page.read_text(encoding="utf-8")
-        changed = re.sub(f"{start}.*{end}", lambda _: f"{start}\n{found}\n{end}", text, flags=re.S)
-        page.write_text(changed, encoding="utf-8")
+    network = classifier()
+    for name in chosen.names.split(","):
+        found = row(network, name, chosen.seeds, chosen.effect_seeds)
+        print("\n".join(found), flush=True)
+        if chosen.write:
+            write(found)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,14 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
         return images.clone()
     constants = row.constants(severity, *images.shape[2:])
     keys = image_keys(seed, f"{corruption}/{severity}", indices.to(images.device))
-    count = max(1, _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE) // images[0].numel())
-    parts = zip(torch.split(images.contiguous(), count), torch.split(keys, count), strict=True)
-    return torch.cat([row.function(part, constants, own) for part, own in parts])
+    count = max(1, row.grouped * _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE) // images[0].numel())
+    images = images.contiguous()
+    if count >= len(images):
+        return row.function(images, constants, keys)
+    made = torch.empty_like(images)
+    for place, part, own in zip(*(torch.split(each, count) for each in (made, images, keys)), strict=True):
+        place.copy_(row.function(part, constants, own))
+    return made
 
 
 def expand(names: Sequence[str], height: int, width: int) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -13,6 +12,10 @@ from torch import Tensor
 
 from anchored.corruptions.pixels import along, angles, cut, moved, nearest, smooth, stretched
 from anchored.corruptions.randomness import uniform
+
+_SQUARE = 8  # px: a disk is smoothed in a square that reaches at least this far from its middle
+_FAINT = 1e-3  # weights below this share of a pixel's change less than 0.01 grey levels in all
+_WIDEST = 64  # px: the runs of smaller disks fit into 16 bits
 
 
 def gaussian_blur(images: Tensor, sigma: float, keys: Tensor) -> Tensor:
@@ -44,53 +47,69 @@ class Disk(NamedTuple):
         return tuple(weight / math.fsum(weights) for weight in weights)
 
 
-@functools.lru_cache(maxsize=32)
-def _spilt(disk: Disk) -> dict[tuple[int, int], float]:
-    """Return what the original's kernel has beyond the smoothed disk of ones: (row, column) from the middle -> weight.
-
-    The original smooths the disk within a square of 17 × 17 px (2 · radius + 1 for radii above 8), mirrored at its
-    border. A disk that touches the border is not smoothed over it, and what is mirrored comes back. Weights below 0.001
-    of a pixel's are left out, in all less than 0.01 grey levels.
-    """
-    reach, taps = max(8, int(disk.radius)), np.array(disk._taps())
-    axis = np.arange(-reach, reach + 1)
-    ones = (axis[:, None] ** 2 + axis**2 <= disk.radius**2).astype(np.float64)
-    edge = len(taps) // 2
-    mirrored, open_ended = (np.pad(ones, edge, mode=mode) for mode in ("reflect", "constant"))
-    for turn in range(2):
-        mirrored = np.apply_along_axis(np.convolve, turn, mirrored, taps, mode="valid")
-        open_ended = np.apply_along_axis(np.convolve, turn, open_ended, taps, mode="full")
-    kept = np.pad(mirrored, 2 * edge) - open_ended
-    middle = len(kept) // 2
-    found = {(int(row) - middle, int(column) - middle): float(kept[row, column]) for row, column in np.argwhere(kept)}
-    return {place: weight for place, weight in found.items() if abs(weight) > 1e-3}
-
-
 def defocus_blur(images: Tensor, disk: Disk, keys: Tensor) -> Tensor:
     """Convolve with an antialiased disk; borders mirrored. Nothing random.
 
     ``cv2.filter2D``'s border: the mirror stands on the border pixel, which is not repeated. The disk of ones is summed
-    exactly (whole numbers below 2**24), a run of each row at a time; then it is smoothed. OpenCV convolves large
-    kernels through a Fourier transform, whose errors of 1e-7 it then cuts.
+    exactly, in whole numbers; then it is smoothed. OpenCV convolves large kernels through a Fourier transform, whose
+    errors of 1e-7 it then cuts.
     """
     taps, reach, margin = disk._taps(), int(disk.radius), disk.margin()
-    edge = margin - reach
-    height, width = images.shape[2] + 2 * edge, images.shape[3] + 2 * edge
-    padded = F.pad(images.to(torch.float32), (margin,) * 4, mode="reflect")
-    run = padded[..., reach : reach + width].clone()
-    half_widths = [int(math.sqrt(disk.radius**2 - row**2)) for row in range(reach + 1)]
-    total = torch.zeros_like(padded[..., :height, :width])
+    whole = F.pad(images.to(torch.float32), (margin,) * 4, mode="reflect")
+    if reach < _WIDEST:
+        whole = whole.to(torch.int16)  # takes half the time
+    half_widths = tuple(int(math.sqrt(disk.radius**2 - row**2)) for row in range(reach + 1))
+    total = along(along(_disk_sums(whole, half_widths), taps, 2), taps, 3)
+    if taps[len(taps) // 2 - 1] > _FAINT and reach >= _SQUARE - 1:
+        for axis in (2, 3):
+            spilt = _spilt(whole, half_widths, len(taps) // 2, axis).to(torch.float32)
+            total.add_(along(spilt, taps, 5 - axis), alpha=taps[len(taps) // 2 - 1])
+    return cut(total.div_(2 * sum(2 * half + 1 for half in half_widths) - 2 * half_widths[0] - 1))
+
+
+def _disk_sums(whole: Tensor, half_widths: tuple[int, ...]) -> Tensor:
+    """Return the sums over the disk around each pixel but those near the border, float32, of ``whole`` levels 0 to 255.
+
+    ``half_widths``: of the disk's rows 0, 1, ... below and above the middle. A run of each row is summed at a time, and
+    longer ones from shorter ones; 128 pixels fit into 16 bits.
+    """
+    reach, room = len(half_widths) - 1, 128
+    height, width = whole.shape[2] - 2 * reach, whole.shape[3] - 2 * reach
+    run = whole[..., reach : reach + width].clone()
+    part = torch.zeros_like(run[..., :height, :])
+    total = torch.zeros_like(part, dtype=torch.float32)
     for half in range(reach + 1):
         if half:
-            run += padded[..., reach - half : reach - half + width]
-            run += padded[..., reach + half : reach + half + width]
+            run += whole[..., reach - half : reach - half + width]
+            run += whole[..., reach + half : reach + half + width]
         for row in (row for row in range(-reach, reach + 1) if half_widths[abs(row)] == half):
-            total += run[..., reach + row : reach + row + height, :]
-    total = along(along(total, taps, 2), taps, 3)
-    for (row, column), weight in _spilt(disk).items():
-        top, left = margin + row, margin + column
-        total.add_(padded[..., top : top + images.shape[2], left : left + images.shape[3]], alpha=weight)
-    return cut(total.div_(sum(2 * half_widths[abs(row)] + 1 for row in range(-reach, reach + 1))))
+            if room < 2 * half + 1:
+                total += part.to(torch.float32)
+                part.zero_()
+                room = 128
+            part += run[..., reach + row : reach + row + height, :]
+            room -= 2 * half + 1
+    return total.add_(part.to(torch.float32))
+
+
+def _spilt(whole: Tensor, half_widths: tuple[int, ...], edge: int, axis: int) -> Tensor:
+    """Return what the original's kernel has beyond the smoothed disk, along ``axis``, over the smoothing's weight.
+
+    The original smooths the disk within a square, mirrored at its border. A disk that touches the border is not
+    smoothed over it, and the row before it, mirrored, comes in instead. ``whole`` (B,C,H + 2 · margin, W + 2 · margin),
+    margin = reach + edge; the result is (B,C,H,W), longer by ``edge`` at both ends of the other axis.
+    """
+    reach, other = len(half_widths) - 1, 5 - axis
+    margin, border = reach + edge, max(_SQUARE, reach)
+    size, length = (whole.shape[each] - 2 * margin for each in (axis, other))
+    total = torch.zeros_like(whole.narrow(axis, 0, size).narrow(other, 0, length + 2 * edge))
+    for row, side, sign in ((border - 1, border, 1), (border, border + 1, -1)):
+        if row > reach:
+            continue
+        lines = whole.narrow(axis, margin - side, size) + whole.narrow(axis, margin + side, size)
+        for step in range(-half_widths[row], half_widths[row] + 1):
+            total.add_(lines.narrow(other, margin - edge + step, length + 2 * edge), alpha=sign)
+    return total
 
 
 class Glass(NamedTuple):
@@ -123,39 +142,36 @@ def glass_blur(images: Tensor, glass: Glass, keys: Tensor) -> Tensor:
     """
     soft = cut(smooth(images.to(torch.float32), glass.sigma))
     source = shuffled(keys, images.shape[2], images.shape[3], glass)
-    taken = soft.flatten(2).gather(2, source[:, None].expand(-1, images.shape[1], -1)).view(images.shape)
-    return cut(smooth(taken.to(torch.float32), glass.sigma))
+    packed = soft[:, 0].to(torch.int32)  # a pixel's channels in one number: they move together
+    for channel in range(1, images.shape[1]):
+        packed.add_(soft[:, channel], alpha=1 << 8 * channel)
+    taken = packed.view(-1).index_select(0, source.view(-1)).view(packed.shape)
+    levels = torch.empty(images.shape, device=images.device)
+    for channel in range(images.shape[1]):
+        levels[:, channel] = (taken >> 8 * channel).bitwise_and_(0xFF)
+    return cut(smooth(levels, glass.sigma))
 
 
 def shuffled(keys: Tensor, height: int, width: int, glass: Glass) -> Tensor:
-    """Return where each pixel of an image takes its value from, int64 (B, H · W), after all rounds."""
-    reach, count, device = glass.reach, height * width, keys.device
-    row, column = (
-        torch.arange(reach + 1, side - reach + 1, dtype=torch.int32, device=device) for side in (height, width)
-    )
-    row = row[:, None]
-    # Of each image: values while the round runs (0, ..., count − 1), and before it (count, ..., 2 · count − 1).
-    base = (torch.arange(len(keys), dtype=torch.int32, device=device) * (2 * count))[:, None]
-    before = torch.arange(count, 2 * count, dtype=torch.int32, device=device) + base
-    bound, source = base + count, before
+    """Return where each pixel takes its value from after all rounds, int32 (B, H · W): a place in all B · H · W."""
+    reach, count, device = glass.reach, len(keys) * height * width, keys.device
+    # Nodes: the pixels' values while a round runs (0, ..., count − 1), each of which points at the node it is taken
+    # from, and before it (count, ..., 2 · count − 1), which point at themselves.
+    place = torch.arange(count, dtype=torch.int32, device=device).view(-1, height, width)
+    inside = slice(None), slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1)
+    inner, before = place[inside], place.view(-1) + count
+    source, spare = place.view(-1), torch.cat((before, before))
     for turn in range(glass.rounds):
-        draws = uniform(keys, (2, len(row), len(column)), draw=turn).mul_(2 * reach).to(torch.int32).sub_(reach)
-        down, right = draws.unbind(1)
-        # Pixels come in falling order: one further on has changed already, unless it is too near the image's border.
-        changed = (down > 0) | ((down == 0) & (right > 0))
-        changed &= (row + down > reach) & (row + down <= height - reach)
-        changed &= (column + right > reach) & (column + right <= width - reach)
-        target = (down * width).add_(right).add_(row * width + column).add_((~changed).to(torch.int32), alpha=count)
-        nodes = torch.cat((before, before), 1)
-        grid = nodes[:, :count].view(-1, height, width)
-        grid[:, reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = target.add_(base[:, None])
-        pointer = nodes[:, :count].contiguous()
-        while not bool((pointer >= bound).all()):
-            pointer = nodes.view(-1).index_select(0, pointer.view(-1)).view(pointer.shape)
-            nodes[:, :count] = pointer
-        nodes[:, count:] = source
-        source = nodes.view(-1).index_select(0, pointer.view(-1)).view(pointer.shape)
-    return (source - bound).to(torch.int64)
+        draws = uniform(keys, (2, *inner.shape[1:]), draw=turn).mul_(2 * reach).to(torch.int32).sub_(reach)
+        step = draws[:, 0].mul(width).add_(draws[:, 1])
+        nodes = torch.cat((before, before))  # a pixel near the image's border keeps the value it had
+        # Pixels come in falling order: one further on has changed already.
+        nodes[:count].view(place.shape)[inside] = ((step - 1) >> 31).mul_(-count).add_(step).add_(inner)
+        while int(nodes[:count].amin()) < count:
+            torch.index_select(nodes, 0, nodes[:count], out=spare[:count])
+            nodes, spare = spare, nodes
+        source = source.index_select(0, nodes[:count] - count)
+    return source.view(len(keys), -1)
 
 
 class Motion(NamedTuple):

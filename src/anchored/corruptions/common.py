@@ -40,6 +40,7 @@ from anchored.corruptions.spatter import Spatter, spatter
 from anchored.corruptions.weather import Fog, Snow, brightness, fog, snow
 
 EXTRA = ("c",)  # the four that the benchmark keeps apart for validation
+ANY = 1 << 10  # for functions that work on one image after the other themselves
 
 #: The rows, in the order of the benchmark: name, group, function, constants for 32 px, constants for 224 px.
 COMMON: tuple[Corruption, ...] = (
@@ -115,6 +116,7 @@ COMMON: tuple[Corruption, ...] = (
         fog,
         (Fog(0.2, 3), Fog(0.5, 3), Fog(0.75, 2.5), Fog(1, 2), Fog(1.5, 1.75)),
         (Fog(1.5, 2), Fog(2, 2), Fog(2.5, 1.7), Fog(2.5, 1.5), Fog(3, 1.4)),
+        grouped=4,
     ),
     Corruption("brightness", "weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
     Corruption("contrast", "digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
@@ -145,8 +147,9 @@ COMMON: tuple[Corruption, ...] = (
         (0.95, 0.9, 0.85, 0.75, 0.65),
         (0.6, 0.5, 0.4, 0.3, 0.25),
         margin=pixelate_margin,
+        grouped=ANY,
     ),
-    Corruption("jpeg_compression", "digital", jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
+    Corruption("jpeg_compression", "digital", jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7), grouped=ANY),
     Corruption(
         "speckle_noise",
         "noise",
@@ -184,6 +187,7 @@ COMMON: tuple[Corruption, ...] = (
         ),
         families=EXTRA,
         scaled=Spatter.scaled,
+        grouped=2,
     ),
     Corruption(
         "saturate",

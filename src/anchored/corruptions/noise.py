@@ -9,18 +9,18 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from anchored.corruptions.pixels import cut
+from anchored.corruptions.pixels import below, cut
 from anchored.corruptions.randomness import normal, uniform
 
 
 def gaussian_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
     """x + scale · n, x in [0, 1], n standard normal and independent for every pixel and channel."""
-    return cut(normal(keys, tuple(images.shape[1:])).mul_(255 * scale).add_(images))
+    return cut(normal(keys, tuple(images.shape[1:])).mul_(255 * scale).add_(images.to(torch.float32)))
 
 
 def speckle_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
     """x + scale · x · n, n standard normal and independent for every pixel and channel."""
-    return cut(normal(keys, tuple(images.shape[1:])).mul_(scale).add_(1).mul_(images))
+    return cut(normal(keys, tuple(images.shape[1:])).mul_(scale).add_(1).mul_(images.to(torch.float32)))
 
 
 def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
     """
     draw = uniform(keys, tuple(images.shape[1:]))
-    salt = (draw < amount / 2).to(torch.uint8).mul_(255)
-    kept = (draw > 1 - amount / 2).to(torch.uint8).sub_(1)  # 0 where there is pepper, else all bits
-    return images.bitwise_or(salt).bitwise_and_(kept)  # a choice by torch.where is slow
+    salt = below(draw - amount / 2).to(torch.int16).to(torch.uint8)
+    pepper = below(draw.neg_().add_(1 - amount / 2)).to(torch.int16).to(torch.uint8)
+    return images.bitwise_or(salt).bitwise_and_(pepper.bitwise_not_())
 
 
 @functools.lru_cache(maxsize=16)
@@ -66,6 +66,11 @@ def shot_noise(images: Tensor, photons: int, keys: Tensor) -> Tensor:
     draw = uniform(keys, tuple(images.shape[1:])).mul_(photons + 1).flatten()
     count = draw.to(torch.int32)
     place = images.flatten().to(torch.int32).mul_(photons + 1).add_(count)
-    kept = (draw.sub_(count) < shares.index_select(0, place)).to(torch.uint8)
+    kept = below(draw.sub_(count.to(torch.float32)).sub_(shares.index_select(0, place)))
     mine, other = levels.index_select(0, count), others.index_select(0, place)
-    return mine.sub_(other).mul_(kept).add_(other).view(images.shape)  # modulo 256
+    return (
+        mine.bitwise_xor_(other)
+        .bitwise_and_(kept.to(torch.int16).to(torch.uint8))
+        .bitwise_xor_(other)
+        .view(images.shape)
+    )

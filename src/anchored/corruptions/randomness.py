@@ -15,6 +15,7 @@ import functools
 import hashlib
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,20 +27,26 @@ def _signed(value: int) -> int:
 
 
 _STEP = _signed(0x9E37_79B9_7F4A_7C15)
-_FIRST = _signed(0xBF58_476D_1CE4_E5B9)
-_SECOND = _signed(0x94D0_49BB_1331_11EB)
-
-
-def _shift(bits: Tensor, count: int) -> Tensor:
-    """Return int64 ``bits`` shifted right by ``count``, zeros coming in (torch's own shift repeats the sign)."""
-    return (bits >> count).bitwise_and_((1 << (64 - count)) - 1)
+_ROUNDS = ((30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB), (31, 1))  # shift to the right, then factor
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """Return SplitMix64's finaliser of int64 ``bits``, computed in place."""
-    bits.bitwise_xor_(_shift(bits, 30)).mul_(_FIRST)
-    bits.bitwise_xor_(_shift(bits, 27)).mul_(_SECOND)
-    return bits.bitwise_xor_(_shift(bits, 31))
+    """Return SplitMix64's finaliser of contiguous int64 ``bits``, computed in place.
+
+    On the CPU by NumPy: it has unsigned numbers, and multiplies them three times as fast as torch.
+    """
+    if bits.device.type == "cpu":
+        whole = bits.numpy().view(np.uint64)
+        shifted = np.empty_like(whole)
+        for shift, factor in _ROUNDS:
+            np.bitwise_xor(whole, np.right_shift(whole, np.uint64(shift), out=shifted), out=whole)
+            if factor != 1:
+                np.multiply(whole, np.uint64(factor), out=whole)
+        return bits
+    for shift, factor in _ROUNDS:
+        zeros_come_in = (1 << (64 - shift)) - 1  # torch's own shift repeats the sign
+        bits.bitwise_xor_((bits >> shift).bitwise_and_(zeros_come_in)).mul_(_signed(factor))
+    return bits
 
 
 def image_keys(seed: int, purpose: str, indices: Tensor) -> Tensor:

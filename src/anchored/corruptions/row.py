@@ -34,6 +34,8 @@ class Corruption:
     ``families``: the families it belongs to: "c" (all 19 common ones), "c15" (without the four extra ones), "c-bar".
     ``scaled(constants, scale)``: the constants with their lengths in pixels multiplied by ``scale``.
     ``margin(constants)``: an image must have more pixels than this per side.
+    ``grouped``: how many times as many images are handled at a time as fit a core's cache, for functions of so many
+    small steps that more images a step count more than the cache.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Corruption:
     families: tuple[str, ...] = ("c", "c15")
     scaled: Callable[[Any, float], Any] = keep
     margin: Callable[[Any], int] = no_margin
+    grouped: int = 1
 
     def constants(self, severity: int, height: int, width: int) -> Any:
         """Return the constants of ``severity`` (1 to 5) for images of this size.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import GREY, cut, smooth
+from anchored.corruptions.pixels import GREY, below, cut, kept, smooth
 from anchored.corruptions.randomness import normal
 
 _WATER = (175.0, 238.0, 238.0)  # pale turquoise, grey levels of R, G and B
@@ -50,13 +50,12 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     liquid = smooth(noise, spatter.sigma)
     colour = _colour(images, _MUD if spatter.mud else _WATER)
     if spatter.mud:
-        share = smooth((liquid > spatter.threshold).to(torch.float32), spatter.amount)
-        share = torch.where(share < 0.8, 0.0, share)
-        return cut((images * (1 - share)).add_(share * colour))
-    liquid = cut(torch.where(liquid < spatter.threshold, 0.0, liquid).mul_(255)).to(torch.float32)
+        share = kept(smooth(liquid.sub_(spatter.threshold).sign_().clamp_(min=0), spatter.amount), 0.8)
+        return cut((images.to(torch.float32) * (1 - share)).add_(share * colour))
+    liquid = cut(kept(liquid, spatter.threshold).mul_(255)).to(torch.float32)
     share = rims(liquid).mul_(liquid)
     greatest = share.flatten(1).amax(1).clamp_(min=1).view(-1, 1, 1, 1)
-    return cut((share * (spatter.amount / greatest) * colour).add_(images))
+    return cut((share * (spatter.amount / greatest) * colour).add_(images.to(torch.float32)))
 
 
 def _colour(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
@@ -98,27 +97,35 @@ def edges(levels: Tensor) -> Tensor:
     Sobel's gradients, border pixels repeated; strength |dx| + |dy|, 0 outside the image; kept where it is the greatest
     along the gradient's direction, one of four; above 150, or above 50 and connected to such a one.
     """
-    padded = F.pad(levels, (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(levels, (1, 1, 1, 1), mode="replicate").to(torch.int16)
     across, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
-    dx = across[..., :-2, :] + across[..., 2:, :] + across[..., 1:-1, :] * 2
-    dy = down[..., :-2] + down[..., 2:] + down[..., 1:-1] * 2
+    dx = (across[..., :-2, :] + across[..., 2:, :]).add_(across[..., 1:-1, :], alpha=2)
+    dy = (down[..., :-2] + down[..., 2:]).add_(down[..., 1:-1], alpha=2)
     wide, tall = dx.abs(), dy.abs()
     strength = wide + tall
     outside = F.pad(strength, (1, 1, 1, 1))
     height, width = levels.shape[2:]
 
-    def at(row: int, column: int) -> Tensor:
-        return outside[..., 1 + row : 1 + row + height, 1 + column : 1 + column + width]
+    def above(row: int, column: int) -> Tensor:
+        """All bits where the strength is above that of this neighbour."""
+        return (outside[..., 1 + row : 1 + row + height, 1 + column : 1 + column + width] - strength) >> 15
+
+    def at_least(row: int, column: int) -> Tensor:
+        """All bits where the strength is at least that of this neighbour."""
+        neighbour = outside[..., 1 + row : 1 + row + height, 1 + column : 1 + column + width]
+        return ((strength - neighbour) >> 15).bitwise_not_()
 
     flat, steep = 13573 / 32768, 13573 / 32768 + 2  # tan 22.5° and tan 67.5° in OpenCV's fixed point
-    lateral, upright, same = tall < wide * flat, tall > wide * steep, dx * dy >= 0
-    oblique = ~(lateral | upright)
-    peak = lateral & (strength > at(0, -1)) & (strength >= at(0, 1))
-    peak |= upright & (strength > at(-1, 0)) & (strength >= at(1, 0))
-    peak |= oblique & same & (strength > at(-1, -1)) & (strength > at(1, 1))
-    peak |= oblique & ~same & (strength > at(-1, 1)) & (strength > at(1, -1))
-    peak &= strength > _WEAK
-    return _connected(peak & (strength > _STRONG), peak)
+    x, y = wide.to(torch.float32), tall.to(torch.float32)
+    lateral, upright = (below(each).to(torch.int16) for each in (y.sub(x, alpha=flat), x.mul(steep).sub_(y)))
+    opposite = (dx ^ dy) >> 15  # where both are 0 or one is, the direction is not oblique
+    peak = above(0, -1).bitwise_and_(at_least(0, 1)).bitwise_and_(lateral)
+    peak |= above(-1, 0).bitwise_and_(at_least(1, 0)).bitwise_and_(upright)
+    falling = above(-1, -1).bitwise_and_(above(1, 1)).bitwise_and_(~opposite)
+    rising = above(-1, 1).bitwise_and_(above(1, -1)).bitwise_and_(opposite)
+    peak |= falling.bitwise_or_(rising).bitwise_and_(~(lateral | upright))
+    weak, strong = (peak & ((threshold - strength) >> 15) for threshold in (_WEAK, _STRONG))
+    return _connected(strong.to(torch.bool), weak.to(torch.bool))
 
 
 def _connected(found: Tensor, allowed: Tensor) -> Tensor:
@@ -167,13 +174,13 @@ def _paths() -> Tensor:
 
 def _equalised(levels: Tensor) -> Tensor:
     """Return whole ``levels`` (B,1,H,W), 0 to 20, spread over 0 to 255 by rank: ``cv2.equalizeHist``."""
-    flat = levels.flatten(1).to(torch.int64)
-    counts = torch.zeros(len(flat), _FAR + 1, device=levels.device)
-    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32))
-    lowest = flat.amin(1, keepdim=True)
+    flat = levels.flatten(1).to(torch.int32)
+    flat += (_FAR + 1) * torch.arange(len(flat), dtype=torch.int32, device=flat.device)[:, None]
+    counts = torch.bincount(flat.view(-1), minlength=(_FAR + 1) * len(flat)).view(len(flat), -1).to(torch.float32)
+    lowest = levels.flatten(1).amin(1, keepdim=True).to(torch.int64)
     first = counts.gather(1, lowest)
     spread = counts.cumsum(1).sub_(first).to(torch.float64) * (255 / (flat.shape[1] - first).to(torch.float64))
     table = torch.where(first == flat.shape[1], lowest.to(torch.float64), spread.round().clamp_(0, 255)).to(
         torch.float32
     )
-    return table.gather(1, flat).view(levels.shape)
+    return table.view(-1).index_select(0, flat.view(-1)).view(levels.shape)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anchored.corruptions.pixels import angles, cut, enlarged, grey_of, moved, nearest
+from anchored.corruptions.pixels import angles, cut, enlarged, grey_of, kept, moved, nearest
 from anchored.corruptions.randomness import normal, uniform
 
 
@@ -21,7 +21,8 @@ def brightness(images: Tensor, shift: float, keys: Tensor) -> Tensor:
     levels = images.to(torch.float32)
     value = levels.amax(1, keepdim=True)
     raised = (value + 255 * shift).clamp_(max=255)
-    return cut(levels.mul_(raised / value.clamp(min=1)).add_(raised.mul_(value == 0)))
+    black = (1 - value).clamp_(min=0)
+    return cut(levels.mul_(raised / value.clamp_(min=1)).add_(raised.mul_(black)))
 
 
 class Fog(NamedTuple):
@@ -37,34 +38,41 @@ def fog(images: Tensor, fog: Fog, keys: Tensor) -> Tensor:
     height, width = images.shape[2:]
     side = 1 << (max(height, width) - 1).bit_length()
     clouds = plasma(uniform(keys, (side * side,)), side, fog.decay)
-    low, high = clouds.flatten(1).aminmax(dim=1)
-    depth = 255 * fog.depth / (high - low).view(-1, 1, 1)
+    low, high = (end.view(-1, 1, 1) for end in (clouds.flatten(1).amin(1), clouds.flatten(1).amax(1)))
+    added = (clouds[:, :height, :width] - low).mul_(255 * fog.depth / (high - low))
+    greatest = images.flatten(1).amax(1).view(-1, 1, 1, 1).to(torch.float32)
     levels = images.to(torch.float32)
-    greatest = levels.flatten(1).amax(1).view(-1, 1, 1, 1)
-    added = (clouds[:, :height, :width] - low.view(-1, 1, 1)).mul_(depth)
     return cut(levels.add_(added[:, None]).mul_(greatest / (greatest + 255 * fog.depth)))
 
 
 def plasma(draws: Tensor, side: int, decay: float) -> Tensor:
-    """Return landscapes (B, side, side) float32 by the diamond-square method; ``side`` a power of 2.
+    """Return landscapes (B, side + 1, side + 2) float32 by the diamond-square method; ``side`` a power of 2.
 
-    ``draws`` (B, side²) uniform on (0, 1), the last one unused. A grid that repeats itself starts as one point, 0. Each
-    round sets the middle of every square to the mean of its corners, and the middle of every side to the mean of its
-    four neighbours, each plus uniform(−w, w); w = (100 · decay**(−round))².
+    ``draws`` (B, side²) uniform on (0, 1), the last one unused; they are changed. A grid that repeats itself starts as
+    one point, 0. Each round sets the middle of every square to the mean of its corners, and the middle of every side to
+    the mean of its four neighbours, each plus uniform(−w, w); w = (100 · decay**(−round))². Beyond ``side`` the grid
+    comes again.
     """
-    grid = torch.zeros(len(draws), 1, 1, device=draws.device)
-    step, used = 100.0**2, 0
-    while grid.shape[1] < side:
-        size = grid.shape[1]
-        jumps = draws[:, used : used + 3 * size * size].view(-1, 3, size, size).sub(0.5).mul_(2 * step)
-        used += 3 * size * size
-        pair = grid + grid.roll(-1, 1)
-        middle = (pair + pair.roll(-1, 2)).mul_(0.25).add_(jumps[:, 0])
-        across = (middle + middle.roll(1, 1)).add_(grid).add_(grid.roll(-1, 2)).mul_(0.25).add_(jumps[:, 1])
-        down = (middle + middle.roll(1, 2)).add_(grid).add_(grid.roll(-1, 1)).mul_(0.25).add_(jumps[:, 2])
-        even, odd = torch.stack((grid, across), -1).flatten(2), torch.stack((down, middle), -1).flatten(2)
-        grid = torch.stack((even, odd), 2).flatten(1, 2)
-        step /= decay**2
+    count, size, used, step = len(draws), 1, 0, 100.0**2
+    draws.sub_(0.5)
+    grid = torch.zeros(count, 2, 2, device=draws.device)
+    while size < side:
+        jumps = draws[:, used : used + 3 * size * size].view(-1, 3, size, size) * (2 * step)
+        here, right, below = grid[:, :size, :size], grid[:, :size, 1 : size + 1], grid[:, 1:, :size]
+        squares = torch.empty(count, size + 1, size + 1, device=draws.device)  # their middles, the last ones first too
+        middle, above, left = squares[:, 1:, 1:], squares[:, :size, 1:], squares[:, 1:, :size]
+        columns = grid[:, :size, : size + 1] + grid[:, 1:, : size + 1]
+        torch.add(columns[..., :size], columns[..., 1:], out=middle).mul_(0.25).add_(jumps[:, 0])
+        squares[:, 0], squares[:, :, 0] = squares[:, size], squares[:, :, size]
+        across = (middle + above).add_(here).add_(right).mul_(0.25).add_(jumps[:, 1])
+        down = (middle + left).add_(here).add_(below).mul_(0.25).add_(jumps[:, 2])
+        # Two grids side by side are a grid of complex numbers: a fast way to put columns between columns.
+        pairs = torch.empty(count, 2 * size + 1, size + 1, dtype=torch.complex64, device=draws.device)
+        torch.complex(here, across, out=pairs[:, : 2 * size : 2, :size])
+        torch.complex(down, middle, out=pairs[:, 1::2, :size])
+        pairs[:, 2 * size], pairs[:, :, size] = pairs[:, 0], pairs[:, :, 0]
+        grid = torch.view_as_real(pairs).flatten(2)
+        used, size, step = used + 3 * size * size, 2 * size, step / decay**2
     return grid
 
 
@@ -96,7 +104,7 @@ def snow(images: Tensor, snow: Snow, keys: Tensor) -> Tensor:
     part = (1, math.ceil(height / snow.zoom), math.ceil(width / snow.zoom))
     noise = normal(keys, part, draw=1).mul_(snow.spread).add_(snow.mean)
     flakes = enlarged(noise, snow.zoom, height, width)
-    flakes = cut(torch.where(flakes < snow.threshold, 0.0, flakes).mul_(255)).to(torch.float32)
+    flakes = cut(kept(flakes, snow.threshold).mul_(255)).to(torch.float32)
     flakes = nearest(moved(flakes, snow.radius, snow.sigma, angles(keys, -135, -45))).to(torch.float32)
     levels = images.to(torch.float32)
     white = torch.maximum(levels, grey_of(levels).mul(1.5).add_(127.5)).mul_(1 - snow.clear)
