@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from anchored import data
-from anchored.corruptions import CORRUPTIONS, FAMILIES, corrupt, expand
+from anchored.corruptions import CORRUPTIONS, FAMILIES, corrupt, expand, jpeg
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.errors import UserError
 
@@ -372,3 +372,16 @@ def test_jpeg_compression_is_pils(severity: int, colour: Tensor, grey: Tensor) -
             file = io.BytesIO()
             pil(before).save(file, "JPEG", quality=quality)
             agree(after, levels(Image.open(file)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (5, 17), (31, 64), (63, 50)])
+def test_jpeg_compression_is_pils_at_any_size(size: tuple[int, int], grey: Tensor) -> None:
+    height, width = size
+    noise = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=Generator().manual_seed(0))
+    photos = grey[:6].view(2, 3, 28, 28).repeat(1, 1, 3, 3)[..., :height, :width]
+    for images in (noise, photos, noise[:, :1], photos[:, :1]):
+        for quality in (0, 10, 50, 100):
+            for before, after in zip(images, jpeg.compressed(images, quality), strict=True):
+                file = io.BytesIO()
+                pil(before).save(file, "JPEG", quality=quality)
+                agree(after, levels(Image.open(file)))

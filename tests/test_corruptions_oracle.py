@@ -132,3 +132,12 @@ def test_pixelate_is_the_same_with_and_without_pil(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(digital, "_PIL_SIDE", 1000)
     for factor, each in zip(factors, by_pil, strict=True):
         assert torch.equal(digital.pixelate(images, factor, torch.zeros(2)), each)
+
+
+def test_jpeg_compression_is_the_same_with_and_without_pil(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = torch.randint(0, 256, (1, 3, 70, 97), dtype=torch.uint8, generator=Generator().manual_seed(0))
+    images = torch.cat((noise, torch.from_numpy(photo((70, 97)).copy()).permute(2, 0, 1)[None]))
+    by_pil = [digital.jpeg_compression(images, quality, torch.zeros(2)) for quality in (7, 25, 80)]
+    monkeypatch.setattr(digital, "_PIL_SIDE", 1000)
+    for quality, each in zip((7, 25, 80), by_pil, strict=True):
+        assert torch.equal(digital.jpeg_compression(images, quality, torch.zeros(2)), each)

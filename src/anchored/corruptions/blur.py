@@ -145,6 +145,7 @@ def glass_blur(images: Tensor, glass: Glass, keys: Tensor) -> Tensor:
     packed = soft[:, 0].to(torch.int32)  # a pixel's channels in one number: they move together
     for channel in range(1, images.shape[1]):
         packed.add_(soft[:, channel], alpha=1 << 8 * channel)
+    source += _starts(source)
     taken = packed.view(-1).index_select(0, source.view(-1)).view(packed.shape)
     levels = torch.empty(images.shape, device=images.device)
     for channel in range(images.shape[1]):
@@ -153,7 +154,7 @@ def glass_blur(images: Tensor, glass: Glass, keys: Tensor) -> Tensor:
 
 
 def shuffled(keys: Tensor, height: int, width: int, glass: Glass) -> Tensor:
-    """Return where each pixel takes its value from after all rounds, int32 (B, H · W): a place in all B · H · W."""
+    """Return where each pixel of an image takes its value from, int32 (B, H · W), after all rounds."""
     reach, count, device = glass.reach, len(keys) * height * width, keys.device
     # Nodes: the pixels' values while a round runs (0, ..., count − 1), each of which points at the node it is taken
     # from, and before it (count, ..., 2 · count − 1), which point at themselves.
@@ -171,7 +172,13 @@ def shuffled(keys: Tensor, height: int, width: int, glass: Glass) -> Tensor:
             torch.index_select(nodes, 0, nodes[:count], out=spare[:count])
             nodes, spare = spare, nodes
         source = source.index_select(0, nodes[:count] - count)
-    return source.view(len(keys), -1)
+    source = source.view(len(keys), -1)
+    return source - _starts(source)
+
+
+def _starts(places: Tensor) -> Tensor:
+    """Return the place of each image's first pixel among all of (B, N), int32 (B, 1)."""
+    return torch.arange(len(places), dtype=torch.int32, device=places.device)[:, None] * places.shape[1]
 
 
 class Motion(NamedTuple):

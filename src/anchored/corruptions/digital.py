@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from anchored.corruptions import jpeg
 from anchored.corruptions.pixels import cut, smooth
 from anchored.corruptions.randomness import uniform
 
-_PIL_SIDE = 64  # px: from here on PIL's own resizing is faster than ours on a CPU
+_PIL_SIDE = 64  # px: from here on PIL's own functions are faster than ours on a CPU
 
 
 def contrast(images: Tensor, factor: float, keys: Tensor) -> Tensor:
@@ -114,11 +115,13 @@ def _shrunk(image: Image.Image, small: tuple[int, int]) -> Image.Image:
 
 
 def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
-    """Compress to JPEG of ``quality`` (0 to 100) and decompress, with PIL as the original does.
+    """Compress to JPEG of ``quality`` (0 to 100) and decompress, as PIL does it.
 
-    Nothing random. Done image by image on the CPU, so that every device gives the same. (torchvision's own JPEG
-    functions are deprecated since 0.29.)
+    Nothing random. On the CPU PIL does large images, which it does faster; small ones, and those on other devices, get
+    the same to the bit from :mod:`anchored.corruptions.jpeg`. (torchvision's own JPEG functions are deprecated.)
     """
+    if images.device.type != "cpu" or min(images.shape[2:]) < _PIL_SIDE:
+        return jpeg.compressed(images, quality)
 
     def changed(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
