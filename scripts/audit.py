@@ -16,6 +16,7 @@ from typing import Any
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 TOOL = "pip-audit@2.10.1"
+PATIENCE = 120  # seconds
 ACCEPTED: dict[str, str] = {}
 """Advisories that no version mends, and why they do not concern anchored: identifier -> reason."""
 
@@ -24,11 +25,12 @@ def asked() -> dict[str, Any]:
     """What pip-audit reports of the locked versions; {} where it cannot be had."""
     uv = Path(sys.executable).with_name("uv")
     words = ["--requirement", str(LOCK), "--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off"]
-    done = subprocess.run([str(uv), "tool", "run", TOOL, *words], capture_output=True, text=True, check=False)
+    command = [str(uv), "tool", "run", TOOL, *words]
     try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         found: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        print(f"audit: {(done.stderr.strip().splitlines() or ['pip-audit said nothing'])[-1]}")
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        print(f"audit: pip-audit could not be asked ({type(error).__name__})")
         return {}
     return found
 
