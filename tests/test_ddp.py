@@ -19,12 +19,11 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
         network = networks.build("small", channels=1, classes=3, seed=0)
-        generator = torch.Generator().manual_seed(100 + rank)  # every rank shuffles and masks for itself
-        model = anchored.anchor(network, 0.5, generator=generator)
+        model = anchored.anchor(network, 0.5)
         model.set_references(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5)))
         parallel = DistributedDataParallel(model)
         optimizer = torch.optim.SGD(parallel.parameters(), 0.1)
-        masked = []
+        masked, orders = [], []
         for step in range(6):
             draw = torch.Generator().manual_seed(10 * step + rank)
             images, labels = torch.randn(4, 1, 8, 8, generator=draw), torch.randint(3, (4,), generator=draw)
@@ -32,8 +31,10 @@ def work(rank: int, folder: str) -> None:
             functional.cross_entropy(parallel(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             masked.append(model.masked.float())
+            orders.append(model.order)
         parallel(torch.zeros(4, 1, 8, 8))  # its forward brings rank 0's buffers to all
-        save_tensors(Path(folder) / f"{rank}.safetensors", {**model.state_dict(), "masked": torch.stack(masked)})
+        drawn = {"masked": torch.stack(masked), "order": torch.stack(orders)}
+        save_tensors(Path(folder) / f"{rank}.safetensors", {**model.state_dict(), **drawn})
     finally:
         dist.destroy_process_group()
 
@@ -43,12 +44,22 @@ def batches() -> list[torch.Tensor]:
     return list(torch.split(torch.randn(100, 1, 4, 4, generator=torch.Generator().manual_seed(8)), 25))
 
 
-def covariances(mine: list[torch.Tensor]) -> torch.Tensor:
-    """What is fitted to these batches (2,16,16): a full covariance, and a diagonal with a sketch."""
+def covariances(mine: list[torch.Tensor], resumed: int | None = None) -> torch.Tensor:
+    """What is fitted to these batches (2,16,16): a full covariance, and a diagonal with a sketch.
+
+    By a process of rank ``resumed``, if given, whose state all get from the first one's checkpoint after a batch.
+    """
     found = []
     for residuals in (Residuals((1, 4, 4), 2), Residuals((1, 4, 4), 2, full_up_to=1, rank=8)):
         for part in mine:
             residuals.observe(part, torch.arange(25), torch.arange(25) % 2)
+            if resumed is not None:
+                residuals.pool()
+                state = {name: value.clone() for name, value in residuals.named_buffers()}
+                for value in state.values():
+                    dist.broadcast(value, 0) if value.numel() else None
+                residuals.load_state_dict(state)
+                residuals.keep()
         residuals.fit()
         match residuals.normal:
             case FullNormal(factor):
@@ -61,23 +72,29 @@ def covariances(mine: list[torch.Tensor]) -> torch.Tensor:
 def fit(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
-        save_tensors(Path(folder) / f"{rank}.safetensors", {"found": covariances(batches()[rank::2])})
+        found = covariances(batches()[rank::2])
+        pooled = covariances(batches()[rank::2], rank)
+        save_tensors(Path(folder) / f"{rank}.safetensors", {"found": found, "pooled": pooled})
     finally:
         dist.destroy_process_group()
 
 
 def test_residuals_are_fitted_to_what_all_processes_saw(tmp_path: Path) -> None:
     multiprocessing.spawn(fit, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0]["found"] for rank in (0, 1))
-    assert torch.equal(first, second)
-    torch.testing.assert_close(first, covariances(batches()), rtol=1e-5, atol=1e-5)
+    first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
+    for name in ("found", "pooled"):
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], covariances(batches()), rtol=1e-5, atol=1e-5)
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
     start = networks.build("small", channels=1, classes=3, seed=0).state_dict()
-    assert not torch.equal(first.pop("masked"), second.pop("masked"))
+    masked = first.pop("masked")
+    assert torch.equal(masked, second.pop("masked"))  # a whole batch is that of all processes
+    assert 0 < masked.mean() < 1
+    assert not torch.equal(first.pop("order"), second.pop("order"))  # references come from a process's own images
     running = [name for name in first if "running" in name or "tracked" in name]
     for name in first.keys() - set(running):
         assert torch.equal(first[name], second[name]), name

@@ -13,12 +13,12 @@ SOURCE = Path(anchored.__file__).parent
 
 BASE = {"errors"}
 MATHS = {"anchoring", "stem", "folding", "trials", "residuals", "mixing", "metrics", "intervals", "scores", "probe"}
-MATHS |= {"choosing", "smooth_ece"}
+MATHS |= {"choosing", "ranks", "smooth_ece"}
 STORE = {"disk", "runs", "hub"}
 SETTINGS = {"recipe", "settings", "typed"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions", "outliers"}
-WORK = {"model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
+WORK = {"together", "model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
 ANSWERS = {"study", "cells", "display", "bench", "evaluate", "validation", "report", "inventory", "forecast", "doctor"}
 ANSWERS |= {"predictions"}
 
@@ -39,8 +39,9 @@ MAY_IMPORT = {
     "corrupted": BASE | STORE | SETTINGS | MATERIAL | {"predict"},
     "start": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model"},
     "optimiser": BASE | SETTINGS,
-    "checkpoints": BASE | STORE | SETTINGS,
-    "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "predict", "start", "optimiser", "checkpoints"},
+    "checkpoints": BASE | STORE | SETTINGS | {"ranks"},
+    "together": BASE,
+    "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK - {"card", "corrupted", "export"},
     "card": BASE | STORE | SETTINGS | MATERIAL | {"model", "metrics"},
     "export": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "card"},
     "bench": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK,
@@ -56,6 +57,7 @@ MAY_IMPORT = {
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
     "commands": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
     "cli": BASE | STORE | SETTINGS | {"commands", "display"},
+    "__main__": {"cli"},
     "__init__": BASE | MATHS | WORK,
 }
 

@@ -140,26 +140,23 @@ def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Pat
     assert equal(first, third)
 
 
-def share(rank: int, folder: str) -> Outputs:
+def share(rank: int, folder: str) -> tuple[str, int]:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(minutes=3))
     try:
-        outputs = passed(Run(Path(folder) / "run"), "test", KEY, work)
-        disk.save_tensors(Path(folder) / f"{rank}.safetensors", {"logits": outputs.logits, "labels": outputs.labels})
-        return outputs
+        return predict.share(Run(Path(folder) / "run"), "test", KEY, work())
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_share_a_set_and_merge_in_order(whole: Outputs, tmp_path: Path) -> None:
+def test_two_processes_share_a_set_and_the_first_joins_it_in_order(whole: Outputs, tmp_path: Path) -> None:
     other = multiprocessing.get_context("spawn").Process(target=share, args=(1, str(tmp_path)))
     other.start()
-    assert equal(share(0, str(tmp_path)), whole)
+    made, run = share(0, str(tmp_path)), Run(tmp_path / "run")
     other.join(60)
     assert other.exitcode == 0
-    tensors, _ = disk.load_tensors(tmp_path / "1.safetensors")
-    assert torch.equal(tensors["logits"], whole.logits)
-    assert torch.equal(tensors["labels"], whole.labels)
+    assert len(run.part_files("test")) == 2
+    assert equal(predict.joined(run, "test", KEY, made), whole)
     assert [file.name for file in (tmp_path / "run" / "outputs").iterdir()] == ["test.safetensors"]
 
 

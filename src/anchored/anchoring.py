@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anchored import ranks
 from anchored import stem as stems
 from anchored.errors import UserError
 
@@ -43,6 +44,16 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
+@torch.no_grad()
+def average_statistics(network: nn.Module) -> None:
+    """Make batch norm's running statistics the mean of those of all processes that train together, one by one."""
+    for layer in network.modules() if ranks.place()[1] > 1 else ():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.running_mean is not None:
+            assert layer.running_var is not None
+            for statistic in (layer.running_mean, layer.running_var):
+                statistic.copy_(ranks.summed(statistic) / ranks.place()[1])
+
+
 def checked_references(images: Tensor) -> Tensor:
     """The images, if they can be references: finite floats (K,C,H,W), K at least 1; else ``UserError``."""
     if images.dim() < 2 or len(images) == 0 or not images.is_floating_point():
@@ -68,7 +79,8 @@ class AnchoredModel(nn.Module):
         stem: the first layers, the only wide ones; None where the network was not widened by :func:`anchor`.
         masked: (B,) bool, which pairs of the last training pass were masked.
         order: (B,) int64, the last training pass's references by their places in the batch.
-        generator: source of permutations and masks; a CPU generator, so that draws are the same on every device.
+        generator: source of permutations and masks; a CPU generator, so that draws are the same on every device. Under
+            DistributedDataParallel every process has one of the same seed, and takes its own part of what is drawn.
     """
 
     references: Tensor | None
@@ -122,12 +134,17 @@ class AnchoredModel(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
     def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
-        """Permutation (B,), masks (B,), and whether the whole batch is masked."""
-        order = torch.randperm(batch, generator=self.generator, device=self.generator.device)
-        units = 1 if self.mask_unit == "batch" else batch
-        uniform = torch.rand(units, generator=self.generator, device=self.generator.device)
-        masked = (uniform < self.mask_probability).expand(batch)
-        return order.to(device), masked.to(device), bool(masked.all())
+        """Permutation (B,), masks (B,), and whether the whole batch is masked.
+
+        Processes that train together (with equal seeds and equally many images) draw for all of them, and each takes
+        its own: references come from a process's own images, and a mask of the whole batch is one for all.
+        """
+        (rank, world), here = ranks.place(), self.generator.device
+        orders = [torch.randperm(batch, generator=self.generator, device=here) for _ in range(world)]
+        units = 1 if self.mask_unit == "batch" else world * batch
+        masks = torch.rand(units, generator=self.generator, device=here) < self.mask_probability
+        masked = masks.expand(batch) if units == 1 else masks.view(world, batch)[rank]
+        return orders[rank].to(device), masked.to(device), bool(masked.all())
 
     def _evaluation_pass(self, images: Tensor) -> Tensor:
         references = images.new_zeros(1, *images.shape[1:]) if self.references is None else self.references

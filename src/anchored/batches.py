@@ -151,19 +151,23 @@ def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     return images.to(torch.float32).sub_(shift).mul_(scale)
 
 
-def crop_and_flip(images: Tensor, generator: Generator, padding: int = 4, flip: bool = True) -> Tensor:
+def crop_and_flip(
+    images: Tensor, generator: Generator, padding: int = 4, flip: bool = True, shard: tuple[int, int] = (0, 1)
+) -> Tensor:
     """Return randomly shifted and mirrored ``images`` (B,C,H,W) uint8, of the same shape.
 
     Each image is padded with ``padding`` black pixels on every side (torchvision's ``RandomCrop`` fill 0), cropped back
     to H × W at one of the (2·padding + 1)² places, and mirrored left to right with probability 1/2 if ``flip``.
-    ``generator`` is a CPU generator, so that every device draws alike. One gather over the flattened pixels; the
-    alternatives measured (unfolded views, four-dimensional indexing, copies grouped by offset) take 1.3 to 6 times as
-    long, and only a CPU loop over images is faster (by 1.2 to 2).
+    ``generator`` is a CPU generator, so that every device draws alike. ``shard`` = (rank, world size): these images are
+    every n-th of a larger batch, and are given what they would be given in it. One gather over the flattened pixels;
+    the alternatives measured (unfolded views, four-dimensional indexing, copies grouped by offset) take 1.3 to 6 times
+    as long, and only a CPU loop over images is faster (by 1.2 to 2).
     """
     _check_images(images, "images")
     count, channels, height, width = images.shape
-    offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    rank, world = shard
+    offsets = torch.randint(0, 2 * padding + 1, (2, count * world), generator=generator)[:, rank::world]
+    mirrored = (torch.rand(count * world, generator=generator) < 0.5)[rank::world]
     rows = torch.arange(height) + offsets[0, :, None]
     columns = torch.arange(width).expand(count, width)
     if flip:
@@ -192,7 +196,8 @@ class Batches:
     ``load_state_dict`` are those of torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world
     size): this process's share when several train together; all see the same order, take every n-th image of it, and
     get equally many (in a shuffled epoch the few images left over change every time; without shuffling the last ranks
-    have fewer). UserError for an empty set, a batch size below 1, an impossible shard.
+    have fewer). Together, n processes see in each step what one would with n times the batch size, augmented alike.
+    UserError for an empty set, a batch size below 1, an impossible shard.
     """
 
     def __init__(
@@ -273,7 +278,7 @@ class Batches:
         single = Augmentation(self.seed, self.epoch, self.flip, self.policy) if self.resized_crop else None
         for number, (chosen, images) in enumerate(zip(batches, self.images.parts(batches, single), strict=True), begin):
             if single is None and (self.crop_padding or self.flip):
-                generator = _generator(self.seed, self.epoch, self.shard[0], number)
-                images = crop_and_flip(images, generator, self.crop_padding, self.flip)
+                generator = _generator(self.seed, self.epoch, 0, number)
+                images = crop_and_flip(images, generator, self.crop_padding, self.flip, self.shard)
             self._given = number + 1
             yield to_input(images, self.mean, self.std), self.images.labels[chosen.to(images.device)]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from anchored import catalog, corruptions, data, intervals, metrics, networks
+from anchored import catalog, corruptions, data, intervals, metrics, networks, predict, together
 from anchored import model as models
 from anchored.errors import UserError
 from anchored.intervals import Interval
 from anchored.outliers import OUTLIERS, altered
-from anchored.predict import Outputs, Pass, passed
-from anchored.recipe import Cell, derived_seed
+from anchored.predict import Outputs, Pass
+from anchored.recipe import Cell, Recipe, derived_seed
 from anchored.runs import Row, Run
 from anchored.settings import Data, Evaluation
 
@@ -104,31 +105,48 @@ class Bench:
         """The network's outputs on one set, from disk where they were made by these weights from this set."""
         key = [self.weights, name, split, self.cell.data.fraction, features]
         key += [own] if (own := data.content(name, self.cell.data)) else []
-        archive = archive_of(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
         if corruption:
-            key += [corruption, severity, archive or self.settings.seed]
+            key += [corruption, severity, self._archive(name, corruption) or self.settings.seed]
         key += [outlier, self.settings.seed] if outlier else []
 
         self.progress(self.passed / self.sets, f"evaluating, {kept}")
         self.passed += 1
+        # What a probe learns from is the same whichever images the network is measured on.
+        run, made_from = self.run if split == "train" else self.kept, json.dumps(key)
+        found = predict.kept(run, kept, made_from)
+        if found is None:
+            asked: dict[str, Any] = {"name": name, "split": split, "corruption": corruption, "severity": severity}
+            asked |= {"features": features, "outlier": outlier}
+            made = _share(self, whose=self._identity, folder=str(run.path), kept=kept, key=made_from, asked=asked)
+            found = predict.joined(run, kept, made_from, made)
+        return found
+
+    def work(self, name: str, split: str, corruption: str, severity: int, features: bool, outlier: str) -> Pass:
+        """The pass over one set, its images changed, or taken from an archive of corrupted ones."""
+        size, chosen, seed = self.settings.batch_size, self.cell.data, self.settings.seed
 
         def change(images: Tensor, places: Tensor) -> Tensor:
-            seed = self.settings.seed
             if outlier:
                 return altered(images, outlier, seed=seed, indices=places)
             return corruptions.corrupt(images, corruption, severity, seed=seed, indices=places)
 
-        def begin() -> Pass:
-            size, chosen = self.settings.batch_size, self.cell.data
-            if archive:
-                seen = data.seen_by(chosen)
-                images = data.open_corrupted(archive, corruption, severity, chosen, seen, self.root, minimum=10)
-                return Pass(self.model, self.config, images, size, features)
-            change_ = change if corruption or outlier else None
-            return Pass(self.model, self.config, self.images(name, split), size, features, change_)
+        if archive := self._archive(name, corruption):
+            seen = data.seen_by(chosen)
+            images = data.open_corrupted(archive, corruption, severity, chosen, seen, self.root, minimum=10)
+            return Pass(self.model, self.config, images, size, features)
+        changed = change if corruption or outlier else None
+        return Pass(self.model, self.config, self.images(name, split), size, features, changed)
 
-        # What a probe learns from is the same whichever images the network is measured on.
-        return passed(self.run if split == "train" else self.kept, kept, json.dumps(key), begin)
+    def _archive(self, name: str, corruption: str) -> str:
+        """The published set of corrupted images that is read, if one is to be."""
+        return archive_of(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
+
+    @cached_property
+    def _identity(self) -> str:
+        """All that another process needs to make passes of this bench, as text."""
+        root = None if self.root is None else str(self.root)
+        cell, settings = dataclasses.asdict(self.cell), dataclasses.asdict(self.settings)
+        return json.dumps([str(self.run.path), cell, settings, root, self.weights])
 
     def generator(self, *purpose: str) -> torch.Generator:
         """The same draws for every network, so that networks are compared on the same resamples."""
@@ -177,6 +195,23 @@ class Bench:
             n=n,
             run=self.run.name,
         )
+
+
+@together.shared(in_step=False)
+def _share(
+    bench: Bench | None = None, *, whose: str, folder: str, kept: str, key: str, asked: dict[str, Any]
+) -> tuple[str, int]:
+    """What each process does of a pass; see ``predict.share``."""
+    bench = _helping(whose) if bench is None else bench
+    return predict.share(Run(Path(folder)), kept, key, bench.work(**asked))
+
+
+@lru_cache(maxsize=1)
+def _helping(whose: str) -> Bench:
+    """The bench of a process that shares in another's passes: it loads each network once."""
+    path, cell, settings, root, _ = json.loads(whose)
+    chosen = Recipe.parse({"evaluate": settings}).evaluate
+    return Bench(Run(Path(path)), Cell.parse(cell, path), chosen, lambda share, what: None, root and Path(root))
 
 
 def _unit(metric: str) -> float:

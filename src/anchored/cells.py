@@ -26,6 +26,7 @@ from anchored.errors import UserError
 from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run
 from anchored.settings import Evaluation
+from anchored.together import Lost
 
 Phase = Literal["training", "evaluating", "done", "failed"]
 EVERY = 2.0
@@ -111,7 +112,10 @@ def work(
         except Exception as error:
             bad_input = isinstance(error, UserError)
             said = str(error) if bad_input else f"{type(error).__name__}: {error}"
-            return keeper.end("failed", " ".join(said.split()), "" if bad_input else traceback.format_exc())
+            end = keeper.end("failed", " ".join(said.split()), "" if bad_input else traceback.format_exc())
+            if isinstance(error, Lost):  # without the other processes nothing goes on
+                raise
+            return end
 
 
 class Keeper:

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 from torch import Tensor
 
-from anchored import disk
+from anchored import disk, ranks
 from anchored.errors import UserError
 from anchored.recipe import derived_seed
 
@@ -41,7 +41,8 @@ class Draws:
         self.masks.manual_seed(derived_seed(self.seed, "masks", epoch))
         self.tail.manual_seed(derived_seed(self.seed, "tail", epoch))
         self.mixing = np.random.default_rng(derived_seed(self.seed, "mixing", epoch))
-        torch.manual_seed(derived_seed(self.seed, "dropout", epoch))
+        rank = ranks.place()[0]  # what is dropped is each process's own; the other draws are made alike by all
+        torch.manual_seed(derived_seed(self.seed, "dropout", epoch, *([rank] if rank else [])))
 
     def state(self, device: torch.device) -> dict[str, Tensor]:
         """The states of all generators, uint8, each of a fixed size."""
@@ -78,7 +79,8 @@ def own_of(module: pl.LightningModule, each: dict[str, Tensor]) -> dict[str, Ten
     found = {len(value) for value in each.values()}
     if found != {world}:
         raise UserError(f"the checkpoint is one of {max(found)} processes, within an epoch: go on with as many")
-    return {name: value[rank].cpu() for name, value in each.items()}
+    # clone: a generator takes no state that is a part of a larger tensor (torch 2.15: "Invalid mt19937 state").
+    return {name: value[rank].clone().cpu() for name, value in each.items()}
 
 
 class TensorCheckpoints(CheckpointIO):

@@ -55,6 +55,7 @@ def study_arguments(parser: ArgumentParser) -> None:
 
 def _evaluate_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=str, help="folder of a trained run")
+    parser.add_argument("--devices", type=int, default=1, help="devices that share each pass, a process each")
     _network_argument(parser)
     parser.add_class_arguments(settings.Evaluation, "evaluate")
 
@@ -143,9 +144,12 @@ def _export_arguments(parser: ArgumentParser) -> None:
 def recipe_of(options: Namespace) -> Recipe:
     """The recipe as overridden on the command line, scaled and checked."""
     settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
+    from anchored import together
     from anchored.catalog import CATALOG
 
-    recipe = recipes.Recipe.parse(settings).check()
+    recipe = recipes.Recipe.parse(settings)
+    devices = together.processes(recipe.train.devices)
+    recipe = replace(recipe, train=replace(recipe.train, devices=devices)).check()
     if recipe.network.checkpoint:
         from anchored.start import pinned
 
@@ -155,19 +159,25 @@ def recipe_of(options: Namespace) -> Recipe:
 
 
 def _study(options: Namespace) -> None:
-    from anchored import study
+    from anchored import study, together
 
     recipe = recipe_of(options)
     folder = Path(options.output or Path("runs") / recipe.name)
     if options.status:
         _console().print(study.status(folder))
         return
-    study.study(recipe, folder, _console(), workers=options.workers)
-    _show_report(folder)
+    if options.workers > 1 and recipe.train.devices > 1:
+        raise UserError("--workers and train.devices: one or the other; each worker trains on one device")
+
+    def work() -> None:
+        study.study(recipe, folder, _console(), workers=options.workers)
+        _show_report(folder)
+
+    together.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
 def _train(options: Namespace) -> None:
-    from anchored import study
+    from anchored import study, together
     from anchored.runs import Run
 
     recipe = recipe_of(options)
@@ -178,18 +188,27 @@ def _train(options: Namespace) -> None:
             "--grid.alphas '[0.25]' --grid.seeds '[0]', or run them all with 'anchored study'"
         )
     run = Run(Path(options.output or Path("runs") / cells[0].name))
-    study.train_one(recipe, run, _console())
-    print(f"Trained: {run.path.resolve()}")
+
+    def work() -> None:
+        study.train_one(recipe, run, _console())
+        print(f"Trained: {run.path.resolve()}")
+
+    together.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
 def _evaluate(options: Namespace) -> None:
-    from anchored import study
+    from anchored import disk, study, together
     from anchored.runs import Run
 
     run = Run(Path(options.run))
+    cell = recipes.Cell.parse(disk.read_json(run.cell_file), run.cell_file)
     settings = recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate
-    study.evaluate_one(run, settings, _console(), network=options.network)
-    print(f"Rows: {run.rows_file.resolve()}")
+
+    def work() -> None:
+        study.evaluate_one(run, settings, _console(), network=options.network)
+        print(f"Rows: {run.rows_file.resolve()}")
+
+    together.run(work, together.processes(options.devices), cell.train.accelerator)
 
 
 def _predict(options: Namespace) -> int:
@@ -346,7 +365,7 @@ COMMANDS = {
         ("anchored train demo -o runs/ram --grid.protocols '[ram]'",),
     ),
     "evaluate": Command(
-        "anchored evaluate RUN [--evaluate.KEY VALUE ...]",
+        "anchored evaluate RUN [--devices N] [--evaluate.KEY VALUE ...]",
         "measure a trained network, as its recipe says or otherwise",
         _evaluate_arguments,
         _evaluate,

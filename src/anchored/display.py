@@ -23,7 +23,7 @@ def quiet() -> None:
     """Leave the terminal to our own display: no tips, no notes on devices, no deprecations inside Lightning."""
     logging.disable(logging.INFO)  # Lightning sets its own level when it is imported, later
     warnings.filterwarnings("ignore", message=".*LeafSpec")
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
 
 
 class Display:

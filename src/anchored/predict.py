@@ -1,7 +1,8 @@
 """One pass over a set: logits, features and labels, written once and read ever after.
 
 Large outputs go to disk in parts while the pass goes on: memory stays flat, a killed pass goes on after its last part,
-and several processes (``torch.distributed``) share a set, each writing the parts of its own batches.
+and several processes (``torch.distributed``) share a set, each writing the parts of its own batches, which the first of
+them then joins.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from anchored import data, disk, networks
+from anchored import data, disk, networks, ranks
 from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError, is_out_of_memory
 from anchored.model import ModelConfig
@@ -138,16 +139,21 @@ def predict(work: Pass) -> Outputs:
 
 def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
     """The outputs kept under ``name`` where they were made from ``key`` (weights, set, corruption); else make them."""
-    kept = _kept(run, name, key)
-    if kept is not None:
-        return kept
-    work = begin()
-    rank, world = _place()
+    found = kept(run, name, key)
+    return joined(run, name, key, share(run, name, key, begin())) if found is None else found
+
+
+def share(run: Run, name: str, key: str, work: Pass) -> tuple[str, int]:
+    """Do this process's share of a pass, its outputs in parts on disk; what the parts were made from, and all images.
+
+    Alone, a pass of little output is kept at once.
+    """
+    rank, world = ranks.place()
     batches = work.batches()
-    share = batches[len(batches) * rank // world : len(batches) * (rank + 1) // world]  # whole batches: the same sums
+    mine = batches[len(batches) * rank // world : len(batches) * (rank + 1) // world]  # whole batches: the same sums
     part_key = f"{key}, {work.batch_size} a batch, {world} processes"
     parts = _parts(run, name, part_key)
-    left = list(share)
+    left = list(mine)
     while left and int(left[0][0]) in parts:  # what a killed pass left behind
         after = int(left[0][0]) + parts[int(left[0][0])]
         left = [batch for batch in left if int(batch[0]) >= after]
@@ -158,17 +164,25 @@ def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
         if waiting.bytes >= PART:
             start += _write(run, name, part_key, start, waiting)
     if world == 1 and waiting.rows == len(work.images):
-        return stored(run, name, key, waiting.take)
-    if waiting.rows:
+        stored(run, name, key, waiting.take)
+    elif waiting.rows:
         _write(run, name, part_key, start, waiting)
-    return _gathered(run, name, key, part_key, len(work.images))
+    return part_key, len(work.images)
 
 
-def _place() -> tuple[int, int]:
-    """This process's rank and the number of processes that share a pass."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
+def joined(run: Run, name: str, key: str, made: tuple[str, int]) -> Outputs:
+    """The outputs whose parts every process has written, as one file, in the order of the images."""
+    found, (part_key, images) = kept(run, name, key), made
+    if found is None:
+        parts, starts, start = _parts(run, name, part_key), list[int](), 0
+        while start < images:
+            starts.append(start)
+            start += parts[start]
+        disk.join_tensors(run.outputs_file(name), [run.part_file(name, each) for each in starts], {"key": key})
+        found = kept(run, name, key)
+    run.remove_parts(name)
+    assert found is not None
+    return found
 
 
 class _Waiting:
@@ -218,36 +232,17 @@ def _parts(run: Run, name: str, key: str) -> dict[int, int]:
     return found
 
 
-def _gathered(run: Run, name: str, key: str, part_key: str, images: int) -> Outputs:
-    """Wait for all processes, make one file of the parts, and read it."""
-    rank, world = _place()
-    if world > 1:
-        distributed.barrier()
-    if rank == 0:
-        parts, starts, start = _parts(run, name, part_key), list[int](), 0
-        while start < images:
-            starts.append(start)
-            start += parts[start]
-        disk.join_tensors(run.outputs_file(name), [run.part_file(name, each) for each in starts], {"key": key})
-        run.remove_parts(name)
-    if world > 1:
-        distributed.barrier()
-    kept = _kept(run, name, key)
-    assert kept is not None
-    return kept
-
-
 def stored(run: Run, name: str, key: str, compute: Callable[[], Outputs]) -> Outputs:
     """The outputs kept under ``name`` where they were made from ``key``; else compute and keep them."""
-    kept = _kept(run, name, key)
-    if kept is not None:
-        return kept
+    found = kept(run, name, key)
+    if found is not None:
+        return found
     outputs = compute()
     disk.save_tensors(run.outputs_file(name), _tensors(outputs), {"key": key})
     return outputs
 
 
-def _kept(run: Run, name: str, key: str) -> Outputs | None:
+def kept(run: Run, name: str, key: str) -> Outputs | None:
     """What is on disk under ``name``, if it was made from ``key``."""
     path = run.outputs_file(name)
     if not path.exists():

@@ -166,7 +166,8 @@ class Recipe:
         named = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
         width = self.network.width if named else max(0.125, self.network.width * root)
         least = 1 + any(self.grid.tail_weights)
-        most = max(2, int(images * fraction)) if images else sys.maxsize
+        devices = self.train.devices
+        most = max(2, int(images * fraction) // devices) * devices if images else sys.maxsize
 
         def shrunk(train: Training) -> Training:
             epochs = max(least, round(train.epochs * scale))
@@ -201,9 +202,11 @@ class Recipe:
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
             for ok, text in (
                 *rules_of_training(train),
-                *rules_of_tail(self.tail, self.grid.tail_weights, train.epochs),
+                *rules_of_tail(self.tail, self.grid.tail_weights, train),
             ):
                 yield ok, f"{text}{own}"
+            alike = train.devices == self.train.devices
+            yield alike, f"grid.per_network.{network}.train.devices is {train.devices}: one number for all networks"
         yield self.anchoring.references >= 1, f"anchoring.references is {self.anchoring.references}: at least 1"
         yield evaluate.batch_size >= 1, f"evaluate.batch_size is {evaluate.batch_size}: at least 1"
         yield evaluate.bootstrap >= 100, f"evaluate.bootstrap is {evaluate.bootstrap}: at least 100 replicates"

@@ -17,8 +17,9 @@ from typing import Literal, Protocol
 
 import torch
 from scipy.special import chdtri
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from anchored import ranks
 from anchored.errors import UserError
 
 FULL_UP_TO = 4096
@@ -132,7 +133,7 @@ class Residuals(nn.Module):
     @torch.no_grad()
     def fit(self) -> None:
         """Fit the distribution to all that was observed, by all processes where several train together."""
-        count, sums, moment = (_summed(each) for each in (self.count, self.sums, self.moment))
+        count, sums, moment = (ranks.summed(each) for each in (self.count, self.sums, self.moment))
         total = count.sum()
         if total < 2:
             raise UserError("hard Δ mining has seen no residuals to fit a distribution to: observe batches first")
@@ -143,7 +144,7 @@ class Residuals(nn.Module):
             self.normal = FullNormal(_factor(covariance).float())
         else:
             diagonal = (moment - between.square().sum(0)) / total
-            self.normal = _low_rank(_side_by_side(self.sketch), between, total, diagonal, self.rank)
+            self.normal = _low_rank(ranks.stacked(self.sketch), between, total, diagonal, self.rank)
         self.shares = count / total
 
     def fitted(self) -> dict[str, Tensor]:
@@ -160,6 +161,26 @@ class Residuals(nn.Module):
             self.means, self.shares = own.pop("means"), own.pop("shares")
             # Columns one after another, as Cholesky leaves them: in another layout products round otherwise.
             self.normal = FullNormal(own["factor"].T.contiguous().T) if self.full else LowRankNormal(**own)
+
+    @torch.no_grad()
+    def pool(self) -> None:
+        """Bring what all processes observed to the first, of which a checkpoint is made; the others begin anew."""
+        if ranks.place()[1] == 1:
+            return
+        moments = (self.count, self.sums, self.moment)
+        whole = [ranks.summed(each) for each in moments]
+        if not self.full:
+            moments = (*moments, self.sketch)
+            whole.append(_compressed(ranks.stacked(self.sketch), self.rank))
+        for own, of_all in zip(moments, whole, strict=True):
+            own.copy_(of_all)
+        self.keep()
+
+    def keep(self) -> None:
+        """Leave what a checkpoint gave to every process to the first: it is to count once."""
+        if ranks.place()[0] > 0:
+            for moments in self.buffers():
+                moments.zero_()
 
     @torch.no_grad()
     def tail(self, points: int, mass: float, generator: torch.Generator) -> Tensor:
@@ -194,27 +215,6 @@ def chi_tail(dimensions: int, mass: float, uniform: Tensor) -> Tensor:
 def uniform_cross_entropy(logits: Tensor) -> Tensor:
     """CE(uniform, softmax(z)) = −mean_k log softmax(z)_k, the mean over points: (P,K) -> scalar, in nats, >= ln K."""
     return -logits.log_softmax(dim=1).mean()
-
-
-def _together() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _summed(moments: Tensor) -> Tensor:
-    """Sum over all processes that train together."""
-    if _together():
-        moments = moments.clone()
-        distributed.all_reduce(moments)
-    return moments
-
-
-def _side_by_side(sketch: Tensor) -> Tensor:
-    """Sketches (2k,d) of all processes, one above the other: their outer products sum."""
-    if not _together():
-        return sketch
-    parts = [torch.empty_like(sketch) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, sketch)
-    return torch.cat(parts)
 
 
 def _factor(covariance: Tensor) -> Tensor:

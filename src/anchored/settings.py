@@ -112,7 +112,7 @@ class Training:
     epochs: int = 200
     """Passes over the training images."""
     batch_size: int = 128
-    """Images a step."""
+    """Images a step, on all devices together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW (betas 0.9 and 0.999, decoupled weight decay)."""
     learning_rate: float = 0.1
@@ -163,6 +163,12 @@ class Training:
     """Any precision of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed."""
     accelerator: str = "auto"
     """Lightning's accelerator: auto, cpu, gpu, mps."""
+    devices: int = 1
+    """Devices of all machines that train a network together (DDP), a process each, which share every batch: batch_size
+    stays that of a step. Results are bound to their number, since references and batch norm's statistics come from a
+    device's share. Under torchrun and SLURM filled in by the program."""
+    sync_batch_norm: bool = False
+    """Several GPUs: batch norm takes its statistics over the whole batch, not over each device's share."""
     deterministic: bool = True
     """Same seed and machine, same weights; false lets GPUs pick faster kernels."""
     checkpoint_minutes: float = field(default=10.0, metadata=MACHINE)
@@ -300,6 +306,10 @@ def rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     """Pairs of whether a rule is kept and what is wrong with the training otherwise."""
     yield train.epochs >= 1, f"train.epochs is {train.epochs}: at least 1"
     yield train.batch_size >= 2, f"train.batch_size is {train.batch_size}: at least 2, to have a reference"
+    yield train.devices >= 1, f"train.devices is {train.devices}: at least 1"
+    shared = train.batch_size % max(1, train.devices) == 0 and train.batch_size >= 2 * train.devices
+    each = f"train.batch_size is {train.batch_size}, shared by {train.devices} devices"
+    yield shared, f"{each}: give each as many images, and at least 2, to have a reference"
     for name in FROM_ZERO:
         value = getattr(train, name)
         yield math.isfinite(value) and value >= 0, f"train.{name} is {value}: a finite number from 0"
@@ -316,14 +326,15 @@ def rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     yield not (one_cycle and train.warmup), "train.warmup: the one_cycle schedule has its own; take cosine or steps"
 
 
-def rules_of_tail(tail: Tail, weights: Sequence[float], epochs: int) -> Iterator[tuple[bool, str]]:
+def rules_of_tail(tail: Tail, weights: Sequence[float], train: Training) -> Iterator[tuple[bool, str]]:
     """Pairs of whether a rule is kept and what is wrong with hard Δ mining otherwise."""
     yield len(set(weights)) == len(weights) > 0, "grid.tail_weights is empty or names one twice"
     for weight in weights:
         yield math.isfinite(weight) and weight >= 0, f"grid.tail_weights has {weight}: a finite number from 0"
-    enough = epochs >= 2 or not any(weights)
+    enough = train.epochs >= 2 or not any(weights)
     yield enough, "train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up"
     yield 0 < tail.mass <= 1, f"tail.mass is {tail.mass:g}: give a share in (0, 1]"
-    yield tail.points >= 2, f"tail.points is {tail.points}: at least 2, to be normalised as a batch"
+    least = 2 * train.devices
+    yield tail.points >= least, f"tail.points is {tail.points}: at least {least}, two a device, which are a batch there"
     yield 0 < tail.warmup < 1, f"tail.warmup is {tail.warmup:g}: give a share in (0, 1)"
     yield tail.rank >= 1, f"tail.rank is {tail.rank}: at least 1"

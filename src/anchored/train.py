@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -16,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchored import data, disk, optimiser, runs, start
+from anchored import data, disk, optimiser, ranks, runs, start, together
 from anchored import model as models
 from anchored import stem as stems
-from anchored.anchoring import AnchoredModel
+from anchored.anchoring import AnchoredModel, average_statistics
 from anchored.checkpoints import Draws, TensorCheckpoints, everyones, own_of
 from anchored.errors import UserError, is_out_of_memory
 from anchored.mixing import mix
@@ -28,6 +30,7 @@ from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
 from anchored.settings import Training
 
+ASK = 32  # steps after which processes ask each other whether a checkpoint is due, which waits for the devices
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 
 
@@ -55,6 +58,8 @@ class TrainingStep(pl.LightningModule):
         for module in self.frozen:
             module.eval()
         optimiser.lay_out(self.optimizers().optimizer)  # type: ignore[union-attr]
+        if self.residuals is not None:
+            self.residuals.keep()
         if self._within is not None:
             self._go_on(self._within)
         self.begun = True
@@ -98,7 +103,8 @@ class TrainingStep(pl.LightningModule):
         if not self._mining:
             return images.new_zeros(())
         tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.draws.tail)
-        return uniform_cross_entropy(self.model.masked_pass(-tail))
+        rank, world = ranks.place()  # all draw the same points, and each takes its share
+        return uniform_cross_entropy(self.model.masked_pass(-tail[rank::world]))
 
     def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images and targets after mixup or CutMix: probabilities (B,N) with either, labels (B,) without."""
@@ -112,11 +118,12 @@ class TrainingStep(pl.LightningModule):
         """Raise ``Diverged`` where the loss or a weight is no longer a number; to be called before those are kept."""
         epoch, learning_rate = self.current_epoch + 1, self.cell.train.learning_rate
         mend = f"lower train.learning_rate (now {learning_rate:g}) or set train.clip_norm"
-        together = self.trainer.strategy
-        if together.reduce_boolean_decision(not self._sums[0].isfinite(), all=False):
-            step = int(together.reduce(self._finite, reduce_op="min")) + 1
-            told = f"the loss became {self._sums[0].item()} in epoch {epoch}, step {step}"
-        elif not all(each.isfinite().all() for each in self.state_dict().values() if each.is_floating_point()):
+        strategy, loss = self.trainer.strategy, ranks.summed(self._sums)[0].item()
+        finite = all(each.isfinite().all() for each in self.state_dict().values() if each.is_floating_point())
+        if not math.isfinite(loss):
+            step = int(strategy.reduce(self._finite, reduce_op="min")) + 1
+            told = f"the loss became {loss} in epoch {epoch}, step {step}"
+        elif strategy.reduce_boolean_decision(not finite, all=False):
             told = f"weights became infinite or NaN in epoch {epoch}, step {self.trainer.global_step}"
         else:
             return
@@ -124,7 +131,7 @@ class TrainingStep(pl.LightningModule):
 
     def close_epoch(self) -> None:
         """Add a line to the history."""
-        loss, correct, images = self._sums.tolist()
+        loss, correct, images = ranks.summed(self._sums).tolist()
         group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
         self.history.append(
             {
@@ -147,22 +154,35 @@ class TrainingStep(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The history and the cell travel with the state, and within an epoch what has been drawn and summed of it."""
+        """The history and the cell travel with the state, and within an epoch what has been drawn and summed of it.
+
+        The state is the first process's. At the end of an epoch it is made that of all, in place, since the checkpoint
+        holds the tensors already; within one, all keep theirs, so that a checkpoint changes nothing.
+        """
         checkpoint["history"], checkpoint["cell"] = self.history, self.cell.digest()
-        if not self.trainer.is_last_batch:
-            own = {**self.draws.state(self.device), "sums": self._sums, "finite": self._finite}
-            checkpoint["within"] = {
-                "each": everyones(self, own),
-                "fit": {} if self.residuals is None else self.residuals.fitted(),
-                "batches": self._batches.state_dict(),
-                "seconds": time.monotonic() - self._started,
-            }
+        if self.trainer.is_last_batch:
+            average_statistics(self.model)
+            if self.residuals is not None:
+                self.residuals.pool()
+            return
+        own = {**self.draws.state(self.device), "sums": self._sums, "finite": self._finite}
+        own |= {f"buffers.{name}": each for name, each in self._own_buffers()}
+        checkpoint["within"] = {
+            "each": everyones(self, own),
+            "fit": {} if self.residuals is None else self.residuals.fitted(),
+            "batches": self._batches.state_dict(),
+            "seconds": time.monotonic() - self._started,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the history back; refuse the state of another training."""
         if checkpoint.get("cell") != self.cell.digest():
             raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
         self.history, self._within = checkpoint["history"], checkpoint.get("within")
+
+    def _own_buffers(self) -> list[tuple[str, Tensor]]:
+        """What processes that train together have each of their own: statistics, moments."""
+        return [(n, each) for n, each in self.named_buffers() if each.numel()] if self.trainer.world_size > 1 else []
 
     @property
     def _batches(self) -> data.Batches:
@@ -173,6 +193,8 @@ class TrainingStep(pl.LightningModule):
     def _go_on(self, within: dict[str, Any]) -> None:
         """Take back what a checkpoint holds of the epoch that it was taken in."""
         own = own_of(self, within["each"])
+        for name, each in self._own_buffers():
+            each.copy_(own.pop(f"buffers.{name}"))
         self._sums, self._finite = own.pop("sums").to(self.device), own.pop("finite").to(self.device)
         self.draws.restore(own, self.device)
         if self.residuals is not None:
@@ -200,7 +222,8 @@ class Keeper(pl.Callback):
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress(share, f"training, {epoch}, loss {outputs['loss'].item():.3f}")
         due = time.monotonic() - self._kept >= 60 * self.minutes
-        if not trainer.is_last_batch and trainer.strategy.reduce_boolean_decision(due, all=False):  # whoever's clock
+        asks = trainer.world_size == 1 or not self.minutes or trainer.global_step % ASK == 0
+        if asks and not trainer.is_last_batch and trainer.strategy.reduce_boolean_decision(due, all=False):
             self._keep(trainer, module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -208,6 +231,8 @@ class Keeper(pl.Callback):
         assert isinstance(module, TrainingStep)
         module.close_epoch()
         self._keep(trainer, module)
+        if not trainer.is_global_zero:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, list(module.history[0]), lineterminator="\n")
         writer.writeheader()
@@ -230,8 +255,22 @@ def train(
     (loggers, say). Raises ``UserError`` where the folder holds another cell, or the loss stops being a number.
     """
     bind(run, cell)
-    if run.weights_file.exists():
-        return
+    if not run.weights_file.exists():
+        where = None if root is None else str(root)
+        _train(progress, trainer, folder=str(run.path), settings=dataclasses.asdict(cell), root=where)
+
+
+@together.shared(in_step=True)
+def _train(
+    progress: Progress = lambda share, what: None,
+    options: dict[str, Any] | None = None,
+    *,
+    folder: str,
+    settings: dict[str, Any],
+    root: str | None,
+) -> None:
+    """What each process does to train a cell; the first one writes."""
+    run, cell = Run(Path(folder)), Cell.parse(settings, folder)
     config = start.config_of(cell)
     seen, resized = data.seen_by(cell.data), cell.train.crop == "resized"
     images = data.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
@@ -251,7 +290,7 @@ def train(
         **{
             "max_epochs": cell.train.epochs,
             "accelerator": cell.train.accelerator,
-            "devices": 1,
+            **together.trainer_options(cell.train.devices, cell.train.sync_batch_norm),
             "gradient_clip_val": cell.train.clip_norm or None,
             "precision": cell.train.precision,
             "deterministic": cell.train.deterministic,
@@ -262,12 +301,12 @@ def train(
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "default_root_dir": run.path,
-            **trainer,
+            **(options or {}),
         }
     )
     batches = data.Batches(
         images.to(engine.strategy.root_device),
-        cell.train.batch_size,
+        cell.train.batch_size // cell.train.devices,
         config.mean,
         config.std,
         seed=derived_seed(cell.seed, "order"),
@@ -280,8 +319,9 @@ def train(
         shard=(engine.global_rank, engine.world_size),
     )
     _fit(engine, step, batches, run, config)
-    models.save(run, step.model, config)
-    run.checkpoint_file.unlink(missing_ok=True)
+    if engine.is_global_zero:
+        models.save(run, step.model, config)
+        run.checkpoint_file.unlink(missing_ok=True)
 
 
 def _fit(engine: pl.Trainer, step: TrainingStep, batches: data.Batches, run: Run, config: models.ModelConfig) -> None:
@@ -311,6 +351,8 @@ def _fit(engine: pl.Trainer, step: TrainingStep, batches: data.Batches, run: Run
 
 def _last_good(run: Run, model: nn.Module, config: models.ModelConfig) -> str:
     """Keep the weights of the last checkpoint as a model folder, and say how to go on from them."""
+    if ranks.place()[0] > 0:
+        return ""
     if not run.checkpoint_file.exists():
         return ", and train into another folder"
     state = disk.load_tree(run.checkpoint_file)["state_dict"]

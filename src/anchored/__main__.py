@@ -1,0 +1,7 @@
+"""``python -m anchored``: the same as the command ``anchored``."""
+
+import sys
+
+from anchored.cli import main
+
+sys.exit(main())
