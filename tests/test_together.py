@@ -109,7 +109,7 @@ def free_port() -> int:
 
 def both(folder: Path, end: str) -> list[str]:
     """What the first process found."""
-    port, context = free_port(), multiprocessing.get_context("spawn")  # type: ignore[no-untyped-call]
+    port, context = free_port(), multiprocessing.get_context("spawn")
     processes = [context.Process(target=crew, args=(rank, port, str(folder), end)) for rank in (0, 1)]
     for process in processes:
         process.start()
@@ -139,10 +139,10 @@ def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
     assert both(tmp_path, "killed") == [*BEFORE, f"Lost: {together.GONE}"]
 
 
-def command(*words: str, start: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
+def command(*words: str, start: tuple[str, ...] = (), variables: dict[str, str] | None = None) -> subprocess.Popen[str]:
     known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "LOCAL_"))}
     line = [sys.executable, *(start or ("-m",)), "anchored", *words]
-    environment = {**known, "OMP_NUM_THREADS": "1", **variables}
+    environment = {**known, "OMP_NUM_THREADS": "1", **(variables or {})}
     return subprocess.Popen(
         line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -206,7 +206,7 @@ def test_killed_under_slurm_and_finished_by_lightning_gives_the_same_bytes(studi
     job |= {"SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     every_step = [*STUDY, "--train.checkpoint_minutes", "0"]
     tasks = [
-        command(*every_step, "-o", str(folder), **job, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+        command(*every_step, "-o", str(folder), variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
         for rank in (0, 1)
     ]
     while not within_an_epoch(run):

@@ -169,6 +169,7 @@ class Crew:
         except (RuntimeError, ValueError) as error:  # MisconfigurationException is one: more devices than there are
             raise UserError(f"{devices} processes cannot work together: {error}") from error
         group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+        assert isinstance(group, distributed.ProcessGroup)  # all processes are in it
         return Crew(fabric.global_rank, fabric.world_size, nodes, where, group)
 
     def lead(self, name: str, own: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
@@ -268,9 +269,9 @@ class Crew:
 _CREW: Crew | None = None
 
 
-def _store() -> distributed.Store:
-    store: distributed.Store = distributed.distributed_c10d._get_default_store()
-    return store
+def _store() -> Any:
+    """Where the processes met: text by name, that all can read and write."""
+    return distributed.distributed_c10d._get_default_store()
 
 
 def _bytes(text: str, size: int) -> Tensor:
