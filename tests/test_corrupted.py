@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchored import bench, catalog, corrupted, corruptions, data, predict
+from anchored import bench, catalog, corrupted, corruptions, data, stream
 from anchored.cli import main
 from anchored.errors import UserError
 from anchored.settings import Data, Evaluation
@@ -57,6 +57,13 @@ def test_folders_as_imagenet_c(photos: Path, tmp_path: Path, capsys: pytest.Capt
     height, width = opened(out / "contact-sheet.png").shape[:2]
     assert width > 190 + 3 * 80
     assert height > 2 * 70
+
+
+def test_a_folder_is_found_by_its_name(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos.rename(tmp_path / "mine").parent)
+    assert main(["corrupt", "mine", "-o", "out", *SMALL, "--severities", "[1]"]) == 0
+    assert main(["corrupt", "mine/", "-o", "out", *SMALL, "--severities", "[1]"]) == 0  # the same request
+    assert len(list((tmp_path / "out").rglob("*.JPEG"))) == 6 * 2
 
 
 def test_blocks_as_cifar_c(photos: Path, tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_items_come_in_order_one_ahead() -> None:
             yield i
 
     seen = []
-    for item in predict.ahead(items()):
+    for item in stream.ahead(items()):
         seen.append(item)
         assert len(made) <= len(seen) + 1
     assert seen == [0, 1, 2, 3, 4]
@@ -220,4 +227,4 @@ def test_what_goes_wrong_ahead_is_raised() -> None:
         raise UserError("one line")
 
     with pytest.raises(UserError, match="one line"):
-        list(predict.ahead(items()))
+        list(stream.ahead(items()))

@@ -28,9 +28,9 @@ from torch import Tensor
 from anchored import catalog, corruptions, data, disk, own, runs
 from anchored.errors import UserError
 from anchored.own.sources import UNREADABLE, Listing, decoded
-from anchored.predict import ahead
 from anchored.runs import CorruptedFolder
 from anchored.settings import Data
+from anchored.stream import ahead
 
 Layout = Literal["npy", "folders"]
 ALL = (1, 2, 3, 4, 5)
@@ -82,6 +82,8 @@ def corrupt(
     becomes this (÷ 0.875 from 96 px, as 256 for 224), then the middle square; 0 leaves every image as it is. UserError,
     one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
     """
+    if source not in catalog.CATALOG and Path(source).is_dir():
+        source = f"{source.rstrip('/')}/"  # a folder needs no stroke at its end here
     if layout == "npy" and tuple(severities) != ALL:
         raise UserError("the npy layout has five blocks, one a severity: leave severities out, or use --layout folders")
     _check(severities, size)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +20,11 @@ from anchored.anchoring import AnchoredModel
 from anchored.errors import UserError, is_out_of_memory
 from anchored.model import ModelConfig
 from anchored.runs import Run
+from anchored.stream import ahead
 
 PART = 1 << 26
 """Bytes of outputs that are kept in memory before they go to disk."""
 
-Item = TypeVar("Item")
 Change = Callable[[Tensor, Tensor], Tensor]  # images (B,C,H,W) uint8 and their places in the set (B,), to such images
 
 
@@ -75,16 +73,6 @@ class Pass:
         for places, images in zip(batches, self.images.parts(batches), strict=True):
             images = images.to(device)
             yield places, images if self.change is None else self.change(images, places.to(device))
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Give what an iterator gives, the next item being made by a thread meanwhile: one item waits, never more."""
-    end = object()
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = thread.submit(next, items, end)
-            yield item  # type: ignore[misc]  # it is not the end
 
 
 @torch.inference_mode()

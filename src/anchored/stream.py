@@ -10,8 +10,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 Interpolation = Literal["bilinear", "bicubic"]
 AutoAugment = Literal["none", "rand_augment", "trivial_augment", "auto_augment"]
 Labels = npt.NDArray[np.int64]
+Item = TypeVar("Item")
 
 _LONGEST = 50  # sides' ratio of an image that is resized whole: beyond it, the copy would not fit in memory
 _FEW = 256  # images that are decoded sooner than worker processes start
@@ -273,3 +275,13 @@ class _Jobs(Dataset[tuple[Tensor, dict[int, str]]]):
             return _pixels(self.transform(image.convert(self.seen.mode)))
         finally:
             torch.default_generator.set_state(state)
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Give what an iterator gives, the next item being made by a thread meanwhile: one item waits, never more."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item  # type: ignore[misc]  # it is not the end

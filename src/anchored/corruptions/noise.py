@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -43,8 +43,8 @@ def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
     other's grey level uint8, both (256 · K,), and the grey level of each count, uint8 (K,).
     """
     counts, means = np.arange(photons + 1), np.arange(256)[:, None] / 255 * photons
-    left = scipy.stats.poisson.pmf(counts, means)
-    left[:, -1] += scipy.stats.poisson.sf(photons, means[:, 0])
+    left = np.exp(scipy.special.xlogy(counts, means) - scipy.special.gammaln(counts + 1) - means)
+    left[:, -1] += scipy.special.pdtrc(photons, means[:, 0])  # more than K photons
     left *= photons + 1
     share, other = np.ones_like(left), np.broadcast_to(counts, left.shape).copy()
     rows, undone = np.arange(256), np.ones(left.shape, dtype=bool)
