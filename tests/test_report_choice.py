@@ -102,7 +102,7 @@ def test_the_tolerance_decides_who_is_let_in(tmp_path: Path) -> None:
     none = only(folder_of(tmp_path / "none", worse))
     assert none.picked is None
     assert [table.name for table in choice.tables([none])] == ["choice"]
-    assert "Nothing is picked: every candidate loses more than 1 points" in " ".join(choice.sentences(none))
+    assert "Nothing is picked: every candidate loses more than 1 point of" in " ".join(choice.sentences(none))
     alone = {way: figures for way, figures in HELD_OUT.items() if way != STANDARD}
     assert only(folder_of(tmp_path / "alone", alone, {way: TEST[way] for way in alone})).picked == variant(HIGH)
 
@@ -124,7 +124,7 @@ def test_words_and_tables(tmp_path: Path) -> None:
     assert candidates.title == "Choosing α: α = 0.1 is picked"
     assert [each[0].text for each in candidates.rows] == ["Standard", "Anchored", "RAM α=0.1 (picked)", "RAM α=0.5"]
     assert [each[1].text for each in candidates.rows] == ["no", "no", "no", "yes"]
-    assert "lose no more than 1 points of clean accuracy" in candidates.caption
+    assert "lose no more than 1 point of clean accuracy" in candidates.caption
     assert "Held-out: 1,000 training images" in candidates.caption
     by_aim = {each[0].text: [cell.text for cell in each[3:]] for each in regrets.rows}
     assert by_aim["OOD AUROC, % (energy) ↑"] == ["α = 0.5", "−15.0 [−15.0, −15.0]"]

@@ -345,7 +345,8 @@ def _console() -> Console:  # type: ignore[name-defined]  # noqa: F821
 
 COMMANDS = {
     "study": Command(
-        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--status] [--SECTION.KEY VALUE ...]",
+        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--status] [--choose {alpha,lambda}] "
+        "[--SECTION.KEY VALUE ...]",
         "train, evaluate and report a grid of networks",
         study_arguments,
         _study,
@@ -353,6 +354,7 @@ COMMANDS = {
             "anchored study demo -o runs/demo",
             "anchored study demo -o runs/trial --scale 0.1",
             "anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20",
+            "anchored study demo-alphas --choose alpha",
             "anchored study my-recipe.yaml --workers 4",
             "anchored study my-recipe.yaml --status",
         ),

@@ -154,7 +154,7 @@ def sentences(choice: Choice) -> Iterator[str]:
     picked = choice.picked
     if picked is None:
         yield (
-            f"{where}Nothing is picked: every candidate loses more than {choice.tolerance:g} points of clean accuracy "
+            f"{where}Nothing is picked: every candidate loses more than {_points(choice)} of clean accuracy "
             "against standard on held-out images."
         )
         return
@@ -172,21 +172,24 @@ def sentences(choice: Choice) -> Iterator[str]:
         yield f"On test {choice.name(choice.best)} has the least mean error: the pick's is {over} above it."
 
 
+def _points(choice: Choice) -> str:
+    return f"{choice.tolerance:g} point{'s' * (choice.tolerance != 1)}"
+
+
 def conditions(choice: Choice) -> str:
     """How the choice was made: the rule, and what it was made on."""
     summary = choice.held_out.summary
     corrupted = [family for family in summary.families if family.corruptions]
     measured = [f"{len(each.corruptions)} corruptions ({each.kind})" for each in corrupted]
-    measured += [f"outliers: {listed([name for name in summary.sets('auroc') if name != 'mean'])}"] * bool(
-        summary.sets("auroc")
-    )
+    if outside := [name for name in summary.sets("auroc") if name != "mean"]:
+        measured.append(f"outliers: {listed(outside)}")
     if adapted := [name for name in summary.sets("linear_probe_accuracy") if name != "mean"]:
         measured.append(f"probes measured on a fifth of the training images of {listed(adapted)}")
-    guard = f"of the candidates that lose no more than {choice.tolerance:g} points of clean accuracy against standard, "
+    guard = f"of the candidates that lose no more than {_points(choice)} of clean accuracy against standard, "
     return (
         f"Rule: {guard * (choice.standard is not None)}{RULE}. Front: no other training here is as good in every aim "
         f"and better in one, by means over seeds. Held-out: {summary.rows[0].n:,} training images that no network was "
-        f"trained on; {'; '.join(measured)}. The test has none of these corruptions and outliers."
+        f"trained on{''.join(f'; {each}' for each in measured)}. The test has none of these corruptions and outliers."
     )
 
 
@@ -238,7 +241,7 @@ def _regrets(choice: Choice, name: str) -> Table:
     rows = list[tuple[Cell, ...]]()
     for place, aim in enumerate(choice.test.aims):
         figures = {each: choice.test.errors(each, choice.seeds)[place] for each in choice.candidates}
-        best = min(figures, key=figures.__getitem__)
+        best = min(figures, key=lambda each: (figures[each], each != choice.picked))
         mine, other = (choice.test.summary.measured(each, aim) for each in (choice.picked, best))
         lost = "0" if best == choice.picked else _lost(aim, compare(mine, other))
         cells = (estimate_cell(choice.test.summary, each) for each in (mine, other))
