@@ -239,8 +239,8 @@ class Validation:
     ood: tuple[str, ...] = ("jigsaw", "inverted", "scrambled", "phase")
     """Outliers made of the held-out images (these four), or rows of the catalog that evaluate.ood does not name."""
     corruptions: tuple[str, ...] = ()
-    """Names or families that evaluate.corruptions does not have. Empty takes those of c-bar that it does not have; where it
-    has them all, those of c15."""
+    """Names or families that evaluate.corruptions does not have. Empty takes those of c-bar that it lacks, or those of
+    c15 where it has all of c-bar."""
     adaptation: tuple[str, ...] = ()
     """Tasks of the probes, of whose training images a fifth is held out to measure. Empty takes evaluate.adaptation."""
     tolerance: float = 1.0
