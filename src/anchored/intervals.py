@@ -81,25 +81,25 @@ def _resample(size: int, rows: int, generator: torch.Generator, device: torch.de
 
 
 class _Poisson:
-    """Independent Poisson counts of one mean from 16 random bits each, exactly.
+    """Independent Poisson counts of one mean, most of them from eight random bits, exactly.
 
     Given their total, such counts are as if so many images had been drawn, each with equal chance. So a mean a little
     below one, and the few draws that are then missing made one by one, give the counts of a bootstrap resample, without
     a draw for every image. Devroye 1986, chapter X.1, https://doi.org/10.1007/978-1-4613-8643-8
 
-    A count k gets the whole 2**-16ths of its probability as numbers of 16 bits; the few numbers left over stand for the
+    A count k gets the whole 256ths of its probability as values of a byte; the few values left over stand for the
     remainders of all probabilities, and there a second draw decides.
     """
 
     def __init__(self, mean: float) -> None:
-        shares = poisson.pmf(np.arange(40), mean) * (1 << 16)  # beyond 40, 1e-48
+        shares = 256 * poisson.pmf(np.arange(40), mean)  # beyond 40, 1e-48
         ends = np.floor(shares).cumsum()
-        self.cuts = [np.uint16(end) for end in ends[: int((shares >= 1).sum())]]
+        self.cuts = [np.uint8(end) for end in ends[: int((shares >= 1).sum())]]
         self.remainder = (shares - np.floor(shares)).cumsum()
 
     def fill(self, row: NDArray[np.float64], draw: np.random.Generator) -> int:
         """Fill a row (N,) with counts, and give their sum."""
-        bits = draw.bit_generator.random_raw(len(row) // 4 + 1).view(np.uint16)[: len(row)]
+        bits = draw.bit_generator.random_raw(len(row) // 8 + 1).view(np.uint8)[: len(row)]
         counts = (bits >= self.cuts[0]).view(np.uint8)
         for cut in self.cuts[1:]:
             counts += (bits >= cut).view(np.uint8)

@@ -10,6 +10,7 @@ Legend: N images, R replicates, P grid points, T read-off points. Bandwidths are
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -17,6 +18,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -38,13 +40,37 @@ class Smoother:
     count: int
 
     @cached_property
+    def reach(self) -> int:
+        """Grid points that the mirrored grid adds at both ends: ten standard deviations (1e-22) on fine grids.
+
+        0 where it goes once around instead, so that all kernels of a grid share its spectra.
+        """
+        fine = self.count and self.points > COARSE
+        return math.ceil(10 * self.step / STEPS * (self.points - 1)) if fine else 0
+
+    @cached_property
+    def mirror(self) -> Tensor:
+        """The grid point at each place of the mirrored grid, (U,); the places of the grid itself begin at ``reach``."""
+        inner, reach = torch.arange(self.points), self.reach
+        if not reach:
+            return torch.cat([inner, inner[1:-1].flip(0)])
+        return torch.cat([inner[1 : reach + 1].flip(0), inner, inner[-reach - 1 : -1].flip(0)])
+
+    @cached_property
+    def period(self) -> int:
+        """Length of the Fourier transforms."""
+        return int(next_fast_len(len(self.mirror), real=True)) if self.reach else len(self.mirror)
+
+    @cached_property
     def response(self) -> Tensor:
-        """Frequency response (P,) complex of the kernel: P taps over one unit, cut at ± ½; period 2 (P − 1)."""
-        sigma, points = self.step / STEPS, self.points
+        """Frequency response (F,) complex of the kernel: P taps over one unit, cut at ± ½ (or where it reaches to)."""
+        sigma, points, middle = self.step / STEPS, self.points, (self.points - 1) // 2
         t = torch.arange(points, dtype=torch.float64) / (points - 1) - 0.5
         taps = torch.exp(-t.square() / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
         # An even P has no middle tap: the kernel then sits half a cell to the right, as published.
-        whole = torch.nn.functional.pad(taps, (0, points - 2)).roll(-((points - 1) // 2))
+        whole, offsets = torch.zeros(self.period, dtype=torch.float64), torch.arange(points) - middle
+        near = offsets.abs() <= (self.reach or points)
+        whole[offsets[near] % self.period] = taps[near]
         found: Tensor = torch.fft.rfft(whole).conj().resolve_conj()
         return found
 
@@ -59,25 +85,31 @@ class Smoother:
     def density(self) -> _Floats:
         """g (P,): g · h is the sum over t of the smoothed h, for every histogram h; the adjoint of ``read``."""
         cell, share = self.places
-        ends, period = torch.zeros(self.points, dtype=torch.float64), 2 * (self.points - 1)
-        ends.index_add_(0, cell, 1 - share).index_add_(0, cell + 1, share)
-        g = torch.fft.irfft(torch.fft.rfft(ends, n=period) * self.response.conj(), n=period)
-        g[1 : self.points - 1] += g[self.points :].flip(0)  # the mirror image's share
-        found: _Floats = g[: self.points].numpy()
+        ends = torch.zeros(self.period, dtype=torch.float64)
+        ends.index_add_(0, self.reach + cell, 1 - share).index_add_(0, self.reach + cell + 1, share)
+        g = torch.fft.irfft(torch.fft.rfft(ends) * self.response.conj(), n=self.period)
+        folded = torch.zeros(self.points, dtype=torch.float64)
+        found: _Floats = folded.index_add_(0, self.mirror, g[: len(self.mirror)]).numpy()
+        return found
+
+    def spectra(self, histograms: Tensor) -> Tensor:
+        """Histograms (n,P) -> spectra of the mirrored grid (n,F)."""
+        found: Tensor = torch.fft.rfft(histograms[:, self.mirror], n=self.period)
         return found
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def smoother(step: int, points: int, old: bool) -> Smoother:
     """One for each bandwidth and grid, shared by all sets."""
     return Smoother(step, points, 0 if old else max(round(10 * STEPS / step), 200))
 
 
 def read(kernels: Sequence[Smoother], spectra: Tensor) -> Tensor:
-    """Spectra (n,P) of histograms, each with its kernel, of the same P and T all -> smoothed, at points t, (n,T)."""
+    """Spectra (n,F) of histograms, each with its kernel, of the same P and T all -> smoothed, at points t, (n,T)."""
     one = kernels[0]
-    response = one.response if len(set(kernels)) == 1 else torch.stack([each.response for each in kernels])
-    smooth: Tensor = torch.fft.irfft(spectra * response, n=2 * (one.points - 1))[:, : one.points]
+    alike = all(each is one for each in kernels)
+    response = one.response if alike else torch.stack([each.response for each in kernels])
+    smooth: Tensor = torch.fft.irfft(spectra * response, n=one.period)[:, one.reach : one.reach + one.points]
     if not one.count:
         return smooth
     cell, share = one.places
@@ -92,7 +124,8 @@ class Curve:
 
     def __init__(self, f: Tensor, r: Tensor, old: bool) -> None:
         self.f, self.r, self.old = f.cpu().numpy(), r.cpu().numpy(), old
-        self.start = 0  # bandwidth of the replicates so far
+        self.start = 0  # bandwidth of the last replicates, and how far smECE was above their |mean residual|
+        self.above = 0.0
         self.grids: dict[int, csr_array] = {}
         self.images: dict[int, _Floats] = {}  # densities, by bandwidth
 
@@ -122,18 +155,16 @@ class Curve:
         cell = place.astype(np.int64).clip(0, points - 2)
         return cell, place - cell
 
-    def spectra(self, points: int, weights: _Floats, rows: NDArray[np.int64]) -> Tensor:
-        """Weights (R,N) -> spectra of the residuals on the grid, of the replicates ``rows`` (n,P)."""
-        grid, found = self.grid(points), np.empty((len(rows), 2 * (points - 1)))
+    def histograms(self, points: int, weights: _Floats, rows: NDArray[np.int64]) -> Tensor:
+        """Weights (R,N) -> the residuals on the grid, of the replicates ``rows`` (n,P)."""
+        grid, found = self.grid(points), np.empty((len(rows), points))
         together = _BLOCK // weights.shape[1]
         for i in range(0, len(rows), max(1, together)):
             if together < 2:  # without a copy
-                found[i, :points] = grid @ weights[rows[i]]
+                found[i] = grid @ weights[rows[i]]
             else:
-                found[i : i + together, :points] = (grid @ weights[rows[i : i + together]].T).T
-        found[:, points:] = found[:, points - 2 : 0 : -1]  # mirrored at the ends: periodic
-        spectra: Tensor = torch.fft.rfft(torch.from_numpy(found))
-        return spectra
+                found[i : i + together] = (grid @ weights[rows[i : i + together]].T).T
+        return torch.from_numpy(found)
 
 
 class _Search:
@@ -146,6 +177,7 @@ class _Search:
     def __init__(self, curve: Curve, weights: _Floats) -> None:
         self.curve, self.weights = curve, weights
         self.coarse: Tensor | None = None  # the spectra on the grid of most bandwidths
+        self.residual = np.zeros(len(weights))  # |mean residual| of each replicate, known with them
 
     def found(self) -> _Floats:
         """Values (R,)."""
@@ -153,7 +185,7 @@ class _Search:
         if not curve.start and count > 1:
             _Search(curve, self.weights[:1]).found()
         low, high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
-        values, probe = np.full(count, np.nan), np.full(count, curve.start or STEPS // 16)
+        values, probe = np.full(count, np.nan), self.guess()
         for attempt in range(2 * STEPS):
             left = np.flatnonzero((high - low > 1) | np.isnan(values))
             if not len(left):
@@ -170,27 +202,48 @@ class _Search:
             low[down] = np.where(value > (step - 1) / STEPS + _STEADY, step - 1, low[down])
             probe[left] = np.ceil(here * STEPS)
         curve.start = int(np.median(high))
+        if self.coarse is not None:
+            curve.above = float(np.median(values - self.residual))
         return values
+
+    def guess(self) -> NDArray[np.int64]:
+        """Bandwidths to begin with (R,): those of the last replicates, by the mean residuals of these.
+
+        Where most images err to the same side, smECE is the mean residual but for a little.
+        """
+        count, start = len(self.weights), self.curve.start or STEPS // 16
+        if count == 1 or _kernel(start).points != COARSE:
+            return np.full(count, start)
+        self.spectra(_kernel(start), np.arange(count))
+        return np.ceil(STEPS * (self.residual + self.curve.above)).astype(np.int64)
 
     def values(self, steps: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
         """smECE of the replicates ``rows`` (n,), each at a bandwidth of its own: by the smoothed density's integral."""
-        kernels = [smoother(int(step), max(COARSE, round(20 * STEPS / step) // 2 + 1), False) for step in steps]
-        found, forms = np.empty(len(rows)), np.array([(each.points, each.count) for each in kernels])
-        for points, count in np.unique(forms, axis=0):
-            alike = np.flatnonzero((forms == (points, count)).all(1))
+        kernels = [_kernel(int(step)) for step in steps]
+        found, forms = np.empty(len(rows)), defaultdict[tuple[int, int], list[int]](list)
+        for i, kernel in enumerate(kernels):
+            forms[kernel.points, kernel.count].append(i)
+        for (_, count), alike in forms.items():
             own = [kernels[i] for i in alike]
-            smooth = read(own, self.spectra(int(points), rows[alike])).abs().sum(1).numpy()
+            smooth = read(own, self.spectra(own[0], rows[alike])).abs().sum(1).numpy()
             density = [self.weights[rows[i]] @ self.curve.density(kernels[i]) for i in alike]
             found[alike] = smooth / (np.array(density) + count * 1e-4)  # 1e-4: as published
         return found
 
-    def spectra(self, points: int, rows: NDArray[np.int64]) -> Tensor:
+    def spectra(self, kernel: Smoother, rows: NDArray[np.int64]) -> Tensor:
         """The spectra of the replicates ``rows``; those of the grid of most bandwidths are made once, for all."""
-        if points != COARSE:
-            return self.curve.spectra(points, self.weights, rows)
+        if kernel.points != COARSE:
+            return kernel.spectra(self.curve.histograms(kernel.points, self.weights, rows))
         if self.coarse is None:
-            self.coarse = self.curve.spectra(COARSE, self.weights, np.arange(len(self.weights)))
+            histograms = self.curve.histograms(COARSE, self.weights, np.arange(len(self.weights)))
+            self.coarse = kernel.spectra(histograms)
+            self.residual = histograms.sum(1).abs().numpy() / self.weights[0].sum()
         return self.coarse[rows]
+
+
+def _kernel(step: int) -> Smoother:
+    """The published grid for a bandwidth."""
+    return smoother(step, max(COARSE, round(20 * STEPS / step) // 2 + 1), False)
 
 
 class _Halving:
@@ -218,7 +271,8 @@ class _Halving:
         for step, points in sorted(set(zip(steps.tolist(), self.points.tolist(), strict=True))):
             rows = np.flatnonzero((steps == step) & (self.points == points))
             if points not in self.grids:
-                self.grids[points] = self.curve.spectra(points, self.weights, np.arange(len(self.weights)))
+                histograms = self.curve.histograms(points, self.weights, np.arange(len(self.weights)))
+                self.grids[points] = smoother(step, points, True).spectra(histograms)
             smooth = read([smoother(step, points, True)], self.grids[points][rows])
             out[rows] = smooth.abs().mean(1).numpy() / self.total[rows]
         return out
