@@ -54,7 +54,8 @@ def bootstrap(
 
     Each sample of ``sizes`` (one or more, independent) is drawn with replacement at its own size; ``statistic`` gets,
     for r replicates at a time, one (r, size) float64 tensor of counts per sample and returns (r,) or (r, Q). At most
-    about 8 MiB of counts exist at once, and a few times as much while they are drawn. Returns (replicates,) or (replicates, Q) float64.
+    about 8 MiB of counts exist at once, and a few times as much while they are drawn. Returns (replicates,) or
+    (replicates, Q) float64.
     Efron & Tibshirani 1993, chapter 6, https://doi.org/10.1201/9780429246593
     """
     if replicates < 2 or min(sizes, default=0) < 1:
