@@ -19,8 +19,8 @@ SETTINGS = {"recipe", "settings", "typed"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions", "outliers"}
 WORK = {"together", "model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
-ANSWERS = {"study", "cells", "display", "bench", "evaluate", "validation", "report", "inventory", "forecast", "doctor"}
-ANSWERS |= {"predictions"}
+ANSWERS = {"study", "workers", "cluster", "cells", "display", "bench", "evaluate", "validation", "report"}
+ANSWERS |= {"inventory", "forecast", "doctor", "predictions"}
 
 MAY_IMPORT = {
     **dict.fromkeys(BASE | STORE | {"settings"}, BASE),
@@ -51,6 +51,8 @@ MAY_IMPORT = {
     "predictions": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | {"report"},
     "cells": BASE | STORE | SETTINGS | WORK | {"bench", "evaluate", "validation"},
     "display": BASE | {"cells"},
+    "cluster": BASE,
+    "workers": BASE | STORE | SETTINGS | {"cells", "display", "cluster"},
     "inventory": BASE | MATERIAL,
     "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK | {"validation"},
     "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from anchored import cells, disk, runs, study, train
+from anchored import cells, disk, runs, study, train, workers
 from anchored.cli import main
 from anchored.errors import UserError
 from anchored.recipe import Recipe
@@ -62,22 +62,22 @@ def same(one: StudyFolder, other: StudyFolder) -> bool:
 def test_two_workers_give_the_same_rows_though_one_is_killed(
     alone: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, show = StudyFolder(tmp_path / "two"), study._show
+    folder, show = StudyFolder(tmp_path / "two"), workers.Work.show
     killed: list[int] = []
 
-    def kill_once(folder: StudyFolder, cell: Any, display: Any) -> cells.State | None:
-        found = show(folder, cell, display)
+    def kill_once(work: workers.Work, cell: Any) -> cells.State | None:
+        found = show(work, cell)
         if found and found.phase == "training" and not killed:
             killed.append(int(found.worker.rpartition(":")[2]))
             os.kill(killed[0], signal.SIGKILL)
         return found
 
-    monkeypatch.setattr(study, "_show", kill_once)
+    monkeypatch.setattr(workers.Work, "show", kill_once)
     study.study(TINY, folder.path, Console(), workers=2)
     assert killed
     assert same(alone, folder)
-    workers = {state.worker for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))}
-    ended = {int(worker.rpartition(":")[2]) for worker in workers}
+    states = [state for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))]
+    ended = {int(state.worker.rpartition(":")[2]) for state in states}
     assert not ended & {killed[0], os.getpid()}  # all done, by processes that lived
 
 
@@ -174,12 +174,12 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, show = StudyFolder(tmp_path / "lost"), study._show
+    folder, show = StudyFolder(tmp_path / "lost"), workers.Work.show
     grid, longer = Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)), replace(TINY.train, epochs=300)
     recipe = replace(TINY, grid=grid, train=longer)  # long enough to be met while training
 
-    def kill(folder: StudyFolder, cell: Any, display: Any) -> cells.State | None:
-        found = show(folder, cell, display)
+    def kill(work: workers.Work, cell: Any) -> cells.State | None:
+        found = show(work, cell)
         if found and found.phase == "training" and cell.seed == 0:
             with_pid = int(found.worker.rpartition(":")[2])
             try:
@@ -188,10 +188,16 @@ def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: py
                 time.sleep(0.01)
         return found
 
-    monkeypatch.setattr(study, "_show", kill)
+    monkeypatch.setattr(workers.Work, "show", kill)
     with pytest.raises(UserError, match=r"1 of 2 trainings failed: .*its process was lost 3 times \(exit status -9"):
         study.study(recipe, folder.path, Console(), workers=2)
     assert len({row.run for row in runs.read_rows(folder.results_file)}) == 1
+
+
+def test_workers_that_cannot_begin_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.Work, "serving", lambda work, threads: ("not enough arguments",))
+    with pytest.raises(UserError, match="3 workers ended before they began a training"):
+        study.study(TINY, tmp_path / "none", Console(), workers=2)
 
 
 def test_no_workers_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

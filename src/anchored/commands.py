@@ -48,7 +48,10 @@ def recipe_arguments(parser: ArgumentParser) -> None:
 
 def study_arguments(parser: ArgumentParser) -> None:
     """A recipe, and how its trainings are run."""
-    parser.add_argument("--workers", type=int, default=1, help="processes that work on the study's trainings at once")
+    at_once = "trainings at once, a process each; default 1, or as many as the Ray cluster has room for"
+    parser.add_argument("--workers", type=int | None, default=None, help=at_once)
+    cluster = "work on this Ray cluster: auto, or HOST:PORT; all its machines must see the folder of the results"
+    parser.add_argument("--ray", type=str | None, default=None, help=cluster)
     parser.add_argument("--status", action="store_true", help="say what is done, running, failed and left, and stop")
     recipe_arguments(parser)
 
@@ -166,11 +169,11 @@ def _study(options: Namespace) -> None:
     if options.status:
         _console().print(study.status(folder))
         return
-    if options.workers > 1 and recipe.train.devices > 1:
-        raise UserError("--workers and train.devices: one or the other; each worker trains on one device")
+    if recipe.train.devices > 1 and (options.ray or (options.workers or 1) > 1):
+        raise UserError("--workers or --ray, and train.devices: one or the other; each worker trains on one device")
 
     def work() -> None:
-        study.study(recipe, folder, _console(), workers=options.workers)
+        study.study(recipe, folder, _console(), workers=options.workers, ray=options.ray)
         _show_report(folder)
 
     together.run(work, recipe.train.devices, recipe.train.accelerator)
@@ -345,8 +348,8 @@ def _console() -> Console:  # type: ignore[name-defined]  # noqa: F821
 
 COMMANDS = {
     "study": Command(
-        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--status] [--choose {alpha,lambda}] "
-        "[--SECTION.KEY VALUE ...]",
+        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--ray auto|HOST:PORT] [--status] "
+        "[--choose {alpha,lambda}] [--SECTION.KEY VALUE ...]",
         "train, evaluate and report a grid of networks",
         study_arguments,
         _study,
@@ -356,6 +359,7 @@ COMMANDS = {
             "anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20",
             "anchored study demo-alphas --choose alpha",
             "anchored study my-recipe.yaml --workers 4",
+            "anchored study my-recipe.yaml --ray auto --cluster.cpus 4 --cluster.gpus 1",
             "anchored study my-recipe.yaml --status",
         ),
     ),

@@ -24,6 +24,7 @@ import yaml
 from anchored.errors import UserError
 from anchored.settings import (
     Anchoring,
+    Cluster,
     Data,
     Evaluation,
     Grid,
@@ -35,6 +36,7 @@ from anchored.settings import (
     TrainingPart,
     Validation,
     rules_of_choice,
+    rules_of_cluster,
     rules_of_data,
     rules_of_grid,
     rules_of_start,
@@ -108,6 +110,7 @@ class Recipe:
     choose: Literal["", "alpha", "lambda"] = ""
     """Knob that a study chooses on held-out training images: alpha, or lambda (grid.tail_weights)."""
     validate: Validation = field(default_factory=Validation)
+    cluster: Cluster = field(default_factory=Cluster)
 
     @staticmethod
     def parse(settings: dict[str, Any]) -> Recipe:
@@ -198,6 +201,7 @@ class Recipe:
         yield from rules_of_start(self.network, self.anchoring)
         yield from rules_of_grid(self.grid)
         yield from rules_of_choice(self.choose, self._among(), self.data, self.validate)
+        yield from rules_of_cluster(self.cluster)
         for network in self.grid.networks:
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
             for ok, text in (
@@ -228,6 +232,7 @@ SECTIONS: dict[str, type[Any]] = {
     "train": Training,
     "evaluate": Evaluation,
     "validate": Validation,
+    "cluster": Cluster,
 }
 CELL_SECTIONS: dict[str, type[Any]] = {
     "data": Data,

@@ -247,6 +247,16 @@ class Validation:
     """Percentage points of clean accuracy that a choice may cost against standard; from 0."""
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """What each training of the grid takes of a Ray cluster (anchored study RECIPE --ray ADDRESS)."""
+
+    cpus: int = field(default=1, metadata=MACHINE)
+    """Cores, and threads; one machine must have as many."""
+    gpus: float = field(default=0.0, metadata=MACHINE)
+    """GPUs; a fraction shares one between trainings."""
+
+
 FROM_ZERO = (
     "learning_rate", "momentum", "weight_decay", "clip_norm", "label_smoothing", "decay", "warmup_start", "mixup",
     "cutmix",
@@ -325,6 +335,12 @@ def rules_of_training(train: Training) -> Iterator[tuple[bool, str]]:
     yield minutes >= 0, f"train.checkpoint_minutes is {minutes:g}: minutes, from 0"
     one_cycle = train.schedule == "one_cycle"
     yield not (one_cycle and train.warmup), "train.warmup: the one_cycle schedule has its own; take cosine or steps"
+
+
+def rules_of_cluster(cluster: Cluster) -> Iterator[tuple[bool, str]]:
+    """Pairs of whether a rule is kept and what is wrong with a training's share of a cluster otherwise."""
+    yield cluster.cpus >= 1, f"cluster.cpus is {cluster.cpus}: cores, at least 1"
+    yield math.isfinite(cluster.gpus) and cluster.gpus >= 0, f"cluster.gpus is {cluster.gpus}: GPUs, from 0"
 
 
 def rules_of_tail(tail: Tail, weights: Sequence[float], train: Training) -> Iterator[tuple[bool, str]]:

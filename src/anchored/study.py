@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-import multiprocessing
 import os
 import platform
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from anchored import cells, disk, evaluate, report, runs, train, validation
-from anchored.display import Display, quiet
+from anchored.display import Display
 from anchored.errors import UserError
 from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run, StudyFolder
 from anchored.settings import Evaluation, Grid
+from anchored.workers import Work, alone, on_cluster, on_this_machine
 
-REDONE = (
-    "name",
-    "grid",
-    "evaluate",
-    "title",
-    "choose",
-    "validate",
-)  # sections of a recipe that may change between two runs in one folder
-POLL = 0.5  # seconds between two looks at what other processes do
-ATTEMPTS = 3  # how often a cell's process may be lost
+REDONE = ("name", "grid", "evaluate", "title", "choose", "validate")
+"""Sections of a recipe that may change between two runs in one folder."""
 
 
-def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None, workers: int = 1) -> Path:
+def study(
+    recipe: Recipe,
+    path: Path,
+    console: Console,
+    root: Path | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+) -> Path:
     """Run what is left of a study, write its results and report, and give the report's path.
 
     Finished cells are skipped and an unfinished training goes on from its checkpoint, so after a kill the same command
-    continues; several such commands on one folder share the work. ``workers`` processes work at once; with one, this
-    process does. A cell that fails does not stop the others. Raises ``UserError`` where the folder belongs to another
-    study, data is missing (before any training), or cells failed (after all others, whose results are written).
+    continues; several such commands on one folder share the work. ``workers`` processes work at once; with one, the
+    default, this process does. ``ray``: the address of a Ray cluster whose processes work instead, by default as many
+    as it has room for. A cell that fails does not stop the others. Raises ``UserError`` where the folder belongs to
+    another study, data is missing (before any training), the cluster cannot be used, or cells failed (after all others,
+    whose results are written).
     """
     folder = StudyFolder(path)
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
     recipe = evaluate.check(recipe, root)
     validation.check(recipe, root)
@@ -67,10 +61,13 @@ def study(recipe: Recipe, path: Path, console: Console, root: Path | None = None
         if (found := cells.state(run)) and found.phase in ("done", "failed"):
             run.state_file.unlink(missing_ok=True)
     with Display(console, {cell.name: cell.label for cell in left}) as display:
-        if workers == 1 or len(left) < 2:
-            _alone(folder, recipe, left, display, root)
+        work = Work(folder, recipe, left, display, root)
+        if ray is not None:
+            on_cluster(work, ray, workers)
+        elif workers and min(workers, len(left)) > 1:
+            on_this_machine(work, workers)
         else:
-            Workers(folder, recipe, left, display, root, min(workers, len(left))).run()
+            alone(work)
     with disk.held(folder.lock_file, wait=True):
         _write(folder, recipe, every, root)
     _refuse_failures(folder, every)
@@ -99,115 +96,6 @@ def _refuse_failures(folder: StudyFolder, every: Sequence[Cell]) -> None:
     more = f" (and {len(failed) - 1} more, see --status)" if len(failed) > 1 else ""
     kept = f"; the others are in {folder.report_file}" if len(failed) < len(every) else ""
     raise UserError(f"{len(failed)} of {len(every)} trainings failed: {first}{more}{kept}")
-
-
-def _alone(
-    folder: StudyFolder, recipe: Recipe, left: Sequence[Cell], display: Display, root: Path | None = None
-) -> None:
-    """Work on cells one after another, but for those that another process holds, until all are done or failed."""
-    while left:
-        before, left = left, [cell for cell in left if not _attempt(folder, recipe, cell, display, root)]
-        if len(left) == len(before):
-            for cell in left:
-                _show(folder, cell, display)
-            time.sleep(POLL)
-
-
-def _attempt(folder: StudyFolder, recipe: Recipe, cell: Cell, display: Display, root: Path | None) -> bool:
-    """Work on a cell unless another process holds it or made it fail; whether nothing is left of it to do."""
-    run = folder.run(cell.name)
-    found = cells.state(run)
-    if found is None or found.phase != "failed":
-        found = cells.work(run, cell, recipe, root, lambda state: display.show(cell.name, state))
-    return found is not None
-
-
-def _show(folder: StudyFolder, cell: Cell, display: Display) -> cells.State | None:
-    found = cells.state(folder.run(cell.name))
-    if found:
-        display.show(cell.name, found)
-    return found
-
-
-@dataclass
-class Workers:
-    """Processes that work on a study's cells at the same time; one that is lost is replaced."""
-
-    folder: StudyFolder
-    recipe: Recipe
-    left: Sequence[Cell]
-    display: Display
-    root: Path | None
-    count: int
-    lost: Counter[str] = field(default_factory=Counter)  # by cell: how often its process was lost
-    running: list[BaseProcess] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Work until every cell is done or failed."""
-        try:
-            while open_cells := [cell for cell in self.left if not self._ended(cell)]:
-                self._bury()
-                while len(self.running) < min(self.count, len(open_cells)):
-                    self.running.append(self._start())
-                time.sleep(POLL)
-        finally:
-            for process in self.running:
-                process.terminate()
-            for process in self.running:
-                process.join()
-
-    def _ended(self, cell: Cell) -> bool:
-        found = _show(self.folder, cell, self.display)
-        return found is not None and found.phase in ("done", "failed")
-
-    def _start(self) -> BaseProcess:
-        threads = max(1, torch.get_num_threads() // self.count)
-        settings = dataclasses.asdict(self.recipe)  # those of the machine too
-        process = multiprocessing.get_context("spawn").Process(
-            target=_serve, args=(str(self.folder.path), settings, self.root, threads), daemon=False
-        )
-        process.start()
-        return process
-
-    def _bury(self) -> None:
-        """Take out processes that ended; a cell whose process was lost again and again has failed."""
-        for process in [each for each in self.running if not each.is_alive()]:
-            self.running.remove(process)
-            if process.exitcode == 0:
-                continue
-            for cell in self.left:
-                run = self.folder.run(cell.name)
-                found = cells.state(run)
-                if found is None or found.phase in ("done", "failed"):
-                    continue
-                if found.worker != f"{socket.gethostname()}:{process.pid}":
-                    continue
-                self.lost[cell.name] += 1
-                if self.lost[cell.name] >= ATTEMPTS:
-                    keeper = cells.Keeper(run, lambda state: None)
-                    how = f"exit status {process.exitcode}; -9 is often a full memory"
-                    keeper.end("failed", f"its process was lost {ATTEMPTS} times ({how})")
-
-
-def _serve(path: str, settings: dict[str, Any], root: Path | None, threads: int) -> None:
-    """What a worker does: cells that nobody holds, one after another."""
-    quiet()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    folder, recipe = StudyFolder(Path(path)), Recipe.parse(settings)
-    for cell in recipe.cells():
-        run = folder.run(cell.name)
-        found = cells.state(run)
-        if not (found and found.phase in ("done", "failed")):
-            cells.work(run, cell, recipe, root)
-
-
-def _end_with_parent() -> None:
-    """End this worker when the study that started it has ended, however it did: nobody would see what it does."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def status(path: Path) -> Table:

@@ -1,0 +1,99 @@
+"""A study over a Ray cluster of two machines (as Ray sees them), of which one is lost while it trains."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from test_study import TINY, same
+
+from anchored import cells, cluster, study, workers
+from anchored.cli import main
+from anchored.errors import UserError
+from anchored.recipe import Recipe
+from anchored.runs import StudyFolder
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture
+def machines() -> Iterator[Any]:
+    """Two machines of one core each, and one without any, where the study is started."""
+    cluster_utils: Any = pytest.importorskip("ray.cluster_utils")
+    sizes = {"object_store_memory": 80_000_000, "include_dashboard": False}
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **sizes})
+    yield made
+    made.shutdown()
+
+
+def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone, spread = StudyFolder(tmp_path / "alone"), StudyFolder(tmp_path / "spread")
+    study.study(TINY, alone.path, Console())
+    torch.set_num_threads(threads)
+    nodes = [machines.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
+    machines.wait_for_nodes()
+    show, lost = workers.Work.show, list[str]()
+
+    def lose(work: workers.Work, cell: Any) -> cells.State | None:
+        found = show(work, cell)
+        if found and found.phase == "training" and found.share > 0 and not lost:
+            lost.append(found.worker)
+            machines.remove_node(nodes[0], allow_graceful=False)
+        return found
+
+    monkeypatch.setattr(workers.Work, "show", lose)
+    study.study(TINY, spread.path, Console(), ray=machines.address)
+    assert lost
+    assert same(alone, spread)
+    seen = {state.worker for cell in TINY.cells() if (state := cells.state(spread.run(cell.name)))}
+    assert not any(worker.endswith(f":{os.getpid()}") for worker in seen)
+
+
+def test_what_a_cluster_has_no_room_for_is_one_line(
+    machines: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["study", "demo", "--scale", "0.02", "-o", str(tmp_path), "--ray", machines.address]
+    assert main([*words, "--cluster.cpus", "3", "--cluster.gpus", "0.5"]) == 2
+    said = "no machine of the Ray cluster has 3 CPU and 0.5 GPU for a training (the most on one: 0 CPU, 0 GPU)"
+    assert said in capsys.readouterr().err
+
+
+def test_no_cluster_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "demo", "--scale", "0.02", "-o", str(tmp_path), "--ray", "auto"]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("anchored: --ray auto: no Ray cluster answers: start one (ray start")
+
+
+def test_without_ray_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match=r"--ray needs Ray: pip install 'anchored\[ray\]'"):
+        cluster.Cluster("auto", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("needs", "resources", "room"),
+    [
+        ({"CPU": 2.0, "GPU": 0.0}, {"CPU": 5.0}, 2),
+        ({"CPU": 1.0, "GPU": 0.1}, {"CPU": 64.0, "GPU": 2.0}, 20),
+        ({"CPU": 1.0, "GPU": 1.0}, {"CPU": 64.0}, 0),
+    ],
+)
+def test_room(needs: dict[str, float], resources: dict[str, float], room: int) -> None:
+    assert cluster.fitting(needs, resources) == room
+
+
+def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not see .*: give -o a folder on a disk that all machines share"):
+        workers.serve(str(tmp_path), {}, None, 1)
+
+
+def test_shares_of_a_cluster_are_checked() -> None:
+    for section, said in (({"cpus": 0}, "cluster.cpus is 0"), ({"gpus": -1.0}, "cluster.gpus is -1")):
+        with pytest.raises(UserError, match=said):
+            replace(Recipe.parse({"cluster": section})).check()
