@@ -19,7 +19,7 @@ from anchored.cli import main
 from anchored.errors import UserError
 from anchored.forecast import Cost
 from anchored.recipe import Recipe
-from anchored.settings import Data, Evaluation, Grid, Training
+from anchored.settings import Data, Evaluation, Grid, Training, Validation
 
 
 def recipe(ood: Sequence[str] = (), **changes: object) -> Recipe:
@@ -37,6 +37,20 @@ def recipe(ood: Sequence[str] = (), **changes: object) -> Recipe:
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "SECONDS", 2.0)
+
+
+def test_what_a_knob_is_chosen_on_counts_too() -> None:
+    settings = Evaluation(ood=("digits",), corruptions=("brightness",), severities=(1, 5))
+    data = Data(train="fashion-mini-known", fraction=0.1, validation=0.2)
+    chosen = Validation(ood=("jigsaw", "textures"), corruptions=("lines", "ripple"))
+    plain = recipe(evaluate=settings, data=data, validate=chosen)
+    choosing = replace(plain, choose="alpha")
+    # 140 held-out images: clean, under two corruptions at two severities, as a jigsaw; a tenth of 1,000 textures
+    images = [forecast._evaluated(each, 64)[0] for each in (plain, choosing)]
+    assert images[1] - images[0] == 140 * (1 + 4 + 1) + 100
+    needs = [{need.name: need.use for need in doctor.needs(each)} for each in (plain, choosing)]
+    assert "textures" not in needs[0]
+    assert needs[1]["textures"] == "choosing alpha"
 
 
 def test_costs_are_those_of_the_grid() -> None:
