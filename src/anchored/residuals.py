@@ -167,7 +167,7 @@ class Residuals(nn.Module):
         """Bring what all processes observed to the first, of which a checkpoint is made; the others begin anew."""
         if ranks.place()[1] == 1:
             return
-        moments = (self.count, self.sums, self.moment)
+        moments: tuple[Tensor, ...] = (self.count, self.sums, self.moment)
         whole = [ranks.summed(each) for each in moments]
         if not self.full:
             moments = (*moments, self.sketch)
