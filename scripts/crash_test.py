@@ -2,12 +2,12 @@
 
     python scripts/crash_test.py [--kills 50] [--seed 0] [--workers 1]
 
-Every kill is a SIGKILL of the study's whole process group: at a moment drawn uniformly over a third of the time that
-the study takes, or, every other time, just before one of its writes (a file opened to be written, renamed or removed),
-drawn among a third of those that it makes; what was done before a kill is kept, so that the next one meets a later
-part. Checkpoints are written after every step. The rows, weights, references and the report's tables
-and figures must come out the same, byte for byte, and nothing half-written may be left. Exit status 1 if anything
-differs.
+Every kill is a SIGKILL of the study's whole process group: at a moment drawn uniformly over half of the time that the
+study takes, or, every other time, just before one of its writes (a file opened to be written, renamed or removed),
+drawn among half of those that it makes; what was done before a kill is kept, so that the next one meets a later part.
+After ten kills at most a study is let finish. Checkpoints are written after every step. The rows, weights, references
+and the report's tables and figures must come out the same, byte for byte, and nothing half-written may be left. Exit
+status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ COMPARED = (
     "runs/*/cell.json",
 )
 POLL = 0.01  # seconds
+MOST = 10  # kills of one study
 
 
 @dataclass
@@ -140,12 +141,12 @@ def main() -> None:
         def kill() -> tuple[float, float]:
             by_write = options.workers == 1 and draw.random() < 0.5
             return (
-                (draw.randint(1, writes // 3), float("inf")) if by_write else (float("inf"), draw.uniform(0, whole / 3))
+                (draw.randint(1, writes // 2), float("inf")) if by_write else (float("inf"), draw.uniform(0, whole / 2))
             )
 
         while kills < options.kills:
             folder = Path(place) / f"killed{studies}"
-            kills += finished(folder, kill, options.kills - kills, options.workers)
+            kills += finished(folder, kill, min(MOST, options.kills - kills), options.workers)
             studies += 1
             wrong = faults(folder, expected)
             failures += bool(wrong)

@@ -160,6 +160,27 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_what_a_kill_left_half_written_is_swept_away(alone: StudyFolder, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "killed")
+    shutil.copytree(alone.path, folder.path)
+    left = [place / f".x.abc{disk.UNFINISHED}" for place in (folder.path, folder.tables, folder.figures)]
+    for file in left:
+        file.write_text("half")
+    others = next(iter(folder.runs())).path / f".x.abc{disk.UNFINISHED}"
+    others.write_text("somebody's who works on that cell")
+    study.study(TINY, folder.path, Console())
+    assert not any(file.exists() for file in left)
+    assert others.exists()
+
+
+def test_a_folder_with_nothing_but_a_lock_is_a_new_one(tmp_path: Path) -> None:  # killed before its first write
+    folder = StudyFolder(tmp_path)
+    folder.lock_file.touch()
+    (tmp_path / f".study.json.abc{disk.UNFINISHED}").touch()
+    study.bind(folder, TINY)
+    assert folder.study_file.exists()
+
+
 def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "held")
     one = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))

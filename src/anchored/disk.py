@@ -54,9 +54,12 @@ def _umask() -> int:
     return current
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written below ``folder``; nobody else may be writing there."""
-    for file in folder.rglob(f".*{UNFINISHED}"):
+def sweep(folder: Path, *, deep: bool = True) -> None:
+    """Remove what a killed process left half-written in ``folder``, and below it unless ``deep`` is false.
+
+    Nobody else may be writing there.
+    """
+    for file in (folder.rglob if deep else folder.glob)(f".*{UNFINISHED}"):
         with mending(file, "remove"):
             file.unlink(missing_ok=True)
 

@@ -75,7 +75,9 @@ def study(
 
 
 def _write(folder: StudyFolder, recipe: Recipe, every: Sequence[Cell], root: Path | None) -> None:
-    """The results and the report of all cells that are done."""
+    """The results and the report of all cells that are done; who calls it holds the folder's lock."""
+    for place in (folder.path, folder.tables, folder.figures):
+        disk.sweep(place, deep=False)
     whole = [run for cell in every if cells.done(run := folder.run(cell.name), cell, recipe)]
     runs.write_rows(folder.results_file, [row for run in whole for row in runs.read_rows(run.rows_file)])
     if recipe.choose:
@@ -178,7 +180,8 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
         started = there.get("made", {}).get("started", started)
     elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
-    disk.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
+    with disk.held(folder.lock_file, wait=True):
+        disk.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
 
 
 def _there(folder: StudyFolder) -> dict[str, Any]:
@@ -191,7 +194,8 @@ def _there(folder: StudyFolder) -> dict[str, Any]:
 
 def _not_ours(folder: StudyFolder) -> Iterator[Path]:
     """What is in a folder without a study, but for what a kill at its very first write leaves."""
-    return (entry for entry in folder.path.iterdir() if not entry.name.endswith(disk.UNFINISHED))
+    others = (entry for entry in folder.path.iterdir() if entry != folder.lock_file)
+    return (entry for entry in others if not entry.name.endswith(disk.UNFINISHED))
 
 
 def made() -> dict[str, str]:
