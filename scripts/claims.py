@@ -29,6 +29,7 @@ from anchored.metrics import METRICS
 from anchored.recipe import Recipe, canonical
 from anchored.report import words
 from anchored.report.summary import SIGNIFICANT, Measure, Summary, Variant, read
+from anchored.report.tables import counted
 from anchored.runs import Row, StudyFolder
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -277,8 +278,12 @@ def page(studies: Mapping[str, Summary]) -> str:
             "\n".join(table_of_reasons(studies)),
         ]
     parts += ["## How it was made", *(f"- *{STUDIES[key].title}.* {made(key, each)}" for key, each in studies.items())]
-    left = [study.title for key, study in STUDIES.items() if key not in studies]
-    parts += [f"Not run yet: {'; '.join(left)}."] * bool(left)
+    left = []
+    for key, study in STUDIES.items():
+        seeds = missing_seeds(key, {row.run for row in studies[key].rows} if key in studies else set())
+        if seeds:
+            left.append(f"{study.title} ({counted(seeds, 'seed')})")
+    parts += [f"Not run yet, or not whole: {'; '.join(left)}. The same command goes on there."] * bool(left)
     return "\n\n".join(parts) + "\n"
 
 
