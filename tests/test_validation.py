@@ -55,8 +55,8 @@ def test_rows_of_held_out_images(study: StudyFolder) -> None:
     assert {each.corruption for each in tested} == {"", "contrast", "pixelate", "mean"}
     outside = {each.dataset for each in rows if each.metric == "auroc"}
     assert outside - {"mean"} == {
-        "Jigsaw of its own images", "Its own images, inverted", "Its own images, pixels shuffled",
-        "Its own images, phases drawn anew",
+        "Own images as jigsaws", "Own images inverted", "Own images with shuffled pixels",
+        "Own images with new phases",
     }  # fmt: skip
     assert {each.dataset for each in tested if each.metric == "auroc"} == {"Blobs", "mean"}
 

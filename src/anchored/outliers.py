@@ -71,9 +71,9 @@ def _phase(images: Tensor, keys: Tensor) -> Tensor:
 
 
 OUTLIERS: dict[str, Outlier] = {
-    "jigsaw": Outlier("Jigsaw of its own images", _jigsaw),
-    "inverted": Outlier("Its own images, inverted", lambda images, keys: 255 - images),
-    "scrambled": Outlier("Its own images, pixels shuffled", _scrambled),
-    "phase": Outlier("Its own images, phases drawn anew", _phase),
+    "jigsaw": Outlier("Own images as jigsaws", _jigsaw),
+    "inverted": Outlier("Own images inverted", lambda images, keys: 255 - images),
+    "scrambled": Outlier("Own images with shuffled pixels", _scrambled),
+    "phase": Outlier("Own images with new phases", _phase),
 }
 """Name, as in ``validate.ood`` -> how it is made; from near to far."""
