@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -220,6 +221,14 @@ def test_killed_under_slurm_and_finished_by_lightning_gives_the_same_bytes(studi
     out = finished(command(*STUDY, "-o", str(folder), "--train.devices", "2"))
     assert out.count("Report: ") == 1
     assert contents(folder) == contents(studied)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")
+def test_two_hosts_give_the_same_bytes_as_one() -> None:
+    script = Path(__file__).parent.parent / "scripts" / "two_hosts.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("two hosts and one: 6 files, 0 differ \n")
 
 
 def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
