@@ -42,7 +42,7 @@ def begun(folder: Path, words: list[str]) -> subprocess.Popen[bytes]:
 
 def ended(process: subprocess.Popen[bytes]) -> None:
     if process.wait():
-        raise SystemExit(f"{process.args} ended with exit status {process.returncode}")
+        raise SystemExit(f"a command ended with exit status {process.returncode}")
 
 
 def epoch(folder: Path) -> float:

@@ -237,6 +237,7 @@ class ImageStream:
         if self.workers >= 0:
             return self.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that train together on this machine
         return min(cores, _WORKERS) if images > _FEW and cores > 1 else 0
 
 

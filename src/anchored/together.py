@@ -137,6 +137,8 @@ def trainer_options(devices: int, sync_batch_norm: bool) -> dict[str, Any]:
     from pytorch_lightning.strategies import DDPStrategy
 
     assert _CREW.world == devices
+    if sync_batch_norm and _CREW.device.type != "cuda":
+        raise UserError("train.sync_batch_norm: torch has it for GPUs only; leave it off here")
     return {
         "devices": devices // _CREW.nodes,
         "num_nodes": _CREW.nodes,
@@ -154,6 +156,7 @@ class Crew:
     world: int
     nodes: int
     environment: ClusterEnvironment
+    device: torch.device
     group: distributed.ProcessGroup  # for what they tell each other: on the CPU, and patient
 
     @staticmethod
@@ -161,7 +164,8 @@ class Crew:
         """Start the other processes where nobody has, and meet them."""
         started = environment()
         local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", devices)))
-        os.environ.setdefault("LOCAL_WORLD_SIZE", str(local))
+        if started is None:
+            os.environ["LOCAL_WORLD_SIZE"] = str(local)  # as torchrun does: they share this machine's cores
         nodes, where = max(1, devices // local), started or LightningEnvironment()
         try:
             fabric = Fabric(accelerator=accelerator, strategy="ddp", devices=local, num_nodes=nodes, plugins=[where])
@@ -170,7 +174,7 @@ class Crew:
             raise UserError(f"{devices} processes cannot work together: {error}") from error
         group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
         assert isinstance(group, distributed.ProcessGroup)  # all processes are in it
-        return Crew(fabric.global_rank, fabric.world_size, nodes, where, group)
+        return Crew(fabric.global_rank, fabric.world_size, nodes, where, fabric.device, group)
 
     def lead(self, name: str, own: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Let all run a shared function, and run it too."""
@@ -179,8 +183,9 @@ class Crew:
 
     def dismiss(self) -> None:
         """Tell the others that there is nothing left to do."""
-        self._told(json.dumps(["", {}]))
-        distributed.barrier(self.group)
+        with contextlib.suppress(RuntimeError):  # all is done, whoever is gone
+            self._told(json.dumps(["", {}]))
+            distributed.barrier(self.group)
 
     def help(self) -> None:
         """Run what the first process calls, until it needs nothing any more. What is wrong, that process tells."""
@@ -248,9 +253,14 @@ class Crew:
         if not isinstance(error, UserError):
             traceback.print_exception(error)
         told = f"{self._called(self.rank)}: {said}"
-        with contextlib.suppress(RuntimeError):
+        first_hears = (
+            distributed.get_backend() == "gloo"
+        )  # that this process ends; with NCCL it hangs until it is ended
+        try:
             _store().compare_set("anchored/failure", "", told)
-        if self.rank > 0 and distributed.get_backend() != "gloo":  # the first one hangs until it is ended
+        except RuntimeError:
+            first_hears = False
+        if self.rank > 0 and not first_hears:
             print(f"anchored: {told}", file=sys.stderr, flush=True)
             os._exit(2)
         return Lost(told)
