@@ -30,7 +30,7 @@ class Cost:
     network: str
     protocol: str
     trainings: int
-    batch: int  # images of the recipe's step
+    batch: int  # images of the recipe's step, or of a device's share of it
     measured: int  # images of the step that was timed
     step: float  # of a training step of ``batch`` images
     steps: int  # of one training
@@ -55,6 +55,7 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
 
     Masked and unmasked trainings do the same work, so that one of them is measured. Steps are measured at the recipe's
     batch size, or at a smaller one where that takes too long here: then the time of an image is taken to be the same.
+    Several devices are taken to share the work and to lose nothing by it.
     """
     cells = list(recipe.cells())
     kinds: dict[tuple[str, str], list[Cell]] = {}
@@ -75,11 +76,11 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
                 network=network,
                 protocol=protocol,
                 trainings=len(alike),
-                batch=train.batch_size,
+                batch=train.batch_size // train.devices,
                 measured=one.images,
                 step=one.step,
                 steps=steps,
-                passes=one.passes,
+                passes=one.passes / train.devices,
                 images=images,
                 outputs=one.weights + outputs,
                 fits=one.fits,
@@ -141,7 +142,8 @@ def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
     if isinstance(model, AnchoredModel):
         model.set_references(torch.randn(config.references, *shape, generator=generator))
     model = model.to(memory_format=torch.channels_last).to(device)
-    whole, batch = cell.train.batch_size, min(2, cell.train.batch_size)
+    whole = cell.train.batch_size // cell.train.devices
+    batch = min(2, whole)
     reached, seconds, fits = batch, 0.0, True
     pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
     while True:
