@@ -16,7 +16,7 @@ from torch import Tensor
 from anchored.corruptions.bar import BAR
 from anchored.corruptions.common import COMMON
 from anchored.corruptions.randomness import image_keys
-from anchored.corruptions.row import SMALL, Corruption, published_size
+from anchored.corruptions.row import SMALL, Corruption, at_once, published_size
 from anchored.errors import UserError
 
 __all__ = ["CORRUPTIONS", "FAMILIES", "Corruption", "corrupt", "expand"]
@@ -26,9 +26,6 @@ CORRUPTIONS: dict[str, Corruption] = {row.name: row for row in (*COMMON, *BAR)}
 
 #: Families of corruptions, each a name in recipes and on the command line.
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(family for row in CORRUPTIONS.values() for family in row.families))
-
-_CHUNK = {"cpu": 1 << 18}  # values handled at a time: what fits a core's cache; elsewhere ...
-_CHUNK_ELSEWHERE = 1 << 26  # ... what keeps a GPU busy
 
 
 def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indices: Tensor | None = None) -> Tensor:
@@ -49,7 +46,7 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
         return images.clone()
     constants = row.constants(severity, *images.shape[2:])
     keys = image_keys(seed, f"{corruption}/{severity}", indices.to(images.device))
-    count = max(1, row.grouped * _CHUNK.get(images.device.type, _CHUNK_ELSEWHERE) // images[0].numel())
+    count = row.grouped * at_once(images)
     images = images.contiguous()
     if count >= len(images):
         return row.function(images, constants, keys)

@@ -40,7 +40,7 @@ from anchored.corruptions.spatter import Spatter, spatter
 from anchored.corruptions.weather import Fog, Snow, brightness, fog, snow
 
 EXTRA = ("c",)  # the four that the benchmark keeps apart for validation
-ANY = 1 << 10  # for functions that work on one image after the other themselves
+ANY = 1 << 10  # for functions that take a few images at a time themselves
 
 #: The rows, in the order of the benchmark: name, group, function, constants for 32 px, constants for 224 px.
 COMMON: tuple[Corruption, ...] = (
@@ -116,7 +116,7 @@ COMMON: tuple[Corruption, ...] = (
         fog,
         (Fog(0.2, 3), Fog(0.5, 3), Fog(0.75, 2.5), Fog(1, 2), Fog(1.5, 1.75)),
         (Fog(1.5, 2), Fog(2, 2), Fog(2.5, 1.7), Fog(2.5, 1.5), Fog(3, 1.4)),
-        grouped=4,
+        grouped=8,
     ),
     Corruption("brightness", "weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
     Corruption("contrast", "digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
@@ -187,7 +187,7 @@ COMMON: tuple[Corruption, ...] = (
         ),
         families=EXTRA,
         scaled=Spatter.scaled,
-        grouped=2,
+        grouped=4,
     ),
     Corruption(
         "saturate",

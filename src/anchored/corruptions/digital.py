@@ -17,6 +17,7 @@ from torch import Tensor
 from anchored.corruptions import jpeg
 from anchored.corruptions.pixels import cut, smooth
 from anchored.corruptions.randomness import uniform
+from anchored.corruptions.row import at_once
 
 _PIL_SIDE = 64  # px: from here on PIL's own functions are faster than ours on a CPU
 
@@ -102,8 +103,12 @@ def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:
     if sure and images.device.type == "cpu" and min(height, width) >= _PIL_SIDE:
         repeat = Image.Resampling.NEAREST
         return _through_pil(images, lambda image: _shrunk(image, small).resize((width, height), repeat))
-    turned = _blocks(images.transpose(2, 3).contiguous(), small[0])
-    return _blocks(turned.transpose(2, 3).contiguous(), small[1])
+
+    def changed(part: Tensor) -> Tensor:
+        turned = _blocks(part.transpose(2, 3).contiguous(), small[0])
+        return _blocks(turned.transpose(2, 3).contiguous(), small[1])
+
+    return torch.cat([changed(part) for part in torch.split(images, at_once(images))])
 
 
 def _shrunk(image: Image.Image, small: tuple[int, int]) -> Image.Image:
@@ -121,7 +126,7 @@ def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
     the same to the bit from :mod:`anchored.corruptions.jpeg`. (torchvision's own JPEG functions are deprecated.)
     """
     if images.device.type != "cpu" or min(images.shape[2:]) < _PIL_SIDE:
-        return jpeg.compressed(images, quality)
+        return torch.cat([jpeg.compressed(part, quality) for part in torch.split(images, at_once(images))])
 
     def changed(image: Image.Image) -> Image.Image:
         file = io.BytesIO()

@@ -11,6 +11,8 @@ from torch import Tensor
 Severities = tuple[Any, Any, Any, Any, Any]  # a corruption's constants at severities 1 to 5
 
 SMALL, LARGE = 32, 224  # px, the sizes for which constants were published: CIFAR's and ImageNet's
+_AT_ONCE = {"cpu": 1 << 17}  # values handled at a time: what fits a core's cache; elsewhere ...
+_AT_ONCE_ELSEWHERE = 1 << 26  # ... what keeps a GPU busy
 _NEAR = 1.5  # sides within this ratio of a published size get its constants as they are
 
 
@@ -34,8 +36,8 @@ class Corruption:
     ``families``: the families it belongs to: "c" (all 19 common ones), "c15" (without the four extra ones), "c-bar".
     ``scaled(constants, scale)``: the constants with their lengths in pixels multiplied by ``scale``.
     ``margin(constants)``: an image must have more pixels than this per side.
-    ``grouped``: how many times as many images are handled at a time as fit a core's cache, for functions of so many
-    small steps that more images a step count more than the cache.
+    ``grouped``: how many times :func:`at_once` images are handled at a time, for functions of so many small steps that
+    more images a step count more than the cache.
     """
 
     name: str
@@ -68,3 +70,8 @@ class Corruption:
 def published_size(side: int) -> int:
     """Return the published size, 32 or 224 px, nearer in ratio to ``side``."""
     return SMALL if side * side < SMALL * LARGE else LARGE
+
+
+def at_once(images: Tensor) -> int:
+    """Return how many of ``images`` (B,C,H,W), B at least 1, are best handled at a time."""
+    return max(1, _AT_ONCE.get(images.device.type, _AT_ONCE_ELSEWHERE) // images[0].numel())
