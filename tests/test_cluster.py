@@ -55,6 +55,14 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
     assert not any(worker.endswith(f":{os.getpid()}") for worker in seen)
 
 
+def test_a_task_without_gpus_sees_none(machines: Any) -> None:
+    machines.add_node(num_cpus=1, num_gpus=2, object_store_memory=80_000_000)
+    machines.wait_for_nodes()
+    with cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
+        seen = connected.start(lambda: os.environ["CUDA_VISIBLE_DEVICES"], ()).result
+        assert connected.ray.get(seen) == ""
+
+
 def test_what_a_cluster_has_no_room_for_is_one_line(
     machines: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

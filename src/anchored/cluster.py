@@ -18,9 +18,11 @@ LOST = -9
 """Exit status of a task whose process or machine was lost, as of a process that was killed."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told what is run here
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray will do anyway, without a warning
     "RAY_DEDUP_LOGS": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, too, machines run what is installed there: nothing is sent
 }
+THERE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+"""Environment of what runs on the cluster: a task that asks for no GPU sees none, where Ray would show it all."""
 
 
 class Cluster:
@@ -47,7 +49,8 @@ class Cluster:
         except ImportError:
             raise UserError("--ray needs Ray: pip install 'anchored[ray]'") from None
         try:
-            self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            there = {"env_vars": THERE}
+            self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=there)
         except (ConnectionError, ValueError, RuntimeError) as error:
             start = "start one (ray start --head), or give its address"
             raise UserError(f"--ray {address}: no Ray cluster answers: {start} ({_first_line(error)})") from error

@@ -27,7 +27,7 @@ from anchored.recipe import Cell, Recipe
 from anchored.runs import StudyFolder
 
 POLL = 0.5  # seconds between two looks at what other processes do
-ATTEMPTS = 3  # how often a cell's process may be lost, and how many may end before they hold any cell
+ATTEMPTS = 3  # how often a cell's process may be lost, and how many times they may end before they hold any
 
 
 @dataclass
@@ -117,10 +117,11 @@ def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
     losses, running = Losses(work), list[Worker]()
     try:
         while left := [cell for cell in work.left if not _ended(work, cell)]:
-            for process in [each for each in running if not each.is_alive()]:
+            ended = [each for each in running if not each.is_alive()]
+            for process in ended:
                 running.remove(process)
-                if process.exitcode != 0:
-                    losses.note(process.exitcode)
+            if lost := [each.exitcode for each in ended if each.exitcode != 0]:
+                losses.note(lost[-1])
             while len(running) < min(count, len(left)):
                 running.append(start())
             time.sleep(POLL)
@@ -142,10 +143,10 @@ class Losses:
 
     work: Work
     lost: dict[str, set[str]] = field(default_factory=dict)  # cell -> the processes that it lost
-    idle: int = 0  # processes that ended and held nothing, one after another
+    idle: int = 0  # how many times in a row processes ended that had held nothing
 
     def note(self, exitcode: int | None) -> None:
-        """A process was lost. ``UserError`` where they end before they hold a cell, time and again."""
+        """Processes were lost, perhaps all of a machine. ``UserError`` where they hold no cell, time and again."""
         before = sum(map(len, self.lost.values()))
         for cell in self.work.left:
             run = self.work.folder.run(cell.name)
