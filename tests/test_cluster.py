@@ -1,5 +1,6 @@
 """A study over a Ray cluster of two machines (as Ray sees them), of which one is lost while it trains."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,28 +32,38 @@ def machines() -> Iterator[Any]:
 
 
 def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = replace(TINY, grid=replace(TINY.grid, seeds=(0,)))  # trainings, one a machine
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone, spread = StudyFolder(tmp_path / "alone"), StudyFolder(tmp_path / "spread")
-    study.study(TINY, alone.path, Console())
+    study.study(two, alone.path, Console())
     torch.set_num_threads(threads)
     nodes = [machines.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
     machines.wait_for_nodes()
     show, lost = workers.Work.show, list[str]()
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in nodes}
+
+    def machine(worker: str) -> Any:
+        """The machine that a worker runs on, or None if it has ended."""
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{worker.rpartition(':')[2]}/stat").read_text()
+            return raylets.get(int(stat.rpartition(")")[2].split()[1]))  # the parent of its process
+        return None
 
     def lose(work: workers.Work, cell: Any) -> cells.State | None:
         found = show(work, cell)
-        if found and found.phase == "training" and found.share > 0 and not lost:
+        if found and found.phase == "training" and not lost and (node := machine(found.worker)):
             lost.append(found.worker)
-            machines.remove_node(nodes[0], allow_graceful=False)
+            machines.remove_node(node, allow_graceful=False)
         return found
 
     monkeypatch.setattr(workers.Work, "show", lose)
-    study.study(TINY, spread.path, Console(), ray=machines.address)
+    study.study(two, spread.path, Console(), ray=machines.address)
     assert lost
     assert same(alone, spread)
-    seen = {state.worker for cell in TINY.cells() if (state := cells.state(spread.run(cell.name)))}
+    seen = {state.worker for cell in two.cells() if (state := cells.state(spread.run(cell.name)))}
     assert not any(worker.endswith(f":{os.getpid()}") for worker in seen)
+    assert lost[0] not in seen  # its cell was done by another
 
 
 def test_a_task_without_gpus_sees_none(machines: Any) -> None:

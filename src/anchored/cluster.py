@@ -79,7 +79,7 @@ class Cluster:
             )
         return room
 
-    def start(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> Task:
+    def start(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> Task:
         """Run a function of an installed module on the cluster; it waits there until there is room."""
         remote = self.ray.remote(function).options(
             num_cpus=self.needs["CPU"], num_gpus=self.needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"

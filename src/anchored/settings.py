@@ -254,7 +254,7 @@ class Cluster:
     cpus: int = field(default=1, metadata=MACHINE)
     """Cores, and threads; one machine must have as many."""
     gpus: float = field(default=0.0, metadata=MACHINE)
-    """GPUs; a fraction shares one between trainings."""
+    """GPUs; a fraction shares one between trainings, 0 lets them see none."""
 
 
 FROM_ZERO = (
