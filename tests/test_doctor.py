@@ -192,6 +192,12 @@ def test_times_are_written_as_people_do(seconds: float, text: str) -> None:
     assert forecast.duration(seconds) == text
 
 
+@pytest.mark.parametrize(("threads", "said"), [(1, ", 1 thread;"), (2, ", 2 threads;")])
+def test_numbers_of_threads_are_english(threads: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert said in doctor._devices()
+
+
 def test_the_command_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

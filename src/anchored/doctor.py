@@ -258,7 +258,8 @@ def _largest() -> int:
 
 
 def _devices() -> str:
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    cores = f"{os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)}"
     if not torch.cuda.is_available():
         return f"{cores}; no GPU found"
     names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
