@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +89,17 @@ def test_no_cluster_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
     words = ["study", "demo", "--scale", "0.02", "-o", str(tmp_path), "--ray", "auto"]
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("anchored: --ray auto: no Ray cluster answers: start one (ray start")
+
+
+@pytest.mark.parametrize("port", ["closed", "99999"])
+def test_an_address_where_nothing_listens_is_one_line(port: str) -> None:
+    if port == "closed":
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+    began = time.monotonic()
+    with pytest.raises(UserError, match=rf"--ray 127.0.0.1:{port}: no Ray cluster answers: start one .*, or give"):
+        cluster.Cluster(f"127.0.0.1:{port}", 1, 0)
+    assert time.monotonic() - began < 30
 
 
 def test_without_ray_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

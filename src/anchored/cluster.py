@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,9 +50,10 @@ class Cluster:
         except ImportError:
             raise UserError("--ray needs Ray: pip install 'anchored[ray]'") from None
         try:
+            _reach(address)
             there = {"env_vars": THERE}
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=there)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, OverflowError, RuntimeError) as error:
             start = "start one (ray start --head), or give its address"
             raise UserError(f"--ray {address}: no Ray cluster answers: {start} ({_first_line(error)})") from error
         try:
@@ -85,6 +87,13 @@ class Cluster:
             num_cpus=self.needs["CPU"], num_gpus=self.needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"
         )
         return Task(self.ray, remote.remote(*arguments))
+
+
+def _reach(address: str) -> None:
+    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def fitting(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
