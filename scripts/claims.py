@@ -280,9 +280,9 @@ def page(studies: Mapping[str, Summary]) -> str:
     parts += ["## How it was made", *(f"- *{STUDIES[key].title}.* {made(key, each)}" for key, each in studies.items())]
     left = []
     for key, study in STUDIES.items():
-        seeds = missing_seeds(key, {row.run for row in studies[key].rows} if key in studies else set())
-        if seeds:
-            left.append(f"{study.title} ({counted(seeds, 'seed')})")
+        missing = missing_seeds(key, {row.run for row in studies[key].rows} if key in studies else set())
+        if missing:
+            left.append(f"{study.title} ({counted(missing, 'seed')})")
     parts += [f"Not run yet, or not whole: {'; '.join(left)}. The same command goes on there."] * bool(left)
     return "\n\n".join(parts) + "\n"
 
