@@ -133,18 +133,19 @@ def test_pushed_and_pulled_it_answers_alike(run: Run, server: type[Hub], capsys:
     assert b'anchored.load("hub:owner/ram")' in server.repositories["owner/ram"][commit]["README.md"]
     images = torch.randn(3, 1, 28, 28)
     here = anchored.load(run.path)(images)
-    for name in ("hub:owner/ram", f"hub:owner/ram@{commit}"):
-        assert torch.equal(anchored.load(name)(images), here)
-    assert hub.fetch("hub:owner/ram").name == commit
+    assert torch.equal(anchored.load(f"hub:owner/ram@{commit}")(images), here)
+    with pytest.warns(UserWarning, match=f"hub:owner/ram names no revision, .*: this is hub:owner/ram@{commit}$"):
+        assert torch.equal(anchored.load("hub:owner/ram")(images), here)
 
 
 def test_only_the_files_of_a_model_folder_are_downloaded(run: Run, server: type[Hub]) -> None:
-    hub.push(run.path, "hub:owner/ram", public=True)
+    pinned = hub.push(run.path, "hub:owner/ram", public=True)
     assert server.private["owner/ram"] is False
     (files,) = server.repositories["owner/ram"].values()
     assert sorted(files) == ["model.json", "weights.safetensors"]
     files |= {"model.py": b"import os", "weights.bin": b"\x80\x04", "sub/model.json": b"{}"}
-    folder = hub.fetch("hub:owner/ram")
+    folder = hub.fetch(pinned)
+    assert folder.name == pinned.rpartition("@")[2]
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
         "model.json",
         "weights.safetensors",
@@ -154,9 +155,9 @@ def test_only_the_files_of_a_model_folder_are_downloaded(run: Run, server: type[
 
 def test_code_named_by_a_downloaded_model_is_not_imported(run: Run, server: type[Hub]) -> None:
     run.model_file.write_text(run.model_file.read_text().replace('"small"', '"python:antigravity:fly"'))
-    hub.push(run.path, "hub:owner/ram")
+    pinned = hub.push(run.path, "hub:owner/ram")
     with pytest.raises(UserError, match="is code to be imported"):
-        anchored.load("hub:owner/ram")
+        anchored.load(pinned)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,8 @@ def recipe_of(options: Namespace) -> Recipe:
     from anchored.catalog import CATALOG
 
     recipe = recipes.Recipe.parse(settings)
-    devices = together.processes(recipe.train.devices)
+    # On a Ray cluster nothing is shared: what started this process is of no concern to the trainings.
+    devices = recipe.train.devices if getattr(options, "ray", None) else together.processes(recipe.train.devices)
     recipe = replace(recipe, train=replace(recipe.train, devices=devices)).check()
     if recipe.network.checkpoint:
         from anchored.start import pinned

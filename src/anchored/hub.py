@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,13 +33,20 @@ def split(name: str) -> tuple[str, str | None]:
 def fetch(name: str) -> Path:
     """Download a model folder, or find it in the cache; the last part of the path is the commit.
 
-    Raises ``UserError`` where the repository or revision does not exist, is private, or cannot be reached.
+    A name without a revision takes what the repository holds now; a warning gives the name that stays. Raises
+    ``UserError`` where the repository or revision does not exist, is private, or cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
     repository, revision = split(name)
     with _refusals(name):
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
+    if revision is None:
+        pinned = f"hub:{repository}@{folder.name}"
+        warnings.warn(
+            f"{name} names no revision, and may hold something else another day: this is {pinned}", stacklevel=2
+        )
+    return folder
 
 
 def push(folder: Path, name: str, *, public: bool = False) -> str:
