@@ -34,12 +34,11 @@ def machines() -> Iterator[Any]:
 
 
 def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    two = replace(TINY, grid=replace(TINY.grid, seeds=(0,)))  # trainings, one a machine
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    longer = replace(TINY.train, epochs=60)  # so that a machine can be lost in mid-training
+    two = replace(TINY, grid=replace(TINY.grid, seeds=(0,)), train=longer)  # trainings, one a machine
     alone, spread = StudyFolder(tmp_path / "alone"), StudyFolder(tmp_path / "spread")
-    study.study(two, alone.path, Console())
-    torch.set_num_threads(threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one for each of two workers, as on the cluster
+    study.study(two, alone.path, Console(), workers=2)
     nodes = [machines.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
     machines.wait_for_nodes()
     show, lost = workers.Work.show, list[str]()

@@ -171,14 +171,13 @@ class Losses:
 
 def serve(path: str, settings: dict[str, Any], root: str | None, threads: int) -> None:
     """What a worker does: cells that nobody holds, one after another. ``UserError`` if it cannot see the study."""
+    folder, recipe = StudyFolder(Path(path)), Recipe.parse(settings)
+    if not folder.study_file.exists():
+        host = socket.gethostname()
+        raise UserError(f"{host} does not see {path}: give -o a folder on a disk that all machines share")
     quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    folder, recipe = StudyFolder(Path(path)), Recipe.parse(settings)
-    if not folder.study_file.exists():
-        raise UserError(
-            f"{socket.gethostname()} does not see {path}: give -o a folder on a disk that all machines share"
-        )
     for cell in recipe.cells():
         run = folder.run(cell.name)
         found = cells.state(run)
