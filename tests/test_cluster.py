@@ -34,7 +34,7 @@ def machines() -> Iterator[Any]:
 
 
 def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = replace(TINY.train, epochs=60)  # so that a machine can be lost in mid-training
+    longer = replace(TINY.train, epochs=20)  # so that a machine can be lost in mid-training
     two = replace(TINY, grid=replace(TINY.grid, seeds=(0,)), train=longer)  # trainings, one a machine
     alone, spread = StudyFolder(tmp_path / "alone"), StudyFolder(tmp_path / "spread")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one for each of two workers, as on the cluster
