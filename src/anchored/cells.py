@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 
 from anchored import disk, evaluate, train, validation
 from anchored.bench import Split
-from anchored.errors import UserError
+from anchored.errors import UserError, told
 from anchored.recipe import Cell, Recipe, canonical
 from anchored.runs import Run
 from anchored.settings import Evaluation
@@ -45,6 +45,11 @@ class State:
     updated: float = 0.0  # seconds since 1970 by the clock of that host
     error: str = ""  # of a failed cell, one line
     trace: str = ""  # where a failure that is not bad input came from
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be done to the cell, for good or ill."""
+        return self.phase in ("done", "failed")
 
 
 def state(run: Run) -> State | None:
@@ -110,9 +115,8 @@ def work(
                         evaluate.evaluate(run, cell, settings, keeper.update, root, split)
             return keeper.end("done")
         except Exception as error:
-            bad_input = isinstance(error, UserError)
-            said = str(error) if bad_input else f"{type(error).__name__}: {error}"
-            end = keeper.end("failed", " ".join(said.split()), "" if bad_input else traceback.format_exc())
+            trace = "" if isinstance(error, UserError) else traceback.format_exc()
+            end = keeper.end("failed", told(error), trace)
             if isinstance(error, Lost):  # without the other processes nothing goes on
                 raise
             return end

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from anchored.errors import UserError
+from anchored.errors import UserError, first_line
 
 LOST = -9
 """Exit status of a task whose process or machine was lost, as of a process that was killed."""
@@ -55,7 +55,7 @@ class Cluster:
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=there)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
             start = "start one (ray start --head), or give its address"
-            raise UserError(f"--ray {address}: no Ray cluster answers: {start} ({_first_line(error)})") from error
+            raise UserError(f"--ray {address}: no Ray cluster answers: {start} ({first_line(error)})") from error
         try:
             self.room = self._room()
         except BaseException:
@@ -121,7 +121,7 @@ class Task:
             self.ray.get(self.result)
         except self.ray.exceptions.RayTaskError as error:
             cause = getattr(error, "cause", error)
-            said = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {_first_line(cause)}"
+            said = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {first_line(cause)}"
             raise UserError(f"on the Ray cluster: {said}") from error
         except self.ray.exceptions.RayError:
             return LOST
@@ -134,7 +134,3 @@ class Task:
     def join(self) -> None:
         """Wait until it has ended, ten seconds at most: its machine may be gone."""
         self.ray.wait([self.result], timeout=10)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -1,4 +1,4 @@
-"""The one exception for things a user can mend, and what memory that ran out looks like."""
+"""The one exception for things a user can mend, what others say in a line, and what memory that ran out looks like."""
 
 import re
 
@@ -8,6 +8,17 @@ class UserError(ValueError):
 
     The command line prints it and exits with status 2; a library caller catches it as a ``ValueError``.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def told(error: BaseException) -> str:
+    """What an error says, on one line: a ``UserError`` by itself, others with their kind."""
+    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return " ".join(said.split())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

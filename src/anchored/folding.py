@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from anchored import stem as stems
 from anchored import trials
 from anchored.anchoring import AnchoredModel, checked_references, pair
-from anchored.errors import UserError
+from anchored.errors import UserError, first_line
 
 _APPLY = {torch.conv1d: nn.Conv1d, torch.conv2d: nn.Conv2d, torch.conv3d: nn.Conv3d, functional.linear: nn.Linear}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -168,7 +168,7 @@ def _narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor, turns: _Tur
         trials.run(probe, pair(torch.zeros_like(references[:1]), references[:1]))
         seen = [stems.inputs_of(probe, pair(torch.zeros_like(r), r), stem.calls) for r in torch.split(references, 1)]
     except Exception as error:  # whatever the user's own code raises
-        raise UserError(f"the references do not fit the network: {trials.first_line(error)}") from error
+        raise UserError(f"the references do not fit the network: {first_line(error)}") from error
     layers = {name: _wide_layer(network, name, [each[name] for each in seen]) for name in stem.calls}
     copies = max(layer.copies for layer in layers.values())
     for name, layer in layers.items():

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from anchored.errors import UserError
+from anchored.errors import UserError, first_line
 from anchored.runs import Run
 
 FILES = tuple(file.name for file in Run(Path()).shared)
@@ -76,7 +76,7 @@ def _refusals(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever the client and the network raise, which differs between its versions
-        said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(
-            f"{name}: {said.rstrip('.')}; is it spelt right, can the hub be reached, are you logged in (hf auth login)?"
+            f"{name}: {first_line(error).rstrip('.')}; is it spelt right, can the hub be reached, are you logged in "
+            "(hf auth login)?"
         ) from error

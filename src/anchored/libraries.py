@@ -20,7 +20,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from anchored import stem as stems
 from anchored import trials
-from anchored.errors import UserError
+from anchored.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def imported(path: str, wanted: Wanted) -> nn.Module:
     try:
         make = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"network 'python:{path}' cannot be imported: {trials.first_line(error)}") from error
+        raise UserError(f"network 'python:{path}' cannot be imported: {first_line(error)}") from error
     try:
         network = make(wanted.channels, wanted.classes)
     except Exception as error:  # whatever the user's own code raises
@@ -265,5 +265,5 @@ def _cannot(name: str, wanted: Wanted, error: Exception) -> UserError:
     hint = ": is the network reachable, or are they in the library's cache?" if wanted.pretrained else ""
     return UserError(
         f"network '{name}' {what} for {wanted.channels}{side} images and {wanted.classes} classes "
-        f"({trials.first_line(error)}){hint}"
+        f"({first_line(error)}){hint}"
     )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from anchored import trials
-from anchored.errors import UserError
+from anchored.errors import UserError, first_line
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """What can be widened, subclasses included."""
@@ -231,7 +231,7 @@ def _run(network: nn.Module, example: Tensor | None) -> tuple[tuple[int, ...], d
         try:
             return shape, inputs_of(network, trials.noise(shape, 0))
         except Exception as error:  # noqa: PERF203  # whatever the user's own code raises
-            reason = trials.first_line(error)
+            reason = first_line(error)
     tried = _show(tuple(example.shape[1:])) if example is not None else "the usual sizes"
     raise UserError(
         f"{_title(network)} does not run on images of {tried} ({reason}): give a batch of its images as example="
@@ -344,7 +344,7 @@ def _feature_dim(layer: nn.Module) -> int:
 def _no_pairs(network: nn.Module, stem: Stem, error: Exception) -> str:
     return (
         f"{_title(network)} does not take pairs of {2 * stem.shape[0]} channels after widening {_names(stem.names)} "
-        f"({trials.first_line(error)}): it uses the image elsewhere too, or has its channel count written into its code"
+        f"({first_line(error)}): it uses the image elsewhere too, or has its channel count written into its code"
     )
 
 

@@ -58,7 +58,7 @@ def study(
     if len(left) < len(every):
         console.print(f"{len(every) - len(left)} of {len(every)} trainings are done already and kept.")
     for run in (folder.run(cell.name) for cell in left):  # failed in an earlier run, or measured with other settings
-        if (found := cells.state(run)) and found.phase in ("done", "failed"):
+        if (found := cells.state(run)) and found.ended:
             run.state_file.unlink(missing_ok=True)
     with Display(console, {cell.name: cell.label for cell in left}) as display:
         work = Work(folder, recipe, left, display, root)

@@ -34,7 +34,7 @@ from lightning_fabric.plugins.environments import (
 )
 from torch import Tensor, distributed
 
-from anchored.errors import UserError
+from anchored.errors import UserError, told
 
 GRACE = 30.0
 """Seconds after an error in which the other processes may come to the same one; then they are stuck."""
@@ -221,8 +221,7 @@ class Crew:
         try:
             result = function(*own, **arguments)
         except Exception as found:
-            error, said = found, str(found) if isinstance(found, UserError) else f"{type(found).__name__}: {found}"
-        said = " ".join(said.split())
+            error, said = found, told(found)
         everyone = [torch.zeros(LINE, dtype=torch.uint8) for _ in range(self.world)]
         try:
             gathering = distributed.all_gather(everyone, _bytes(said, LINE), group=self.group, async_op=True)
@@ -252,18 +251,17 @@ class Crew:
         """This process's error, which the others do not have; the store where they met keeps the first one's."""
         if not isinstance(error, UserError):
             traceback.print_exception(error)
-        told = f"{self._called(self.rank)}: {said}"
-        first_hears = (
-            distributed.get_backend() == "gloo"
-        )  # that this process ends; with NCCL it hangs until it is ended
+        line = f"{self._called(self.rank)}: {said}"
+        # That this process ends; with NCCL the first one hangs until it is ended.
+        first_hears = distributed.get_backend() == "gloo"
         try:
-            _store().compare_set("anchored/failure", "", told)
+            _store().compare_set("anchored/failure", "", line)
         except RuntimeError:
             first_hears = False
         if self.rank > 0 and not first_hears:
-            print(f"anchored: {told}", file=sys.stderr, flush=True)
+            print(f"anchored: {line}", file=sys.stderr, flush=True)
             os._exit(2)
-        return Lost(told)
+        return Lost(line)
 
     def _lost(self) -> Lost:
         """Another process has ended."""

@@ -106,8 +106,3 @@ def device_of(network: nn.Module) -> torch.device:
 
 def _single(network: nn.Module) -> bool:
     return all(p.dtype not in (torch.float16, torch.bfloat16) for p in network.parameters())
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

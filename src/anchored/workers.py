@@ -134,7 +134,7 @@ def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
 
 def _ended(work: Work, cell: Cell) -> bool:
     found = work.show(cell)
-    return found is not None and found.phase in ("done", "failed")
+    return found is not None and found.ended
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Losses:
         for cell in self.work.left:
             run = self.work.folder.run(cell.name)
             found = cells.state(run)
-            if found is None or found.phase in ("done", "failed"):
+            if found is None or found.ended:
                 continue
             with disk.held(run.lock_file) as free:  # by nobody, though its state says that it is worked on
                 if free:
@@ -181,7 +181,7 @@ def serve(path: str, settings: dict[str, Any], root: str | None, threads: int) -
     for cell in recipe.cells():
         run = folder.run(cell.name)
         found = cells.state(run)
-        if not (found and found.phase in ("done", "failed")):
+        if not (found and found.ended):
             cells.work(run, cell, recipe, Path(root) if root else None)
 
 
