@@ -1,5 +1,8 @@
 """Machines that fail: a full disk, a folder that may not be written to, a clock that jumps. Nothing is lost."""
 
+import contextlib
+import io
+import multiprocessing
 import os
 import resource
 import shutil
@@ -7,13 +10,15 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from test_checkpoints import cell, same
 
-from anchored import cells, study, train
+from anchored import cells, disk, study, train
 from anchored.cli import main
 from anchored.errors import UserError
 from anchored.recipe import Recipe
@@ -32,26 +37,41 @@ def place() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+# What fails runs in a process of its own, forked from a server that has done nothing but import: in a fork of this
+# process, whose other threads are gone, torch and whatever ran before may wait for them for ever.
+APART = multiprocessing.get_context("forkserver")
+LOADED = ["anchored.cli", "anchored.study", "anchored.train", "importlib.readers"]  # one without rights may not
+APART.set_forkserver_preload(LOADED)
+
+
 def said(work: Callable[[], object], before: Callable[[], object]) -> str:
-    """What work is refused with in a process of its own, after ``before`` spoilt that process."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        text = "no error"
-        try:
-            before()
+    """What work is refused with, or prints, in a process of its own, after ``before`` spoilt that process."""
+    answer, text = APART.Pipe(duplex=False)
+    child = APART.Process(target=_attempt, args=(text, work, before))
+    child.start()
+    text.close()
+    found: str = answer.recv()
+    child.join()
+    return found
+
+
+def _attempt(answer: Connection, work: Callable[[], object], before: Callable[[], object]) -> None:
+    printed = io.StringIO()
+    try:
+        before()
+        with contextlib.redirect_stderr(printed):
             work()
-        except UserError as error:
-            text = str(error)
-        except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
-        os.write(writing, text.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as stream:
-        text = stream.read().decode()
-    os.waitpid(child, 0)
-    return text
+    except UserError as error:
+        answer.send(str(error))
+    except BaseException as error:
+        answer.send(f"{type(error).__name__}: {error}")
+    else:
+        answer.send(printed.getvalue() or "no error")
+
+
+def quiet_study(recipe: Recipe, folder: Path) -> None:
+    """A study that prints nothing."""
+    study.study(recipe, folder, Console(quiet=True))
 
 
 def small_files() -> None:
@@ -67,10 +87,18 @@ def nobody() -> None:
         os.seteuid(65534)
 
 
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.bin"
+    disk.write_bytes(path, b"old")
+    assert said(partial(disk.write_bytes, path, b"x" * 50_000), small_files) == f"cannot write {path}: file too large"
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
     train.train(whole, PLAIN)
-    text = said(lambda: train.train(run, PLAIN), small_files)
+    text = said(partial(train.train, run, PLAIN), small_files)
     assert text == f"cannot write {run.checkpoint_file}: file too large"
     assert [file.name for file in run.path.iterdir()] == ["cell.json"]
     train.train(run, PLAIN)
@@ -84,26 +112,25 @@ def test_a_full_disk_fails_the_cell_and_not_the_study(tmp_path: Path) -> None:
         train=Training(epochs=1, batch_size=32, accelerator="cpu"),
         evaluate=Evaluation(bootstrap=100),
     )
-    text = said(lambda: study.study(recipe, tmp_path, Console(quiet=True)), small_files)
+    text = said(partial(quiet_study, recipe, tmp_path), small_files)
     assert text.startswith("1 of 1 trainings failed: small · standard · seed 0: cannot write ")
     assert text.endswith("file too large")
-    study.study(recipe, tmp_path, Console(quiet=True))  # with room, the same command goes on
+    quiet_study(recipe, tmp_path)  # with room, the same command goes on
     assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
 def test_a_folder_that_may_not_be_written_to_is_one_line(place: Path, mode: int) -> None:
     place.chmod(mode)
-    text = said(lambda: train.train(Run(place / "run"), PLAIN), nobody)
+    text = said(partial(train.train, Run(place / "run"), PLAIN), nobody)
     there = f"write {place / 'run' / 'cell.json'}" if mode else f"read {place / 'run'}"
     assert text == f"cannot {there}: permission denied"
 
 
 @pytest.mark.parametrize("words", [["report"], ["study", "demo", "--status", "-o"], ["evaluate"]], ids=str)
-def test_a_closed_folder_is_one_line(place: Path, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_folder_is_one_line(place: Path, words: list[str]) -> None:
     place.chmod(0)
-    assert said(lambda: main([*words, str(place / "run")]), nobody) == "no error"
-    told = capfd.readouterr().err
+    told = said(partial(main, [*words, str(place / "run")]), nobody)
     assert told.count("\n") == 1
     assert "permission denied" in told
 
@@ -112,7 +139,7 @@ def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
     run = Run(place / "run")
     train.bind(run, PLAIN)
     run.cell_file.chmod(0)
-    text = said(lambda: train.train(run, PLAIN), nobody)
+    text = said(partial(train.train, run, PLAIN), nobody)
     assert text == f"cannot read {run.cell_file}: permission denied"
 
 
