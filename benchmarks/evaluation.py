@@ -1,11 +1,12 @@
 """Evaluation under corruption: what a sweep takes beyond the network's forward passes.
 
-    python benchmarks/evaluation.py [--quick]
+    python benchmarks/evaluation.py [--images 400] [--turns 3]
 
-The demo's test set and network, all 19 C corruptions at every severity. Each figure is a ratio of two things timed in
-turn in one process (A B A B ...); the median over the turns is printed with the least and the greatest. Peers: the same
-forward passes alone, and corrupting each batch before its forward pass instead of during the one before it. Time is
-taken on the wall, so run it on an idle machine; with cores that the network leaves idle, corrupting costs nothing.
+Images of the demo's test set and its network, all 19 C corruptions at every severity, in four batches. Each figure is a
+ratio of two things timed in turn in one process (A B A B ...); the median over the turns is printed with the least and
+the greatest. Peers: the same forward passes alone, and corrupting each batch before its forward pass instead of during
+the one before it. Time is taken on the wall, so run it on an idle machine; with cores that the network leaves idle,
+corrupting costs nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from anchored.model import ModelConfig
 from anchored.predict import Pass
 from anchored.settings import Data
 
-NAME, BATCH = "fashion-mini-known", 500
+NAME = "fashion-mini-known"
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def model_and_config() -> tuple[AnchoredModel, ModelConfig]:
@@ -43,32 +45,32 @@ def changed(name: str, severity: int) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda images, places: corruptions.corrupt(images, name, severity, seed=0, indices=places)
 
 
-def swept(work: Callable[[str, int], object], names: tuple[str, ...], severities: tuple[int, ...]) -> float:
+def swept(work: Callable[[str, int], object], names: tuple[str, ...]) -> float:
     """Seconds of ``work`` over a grid of corruptions and severities."""
     start = time.perf_counter()
     for name in names:
-        for severity in severities:
+        for severity in SEVERITIES:
             work(name, severity)
     return time.perf_counter() - start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one severity and three turns, to see that it runs")
-    quick = parser.parse_args().quick
-    severities, turns = ((3,), 3) if quick else ((1, 2, 3, 4, 5), 5)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--turns", type=int, default=3)
+    options = parser.parse_args()
     model, config = model_and_config()
-    images = data.load(NAME, "test")
+    images, batch = data.load(NAME, "test").take(torch.arange(options.images)), options.images // 4
     names = corruptions.expand(["c"], config.size, config.size)
 
     def run(name: str, severity: int, corrupted: bool) -> None:
-        work = Pass(model, config, images, BATCH, change=changed(name, severity) if corrupted else None)
+        work = Pass(model, config, images, batch, change=changed(name, severity) if corrupted else None)
         list(work.run(work.batches()))
 
     def serial(name: str, severity: int) -> None:
         indices = torch.arange(len(images))
-        whole = torch.cat([changed(name, severity)(images.images[part], part) for part in torch.split(indices, BATCH)])
-        work = Pass(model, config, data.ImageSet(NAME, whole, images.labels, images.classes), BATCH)
+        whole = torch.cat([changed(name, severity)(images.images[part], part) for part in torch.split(indices, batch)])
+        work = Pass(model, config, data.ImageSet(NAME, whole, images.labels, images.classes), batch)
         list(work.run(work.batches()))
 
     works: dict[str, Callable[[str, int], object]] = {
@@ -78,17 +80,17 @@ def main() -> None:
         "corruptions alone": lambda name, severity: changed(name, severity)(images.images, torch.arange(len(images))),
     }
     for work in works.values():  # an uncounted turn
-        swept(work, names, severities[:1])
+        swept(work, names)
     found: dict[str, list[float]] = {title: [] for title in works}
-    for _ in range(turns):
+    for _ in range(options.turns):
         for title, work in works.items():
-            found[title].append(swept(work, names, severities))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(names)} × {len(severities)} passes")
+            found[title].append(swept(work, names))
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(names)} × {len(SEVERITIES)} passes")
     for title in list(works)[1:]:
         ratios = sorted(a / b for a, b in zip(found[title], found["forward passes"], strict=True))
         print(
             f"{title} ÷ forward passes: {statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]  "
-            f"({turns} turns, {statistics.median(found[title]):.1f} s)"
+            f"({options.turns} turns, {statistics.median(found[title]):.1f} s)"
         )
 
 

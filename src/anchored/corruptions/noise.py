@@ -29,9 +29,8 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
     """
     draw = uniform(keys, tuple(images.shape[1:]))
-    salt = below(draw - amount / 2).to(torch.int16).to(torch.uint8)
-    pepper = below(draw.neg_().add_(1 - amount / 2)).to(torch.int16).to(torch.uint8)
-    return images.bitwise_or(salt).bitwise_and_(pepper.bitwise_not_())
+    salt, rest = (below(draw, limit).view(torch.uint8) for limit in (amount / 2, 1 - amount / 2))
+    return images.bitwise_or(salt).bitwise_and_(rest)
 
 
 @functools.lru_cache(maxsize=16)
@@ -66,11 +65,6 @@ def shot_noise(images: Tensor, photons: int, keys: Tensor) -> Tensor:
     draw = uniform(keys, tuple(images.shape[1:])).mul_(photons + 1).flatten()
     count = draw.to(torch.int32)
     place = images.flatten().to(torch.int32).mul_(photons + 1).add_(count)
-    kept = below(draw.sub_(count.to(torch.float32)).sub_(shares.index_select(0, place)))
+    kept = below(draw.sub_(count.to(torch.float32)), shares.index_select(0, place)).view(torch.uint8)
     mine, other = levels.index_select(0, count), others.index_select(0, place)
-    return (
-        mine.bitwise_xor_(other)
-        .bitwise_and_(kept.to(torch.int16).to(torch.uint8))
-        .bitwise_xor_(other)
-        .view(images.shape)
-    )
+    return mine.bitwise_xor_(other).bitwise_and_(kept).bitwise_xor_(other).view(images.shape)

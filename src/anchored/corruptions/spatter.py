@@ -117,7 +117,7 @@ def edges(levels: Tensor) -> Tensor:
 
     flat, steep = 13573 / 32768, 13573 / 32768 + 2  # tan 22.5° and tan 67.5° in OpenCV's fixed point
     x, y = wide.to(torch.float32), tall.to(torch.float32)
-    lateral, upright = (below(each).to(torch.int16) for each in (y.sub(x, alpha=flat), x.mul(steep).sub_(y)))
+    lateral, upright = (below(*pair).to(torch.int16) for pair in ((y, x * flat), (x * steep, y)))
     opposite = (dx ^ dy) >> 15  # where both are 0 or one is, the direction is not oblique
     peak = above(0, -1).bitwise_and_(at_least(0, 1)).bitwise_and_(lateral)
     peak |= above(-1, 0).bitwise_and_(at_least(1, 0)).bitwise_and_(upright)
