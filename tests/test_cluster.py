@@ -1,6 +1,7 @@
 """A study over a Ray cluster of two machines (as Ray sees them), of which one is lost while it trains."""
 
 import contextlib
+import importlib
 import os
 import socket
 import time
@@ -75,6 +76,23 @@ def test_a_task_without_gpus_sees_none(machines: Any) -> None:
         assert connected.ray.get(seen) == ""
 
 
+def test_a_machine_that_lacks_a_module_is_one_line(
+    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def work() -> None: ...\n")
+    with monkeypatch.context() as here:
+        here.syspath_prepend(str(tmp_path))
+        function = importlib.import_module("only_here").work
+    machines.add_node(num_cpus=1, object_store_memory=80_000_000)
+    machines.wait_for_nodes()
+    with cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
+        task = connected.start(function, ())
+        task.join()
+        lacks = r"a machine lacks what is installed here \(ModuleNotFoundError: No module named 'only_here'\): install"
+        with pytest.raises(UserError, match=lacks):
+            print(task.exitcode)
+
+
 def test_what_a_cluster_has_no_room_for_is_one_line(
     machines: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,13 +109,18 @@ def test_no_cluster_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("port", ["closed", "99999"])
-def test_an_address_where_nothing_listens_is_one_line(port: str) -> None:
+@pytest.mark.parametrize("by", ["address", "environment"])
+def test_an_address_where_nothing_listens_is_one_line(port: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if port == "closed":
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = str(free.getsockname()[1])
+    address = f"127.0.0.1:{port}"
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        address = "auto"
     began = time.monotonic()
-    with pytest.raises(UserError, match=rf"--ray 127.0.0.1:{port}: no Ray cluster answers: start one .*, or give"):
-        cluster.Cluster(f"127.0.0.1:{port}", 1, 0)
+    with pytest.raises(UserError, match=rf"--ray {address}: no Ray cluster answers: start one .*, or give"):
+        cluster.Cluster(address, 1, 0)
     assert time.monotonic() - began < 30
 
 

@@ -1,12 +1,15 @@
 """Who works on a study's cells: what becomes of cells whose processes are lost."""
 
+import contextlib
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from test_study import TINY
 
-from anchored import cells, workers
+from anchored import cells, disk, workers
 from anchored.display import Display
 from anchored.runs import StudyFolder
 
@@ -27,9 +30,14 @@ class Ended:
         pass
 
 
-def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
+def of_tiny(path: Path) -> workers.Work:
     left = list(TINY.cells())
-    work = workers.Work(StudyFolder(tmp_path), TINY, left, Display(Console(), {cell.name: "" for cell in left}))
+    return workers.Work(StudyFolder(path), TINY, left, Display(Console(), {cell.name: "" for cell in left}))
+
+
+def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
+    work = of_tiny(tmp_path)
+    left = work.left
     keepers = [cells.Keeper(work.folder.run(cell.name), lambda state: None) for cell in left]
     starts = 0
 
@@ -49,3 +57,26 @@ def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
         workers._supervise(work, start, len(left))
     assert starts == 2 * len(left)  # all of them were replaced
     assert all(state and not state.error for state in map(cells.state, map(work.folder.run, (c.name for c in left))))
+
+
+def test_nobody_is_started_for_what_another_study_works_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work, waits, starts = of_tiny(tmp_path), list[float](), list[Ended]()
+    others = [work.folder.run(cell.name) for cell in work.left]
+
+    def start() -> workers.Worker:
+        starts.append(Ended(0))  # it finds nothing to do
+        return starts[-1]
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 10:
+            for run in others:
+                cells.Keeper(run, lambda state: None).end("done")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    with work.display, contextlib.ExitStack() as held:
+        for run in others:
+            assert held.enter_context(disk.held(run.lock_file))
+        workers._supervise(work, start, len(others))
+    assert len(waits) == 10
+    assert len(starts) == len(others)

@@ -90,10 +90,22 @@ class Cluster:
 
 
 def _reach(address: str) -> None:
-    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``."""
-    host, _, port = address.rpartition(":")
+    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``.
+
+    "auto" is what ``RAY_ADDRESS`` says, where it is set.
+    """
+    host, _, port = (os.environ.get("RAY_ADDRESS", "") if address == "auto" else address).rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _said(cause: Exception) -> str:
+    if isinstance(cause, UserError):
+        return str(cause)
+    if "failed to import on the worker" in str(cause):  # its traceback, as text, ends with what is missing
+        missing = str(cause).strip().splitlines()[-1]
+        return f"a machine lacks what is installed here ({missing}): install the same anchored there"
+    return f"{type(cause).__name__}: {first_line(cause)}"
 
 
 def fitting(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
@@ -120,9 +132,7 @@ class Task:
         try:
             self.ray.get(self.result)
         except self.ray.exceptions.RayTaskError as error:
-            cause = getattr(error, "cause", error)
-            said = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {first_line(cause)}"
-            raise UserError(f"on the Ray cluster: {said}") from error
+            raise UserError(f"on the Ray cluster: {_said(getattr(error, 'cause', error))}") from error
         except self.ray.exceptions.RayError:
             return LOST
         return 0

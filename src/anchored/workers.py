@@ -114,7 +114,7 @@ class Worker(Protocol):
 
 def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
     """Keep ``count`` processes at work until every cell is done or failed."""
-    losses, running = Losses(work), list[Worker]()
+    losses, running, satisfied = Losses(work), list[Worker](), False
     try:
         while left := [cell for cell in work.left if not _ended(work, cell)]:
             ended = [each for each in running if not each.is_alive()]
@@ -122,8 +122,11 @@ def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
                 running.remove(process)
             if lost := [each.exitcode for each in ended if each.exitcode != 0]:
                 losses.note(lost[-1])
-            while len(running) < min(count, len(left)):
-                running.append(start())
+            satisfied |= len(lost) < len(ended)
+            room = min(count, len(left)) - len(running)
+            if satisfied and room > 0:  # one found nothing to do: another study may hold what is left
+                room = min(room, sum(_free(work, cell) for cell in left))
+            running += [start() for _ in range(room)]
             time.sleep(POLL)
     finally:
         for process in running:
@@ -135,6 +138,15 @@ def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
 def _ended(work: Work, cell: Cell) -> bool:
     found = work.show(cell)
     return found is not None and found.ended
+
+
+def _free(work: Work, cell: Cell) -> bool:
+    """Whether nobody works on a cell."""
+    run = work.folder.run(cell.name)
+    if not run.path.exists():
+        return True
+    with disk.held(run.lock_file) as free:
+        return free
 
 
 @dataclass
