@@ -40,7 +40,15 @@ def plain_network(channels: int, classes: int) -> nn.Module:
 
 
 def plain_cell(devices: int) -> Cell:
-    training = Training(epochs=2, batch_size=32, learning_rate=0.1, crop_padding=2, accelerator="cpu", devices=devices)
+    training = Training(
+        epochs=2,
+        batch_size=32,
+        learning_rate=0.1,
+        crop_padding=2,
+        accelerator="cpu",
+        average=0.5,
+        devices=devices,
+    )
     images = Data("fashion-mini-known", 0.03)
     return Cell(f"python:{__name__}:plain_network", "standard", 0.0, 0.0, 0, images, Anchoring(), Tail(), training)
 
