@@ -4,9 +4,8 @@
 
 Images of the demo's test set and its network, all 19 C corruptions at every severity, in four batches. Each figure is a
 ratio of two things timed in turn in one process (A B A B ...); the median over the turns is printed with the least and
-the greatest. Peers: the same forward passes alone, and corrupting each batch before its forward pass instead of during
-the one before it. Time is taken on the wall, so run it on an idle machine; with cores that the network leaves idle,
-corrupting costs nothing.
+the greatest. Peers: the same forward passes alone, and corrupting all images before the passes. Time is taken on the
+wall, so run it on an idle machine.
 """
 
 from __future__ import annotations

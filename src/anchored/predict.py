@@ -56,7 +56,7 @@ class Pass:
         return torch.split(torch.arange(len(self.images)), self.batch_size)
 
     def run(self, batches: Sequence[Tensor]) -> Iterator[Outputs]:
-        """The outputs of each batch, on the CPU; the next batch is read and changed meanwhile.
+        """The outputs of each batch, on the CPU; beside a GPU the next batch is read and changed meanwhile.
 
         Raises ``UserError`` for images of another size or channel count, or logits that are not finite.
         """
@@ -64,7 +64,10 @@ class Pass:
         labels = self.images.labels.cpu()
         model = self.model.eval().to(memory_format=torch.channels_last)
         most = self.batch_size
-        for places, images in ahead(self._prepared(batches, device)):
+        prepared = self._prepared(batches, device)
+        if device.type != "cpu":  # there the network needs all cores, and both together take longer
+            prepared = ahead(prepared)
+        for places, images in prepared:
             (logits, features), most = fitting(model, self.config, images, self.features, most)
             yield Outputs(logits, labels[places], features)
 
