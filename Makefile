@@ -13,8 +13,9 @@ demo: $(READY)
 demo-seeds: $(READY)
 	$(BIN)/anchored study demo-seeds -o runs/demo-seeds
 
+# Two files at once, one thread each: threads that share a core with others wait for one another most of the time.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
