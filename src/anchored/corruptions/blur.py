@@ -195,7 +195,7 @@ class Motion(NamedTuple):
 def motion_blur(images: Tensor, motion: Motion, keys: Tensor) -> Tensor:
     """Blur along a line, border pixels repeated; its angle is random, uniform between −45 and 45 degrees.
 
-    The line is ImageMagick's (see ``pixels.line``), and values are rounded to the nearest level as ImageMagick does.
+    The line is ImageMagick's (see ``pixels.lines``), and values are rounded to the nearest level as ImageMagick does.
     """
     return nearest(moved(images.to(torch.float32), motion.radius, motion.sigma, angles(keys, -45, 45)))
 

@@ -13,6 +13,7 @@ import math
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,11 +21,14 @@ from torch import Tensor
 from anchored.corruptions.randomness import uniform
 
 Border = Literal["repeat", "mirror"]
+_Places = npt.NDArray[np.int64]
 
 _NUDGE = 1e-3  # grey levels added before cutting the fraction off; float32 errors here stay below 2e-4
 _FAINT = 1e-8  # weights below this share of a kernel change no grey level
 _TAPS = 64  # longest Gaussian that is a convolution
 _FEW = 12  # shortest convolution that oneDNN does faster
+_SMALL = 1 << 11  # pixels of an image whose motion is a convolution
+_LANES = 16  # oneDNN's depthwise channels come in so many: sums are the same for any multiple of it
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B (ITU-R 601)
 
 
@@ -177,31 +181,47 @@ def angles(keys: Tensor, low: float, high: float) -> list[float]:
     return [low + (high - low) * draw for draw in draws]
 
 
-def line(radius: int, sigma: float, angle: float) -> dict[tuple[int, int], float]:
-    """Return ImageMagick's motion kernel, (rows down, columns right) -> weight.
+def lines(radius: int, sigma: float, degrees: list[float]) -> tuple[_Places, _Places, npt.NDArray[np.float64]]:
+    """Return ImageMagick's motion kernels: rows down (B,S), columns right (B,S) and weights (S,) of S steps.
 
-    From the pixel itself 2 · ``radius`` steps in the direction of ``angle`` (degrees, 0 to the right, 90 downwards),
-    each rounded to the nearest pixel, halves down; weights are one half of a Gaussian of s.d. ``sigma`` px.
+    From the pixel itself up to 2 · ``radius`` steps in the direction of an angle (degrees, 0 to the right, 90
+    downwards), each rounded to the nearest pixel, halves down; weights are one half of a Gaussian of s.d. ``sigma`` px.
     """
-    down, right = math.sin(math.radians(angle)), math.cos(math.radians(angle))
-    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(2 * radius + 1)]
-    found: dict[tuple[int, int], float] = {}
-    for step, weight in enumerate(weights):
-        place = (math.ceil(step * down - 0.5), math.ceil(step * right - 0.5))
-        found[place] = found.get(place, 0.0) + weight / math.fsum(weights)
-    return {place: weight for place, weight in found.items() if weight > _FAINT}
+    steps = np.arange(2 * radius + 1)
+    weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    weights /= weights.sum()
+    steps, weights = steps[weights > _FAINT], weights[weights > _FAINT]
+    directions = np.radians(degrees)[:, None]
+    down, right = (np.ceil(steps * part - 0.5).astype(np.int64) for part in (np.sin(directions), np.cos(directions)))
+    return down, right, weights
 
 
 def moved(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
-    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`line`), border pixels repeated outwards."""
+    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`lines`), border pixels repeated outwards."""
+    rows, columns, weights = lines(radius, sigma, degrees)
     height, width = levels.shape[2:]
+    if height * width <= _SMALL and levels.device.type == "cpu" and _one_dnn_is_fast():
+        return _moved_together(levels, rows, columns, weights)
     done = torch.zeros_like(levels)
-    for image, total, angle in zip(levels, done, degrees, strict=True):
-        kernel = line(radius, sigma, angle)
-        rows, columns = ([place[axis] for place in kernel] for axis in (0, 1))
-        top, left = max(0, -min(rows)), max(0, -min(columns))
-        padded = F.pad(image, (left, max(0, *columns), top, max(0, *rows)), mode="replicate")
-        for (row, column), weight in kernel.items():
+    for image, total, down, right in zip(levels, done, rows.tolist(), columns.tolist(), strict=True):
+        top, left = max(0, -min(down)), max(0, -min(right))
+        padded = F.pad(image, (left, max(0, *right), top, max(0, *down)), mode="replicate")
+        for row, column, weight in zip(down, right, weights.tolist(), strict=True):
             part = padded[:, top + row : top + row + height, left + column : left + column + width]
             total.add_(part, alpha=weight)
     return done
+
+
+def _moved_together(levels: Tensor, rows: _Places, columns: _Places, weights: npt.NDArray[np.float64]) -> Tensor:
+    """Do the same to small images as one depthwise convolution, with kernels that are mostly zeros."""
+    top, left = max(0, -rows.min()), max(0, -columns.min())
+    bottom, right = max(0, rows.max()), max(0, columns.max())
+    kernels = np.zeros((len(rows), top + bottom + 1, left + right + 1), dtype=np.float32)
+    for down, across, weight in zip(rows.T + top, columns.T + left, weights, strict=True):
+        kernels[np.arange(len(rows)), down, across] += weight
+    padded = F.pad(levels, (left, right, top, bottom), mode="replicate").flatten(0, 1)
+    planes = torch.from_numpy(kernels).repeat_interleave(levels.shape[1], 0)[:, None]
+    more = -len(padded) % _LANES
+    padded, planes = F.pad(padded, (0, 0, 0, 0, 0, more)), F.pad(planes, (0, 0, 0, 0, 0, 0, 0, more))
+    made = F.conv2d(padded[None], planes, groups=len(padded))
+    return made[0, : len(padded) - more].view(levels.shape)
