@@ -43,7 +43,7 @@ class Study:
     recipe: str
     changes: tuple[str, ...] = ()
     why: str = ""  # what it is to find out, where it is there to explain another one
-    shares: str = ""  # another study that has some of its trainings: they are not run twice
+    shares: str = ""  # another study that has some of its trainings: they are not run, and not tested, twice
 
 
 HELD_OUT = ("--data.validation", "0.1")  # as in demo-alphas: the same images are trained on
@@ -178,12 +178,13 @@ def _rise(values: Sequence[float]) -> float:
     return statistics.linear_regression(range(len(values)), values).slope * (len(values) - 1)
 
 
-def verdicts(summary: Summary) -> dict[Claim, Verdict]:
-    """Every claim that the study has the figures of, over two seeds or more.
+def verdicts(summary: Summary, base: Summary | None = None) -> dict[Claim, Verdict]:
+    """Every claim that the study has the figures of, over two seeds or more; but none that its ``base`` has.
 
     Two claims may say opposite things of one contrast: it is tested, and counted, once.
     """
-    found = {claim: each for claim in CLAIMS if len(each := contrasts(summary, claim)) > 1}
+    asked = [claim for claim in CLAIMS if base is None or len(contrasts(base, claim)) < 2]
+    found = {claim: each for claim in asked if len(each := contrasts(summary, claim)) > 1}
     tested = {(claim.figure, claim.ways): each for claim, each in found.items()}
     p_values = intervals.holm([intervals.paired_t_test(each, [0.0] * len(each)) for each in tested.values()])
     corrected = dict(zip(tested, p_values, strict=True))
@@ -266,7 +267,7 @@ def page(studies: Mapping[str, Summary]) -> str:
         "networks and images are larger: what fails here may hold there, and the other way round.",
     ]
     for key, study in STUDIES.items():
-        if not study.why and key in studies and (found := verdicts(studies[key])):
+        if not study.why and key in studies and (found := verdicts(studies[key], studies.get(study.shares))):
             most, least = (f({each.seeds for each in found.values()}) for f in (max, min))
             seeds = f"{most} seeds" if most == least else f"{least} to {most} seeds"
             parts += [f"## On the {study.title}, {seeds}", "\n".join(table_of_claims(studies[key], found))]

@@ -114,6 +114,13 @@ def test_without_two_seeds_there_is_no_verdict(claims: ModuleType) -> None:
     assert (only.p, only.word) == (1.0, "undecided")
 
 
+def test_what_a_study_shares_with_another_is_tested_there(claims: ModuleType) -> None:
+    shared = rows_of(CORRUPTED, STANDARD, [50, 51, 52]) + rows_of(CORRUPTED, RAM, [53, 55, 54])
+    more = [row for way in claims.LAMBDAS[1:] for row in rows_of(CORRUPTED, way, [53, 52, 55])]
+    found = claims.verdicts(summary_of([*shared, *more]), summary_of(shared))
+    assert [claim.sentence for claim in found] == ["A larger λ costs accuracy under corruption"]
+
+
 def test_every_study_is_a_recipe_that_the_command_knows(claims: ModuleType) -> None:
     for key, study in claims.STUDIES.items():
         recipe = claims.recipe_of(key)

@@ -78,11 +78,17 @@ def on_this_machine(work: Work, count: int) -> None:
     """Work in ``count`` processes, each with its share of the threads."""
     count = min(count, len(work.left))
     arguments = work.serving(max(1, torch.get_num_threads() // count))
+    context: Any = multiprocessing.get_context("spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        # Processes are forked from one that has imported what they need, which takes seconds, and done nothing else.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["anchored.workers", "torch._dynamo"])  # torch's optimizers import the latter
 
     def start() -> Worker:
-        process = multiprocessing.get_context("spawn").Process(target=serve, args=arguments, daemon=False)
+        process = context.Process(target=serve, args=arguments, daemon=False)
         process.start()
-        return process
+        worker: Worker = process
+        return worker
 
     _supervise(work, start, count)
 
