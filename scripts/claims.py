@@ -57,7 +57,7 @@ STUDIES = {
         (
             *("--data.train", "fashion-mnist", *HELD_OUT, "--train.epochs", "4"),
             *("--evaluate.ood", "[digits, textures, photos, gaussian-noise, uniform-noise, blobs]"),
-            *("--evaluate.adaptation", "[digits]"),
+            *("--evaluate.adaptation", "[digits]", "--evaluate.severities", "[3]"),  # seven times the test images
         ),
     ),
     "longer": Study(

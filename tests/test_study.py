@@ -196,7 +196,7 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, show = StudyFolder(tmp_path / "lost"), workers.Work.show
-    grid, longer = Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)), replace(TINY.train, epochs=300)
+    grid, longer = Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)), replace(TINY.train, epochs=150)
     recipe = replace(TINY, grid=grid, train=longer)  # long enough to be met while training
 
     def kill(work: workers.Work, cell: Any) -> cells.State | None:
