@@ -143,7 +143,7 @@ def _one_dnn_is_fast() -> bool:
 def _columns(padded: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Convolve contiguous (B,C,H,W) downwards. Columns of pixels are depthwise channels: as memory has them."""
     count, channels, height, width = padded.shape
-    rows = padded.view(count * channels, height, 1, width).permute(0, 3, 1, 2)
+    rows = padded.reshape(count * channels, height, 1, width).permute(0, 3, 1, 2)
     kernel = torch.tensor(weights).view(1, 1, -1, 1).expand(width, 1, -1, 1).contiguous()
     made = F.conv2d(rows, kernel, groups=width).permute(0, 2, 3, 1).contiguous()
     return made.view(count, channels, -1, width)
