@@ -25,6 +25,9 @@ from anchored.stream import ahead
 PART = 1 << 26
 """Bytes of outputs that are kept in memory before they go to disk."""
 
+ON_CPU = 128
+"""Images of a forward pass on a CPU, at most: with more, each takes longer."""
+
 Change = Callable[[Tensor, Tensor], Tensor]  # images (B,C,H,W) uint8 and their places in the set (B,), to such images
 
 
@@ -63,9 +66,10 @@ class Pass:
         device = next(self.model.parameters()).device
         labels = self.images.labels.cpu()
         model = self.model.eval().to(memory_format=torch.channels_last)
-        most = self.batch_size
-        prepared = self._prepared(batches, device)
-        if device.type != "cpu":  # there the network needs all cores, and both together take longer
+        most, prepared = self.batch_size, self._prepared(batches, device)
+        if device.type == "cpu":
+            most = min(most, ON_CPU)
+        else:  # on a CPU the network needs all cores, and both together take longer
             prepared = ahead(prepared)
         for places, images in prepared:
             (logits, features), most = fitting(model, self.config, images, self.features, most)
