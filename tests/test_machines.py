@@ -1,6 +1,7 @@
 """Machines that fail: a full disk, a folder that may not be written to, a clock that jumps. Nothing is lost."""
 
 import contextlib
+import importlib
 import io
 import multiprocessing
 import os
@@ -40,7 +41,7 @@ def place() -> Iterator[Path]:
 # What fails runs in a process of its own, forked from a server that has done nothing but import: in a fork of this
 # process, whose other threads are gone, torch and whatever ran before may wait for them for ever.
 APART = multiprocessing.get_context("forkserver")
-LOADED = ["anchored.cli", "anchored.study", "anchored.train", "importlib.readers"]  # one without rights may not
+LOADED = ["anchored.cli", "anchored.study", "anchored.train", "importlib.readers"]
 APART.set_forkserver_preload(LOADED)
 
 
@@ -81,7 +82,9 @@ def small_files() -> None:
 
 
 def nobody() -> None:
-    """A user without any rights."""
+    """A user without any rights, who may not read the modules either."""
+    for name in LOADED:
+        importlib.import_module(name)
     if os.geteuid() == 0:
         os.setegid(65534)
         os.seteuid(65534)

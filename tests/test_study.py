@@ -63,22 +63,22 @@ def test_two_workers_give_the_same_rows_though_one_is_killed(
     alone: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, show = StudyFolder(tmp_path / "two"), workers.Work.show
-    killed: list[int] = []
+    killed: dict[str, str] = {}  # cell -> its process
 
     def kill_once(work: workers.Work, cell: Any) -> cells.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and not killed:
-            killed.append(int(found.worker.rpartition(":")[2]))
-            os.kill(killed[0], signal.SIGKILL)
+            killed[cell.name] = found.worker
+            os.kill(int(found.worker.rpartition(":")[2]), signal.SIGKILL)
         return found
 
     monkeypatch.setattr(workers.Work, "show", kill_once)
     study.study(TINY, folder.path, Console(), workers=2)
     assert killed
     assert same(alone, folder)
-    states = [state for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))]
-    ended = {int(state.worker.rpartition(":")[2]) for state in states}
-    assert not ended & {killed[0], os.getpid()}  # all done, by processes that lived
+    states = {cell.name: state for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))}
+    assert all(states[name].worker != worker for name, worker in killed.items())  # done by another
+    assert not any(state.worker.endswith(f":{os.getpid()}") for state in states.values())
 
 
 def test_workers_measure_anew_what_was_measured_otherwise(alone: StudyFolder, tmp_path: Path) -> None:
