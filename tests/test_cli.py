@@ -1,5 +1,8 @@
 """The door: instant help with examples, and one line with exit status 2 for bad input."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +139,16 @@ def test_help_is_instant() -> None:
     ).stderr
     assert "torch" not in modules
     assert "jsonargparse" not in modules
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "30000"), ("7", "7")])
+def test_threads_sleep_soon_unless_told_otherwise(given: str | None, found: str) -> None:
+    """The variable is there before torch, which reads it once."""
+    code = (
+        "import os, sys\nfrom anchored.cli import main\nassert 'torch' not in sys.modules\n"
+        "main(['--version'])\nprint(os.environ['GOMP_SPINCOUNT'])"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment = others if given is None else {**others, "GOMP_SPINCOUNT": given}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == found

@@ -16,6 +16,12 @@ from anchored.errors import UserError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+SPIN = "30000"
+"""How often torch's threads (GNU OpenMP's) look for one another before they sleep, unless ``GOMP_SPINCOUNT`` says.
+
+By default ten times as often, and where a core is shared with other work all but one of them do nothing else.
+"""
+
 
 def _parser(verb: str) -> ArgumentParser:
     from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -127,6 +133,7 @@ def _overview() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
     cannot be read, 2 for bad input, 130 when interrupted."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
     words = list(sys.argv[1:] if arguments is None else arguments)
     verb = words[0] if words else "--help"
     try:
