@@ -10,7 +10,7 @@ port has ImageNet-C's only, ours takes CIFAR-C's at 32 px. A corruption's ratio 
 severities of the median over turns; a size's last line has that over corruptions.
 
 The sweep: 19 × 5 over the demo's test set, 1,400 images of 28 × 28, with the demo's network: seconds of corrupting and
-of the network's forward pass, one after the other. Evaluation makes the next batch in a second thread during the pass.
+of the network's forward pass, one after the other. So does evaluation on a CPU.
 """
 
 from __future__ import annotations

@@ -79,6 +79,14 @@ def worker() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def free(run: Run) -> bool:
+    """Whether nobody works on a cell."""
+    if not run.path.exists():
+        return True
+    with disk.held(run.lock_file) as nobody:
+        return nobody
+
+
 def done(run: Run, cell: Cell, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
     if run.cell_file.exists():

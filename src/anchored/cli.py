@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SPIN = "30000"
 """How often torch's threads (GNU OpenMP's) look for one another before they sleep, unless ``GOMP_SPINCOUNT`` says.
 
-By default ten times as often, and where a core is shared with other work all but one of them do nothing else.
+The default is ten times as often, which costs time where a core is shared with other work (docs/scale.md).
 """
 
 

@@ -113,8 +113,7 @@ def status(path: Path) -> Table:
     for cell in recipe.cells():
         run = folder.run(cell.name)
         found = cells.state(run)
-        with disk.held(run.lock_file) if run.path.exists() else contextlib.nullcontext(True) as free:
-            running = not free
+        running = not cells.free(run)
         if cells.done(run, cell, recipe):
             word = "done"
         elif found is None or (found.phase not in ("failed",) and not running):

@@ -131,7 +131,7 @@ def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
             satisfied |= len(lost) < len(ended)
             room = min(count, len(left)) - len(running)
             if satisfied and room > 0:  # one found nothing to do: another study may hold what is left
-                room = min(room, sum(_free(work, cell) for cell in left))
+                room = min(room, sum(cells.free(work.folder.run(cell.name)) for cell in left))
             running += [start() for _ in range(room)]
             time.sleep(POLL)
     finally:
@@ -144,15 +144,6 @@ def _supervise(work: Work, start: Callable[[], Worker], count: int) -> None:
 def _ended(work: Work, cell: Cell) -> bool:
     found = work.show(cell)
     return found is not None and found.ended
-
-
-def _free(work: Work, cell: Cell) -> bool:
-    """Whether nobody works on a cell."""
-    run = work.folder.run(cell.name)
-    if not run.path.exists():
-        return True
-    with disk.held(run.lock_file) as free:
-        return free
 
 
 @dataclass

@@ -122,7 +122,7 @@ def _smoothing(size: int, sigma: float, truncate: float, border: Border) -> Tens
 
 def along(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
     """Convolve (B,C,H,W) along ``axis`` 2 or 3 with symmetric ``weights``; it gets len(weights) − 1 px shorter."""
-    if len(weights) >= _FEW and padded.device.type == "cpu" and _one_dnn_is_fast():
+    if len(weights) >= _FEW and _one_dnn_is_fast(padded):
         if axis == 2:
             return _columns(padded, weights)
         return _columns(padded.transpose(2, 3).contiguous(), weights).transpose(2, 3).contiguous()
@@ -134,14 +134,14 @@ def along(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
     return total
 
 
-@functools.lru_cache(maxsize=1)
-def _one_dnn_is_fast() -> bool:
-    capability = torch.backends.cpu.get_cpu_capability()
-    return torch.backends.mkldnn.is_available() and capability.startswith("AVX")  # type: ignore[no-untyped-call]
+def _one_dnn_is_fast(levels: Tensor) -> bool:
+    """Whether convolutions of ``levels`` are oneDNN's compiled ones: on a CPU that it compiles for."""
+    there = levels.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return there and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def _columns(padded: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Convolve contiguous (B,C,H,W) downwards. Columns of pixels are depthwise channels: as memory has them."""
+    """Convolve (B,C,H,W) downwards. Columns of pixels are depthwise channels: as memory has them."""
     count, channels, height, width = padded.shape
     rows = padded.reshape(count * channels, height, 1, width).permute(0, 3, 1, 2)
     kernel = torch.tensor(weights).view(1, 1, -1, 1).expand(width, 1, -1, 1).contiguous()
@@ -199,29 +199,28 @@ def lines(radius: int, sigma: float, degrees: list[float]) -> tuple[_Places, _Pl
 def moved(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
     """Blur each image of float32 (B,C,H,W) along its own line (see :func:`lines`), border pixels repeated outwards."""
     rows, columns, weights = lines(radius, sigma, degrees)
+    top, left = max(0, -rows.min()), max(0, -columns.min())
+    border = (left, max(0, columns.max()), top, max(0, rows.max()))
+    padded, rows, columns = F.pad(levels, border, mode="replicate"), rows + top, columns + left
     height, width = levels.shape[2:]
-    if height * width <= _SMALL and levels.device.type == "cpu" and _one_dnn_is_fast():
-        return _moved_together(levels, rows, columns, weights)
+    if height * width <= _SMALL and _one_dnn_is_fast(levels):
+        return _moved_together(padded, rows, columns, weights).view(levels.shape)
     done = torch.zeros_like(levels)
-    for image, total, down, right in zip(levels, done, rows.tolist(), columns.tolist(), strict=True):
-        top, left = max(0, -min(down)), max(0, -min(right))
-        padded = F.pad(image, (left, max(0, *right), top, max(0, *down)), mode="replicate")
+    for image, total, down, right in zip(padded, done, rows.tolist(), columns.tolist(), strict=True):
         for row, column, weight in zip(down, right, weights.tolist(), strict=True):
-            part = padded[:, top + row : top + row + height, left + column : left + column + width]
-            total.add_(part, alpha=weight)
+            total.add_(image[:, row : row + height, column : column + width], alpha=weight)
     return done
 
 
-def _moved_together(levels: Tensor, rows: _Places, columns: _Places, weights: npt.NDArray[np.float64]) -> Tensor:
-    """Do the same to small images as one depthwise convolution, with kernels that are mostly zeros."""
-    top, left = max(0, -rows.min()), max(0, -columns.min())
-    bottom, right = max(0, rows.max()), max(0, columns.max())
-    kernels = np.zeros((len(rows), top + bottom + 1, left + right + 1), dtype=np.float32)
-    for down, across, weight in zip(rows.T + top, columns.T + left, weights, strict=True):
-        kernels[np.arange(len(rows)), down, across] += weight
-    padded = F.pad(levels, (left, right, top, bottom), mode="replicate").flatten(0, 1)
-    planes = torch.from_numpy(kernels).repeat_interleave(levels.shape[1], 0)[:, None]
-    more = -len(padded) % _LANES
-    padded, planes = F.pad(padded, (0, 0, 0, 0, 0, more)), F.pad(planes, (0, 0, 0, 0, 0, 0, 0, more))
-    made = F.conv2d(padded[None], planes, groups=len(padded))
-    return made[0, : len(padded) - more].view(levels.shape)
+def _moved_together(padded: Tensor, rows: _Places, columns: _Places, weights: npt.NDArray[np.float64]) -> Tensor:
+    """Do the same to small images as one depthwise convolution (B·C,H,W), with kernels that are mostly zeros."""
+    images = np.arange(len(rows))
+    kernels = np.zeros((len(rows), rows.max() + 1, columns.max() + 1), dtype=np.float32)
+    for down, across, weight in zip(rows.T, columns.T, weights, strict=True):
+        kernels[images, down, across] += weight
+    count, channels = padded.shape[:2]
+    planes = torch.from_numpy(kernels).repeat_interleave(channels, 0)[:, None]
+    more = -count * channels % _LANES
+    padded = F.pad(padded.flatten(0, 1), (0, 0, 0, 0, 0, more))
+    made = F.conv2d(padded[None], F.pad(planes, (0, 0, 0, 0, 0, 0, 0, more)), groups=len(padded))
+    return made[0, : count * channels]
