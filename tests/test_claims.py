@@ -106,6 +106,13 @@ def test_verdicts_follow_the_sign_and_the_corrected_p_value(claims: ModuleType) 
     assert first.seeds == 5
 
 
+def test_a_second_look_costs(claims: ModuleType) -> None:
+    rows = [*rows_of(CORRUPTED, STANDARD, (70, 71, 72, 73, 74)), *rows_of(CORRUPTED, RAM, (72, 73, 74, 75.1, 76))]
+    (once,), (twice,) = (list(claims.verdicts(summary_of(rows), looks=looks).values()) for looks in (1, 2))
+    assert twice.p == pytest.approx(2 * once.p)
+    assert twice.contrast == once.contrast
+
+
 def test_without_two_seeds_there_is_no_verdict(claims: ModuleType) -> None:
     rows = rows_of(CORRUPTED, STANDARD, [50]) + rows_of(CORRUPTED, RAM, [60])
     assert claims.verdicts(summary_of(rows)) == {}
@@ -124,7 +131,8 @@ def test_what_a_study_shares_with_another_is_tested_there(claims: ModuleType) ->
 def test_every_study_is_a_recipe_that_the_command_knows(claims: ModuleType) -> None:
     for key, study in claims.STUDIES.items():
         recipe = claims.recipe_of(key)
-        assert len(recipe.grid.seeds) == 5
+        assert recipe.grid.seeds == tuple(study.seeds)
+        assert len(study.seeds) >= 5
         assert recipe.data.validation == 0.1
         names = {cell.name for cell in recipe.cells()}
         if study.shares:
@@ -179,7 +187,7 @@ def test_rows_are_kept_and_what_is_kept_is_not_run(
 
     def command(words: list[str]) -> int:
         said.append(words)
-        finished(claims, StudyFolder(Path(words[words.index("-o") + 1])), words_key(words), (2, 3, 4))
+        finished(claims, StudyFolder(Path(words[words.index("-o") + 1])), words_key(words), range(2, 10))
         return 0
 
     def words_key(words: list[str]) -> str:
@@ -187,8 +195,8 @@ def test_rows_are_kept_and_what_is_kept_is_not_run(
 
     monkeypatch.setattr("anchored.cli.main", command)
     claims.run("alphas", StudyFolder(tmp_path / "again" / "alphas"), docs, "1")
-    assert said[0][:4] == ["study", "demo-alphas", "--grid.seeds", "[2, 3, 4]"]
-    assert {each.seed for each in claims.kept_rows("alphas", kept)} == {0, 1, 2, 3, 4}
+    assert said[0][:4] == ["study", "demo-alphas", "--grid.seeds", "[2, 3, 4, 5, 6, 7, 8, 9]"]
+    assert {each.seed for each in claims.kept_rows("alphas", kept)} == set(range(10))
     claims.run("alphas", StudyFolder(tmp_path / "third"), docs, "1")
     assert len(said) == 1  # all is kept
     claims.run("lambdas", StudyFolder(tmp_path / "fourth"), docs, "1")
@@ -209,7 +217,7 @@ def test_rows_of_other_settings_are_not_taken(claims: ModuleType, tmp_path: Path
     disk.write_json(folder.study_file, study)
     claims.keep("alphas", folder, kept)
     assert not kept.results_file.exists()
-    assert claims.missing_seeds("alphas", set()) == [0, 1, 2, 3, 4]
+    assert claims.missing_seeds("alphas", set()) == list(range(10))
 
 
 def test_the_page_by_hand(claims: ModuleType, tmp_path: Path) -> None:
@@ -225,9 +233,12 @@ def test_the_page_by_hand(claims: ModuleType, tmp_path: Path) -> None:
     assert "+2.0 [+2.0, +2.0] | < 0.001 | **holds** |" in text
     assert "53.0 (+1.0 [+1.0, +1.0])" not in text  # RAM: 52 + mean seed 2 = 54, one more with the other setting
     assert "55.0 (+1.0 [+1.0, +1.0])" in text
-    assert "`anchored study demo-alphas`: torch 2.15. Training took" in text
+    assert "`anchored study demo-alphas --grid.seeds [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`: torch 2.15. Training took" in text
     assert "of another script" not in text
-    assert "Not run yet, or not whole: embedded part of Fashion-MNIST, along λ (seeds 0, 1, 2, 3 and 4); full" in text
+    assert (
+        "Not run yet, or not whole: embedded part of Fashion-MNIST (seeds 5, 6, 7, 8 and 9); embedded part of" in text
+    )
+    assert "along λ (seeds 0, 1, 2, 3 and 4); embedded" in text
 
 
 def test_the_committed_page_is_made_from_the_committed_rows(claims: ModuleType) -> None:

@@ -175,6 +175,30 @@ def test_the_loss_raises_entropy_on_tails_and_leaves_statistics_alone() -> None:
     assert all(torch.equal(value, statistics[name]) for name, value in model.named_buffers() if "running" in name)
 
 
+def test_shown_with_the_batch_tails_are_unsure_in_evaluation_and_shown_alone_they_are_not() -> None:
+    x = images(400, size=8)
+    x = ((x - x.mean()) / x.std()).float()
+    labels, residuals = (x.flatten(1)[:, :32].mean(1) > 0).long(), observed(Residuals((1, 8, 8)), x)
+
+    def entropy(joint: bool) -> float:
+        """Of tail points in evaluation, as a share of the most, after 60 steps."""
+        model = anchor(networks.build("small", channels=1, classes=2, seed=0), 0.25).train()
+        optimizer, draw = torch.optim.SGD(model.parameters(), 0.1, 0.9), generator(12)
+        for _ in range(60):
+            some, far = torch.randint(400, (64,), generator=draw), -residuals.tail(32, 1e-4, draw)
+            logits = model(x[some], far) if joint else torch.cat([model(x[some]), model.masked_pass(far)])
+            loss = nn.functional.cross_entropy(logits[:64], labels[some]) + uniform_cross_entropy(logits[64:])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            p = model.eval().masked_pass(-residuals.tail(256, 1e-4, generator(11))).softmax(1)
+        return float(-(p * p.log()).sum(1).mean()) / math.log(2)
+
+    assert entropy(joint=True) > 0.95
+    assert entropy(joint=False) < 0.9  # batch norm gave them away by their own statistics
+
+
 def test_the_same_generator_draws_the_same_points() -> None:
     residuals = observed(Residuals((1, 3, 3)), images(300))
     assert torch.equal(residuals.tail(8, 0.01, generator(2)), residuals.tail(8, 0.01, generator(2)))
@@ -198,5 +222,12 @@ def test_masked_pass_is_the_zero_reference_with_the_residual() -> None:
     model = anchor(Seen())
     assert isinstance(model.network, Seen)
     residual = torch.randn(3, 1, 2, 2, generator=generator())
+    expected = torch.cat([torch.zeros_like(residual), residual], dim=1)
     model.masked_pass(residual)
-    assert torch.equal(model.network.seen, torch.cat([torch.zeros_like(residual), residual], dim=1))
+    assert torch.equal(model.network.seen, expected)
+    batch = torch.randn(5, 1, 2, 2, generator=generator(1))
+    assert model.train()(batch, residual).shape == (8, 4)
+    assert torch.equal(model.network.seen[5:], expected)
+    torch.testing.assert_close(model.network.seen[:5].sum(1, keepdim=True), batch)
+    with pytest.raises(UserError, match="in training only"):
+        model.eval()(batch, residual)

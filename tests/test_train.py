@@ -60,10 +60,12 @@ def test_same_seed_same_weights_and_another_seed_others(trained: Run, tmp_path: 
     assert not torch.equal(weights(other)["network.head.weight"], expected["network.head.weight"])
 
 
-@pytest.mark.parametrize("tail_weight", [0.0, 0.5])
-def test_interrupted_training_ends_on_the_same_weights(trained: Run, tmp_path: Path, tail_weight: float) -> None:
+@pytest.mark.parametrize(("tail_weight", "tail"), [(0.0, Tail()), (0.5, Tail()), (0.5, Tail(batch_norm="own"))])
+def test_interrupted_training_ends_on_the_same_weights(
+    trained: Run, tmp_path: Path, tail_weight: float, tail: Tail
+) -> None:
     run, whole = Run(tmp_path / "run"), trained
-    settings = cell(tail_weight=tail_weight)
+    settings = cell(tail_weight=tail_weight, tail=tail)
     if tail_weight:  # the residuals' moments are part of the state
         whole = Run(tmp_path / "whole")
         train(whole, settings)

@@ -117,16 +117,23 @@ class AnchoredModel(nn.Module):
         self.order = torch.zeros(0, dtype=torch.int64)
         self.register_buffer("references", None)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B,C,H,W), normalised floats, to logits (B,N)."""
+    def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
+        """Images (B,C,H,W), normalised floats, to logits (B,N).
+
+        In training, residuals ``far`` (P,C,H,W) may be shown in the same pass, as ``[0, Δ]``: then logits are (B+P,N).
+        """
         if not self.training:
+            if far is not None:
+                raise UserError("far residuals are shown in training only: call train() first, or masked_pass()")
             return self._evaluation_pass(images)
         if self.references is None:
             self.set_references(images[:1])
         self.order, self.masked, whole = self._draw(len(images), images.device)
         pairs = pair(images, images[self.order], self.masked if self.mask_probability > 0 else None)
+        if far is not None:
+            pairs = torch.cat([pairs, _masked(far)])
         # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
-        # some masked images the ordinary ones are normalised by the mixture too, so there the mixture is right.
+        # some masked or far ones the ordinary ones are normalised by the mixture too, so there the mixture is right.
         if whole and self.batch_norm == "unmasked":
             with frozen_statistics(self.network):
                 return self._logits(pairs)
@@ -165,7 +172,7 @@ class AnchoredModel(nn.Module):
     def masked_pass(self, residuals: Tensor) -> Tensor:
         """Logits (P,N) of ``[0, Δ]`` for residuals (P,C,H,W); batch norm's running statistics are left alone."""
         with frozen_statistics(self.network):
-            return self._logits(torch.cat([torch.zeros_like(residuals), residuals], dim=1))
+            return self._logits(_masked(residuals))
 
     def set_references(self, images: Tensor) -> None:
         """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
@@ -250,6 +257,10 @@ def anchor(
         generator=generator,
         stem=found,
     ).train(network.training)
+
+
+def _masked(residuals: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(residuals), residuals], dim=1)
 
 
 def _size(images: Tensor) -> str:

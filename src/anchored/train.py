@@ -77,12 +77,14 @@ class TrainingStep(pl.LightningModule):
         """One batch: images (B,C,H,W), labels (B,)."""
         images, labels = batch
         images, targets = self._mixed(images, labels)
-        logits = self.model(images)
+        logits, far_logits = self._logits(images)
         if isinstance(self.model, AnchoredModel):
             targets = self.model.targets(targets, self.classes)
+            if self.residuals is not None:
+                self.residuals.observe(images, self.model.order, labels)
         loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
-        if self.residuals is not None:
-            loss = loss + self.cell.tail_weight * self._tail_loss(images, labels)
+        if len(far_logits):
+            loss = loss + self.cell.tail_weight * uniform_cross_entropy(far_logits)
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == labels).sum()
             self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
@@ -95,16 +97,17 @@ class TrainingStep(pl.LightningModule):
         epochs = self.cell.train.epochs
         return self.current_epoch >= min(max(1, round(self.cell.tail.warmup * epochs)), epochs - 1)
 
-    def _tail_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """CE(uniform, F([0, 0 − t])) at tail points t; zero during the warm-up."""
-        assert self.residuals is not None
+    def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B,N) of a training pass, and (P,N) of tail points ``[0, 0 − t]``, once the warm-up is over."""
+        if self.residuals is None or not self._mining:
+            return self.model(images), images.new_zeros(0)
         assert isinstance(self.model, AnchoredModel)
-        self.residuals.observe(images, self.model.order, labels)
-        if not self._mining:
-            return images.new_zeros(())
-        tail = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.draws.tail)
         rank, world = ranks.place()  # all draw the same points, and each takes its share
-        return uniform_cross_entropy(self.model.masked_pass(-tail[rank::world]))
+        far = -self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.draws.tail)[rank::world]
+        if self.cell.tail.batch_norm == "own":
+            return self.model(images), self.model.masked_pass(far)
+        logits = self.model(images, far)
+        return logits[: len(images)], logits[len(images) :]
 
     def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images and targets after mixup or CutMix: probabilities (B,N) with either, labels (B,) without."""

@@ -52,6 +52,9 @@ _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "anchored",
 }
 
+OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+"""The box of a text that lines may run behind."""
+
 
 @dataclass(frozen=True)
 class Picture:

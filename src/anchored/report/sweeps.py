@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from anchored.report.figures import axis_title, legend
-from anchored.report.style import WIDTH, Picture, blank
+from anchored.report.style import OVER_LINES, WIDTH, Picture, blank
 from anchored.report.summary import MEAN, Estimate, Measure, Summary, Variant
 from anchored.report.tables import basis, counted, estimate_cell, images
 
@@ -163,7 +163,9 @@ def tail_weights(summary: Summary) -> Picture:
             below, left = k % 2, k % 4 > 1  # neighbours may all but coincide: four corners in turn
             where = (-6 if left else 6, -15 if below else 6)
             side = "right" if left else "left"
-            axes.annotate(text, (x.value, y.value), where, textcoords="offset points", ha=side, fontsize=9)
+            axes.annotate(
+                text, (x.value, y.value), where, textcoords="offset points", ha=side, fontsize=9, bbox=OVER_LINES
+            )
             found += [x, y]
     axes.set(xlabel=f"{trade[0].title} {trade[0].arrow}", ylabel=f"{trade[1].title} {trade[1].arrow}")
     legend(figure, axes)
