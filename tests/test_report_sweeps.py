@@ -1,4 +1,4 @@
-"""Figures along α and λ: what they draw, what their captions say, and what the page says when pointed at."""
+"""Figures along α and λ, and the radar: what they draw, what their captions say, what the page says at a point."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 from test_page import row
 from test_report import folder_of
 
 from anchored import report
-from anchored.report import style, summary, sweeps
+from anchored.report import radar, style, summary, sweeps
 from anchored.runs import Row
 
 ALPHAS = (0.0625, 0.125, 0.25)
@@ -128,3 +130,55 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     page = report.write(folder_of(tmp_path, rows_of(architectures=(name,)))).read_text(encoding="utf-8")
     assert "<b>" not in page
     assert "<title>&lt;b&gt;&quot;Net&quot;&lt;/b&gt; &amp; co, Standard" in page
+
+
+# --- The radar --------------------------------------------------------------------------------------------------------
+
+AIMS = (("accuracy", "Data-C", "mean"), ("smooth_ece", "Data-C", "mean"), ("auroc", "mean", ""))
+
+
+def compared(path: Path, standard: dict[str, list[float]], other: dict[str, list[float]]) -> style.Picture:
+    """The radar of anchored over standard: metric -> a value per seed."""
+    rows = [
+        row(
+            protocol=protocol, metric=metric, dataset=dataset, corruption=corruption,
+            value=value, low=value, high=value, seed=seed, score="energy" * (metric == "auroc"),
+        )
+        for protocol, values in (("standard", standard), ("anchored", other))
+        for metric, dataset, corruption in AIMS
+        for seed, value in enumerate(values[metric])
+    ]  # fmt: skip
+    with style.drawing():
+        (picture,) = radar.of(summary.read(folder_of(path, rows)))
+    return picture
+
+
+def bars_of(picture: style.Picture) -> list[list[float]]:
+    """From where to where the bars go, in the order of the axes."""
+    lines: list[Any] = list(picture.figure.axes[0].lines)
+    return [list(line.get_ydata()) for line in lines if line.get_marker() == "_"]
+
+
+def test_the_radar_s_bars_are_the_paired_differences(tmp_path: Path) -> None:
+    standard = {"accuracy": [70.0, 71, 72, 75], "smooth_ece": [0.2, 0.19, 0.21, 0.2], "auroc": [80.0, 81, 82, 83]}
+    other = {"accuracy": [73.0, 75, 74, 79], "smooth_ece": [0.17, 0.18, 0.16, 0.17], "auroc": [79.0, 82, 84, 80]}
+    picture = compared(tmp_path, standard, other)
+    for metric, bar in zip(("accuracy", "smooth_ece", "auroc"), bars_of(picture), strict=True):
+        before, after = (np.array(values[metric]) for values in (standard, other))
+        if metric == "smooth_ece":
+            before, after = 1 - before, 1 - after
+        ends = stats.ttest_rel(after, before).confidence_interval(0.95)
+        assert bar == pytest.approx([1 + end / before.mean() for end in ends])
+    assert "paired difference to standard, over standard's mean. n = " in picture.caption
+    assert picture.hints["radar-0-1"].startswith("Anchored: Calibration 1.0")
+
+
+def test_bars_that_would_leave_the_radar_are_cut(tmp_path: Path) -> None:
+    standard = {"accuracy": [70.0, 71], "smooth_ece": [0.2, 0.19], "auroc": [60.0, 80]}
+    picture = compared(tmp_path / "two", standard, {**standard, "auroc": [80.0, 70]})
+    assert bars_of(picture)[-1] == [0.5, 1.5]
+    assert "standard's mean, cut at 0.5 and 1.5. n = " in picture.caption
+    single = {metric: values[:1] for metric, values in standard.items()}
+    alone = compared(tmp_path / "one", single, single)  # one seed, and no replicates: there is no interval
+    assert bars_of(alone) == []
+    assert "Bars" not in alone.caption
