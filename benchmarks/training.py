@@ -30,7 +30,8 @@ from anchored.recipe import Cell
 from anchored.residuals import Residuals, uniform_cross_entropy
 from anchored.runs import Run
 from anchored.settings import Anchoring, Data, Tail, Training
-from anchored.train import Keeper, TrainingStep
+from anchored.step import TrainingStep
+from anchored.train import Keeper
 
 
 def paired(first: Callable[[], float], second: Callable[[], float], turns: int) -> str:

@@ -28,7 +28,8 @@ from anchored import cli, commands, disk, intervals, runs
 from anchored.metrics import METRICS
 from anchored.recipe import Recipe, canonical
 from anchored.report import words
-from anchored.report.summary import SIGNIFICANT, Measure, Summary, Variant, read
+from anchored.report.estimates import SIGNIFICANT
+from anchored.report.summary import Measure, Summary, Variant, read
 from anchored.report.tables import counted
 from anchored.runs import Row, StudyFolder
 

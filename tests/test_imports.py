@@ -18,7 +18,19 @@ STORE = {"disk", "runs", "hub"}
 SETTINGS = {"recipe", "settings", "typed"}
 MATERIAL = {"networks", "libraries", "resnets"}
 MATERIAL |= {"catalog", "readers", "own", "stream", "batches", "data", "corruptions", "outliers"}
-WORK = {"together", "model", "start", "optimiser", "checkpoints", "train", "predict", "corrupted", "card", "export"}
+WORK = {
+    "together",
+    "model",
+    "start",
+    "optimiser",
+    "checkpoints",
+    "step",
+    "train",
+    "predict",
+    "corrupted",
+    "card",
+    "export",
+}
 ANSWERS = {"study", "workers", "cluster", "cells", "display", "bench", "evaluate", "validation", "report"}
 ANSWERS |= {"inventory", "forecast", "doctor", "predictions"}
 
@@ -41,6 +53,7 @@ MAY_IMPORT = {
     "optimiser": BASE | SETTINGS,
     "checkpoints": BASE | STORE | SETTINGS | {"ranks"},
     "together": BASE,
+    "step": BASE | MATHS | SETTINGS | {"model", "batches", "optimiser", "checkpoints"},
     "train": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK - {"card", "corrupted", "export"},
     "card": BASE | STORE | SETTINGS | MATERIAL | {"model", "metrics"},
     "export": BASE | MATHS | STORE | SETTINGS | MATERIAL | {"model", "card"},
@@ -57,8 +70,9 @@ MAY_IMPORT = {
     "forecast": BASE | MATHS | SETTINGS | MATERIAL | WORK | {"validation"},
     "doctor": BASE | MATHS | STORE | SETTINGS | MATERIAL | WORK | ANSWERS,
     "study": BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "commands": {"catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
-    "cli": BASE | STORE | SETTINGS | {"commands", "display"},
+    "arguments": SETTINGS,
+    "commands": {"arguments", "catalog", "data", "readers"} | BASE | STORE | SETTINGS | WORK | ANSWERS,
+    "cli": BASE | STORE | SETTINGS | {"arguments", "commands", "display"},
     "__main__": {"cli"},
     "__init__": BASE | MATHS | WORK,
 }

@@ -16,7 +16,7 @@ from test_page import SEVERITIES, make_study, row
 from anchored import disk, report, runs
 from anchored.errors import UserError
 from anchored.recipe import Recipe
-from anchored.report import formats, panels, style, summary, tables, words
+from anchored.report import estimates, formats, panels, style, summary, tables, words
 from anchored.report.tables import Cell, Column, Table
 from anchored.runs import Row, StudyFolder
 from anchored.settings import Grid, PerNetwork, Training
@@ -30,9 +30,9 @@ def folder_of(path: Path, rows: list[Row], recipe: Recipe | None = None, **made:
     return folder
 
 
-def estimate(*values: float, n: int = 100, metric: str = "accuracy", half: float = 2.0) -> summary.Estimate:
+def estimate(*values: float, n: int = 100, metric: str = "accuracy", half: float = 2.0) -> estimates.Estimate:
     """Values of seeds 0, 1 …, each ± half over images."""
-    return summary.Estimate(
+    return estimates.Estimate(
         tuple(row(seed=i, value=v, low=v - half, high=v + half, n=n, metric=metric) for i, v in enumerate(values))
     )
 
@@ -110,7 +110,7 @@ def test_variants_come_in_order(tmp_path: Path) -> None:
 def test_change_of_one_seed(
     name: str, metric: str, before: float, after: float, relative: float, clear: bool, better: bool
 ) -> None:
-    change = summary.compare(estimate(after, metric=metric), estimate(before, metric=metric))
+    change = estimates.compare(estimate(after, metric=metric), estimate(before, metric=metric))
     assert change is not None
     assert change.relative == pytest.approx(relative)
     assert (change.clear, change.better) == (clear, better)
@@ -119,11 +119,11 @@ def test_change_of_one_seed(
 def test_seeds_are_compared_in_pairs() -> None:
     # The spread over seeds is large, the paired difference is 1 ± 0.1: clear though the intervals overlap.
     base, mine = estimate(10.0, 50.0, 90.0), estimate(11.0, 51.1, 90.9)
-    change = summary.compare(mine, base)
+    change = estimates.compare(mine, base)
     assert change is not None
     assert (change.clear, change.better, change.seeds) == (True, True, 3)
     assert change.after - change.before == pytest.approx(1.0)
-    noisy = summary.compare(estimate(20.0, 40.0, 95.0), base)
+    noisy = estimates.compare(estimate(20.0, 40.0, 95.0), base)
     assert noisy is not None
     assert not noisy.clear
 
@@ -134,27 +134,27 @@ def test_one_seed_is_compared_on_shared_resamples() -> None:
     shared = 3 * torch.randn(500, generator=draw)
     draws = {50.0: 50 + shared, 50.5: 50.5 + shared + 0.05 * torch.randn(500, generator=draw)}
     mine, base = estimate(50.5), estimate(50.0)
-    change = summary.compare(mine, base, lambda row: draws[row.value])
+    change = estimates.compare(mine, base, lambda row: draws[row.value])
     assert change is not None
     assert change.clear
     assert (change.low, change.high) == pytest.approx((0.4, 0.6), abs=0.02)
-    assert summary.compare(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
-    assert summary.compare(mine, base).clear is False  # type: ignore[union-attr]
+    assert estimates.compare(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
+    assert estimates.compare(mine, base).clear is False  # type: ignore[union-attr]
 
 
 def test_changes_of_one_table_are_corrected_for_their_number() -> None:
-    change = summary.Change(50.0, 51.0, low=0.1, high=1.9, p=0.02, clear=True, better=True, seeds=1)
-    told = summary.Change(50.0, 51.0, low=math.nan, high=math.nan, p=math.nan, clear=True, better=True, seeds=1)
-    three = summary.corrected({"a": change, "b": dataclasses.replace(change, p=0.001), "c": change, "d": told})
+    change = estimates.Change(50.0, 51.0, low=0.1, high=1.9, p=0.02, clear=True, better=True, seeds=1)
+    told = estimates.Change(50.0, 51.0, low=math.nan, high=math.nan, p=math.nan, clear=True, better=True, seeds=1)
+    three = estimates.corrected({"a": change, "b": dataclasses.replace(change, p=0.001), "c": change, "d": told})
     assert [each.p for each in three.values()] == pytest.approx([0.04, 0.003, 0.04, math.nan], nan_ok=True)
     assert [each.clear for each in three.values()] == [True, True, True, True]
-    four = summary.corrected(dict.fromkeys("abc", change))
+    four = estimates.corrected(dict.fromkeys("abc", change))
     assert not any(each.clear for each in four.values())
 
 
 def test_only_common_seeds_are_compared() -> None:
-    mine = summary.Estimate(tuple(row(seed=i, value=v, low=v, high=v) for i, v in ((1, 20.0), (2, 40.0))))
-    change = summary.compare(mine, estimate(0.0, 10.0))  # seed 1 is the only common one
+    mine = estimates.Estimate(tuple(row(seed=i, value=v, low=v, high=v) for i, v in ((1, 20.0), (2, 40.0))))
+    change = estimates.compare(mine, estimate(0.0, 10.0))  # seed 1 is the only common one
     assert change is not None
     assert (change.before, change.after, change.seeds) == (10.0, 20.0, 1)
 
@@ -164,15 +164,15 @@ def test_only_common_seeds_are_compared() -> None:
     [
         ("other n", estimate(1.0, n=100), estimate(1.0, n=200)),
         ("nothing", estimate(1.0), None),
-        ("no common seed", summary.Estimate((row(seed=7),)), estimate(1.0)),
+        ("no common seed", estimates.Estimate((row(seed=7),)), estimate(1.0)),
     ],
 )
-def test_what_cannot_be_compared_is_not(name: str, mine: summary.Estimate, base: summary.Estimate | None) -> None:
-    assert summary.compare(mine, base) is None
+def test_what_cannot_be_compared_is_not(name: str, mine: estimates.Estimate, base: estimates.Estimate | None) -> None:
+    assert estimates.compare(mine, base) is None
 
 
 def test_a_change_from_zero_has_no_share() -> None:
-    change = summary.compare(estimate(0.5), estimate(0.0))
+    change = estimates.compare(estimate(0.5), estimate(0.0))
     assert change is not None
     assert change.relative is None
     assert tables.relative(change) == "+0.500"

@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from anchored import arguments
 from anchored import recipe as recipes
-from anchored import settings
 from anchored.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,117 +32,6 @@ class Command:
     arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], int | None]  # the exit status, if it is not 0
     examples: tuple[str, ...]
-
-
-def recipe_arguments(parser: ArgumentParser) -> None:
-    """A recipe, and every setting of it."""
-    parser.add_argument("recipe", type=str, help=f"{', '.join(recipes.names())}, or the path of a .yaml file")
-    parser.add_argument("-o", "--output", type=str, help="folder of the results")
-    parser.add_argument(
-        "--scale",
-        type=float,
-        default=1.0,
-        help="shrink images, epochs and networks to this share, for a trial; in (0, 1]",
-    )
-    parser.add_class_arguments(recipes.Recipe, as_group=False)
-
-
-def study_arguments(parser: ArgumentParser) -> None:
-    """A recipe, and how its trainings are run."""
-    at_once = "trainings at once, a process each; default 1, or as many as the Ray cluster has room for"
-    parser.add_argument("--workers", type=int | None, default=None, help=at_once)
-    cluster = "work on this Ray cluster: auto, or HOST:PORT; all its machines must see the folder of the results"
-    parser.add_argument("--ray", type=str | None, default=None, help=cluster)
-    parser.add_argument("--status", action="store_true", help="say what is done, running, failed and left, and stop")
-    recipe_arguments(parser)
-
-
-def _evaluate_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="folder of a trained run")
-    parser.add_argument("--devices", type=int, default=1, help="devices that share each pass, a process each")
-    _network_argument(parser)
-    parser.add_class_arguments(settings.Evaluation, "evaluate")
-
-
-def _network_argument(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--network", type=str, default=None, help="the network again, where it is python:..., to say that you trust it"
-    )
-
-
-def _report_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("folder", type=str, help="folder of a study")
-
-
-def _corrupt_arguments(parser: ArgumentParser) -> None:
-    images = "a row of the catalog (its test images), a folder of images or class folders, a .csv, .npz or .npy file"
-    parser.add_argument("source", type=str, help=images)
-    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the corrupted images")
-    kinds = "names of corruptions, or c (all 19 common ones), c15 (without the four extra ones), c-bar (ten)"
-    parser.add_argument("--corruptions", type=tuple[str, ...], default=("c",), help=kinds)
-    parser.add_argument("--severities", type=tuple[int, ...], default=(1, 2, 3, 4, 5), help="of 1 (mild) to 5 (harsh)")
-    parser.add_argument("--seed", type=int, default=0, help="with it, an image's place decides its random numbers")
-    layouts = "npy: blocks, as CIFAR-10-C; folders: JPEG files, as ImageNet-C"
-    parser.add_argument("--layout", type=Literal["folders", "npy"], default="folders", help=layouts)
-    sizes = "pixels a side: images are resized and cropped to it first; 0 leaves them as they are"
-    parser.add_argument("--size", type=int, default=0, help=sizes)
-
-
-def _predict_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="folder of a trained run")
-    parser.add_argument("images", type=str, nargs="+", help="image files, folders of images, patterns ('photos/*.jpg')")
-    parser.add_argument("-o", "--output", type=str, default="predictions", help="folder of the CSV and the page")
-    parser.add_argument("--batch_size", type=int, default=64, help="images a forward pass")
-
-
-def _doctor(options: Namespace) -> int:
-    from anchored import doctor
-
-    recipe, console = recipe_of(options), _console()
-    results = Path(options.output or Path("runs") / recipe.name)
-    with console.status("measuring") as status:
-        found = doctor.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
-    found.show(console)
-    return 0 if found.ready else 1
-
-
-def _data_arguments(parser: ArgumentParser) -> None:
-    actions = "list all sets; show what is known of some; fetch (download and verify) some; verify that some read whole"
-    parser.add_argument("action", choices=list(DATA_ACTIONS), help=actions)
-    parser.add_argument("names", type=str, nargs="*", help="rows of the catalog; none means all, except to fetch")
-    parser.add_argument("--offline", action="store_true", help="fetch: ask no server; as ANCHORED_OFFLINE=1")
-    parser.add_argument("--every", action="store_true", help="verify: decode every image, not 2,000 of each split")
-
-
-def _convert_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("network", type=str, help="name of a network, or folder (or hub:owner/name) of a standard run")
-    parser.add_argument("-o", "--output", type=str, required=True, help="folder of the anchored model")
-    parser.add_argument("--pretrained", action="store_true", help="take the weights that come with the name")
-    parser.add_argument("--checkpoint", type=str, default="", help="take these: .safetensors of the plain network")
-    parser.add_argument("--like", type=str, default="", help="data set whose images and classes the weights are for")
-    parser.add_argument("--mask_probability", type=float, default=0.0, help="of a later training, in [0, 1)")
-    parser.add_argument("--stem", type=str, default="", help="name of the first layer, where it is not found without")
-    parser.add_argument("--channels", type=int, default=0, help="of the images, where the name does not say")
-    parser.add_argument("--size", type=int, default=0, help="height and width of the images, pixels")
-    parser.add_argument("--classes", type=int, default=0, help="how many logits there are")
-    parser.add_argument("--mean", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
-    parser.add_argument("--std", type=tuple[float, ...], default=(), help="per channel, of images in [0, 1]")
-
-
-def _export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=str, help="folder of a trained run or converted model, or hub:owner/name")
-    parser.add_argument(
-        "target", type=str, help="file (.onnx, .pt2, .safetensors), folder, or hub:owner/name to push a folder to"
-    )
-    parser.add_argument(
-        "--input",
-        type=Literal["uint8", "unit", "normalised"],
-        default="uint8",
-        help="what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised",
-    )
-    parser.add_argument("--force", action="store_true", help="replace a file that is there already")
-    parser.add_argument("--public", action="store_true", help="make a new repository on the hub public")
-    _network_argument(parser)
 
 
 def recipe_of(options: Namespace) -> Recipe:
@@ -264,6 +154,17 @@ def _corrupt(options: Namespace) -> None:
     print(f"Corrupted images: {folder.resolve()}")
 
 
+def _doctor(options: Namespace) -> int:
+    from anchored import doctor
+
+    recipe, console = recipe_of(options), _console()
+    results = Path(options.output or Path("runs") / recipe.name)
+    with console.status("measuring") as status:
+        found = doctor.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
+    found.show(console)
+    return 0 if found.ready else 1
+
+
 def _data(options: Namespace) -> None:
     from anchored import catalog
 
@@ -352,7 +253,7 @@ COMMANDS = {
         "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--ray auto|HOST:PORT] [--status] "
         "[--choose {alpha,lambda}] [--SECTION.KEY VALUE ...]",
         "train, evaluate and report a grid of networks",
-        study_arguments,
+        arguments.study,
         _study,
         (
             "anchored study demo -o runs/demo",
@@ -367,49 +268,49 @@ COMMANDS = {
     "train": Command(
         "anchored train RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
         "train one network of a recipe",
-        recipe_arguments,
+        arguments.recipe,
         _train,
         ("anchored train demo -o runs/ram --grid.protocols '[ram]'",),
     ),
     "evaluate": Command(
         "anchored evaluate RUN [--devices N] [--evaluate.KEY VALUE ...]",
         "measure a trained network, as its recipe says or otherwise",
-        _evaluate_arguments,
+        arguments.evaluate,
         _evaluate,
         ("anchored evaluate runs/ram", "anchored evaluate runs/ram --evaluate.ood '[digits, textures]'"),
     ),
     "report": Command(
         "anchored report FOLDER",
         "write the report of a study again",
-        _report_arguments,
+        arguments.report,
         _report,
         ("anchored report runs/demo",),
     ),
     "data": Command(
         "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
         "list, download and verify data sets",
-        _data_arguments,
+        partial(arguments.data, known=list(DATA_ACTIONS)),
         _data,
         ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
     ),
     "doctor": Command(
         "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
         "say what a study lacks here, what it takes and how long it will run",
-        recipe_arguments,
+        arguments.recipe,
         _doctor,
         ("anchored doctor demo", "anchored doctor table8"),
     ),
     "predict": Command(
         "anchored predict RUN IMAGE ... [-o FOLDER]",
         "say of images of your own what they are, and how foreign",
-        _predict_arguments,
+        arguments.predict,
         _predict,
         ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
     ),
     "corrupt": Command(
         "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
         "write a corrupted copy of any image set",
-        _corrupt_arguments,
+        arguments.corrupt,
         _corrupt,
         (
             "anchored corrupt my-photos -o my-photos-c",
@@ -420,7 +321,7 @@ COMMANDS = {
     "convert": Command(
         "anchored convert NETWORK -o FOLDER {--pretrained | --checkpoint FILE} [--KEY VALUE ...]",
         "anchor a network with its weights, exactly",
-        _convert_arguments,
+        arguments.convert,
         _convert,
         (
             "anchored convert timm:regnety_008 --pretrained -o runs/regnety",
@@ -431,7 +332,7 @@ COMMANDS = {
     "export": Command(
         "anchored export RUN TARGET [--input {uint8,unit,normalised}] [--force] [--public]",
         "fold a trained network into a plain one, to a file, or share its folder",
-        _export_arguments,
+        arguments.export,
         _export,
         (
             "anchored export runs/ram model.onnx",

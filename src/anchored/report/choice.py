@@ -9,8 +9,9 @@ from functools import cached_property
 
 from anchored import choosing
 from anchored.metrics import METRICS
+from anchored.report.estimates import Change, Estimate, compare
 from anchored.report.radar import aims_of
-from anchored.report.summary import Change, Estimate, Measure, Summary, Variant, compare, validation_of
+from anchored.report.summary import Measure, Summary, Variant, validation_of
 from anchored.report.tables import Cell, Column, Table, basis, counted, estimate_cell
 from anchored.report.words import listed
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from importlib import resources
 
 from anchored.metrics import METRICS
-from anchored.report.summary import MEAN, Estimate, Summary, Variant
+from anchored.report.estimates import Estimate
+from anchored.report.summary import MEAN, Summary, Variant
 from anchored.report.tables import ADAPTATION, MISSING, Cell, Column, Table, basis, estimate_cell, joined, title_of
 
 Place = tuple[str, int | None]  # a data set's title, a severity

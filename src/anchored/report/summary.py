@@ -1,28 +1,26 @@
-"""Rows -> what the report compares: variants, estimates over images or over seeds, changes against standard.
+"""Rows -> what the report compares: variants, their figures, changes against standard.
 
-A variant is (architecture, protocol, α, λ), trained once per seed. One seed: the value and its bootstrap interval over
-test images. Several: mean and Student-t interval over seeds. Different numbers of images are never averaged.
+A variant is (architecture, protocol, α, λ), trained once per seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
-from anchored import disk, intervals, runs
+from anchored import disk, runs
 from anchored.errors import UserError
 from anchored.metrics import METRICS
+from anchored.report.estimates import Change, Estimate, compare, corrected
 from anchored.runs import Row, Run, StudyFolder
 from anchored.settings import PROTOCOLS
-
-_Key = TypeVar("_Key")
 
 MEAN = "mean"
 """The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
@@ -50,103 +48,6 @@ class Variant:
     def order(self) -> tuple[int, float, float]:
         """Standard first, then anchored, then RAM by α, each by λ."""
         return PROTOCOLS.index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One figure of one variant: the rows of its seeds, by seed."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds behind the figure."""
-        return tuple(row.seed for row in self.rows)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Distinct numbers of images behind the figure; more than one is not averaged."""
-        return tuple(sorted({row.n for row in self.rows}))
-
-    @property
-    def mixed(self) -> bool:
-        """Whether the seeds were measured on different numbers of images."""
-        return len(self.sizes) > 1
-
-    @cached_property
-    def interval(self) -> intervals.Interval:
-        """Mean over seeds ± Student's t, or one seed's value with its interval over images; NaN where mixed."""
-        if self.mixed:
-            return intervals.Interval(math.nan, math.nan, math.nan)
-        if len(self.rows) > 1:
-            return intervals.over_seeds([row.value for row in self.rows])
-        return intervals.Interval(self.rows[0].value, self.rows[0].low, self.rows[0].high)
-
-    @property
-    def value(self) -> float:
-        """The figure."""
-        return self.interval.value
-
-
-SIGNIFICANT = 0.05
-"""Below it a corrected p-value makes a difference clear."""
-
-Replicates = Callable[[Row], Tensor | None]
-"""The replicates (R,) of a row's figure, where the run's folder has them."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """One variant against another on the same seeds."""
-
-    before: float
-    after: float
-    low: float  # 95 % interval of the difference after − before; NaN where only the two intervals can be compared
-    high: float
-    p: float  # two-sided, corrected where the change is one of a table's; NaN as above
-    clear: bool
-    better: bool
-    seeds: int
-
-    @property
-    def relative(self) -> float | None:
-        """Relative change as a fraction; None where there is nothing to divide by."""
-        return (self.after - self.before) / abs(self.before) if self.before else None
-
-
-def compare(mine: Estimate | None, base: Estimate | None, replicates: Replicates = lambda row: None) -> Change | None:
-    """``mine`` against ``base`` on the seeds both have; None where there is none, or the numbers of images differ.
-
-    With two or more common seeds: Student's paired t-test over them. With one: the paired bootstrap on the resamples
-    that both share. Without replicates a difference is clear when the two intervals over images do not overlap (strict:
-    both networks saw the same images).
-    """
-    if mine is None or base is None or mine.mixed or mine.sizes != base.sizes:
-        return None
-    common = sorted(set(mine.seeds) & set(base.seeds))
-    if not common:
-        return None
-    ours, theirs = ({row.seed: row for row in each.rows} for each in (mine, base))
-    after, before = ([rows[seed].value for seed in common] for rows in (ours, theirs))
-    low = high = p = math.nan
-    one, other = ours[common[0]], theirs[common[0]]
-    draws = [replicates(row) for row in (one, other)] if len(common) == 1 else []
-    if len(common) > 1:
-        (_, low, high), p = intervals.paired_difference(after, before), intervals.paired_t_test(after, before)
-    elif draws[0] is not None and draws[1] is not None and len(draws[0]) == len(draws[1]):
-        (_, low, high), p = intervals.resampled_difference((one.value, other.value), (draws[0], draws[1]))
-    clear = p < SIGNIFICANT if not math.isnan(p) else one.low > other.high or one.high < other.low
-    means = math.fsum(before) / len(common), math.fsum(after) / len(common)
-    better = (means[1] > means[0]) == METRICS[mine.rows[0].metric].higher_is_better
-    return Change(*means, low, high, p, clear=clear, better=better, seeds=len(common))
-
-
-def corrected(changes: Mapping[_Key, Change]) -> dict[_Key, Change]:
-    """Changes that are looked at together, with p-values corrected for their number (Holm)."""
-    tested = [key for key, change in changes.items() if not math.isnan(change.p)]
-    p_values = intervals.holm([changes[key].p for key in tested])
-    better = {key: replace(changes[key], p=p, clear=p < SIGNIFICANT) for key, p in zip(tested, p_values, strict=True)}
-    return {**changes, **better}
 
 
 @dataclass(frozen=True)

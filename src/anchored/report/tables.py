@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from anchored.metrics import METRICS
-from anchored.report.summary import MEAN, Change, Estimate, Family, Summary, Variant
+from anchored.report.estimates import Change, Estimate
+from anchored.report.summary import MEAN, Family, Summary, Variant
 
 Tone = Literal["", "better", "worse", "unclear"]
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from anchored import disk
-from anchored.report.summary import Change, Measure, Summary, Variant
+from anchored.report.estimates import Change
+from anchored.report.summary import Measure, Summary, Variant
 from anchored.report.tables import counted, number
 
 
