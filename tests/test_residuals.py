@@ -229,5 +229,7 @@ def test_masked_pass_is_the_zero_reference_with_the_residual() -> None:
     assert model.train()(batch, residual).shape == (8, 4)
     assert torch.equal(model.network.seen[5:], expected)
     torch.testing.assert_close(model.network.seen[:5].sum(1, keepdim=True), batch)
+    with pytest.raises(UserError, match="far residuals are 1×2×1, images 1×2×2"):
+        model(batch, residual[..., :1])
     with pytest.raises(UserError, match="in training only"):
         model.eval()(batch, residual)

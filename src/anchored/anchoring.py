@@ -120,7 +120,9 @@ class AnchoredModel(nn.Module):
     def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
         """Images (B,C,H,W), normalised floats, to logits (B,N).
 
-        In training, residuals ``far`` (P,C,H,W) may be shown in the same pass, as ``[0, Δ]``: then logits are (B+P,N).
+        In training, residuals ``far`` (P,C,H,W) may be shown in the same pass, as ``[0, Δ]``: then logits are (B+P,N),
+        and what trains on them is the caller's (:func:`anchored.residuals.uniform_cross_entropy`, say). ``UserError``
+        for images or residuals of other sizes than the references', and for ``far`` in evaluation.
         """
         if not self.training:
             if far is not None:
@@ -131,6 +133,8 @@ class AnchoredModel(nn.Module):
         self.order, self.masked, whole = self._draw(len(images), images.device)
         pairs = pair(images, images[self.order], self.masked if self.mask_probability > 0 else None)
         if far is not None:
+            if far.shape[1:] != images.shape[1:]:
+                raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
             pairs = torch.cat([pairs, _masked(far)])
         # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
         # some masked or far ones the ordinary ones are normalised by the mixture too, so there the mixture is right.
