@@ -177,6 +177,7 @@ def with_(base: Recipe, **changes: Any) -> Recipe:
         ({"validate": Validation(ood=("jigsaw", "blobs"))}, "blobs, which shares images with blobs of evaluate.ood"),
         ({"validate": Validation(ood=("fashion-mini",))}, "shares images with fashion-mini-novel of evaluate.ood"),
         ({"validate": Validation(ood=("fashion-mini-known",))}, "shares images with fashion-mini-known of data.train"),
+        ({"validate": Validation(ood=("fashion-mnist",))}, "shares images with fashion-mini-novel of evaluate.ood"),
         ({"validate": Validation(ood=("jigsaws",))}, "validate.ood has 'jigsaws': name rows of the catalog"),
         ({"validate": Validation(adaptation=("textures",))}, "has no split 'train'"),
         (

@@ -85,6 +85,7 @@ def _shared(one: str, other: str, settings: Data) -> bool:
     if one == other or catalog.is_own(one) or catalog.is_own(other):
         return one == other or data.content(one, settings) == data.content(other, settings) != ""
     first, second = catalog.get(one), catalog.get(other)
-    if not first.folder or first.folder != second.folder or first.reader != second.reader:
+    homes = [row.part_of or row.folder for row in (first, second)]
+    if not homes[0] or homes[0] != homes[1] or first.reader != second.reader:
         return False
     return first.keep is None or second.keep is None or not set(first.keep).isdisjoint(second.keep)

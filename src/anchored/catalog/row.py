@@ -85,6 +85,7 @@ class DataSet:
     - ``keep``: the labels in the files that this row keeps, renumbered 0, 1, ... in this order; None keeps all.
     - ``homes``: other folders where it may lie; a relative one is inside this package.
     - ``folders``: the name of each class's folder, where that is not the class's name.
+    - ``part_of``: the folder of the larger set that its images are of, where that has a folder of its own.
     - ``clean``: for archives of corrupted images, the row of the clean ones; ``corruptions``: what the archive has.
     - ``note``: what else a user should know, one sentence.
     """
@@ -116,6 +117,7 @@ class DataSet:
     keep: tuple[int, ...] | None = None
     homes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
+    part_of: str = ""
     clean: str = ""
     corruptions: tuple[str, ...] = ()
     note: str = ""

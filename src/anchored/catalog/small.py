@@ -110,6 +110,7 @@ _MINI = replace(
     mean=(0.286682,),
     std=(0.354013,),
     folder="fashion-mini",
+    part_of="fashion-mnist",
     train_files=_idx(
         "train",
         (4_354_256, 5_089),
