@@ -104,6 +104,8 @@ def test_missing_file() -> None:
         (Recipe(grid=Grid(tail_weights=(-0.1,))), "grid.tail_weights has -0.1"),
         (Recipe(grid=Grid(tail_weights=(0.1,)), train=Training(epochs=1)), "needs a second epoch"),
         (Recipe(tail=settings.Tail(mass=0)), "tail.mass is 0"),
+        (Recipe(tail=settings.Tail(points=0)), "tail.points is 0: at least 1, 1 a device"),
+        (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: at least 2, 2 a device"),
         (Recipe(tail=settings.Tail(warmup=1)), "tail.warmup is 1"),
         (Recipe(train=Training(epochs=0)), "train.epochs is 0"),
         (Recipe(train=Training(learning_rate=float("nan"))), "train.learning_rate is nan"),

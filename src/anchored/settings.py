@@ -354,7 +354,8 @@ def rules_of_tail(tail: Tail, weights: Sequence[float], train: Training) -> Iter
     enough = train.epochs >= 2 or not any(weights)
     yield enough, "train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up"
     yield 0 < tail.mass <= 1, f"tail.mass is {tail.mass:g}: give a share in (0, 1]"
-    least = 2 * train.devices
-    yield tail.points >= least, f"tail.points is {tail.points}: at least {least}, two a device, which are a batch there"
+    each = 2 if tail.batch_norm == "own" else 1  # what batch norm normalises by itself needs two
+    least = each * train.devices
+    yield tail.points >= least, f"tail.points is {tail.points}: at least {least}, {each} a device"
     yield 0 < tail.warmup < 1, f"tail.warmup is {tail.warmup:g}: give a share in (0, 1)"
     yield tail.rank >= 1, f"tail.rank is {tail.rank}: at least 1"
