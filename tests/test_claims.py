@@ -235,6 +235,10 @@ def test_the_page_by_hand(claims: ModuleType, tmp_path: Path) -> None:
     assert "55.0 (+1.0 [+1.0, +1.0])" in text
     assert "`anchored study demo-alphas --grid.seeds [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`: torch 2.15. Training took" in text
     assert "of another script" not in text
+    short = text.partition("## In short")[2].partition("##")[0]
+    assert "- **Holds**: RAM raises accuracy under corruption over standard (embedded part of Fashion-MNIST)" in short
+    assert "- **Does not hold**: " in short
+    assert "RAM raises accuracy under corruption over standard" not in short.partition("**Undecided**")[2]
     assert (
         "Not run yet, or not whole: embedded part of Fashion-MNIST (seeds 5, 6, 7, 8 and 9); embedded part of" in text
     )
