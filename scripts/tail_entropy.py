@@ -28,7 +28,8 @@ IMAGES, POINTS, BATCH = 4096, 512, 32
 
 def entropy(logits: Tensor) -> Tensor:
     """Logits (P,N) -> entropies (P,), nats."""
-    return torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    entropies: Tensor = torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    return entropies
 
 
 @torch.no_grad()
