@@ -245,6 +245,7 @@ def rows(root: Path) -> Iterator[DataSet]:
         yield corrupted_folders(root, name)
 
 
+@pytest.mark.timeout(900)  # every recipe of the paper: minutes on a busy machine
 def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
