@@ -1,6 +1,7 @@
 """The residuals' distribution, its tail and the loss, against known laws and NumPy."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,6 +198,18 @@ def test_shown_with_the_batch_tails_are_unsure_in_evaluation_and_shown_alone_the
 
     assert entropy(joint=True) > 0.95
     assert entropy(joint=False) < 0.9  # batch norm gave them away by their own statistics
+
+
+def test_the_loop_in_the_docs_runs() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "method.md").read_text(encoding="utf-8")
+    (loop,) = [part.partition("```")[0] for part in text.split("```python")[1:] if "Residuals" in part]
+    batches = [(torch.randn(8, 3, 32, 32, generator=generator(i)), torch.arange(8)) for i in range(2)]
+    model = anchor(networks.build("small", channels=3, classes=10, seed=0), 0.25).train()
+    names = {"torch": torch, "model": model, "loader": batches, "epochs": 2}
+    names |= {"cross_entropy": nn.functional.cross_entropy}
+    exec(loop, names)
+    assert names["far"].shape == (32, 3, 32, 32)  # type: ignore[attr-defined]
+    assert names["loss"].isfinite()  # type: ignore[attr-defined]
 
 
 def test_the_same_generator_draws_the_same_points() -> None:
