@@ -14,8 +14,10 @@ from test_page import row
 from test_report import folder_of
 
 from anchored import report
-from anchored.report import radar, style, summary, sweeps
+from anchored.recipe import Recipe
+from anchored.report import radar, style, summary, sweeps, words
 from anchored.runs import Row
+from anchored.settings import Tail
 
 ALPHAS = (0.0625, 0.125, 0.25)
 
@@ -123,6 +125,21 @@ def test_the_page_says_what_is_pointed_at(tmp_path: Path) -> None:
     said = dict(titles)["alpha-alpha-0-0-1"]
     assert said == "ResNet-18, RAM α=0.0625: Accuracy (%) 52.6 (± 2.5); n = 1,000, seeds 0, 1 and 2"
     assert "<script" not in page
+
+
+def test_the_page_says_how_tails_were_shown(tmp_path: Path) -> None:
+    with_and_without = [
+        summary.read(folder_of(tmp_path / str(len(each)), each)) for each in (rows_of(), with_tails(rows_of()))
+    ]
+    without, with_ = (list(words.notes(each)) for each in with_and_without)
+    (told,) = [each for each in with_ if each not in without]
+    assert (
+        told
+        == "Hard Δ mining showed 32 points a step of the residuals' tail (mass ε = 0.0001), after 20 % of training."
+    )
+    recipe = Recipe(tail=Tail(batch_norm="own"))
+    own = summary.read(folder_of(tmp_path / "own", with_tails(rows_of()), recipe))
+    assert "(mass ε = 0.0001), in a pass of their own, after 20 %" in " ".join(words.notes(own))
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -215,6 +215,12 @@ def notes(summary: Summary) -> Iterator[str]:
             f"References were masked for {units.get(unit, unit)}; "
             f"masked pairs were trained towards {targets.get(target, target)}."
         )
+    if tail := summary.recipe.get("tail") if any(variant.tail_weight for variant in summary.variants) else None:
+        alone = ", in a pass of their own" * (tail.get("batch_norm") == "own")
+        yield (
+            f"Hard Δ mining showed {tail.get('points')} points a step of the residuals' tail (mass ε = "
+            f"{tail.get('mass'):g}){alone}, after {100 * tail.get('warmup'):g} % of training."
+        )
     if any(variant.protocol != "standard" for variant in summary.variants):
         count = int(anchoring.get("references", 1))
         yield f"At test time {_count(count, 'fixed training image')} served as reference, kept with the network."
