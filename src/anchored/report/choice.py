@@ -154,9 +154,13 @@ def sentences(choice: Choice) -> Iterator[str]:
     where = f"{choice.candidates[0].architecture}. " * (len(choice.test.summary.architectures) > 1)
     picked = choice.picked
     if picked is None:
+        assert choice.standard is not None  # without it nothing is too dear
+        clean = {each: choice.held_out.values(each, choice.seeds)[-1] for each in choice.shown}
+        nearest = max(choice.candidates, key=lambda each: clean[each])
         yield (
             f"{where}Nothing is picked: every candidate loses more than {_points(choice)} of clean accuracy "
-            "against standard on held-out images."
+            f"against standard on held-out images; the least, {clean[choice.standard] - clean[nearest]:.1f}, is lost "
+            f"with {choice.name(nearest)}. How much may be lost is validate.tolerance."
         )
         return
     alone = [choice.pick(choice.held_out, [seed]) for seed in choice.seeds]
