@@ -252,7 +252,7 @@ def table_of_reasons(studies: Mapping[str, Summary]) -> Iterator[str]:
         cells = [number(statistics.fmean(each), figure, False) if each else "—" for each, figure in shown]
         yield f"| {name} | {' | '.join(cells)} |"
     for key, study in STUDIES.items():
-        for name, way in (("standard", STANDARD), ("RAM", RAM)):
+        for name, way in (("standard", STANDARD), ("anchored", ANCHORED), ("RAM", RAM)):
             if study.why and key in studies and by_seed(studies[key], way, "clean accuracy"):
                 cells = [_changed(default, studies[key], way, figure) for figure in FIGURES]
                 yield f"| {study.title} ({study.why}): {name} | {' | '.join(cells)} |"
