@@ -14,7 +14,6 @@ import math
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from anchored import data, disk
 from anchored import model as models
@@ -22,14 +21,9 @@ from anchored.anchoring import AnchoredModel
 from anchored.recipe import Cell
 from anchored.residuals import Residuals
 from anchored.runs import Run
+from anchored.scores import entropy
 
 IMAGES, POINTS, BATCH = 4096, 512, 32
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Logits (P,N) -> entropies (P,), nats."""
-    entropies: Tensor = torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
-    return entropies
 
 
 @torch.no_grad()

@@ -135,7 +135,7 @@ class AnchoredModel(nn.Module):
         if far is not None:
             if far.shape[1:] != images.shape[1:]:
                 raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
-            pairs = torch.cat([pairs, _masked(far)])
+            pairs = torch.cat([pairs, pair(far, torch.zeros_like(far))])
         # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
         # some masked or far ones the ordinary ones are normalised by the mixture too, so there the mixture is right.
         if whole and self.batch_norm == "unmasked":
@@ -176,7 +176,7 @@ class AnchoredModel(nn.Module):
     def masked_pass(self, residuals: Tensor) -> Tensor:
         """Logits (P,N) of ``[0, Δ]`` for residuals (P,C,H,W); batch norm's running statistics are left alone."""
         with frozen_statistics(self.network):
-            return self._logits(_masked(residuals))
+            return self._logits(pair(residuals, torch.zeros_like(residuals)))
 
     def set_references(self, images: Tensor) -> None:
         """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
@@ -261,10 +261,6 @@ def anchor(
         generator=generator,
         stem=found,
     ).train(network.training)
-
-
-def _masked(residuals: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(residuals), residuals], dim=1)
 
 
 def _size(images: Tensor) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anchored import arguments as known
 from anchored import recipe as recipes
+from anchored.arguments import recipe as recipe_arguments
+from anchored.arguments import study as study_arguments
 from anchored.commands import COMMANDS
 from anchored.errors import UserError
 
@@ -55,7 +56,7 @@ def parsed(verb: str, arguments: list[str]) -> Namespace:
         arguments = sorted(arguments, key=lambda word: word.startswith("-"))
     try:
         first = next((word for word in arguments[:1] if not word.startswith("-")), None)
-        if first and COMMANDS[verb].arguments in (known.study, known.recipe):
+        if first and COMMANDS[verb].arguments in (study_arguments, recipe_arguments):
             settings = recipes.read(first)
             _set_defaults(parser, settings, f"recipe '{first}'")
             _refuse_code(settings, arguments[1:], f"recipe '{first}'")

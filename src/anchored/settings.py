@@ -103,7 +103,7 @@ class Tail:
     """A mean for every class, with one covariance, instead of one distribution of all residuals."""
     batch_norm: Literal["joint", "own"] = "joint"
     """Show tail points in the pass of the training batch, so that batch norm normalises both alike, or in one of their
-    own. There they are told by their own statistics, which evaluation never has: it is as sure of them as ever."""
+    own. There the network tells them by their own statistics, which evaluation never has: it is sure of them again."""
     rank: int = 64
     """Directions kept of the covariance of images with more than 4,096 numbers; smaller ones keep all."""
 

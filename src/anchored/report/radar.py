@@ -93,9 +93,8 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
     legend(figure, axes)
     estimates = [summary.measured(v, m) for v in (standard, *ratios) for _, m in aims]
     drawn = [ratio for each in ratios.values() for ratio in each if _bar(ratio)]
-    bars = "Bars: 95 % interval of the paired difference to standard, over standard's mean" * bool(drawn)
-    bars += f", cut at {WIDEST[0]} and {WIDEST[1]}" * any(_bar(ratio) != list(ratio[1:]) for ratio in drawn)
-    bars += ". " * bool(drawn)
+    cut = f", cut at {WIDEST[0]} and {WIDEST[1]}" * any(_bar(ratio) != list(ratio[1:]) for ratio in drawn)
+    bars = f"Bars: 95 % interval of the paired difference to standard, over standard's mean{cut}. " * bool(drawn)
     caption = (
         f"{architecture}, each aim relative to standard (= 1; outwards is better), as in the paper's figure 4a. "
         f"Calibration is 1 − smooth ECE under corruption. The centre is {centre:.2f}, not 0. {bars}"

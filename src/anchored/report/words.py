@@ -215,7 +215,8 @@ def notes(summary: Summary) -> Iterator[str]:
             f"References were masked for {units.get(unit, unit)}; "
             f"masked pairs were trained towards {targets.get(target, target)}."
         )
-    if tail := summary.recipe.get("tail") if any(variant.tail_weight for variant in summary.variants) else None:
+    tail = summary.recipe.get("tail")
+    if tail and any(variant.tail_weight for variant in summary.variants):
         alone = ", in a pass of their own" * (tail.get("batch_norm") == "own")
         yield (
             f"Hard Δ mining showed {tail.get('points')} points a step of the residuals' tail (mass ε = "
