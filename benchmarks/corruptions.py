@@ -30,8 +30,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anchored import data, networks
-from anchored.corruptions import CORRUPTIONS, corrupt, expand
+from anchored.corruptions.registry import CORRUPTIONS, corrupt, expand
+from anchored.data import datasets
+from anchored.data.batches import to_input
+from anchored.models import registry as networks
 
 BATCH = {32: 256, 224: 8}
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -81,10 +83,10 @@ def compare(names: list[str], size: int, turns: int) -> None:
 @torch.inference_mode()
 def sweep(size: int = 28, count: int = 1400) -> None:
     """Seconds of both parts of the demo's sweep, one after the other."""
-    test = data.load("fashion-mini-known", "test")
+    test = datasets.load("fashion-mini-known", "test")
     network = networks.build("small", channels=1, classes=7, seed=0).eval()
     images = test.images[:count]
-    inputs = data.to_input(images, (0.3,), (0.3,))
+    inputs = to_input(images, (0.3,), (0.3,))
     names = expand(["c"], size, size)
 
     def forward() -> list[Tensor]:

@@ -19,11 +19,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from anchored import anchor, corruptions, data, networks
-from anchored.anchoring import AnchoredModel
-from anchored.model import ModelConfig
-from anchored.predict import Pass
-from anchored.settings import Data, Evaluation
+from anchored import anchor
+from anchored.config.settings import Data, Evaluation
+from anchored.corruptions import registry as corruptions
+from anchored.data import datasets
+from anchored.data.batches import ImageSet
+from anchored.evaluation.inference import Pass
+from anchored.method.anchoring import AnchoredModel
+from anchored.models import registry as networks
+from anchored.models.folder import ModelConfig
 
 NAME = "fashion-mini-known"
 SEVERITIES = (1, 3, 5)
@@ -31,7 +35,7 @@ SEVERITIES = (1, 3, 5)
 
 def model_and_config() -> tuple[AnchoredModel, ModelConfig]:
     """The demo's anchored network, untrained, with one reference."""
-    row = data.row(NAME, Data())
+    row = datasets.row(NAME, Data())
     model = anchor(networks.build("small", channels=row.channels, classes=len(row.classes), seed=0))
     model.references = torch.zeros(1, row.channels, row.size, row.size)
     config = ModelConfig(
@@ -58,7 +62,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2)
     options = parser.parse_args()
     model, config = model_and_config()
-    images, batch = data.load(NAME, "test"), Evaluation().batch_size
+    images, batch = datasets.load(NAME, "test"), Evaluation().batch_size
     names = corruptions.expand(["c"], config.size, config.size)
 
     def run(name: str, severity: int, corrupted: bool) -> None:
@@ -68,7 +72,7 @@ def main() -> None:
     def serial(name: str, severity: int) -> None:
         indices = torch.arange(len(images))
         whole = torch.cat([changed(name, severity)(images.images[part], part) for part in torch.split(indices, batch)])
-        work = Pass(model, config, data.ImageSet(NAME, whole, images.labels, images.classes), batch)
+        work = Pass(model, config, ImageSet(NAME, whole, images.labels, images.classes), batch)
         list(work.run(work.batches()))
 
     works: dict[str, Callable[[str, int], object]] = {

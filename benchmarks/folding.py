@@ -29,7 +29,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import anchored
-from anchored import networks
+from anchored.models import registry as networks
 
 CASES = {  # title: (network, pixels, images, share of the turns)
     "ResNet-18, 32×32": ("resnet18", 32, 4, 1.0),

@@ -25,11 +25,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anchored import corruptions, own
-from anchored.model import ModelConfig
-from anchored.predict import Pass, passed
-from anchored.runs import Run
-from anchored.stream import ImageStream, View
+from anchored.corruptions import registry as corruptions
+from anchored.data.streaming import ImageStream, View
+from anchored.data.user_data import index as own
+from anchored.evaluation.inference import Pass, passed
+from anchored.models.folder import ModelConfig
+from anchored.store.layout import Run
 
 CLASSES = 100
 

@@ -11,8 +11,8 @@ import time
 import relplot
 import torch
 
-from anchored.intervals import _gap, _percentile, _resample, bootstrap
-from anchored.metrics import smooth_ece, weighted_smooth_ece
+from anchored.metrics.intervals import _gap, _percentile, _resample, bootstrap
+from anchored.metrics.metrics import smooth_ece, weighted_smooth_ece
 
 IMAGES, REPLICATES, PEER_CALLS = 50_000, 1000, 20
 

@@ -28,10 +28,12 @@ def measured() -> dict[str, float]:
     import torch
     from torch.nn import functional
 
-    from anchored import corruptions, data, networks
+    from anchored.corruptions import registry as corruptions
+    from anchored.data import datasets
+    from anchored.models import registry as networks
 
     torch.set_num_threads(2)
-    images = data.load("fashion-mini-known", "test").images[:350]
+    images = datasets.load("fashion-mini-known", "test").images[:350]
     network = networks.build("small", channels=2, classes=7, seed=0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     inputs, labels = torch.randn(128, 2, 28, 28), torch.randint(7, (128,))
@@ -87,7 +89,7 @@ def tried(spin: str) -> dict[str, float]:
 
 
 def main() -> None:
-    from anchored.cli import SPIN
+    from anchored.cli.main import SPIN
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beside", type=int, default=2, help="other processes")

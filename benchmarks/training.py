@@ -24,14 +24,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from anchored import anchor, data, networks
-from anchored.display import quiet
-from anchored.recipe import Cell
-from anchored.residuals import Residuals, uniform_cross_entropy
-from anchored.runs import Run
-from anchored.settings import Anchoring, Data, Tail, Training
-from anchored.step import TrainingStep
-from anchored.train import Keeper
+from anchored import anchor
+from anchored.config.recipe import Cell
+from anchored.config.settings import Anchoring, Data, Tail, Training
+from anchored.data.batches import Batches, ImageSet
+from anchored.method.hard_delta import Residuals, uniform_cross_entropy
+from anchored.models import registry as networks
+from anchored.store.layout import Run
+from anchored.study.progress import quiet
+from anchored.training.fit import Keeper
+from anchored.training.step import TrainingStep
 
 
 def paired(first: Callable[[], float], second: Callable[[], float], turns: int) -> str:
@@ -118,9 +120,9 @@ def loop(network: str, channels: int, side: int, count: int, batch: int, turns: 
     model = model.to(memory_format=torch.channels_last)
     images = torch.randint(256, (count * batch, channels, side, side), dtype=torch.uint8)
     names = tuple("abcdefg")
-    image_set = data.ImageSet("random", images, torch.randint(7, (len(images),)), names)
+    image_set = ImageSet("random", images, torch.randint(7, (len(images),)), names)
     mean = (0.5,) * channels
-    batches = data.Batches(image_set, batch, mean, mean, shuffle=True, crop_padding=2, flip=True, drop_last=True)
+    batches = Batches(image_set, batch, mean, mean, shuffle=True, crop_padding=2, flip=True, drop_last=True)
     bare = random_batches(count, batch, channels, side)
 
     def whole() -> float:
@@ -182,8 +184,8 @@ def loader(channels: int, side: int, turns: int) -> str:
     """Augmented, normalised batches of 128 a second: ours ÷ a torchvision PIL DataLoader's; one thread, no workers."""
     images, labels = torch.randint(256, (2560, channels, side, side), dtype=torch.uint8), torch.randint(7, (2560,))
     mean = (0.5,) * channels
-    ours = data.Batches(
-        data.ImageSet("random", images, labels, tuple("abcdefg")),
+    ours = Batches(
+        ImageSet("random", images, labels, tuple("abcdefg")),
         128,
         mean,
         mean,

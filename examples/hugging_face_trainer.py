@@ -13,7 +13,9 @@ from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 import anchored
-from anchored import data, networks
+from anchored.data import datasets
+from anchored.data.batches import ImageSet, to_input
+from anchored.models import registry as networks
 
 
 class ForTrainer(nn.Module):
@@ -29,10 +31,10 @@ class ForTrainer(nn.Module):
         return {"loss": functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Module:
+def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
     """Train with masked references; gives the model in evaluation mode."""
     model = ForTrainer(anchored.anchor(network, mask_probability=0.25))
-    inputs = data.to_input(images.images, mean=(0.286,), std=(0.353,))
+    inputs = to_input(images.images, mean=(0.286,), std=(0.353,))
     examples = [{"pixel_values": x, "labels": y} for x, y in zip(inputs, images.labels, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
@@ -45,5 +47,5 @@ def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Modu
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    known = data.scaled(data.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
     train(networks.build("small", channels=1, classes=7, seed=0), known)

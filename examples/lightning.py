@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import anchored
-from anchored import data, networks
+from anchored.data import datasets
+from anchored.data.batches import Batches, ImageSet
+from anchored.models import registry as networks
 
 
 class Classifier(pl.LightningModule):
@@ -31,15 +33,15 @@ class Classifier(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
 
-def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Module:
+def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
     """Train with masked references; gives the model in evaluation mode."""
     module = Classifier(anchored.anchor(network, mask_probability=0.25))
-    batches = data.Batches(images, 64, mean=(0.286,), std=(0.353,), shuffle=True, flip=True)
+    batches = Batches(images, 64, mean=(0.286,), std=(0.353,), shuffle=True, flip=True)
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.fit(module, batches)
     return module.network.eval()
 
 
 if __name__ == "__main__":
-    known = data.scaled(data.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
     train(networks.build("small", channels=1, classes=7, seed=0), known)

@@ -10,13 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 import anchored
-from anchored import data, networks
+from anchored.data import datasets
+from anchored.data.batches import Batches, ImageSet
+from anchored.models import registry as networks
 
 
-def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Module:
+def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
     """Train with masked references; gives the model in evaluation mode."""
     model = anchored.anchor(network, mask_probability=0.25)
-    batches = data.Batches(images, 64, mean=(0.286,), std=(0.353,), shuffle=True, flip=True)
+    batches = Batches(images, 64, mean=(0.286,), std=(0.353,), shuffle=True, flip=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(epochs):
         batches.set_epoch(epoch)
@@ -30,7 +32,7 @@ def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Modu
 
 
 if __name__ == "__main__":
-    known = data.scaled(data.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
     trained = train(networks.build("small", channels=1, classes=7, seed=0), known)
     plain = anchored.fold(trained)  # an ordinary network again: no references, no pairs
     print(plain(torch.zeros(1, 1, 28, 28)).shape)

@@ -15,13 +15,15 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 import anchored
-from anchored import data, networks
+from anchored.data import datasets
+from anchored.data.batches import Batches, ImageSet
+from anchored.models import registry as networks
 
 
-def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Module:
+def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
     """Train with mixed images and masked references; gives the averaged model in evaluation mode."""
     model = anchored.anchor(network, mask_probability=0.25)
-    batches = data.Batches(images, 64, mean=(0.286,), std=(0.353,), shuffle=True, flip=True, drop_last=True)
+    batches = Batches(images, 64, mean=(0.286,), std=(0.353,), shuffle=True, flip=True, drop_last=True)
     mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=len(images.classes))
     optimizer = create_optimizer_v2(model, opt="adamw", lr=2e-3, weight_decay=0.05)
     loss_of = SoftTargetCrossEntropy()
@@ -44,5 +46,5 @@ def train(network: nn.Module, images: data.ImageSet, epochs: int = 3) -> nn.Modu
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    known = data.scaled(data.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
     train(networks.build("small", channels=1, classes=7, seed=0), known)

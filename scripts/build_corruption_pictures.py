@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anchored import disk
-from anchored.corrupted import ALL, jpeg, png, sheet
-from anchored.corruptions import CORRUPTIONS, expand
+from anchored.corruptions.registry import CORRUPTIONS, expand
+from anchored.data.corrupted_copy import ALL, jpeg, png, sheet
+from anchored.store import files
 
 GROUPS = {
     "c-noise": ("c", "noise"),
@@ -47,7 +47,7 @@ def main() -> None:
             kinds = [each for each in expand([family], size, size) if group in ("", CORRUPTIONS[each].group)]
             shown = sheet(image, kinds, ALL, tile=144 if size == 224 else 96)
             file = folder / f"{name}-{size}.{'jpg' if size == 224 else 'png'}"
-            disk.write_bytes(file, jpeg(shown, 72) if size == 224 else png(shown))
+            files.write_bytes(file, jpeg(shown, 72) if size == 224 else png(shown))
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 

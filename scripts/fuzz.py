@@ -31,8 +31,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from anchored.display import quiet
 from anchored.errors import UserError
+from anchored.study.progress import quiet
 
 LIMIT = 5.0  # seconds that a case may take
 

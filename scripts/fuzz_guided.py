@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["anchored", "tarfile", "zipfile"], enab
     from fuzz import LIMIT, attempt
     from fuzz_targets import TARGETS, Target
 
-    from anchored.display import quiet
+    from anchored.study.progress import quiet
 
 
 def guided(target: Target, cases: int, seed: int) -> str:

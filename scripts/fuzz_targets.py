@@ -21,13 +21,23 @@ import yaml
 from PIL import Image
 
 import anchored
-from anchored import catalog, cells, cli, corrupted, disk, evaluate, model, own, report, runs, study, train
-from anchored.catalog import File
+from anchored.cli import main
+from anchored.config.recipe import Cell, Recipe
+from anchored.config.settings import Data, Evaluation, Grid, Training
+from anchored.data import corrupted_copy
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.row import File
+from anchored.data.readers import arrays, images, tars, unpack
+from anchored.data.user_data import index as own
 from anchored.errors import UserError
-from anchored.readers import arrays, images, tars, unpack
-from anchored.recipe import Cell, Recipe
-from anchored.runs import Row, Run, StudyFolder
-from anchored.settings import Data, Evaluation, Grid, Training
+from anchored.evaluation import suites
+from anchored.models import folder as model
+from anchored.report import page as report
+from anchored.store import files as disk
+from anchored.store import layout
+from anchored.store.layout import Row, Run, StudyFolder
+from anchored.study import jobs, study
+from anchored.training import fit
 
 Kind = Literal["bytes", "json", "yaml"]
 
@@ -79,7 +89,7 @@ def rows_file(folder: Path) -> Path:
     """Rows as a run has them."""
     plain = replace(ROW, protocol="standard", alpha=None, metric="accuracy", score="", dataset=ROW.trained_on)
     corrupt = replace(plain, dataset=f"{ROW.trained_on}-C", corruption="contrast", severity=1)
-    runs.write_rows(folder / "results.csv", [ROW, plain, replace(plain, seed=4), corrupt])
+    layout.write_rows(folder / "results.csv", [ROW, plain, replace(plain, seed=4), corrupt])
     return folder / "results.csv"
 
 
@@ -92,7 +102,7 @@ def study_folder(folder: Path) -> StudyFolder:
     first, *_ = RECIPE.cells()
     run = there.run(first.name)
     disk.write_json(run.cell_file, json.loads(json.dumps(dataclasses.asdict(first))))
-    keeper = cells.Keeper(run, lambda state: None)
+    keeper = jobs.Keeper(run, lambda state: None)
     keeper.end("failed", "no luck", "somewhere")
     run.lock_file.touch()
     return there
@@ -128,9 +138,9 @@ def reported(path: Path) -> None:
 
 def options(arguments: Sequence[str]) -> Recipe:
     """The recipe of a command line, checked."""
-    from anchored.commands import recipe_of
+    from anchored.cli.verbs import recipe_of
 
-    return recipe_of(cli.parsed("study", [*arguments]))
+    return recipe_of(main.parsed("study", [*arguments]))
 
 
 def model_folder(folder: Path) -> Run:
@@ -280,17 +290,17 @@ def picture(kind: str) -> Target:
 
 def corrupted_folder(folder: Path) -> Path:
     """What a corrupted copy keeps of its progress."""
-    place = runs.CorruptedFolder(folder)
-    request = corrupted.Request("own", "", 6, ("contrast",), (1,), 0, "folders", 0)
-    disk.write_json(place.request_file, corrupted._plain(request))
+    place = layout.CorruptedFolder(folder)
+    request = corrupted_copy.Request("own", "", 6, ("contrast",), (1,), 0, "folders", 0)
+    disk.write_json(place.request_file, corrupted_copy._plain(request))
     disk.write_json(place.done_file, {"images": 3})
     return place.done_file
 
 
 def claimed(path: Path) -> None:
     """Take up a corrupted copy."""
-    request = corrupted.Request("own", "", 6, ("contrast",), (1,), 0, "folders", 0)
-    corrupted._claim(runs.CorruptedFolder(path.parent), request)
+    request = corrupted_copy.Request("own", "", 6, ("contrast",), (1,), 0, "folders", 0)
+    corrupted_copy._claim(layout.CorruptedFolder(path.parent), request)
 
 
 def recipe_text() -> str:
@@ -310,7 +320,7 @@ def recipe_text() -> str:
 def evaluated(path: Path) -> None:
     """What ``anchored evaluate`` reads before it works."""
     cell = Cell.parse(disk.read_json(path), path)
-    evaluate.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,))), None)
+    suites.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,))), None)
 
 
 def records(path: Path) -> None:
@@ -337,7 +347,7 @@ def checkpoint_text(folder: Path) -> Path:
     """The checkpoint of a training that was broken off: its tensors, and the tree that names them as JSON beside it."""
     run = Run(folder / "run")
     with contextlib.suppress(KeyboardInterrupt):
-        train.train(run, CHECKPOINTED, callbacks=[train.Keeper(run, lambda share, what: None, 0), Stop()])
+        fit.train(run, CHECKPOINTED, callbacks=[fit.Keeper(run, lambda share, what: None, 0), Stop()])
     tensors, metadata = disk.load_tensors(run.checkpoint_file)
     disk.save_tensors(folder / "tensors.safetensors", tensors)
     return written(folder / "tree.json", metadata["tree"])
@@ -349,7 +359,7 @@ def resumed(path: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         run = Run(Path(place))
         disk.save_tensors(run.checkpoint_file, tensors, {"tree": path.read_text(errors="replace")})
-        train.train(run, CHECKPOINTED)
+        fit.train(run, CHECKPOINTED)
 
 
 def archive(name: str, content: bytes, into: str = "") -> Callable[[Path], Path]:
@@ -373,7 +383,7 @@ ARGUMENTS = (
 )
 
 TARGETS = (
-    Target("rows", rows_file, runs.read_rows),
+    Target("rows", rows_file, layout.read_rows),
     Target("results", of_study("results"), reported),
     Target("study.json", of_study("study"), lambda path: shown(path.parent), "json"),
     Target("study.json, report", of_study("study"), reported, "json"),
@@ -388,7 +398,7 @@ TARGETS = (
     Target("tree", tree_file, disk.load_tree),
     Target("checkpoint", checkpoint_text, resumed, "json", share=0.05),
     Target("own npz", npz_file, own_listing),
-    Target("own npy", npy_file, lambda path: corrupted._source(str(path), 0, True)),
+    Target("own npy", npy_file, lambda path: corrupted_copy._source(str(path), 0, True)),
     Target("own csv", csv_file, own_listing),
     Target("CIFAR-C npy", cifar_c, lambda path: arrays.corrupted_arrays(CIFAR_C, "contrast", 2, path.parents[2])),
     Target("idx", idx_file, lambda path: arrays.READERS["idx"](IDX, "test", path.parents[1])),

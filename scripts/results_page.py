@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from anchored.disk import write_text
-from anchored.report import words
-from anchored.report.summary import Summary, read
-from anchored.runs import StudyFolder
+from anchored.report import narrative as words
+from anchored.report.comparison import Summary, read
+from anchored.store.files import write_text
+from anchored.store.layout import StudyFolder
 
 BEGIN, END = "<!-- scripts/results_page.py -->\n", "<!-- end -->\n"
 TABLES = (

@@ -30,10 +30,11 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 
 import anchored
-from anchored import disk, networks
-from anchored.anchoring import pair
-from anchored.stem import core
-from anchored.trials import answers, difference
+from anchored.method.anchoring import pair
+from anchored.method.equivalence import answers, difference
+from anchored.method.stem import core
+from anchored.models import registry as networks
+from anchored.store import files
 
 DOCS = Path(__file__).parent.parent / "docs" / "networks.md"
 START, END = "<!-- sweep -->\n", "<!-- /sweep -->\n"
@@ -232,7 +233,7 @@ def write(results: list[Result]) -> None:
     rows |= {result.family: result.row for result in results}
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     lines = [*head, *(rows[family] for family in sorted(rows))]
-    disk.write_text(DOCS, before + START + "\n".join(lines) + "\n" + END + after)
+    files.write_text(DOCS, before + START + "\n".join(lines) + "\n" + END + after)
 
 
 def main() -> None:

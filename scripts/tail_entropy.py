@@ -15,13 +15,15 @@ from pathlib import Path
 
 import torch
 
-from anchored import data, disk
-from anchored import model as models
-from anchored.anchoring import AnchoredModel
-from anchored.recipe import Cell
-from anchored.residuals import Residuals
-from anchored.runs import Run
-from anchored.scores import entropy
+from anchored.config.recipe import Cell
+from anchored.data import datasets
+from anchored.data.batches import to_input
+from anchored.method.anchoring import AnchoredModel
+from anchored.method.hard_delta import Residuals
+from anchored.metrics.ood_scores import entropy
+from anchored.models import folder as models
+from anchored.store import files
+from anchored.store.layout import Run
 
 IMAGES, POINTS, BATCH = 4096, 512, 32
 
@@ -29,12 +31,12 @@ IMAGES, POINTS, BATCH = 4096, 512, 32
 @torch.no_grad()
 def entropies(run: Run) -> tuple[float, float, float, int]:
     """At tail points as in a pass of their own, and in evaluation; at training images; and the number of classes."""
-    cell = Cell.parse(disk.read_json(run.cell_file), run.cell_file)
+    cell = Cell.parse(files.read_json(run.cell_file), run.cell_file)
     model, config = models.load(run.path), models.read_config(run)
     assert isinstance(model, AnchoredModel)
-    images = data.open_set(cell.data.train, "train", cell.data, data.seen_by(cell.data))
+    images = datasets.open_set(cell.data.train, "train", cell.data, datasets.seen_by(cell.data))
     some = next(images.parts([torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:IMAGES]]))
-    seen = data.to_input(some, config.mean, config.std)
+    seen = to_input(some, config.mean, config.std)
     residuals = Residuals(tuple(seen.shape[1:]))
     for part in torch.split(seen, 128):
         residuals.observe(part, torch.arange(len(part)), torch.zeros(len(part), dtype=torch.int64))

@@ -12,8 +12,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from anchored import catalog
-from anchored.catalog import DataSet
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.row import DataSet
 
 Fixture = Callable[[Path], DataSet]  # writes a small copy below a data root, and returns the row that describes it
 numbers = itertools.count(1)

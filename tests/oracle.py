@@ -25,8 +25,8 @@ import skimage.filters
 import torch
 from PIL import Image
 
-from anchored.corruptions import CORRUPTIONS
 from anchored.corruptions.randomness import image_keys, normal, uniform
+from anchored.corruptions.registry import CORRUPTIONS
 
 Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.float64]

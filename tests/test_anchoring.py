@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import anchored
-from anchored import networks
-from anchored.anchoring import AnchoredModel, pair
-from anchored.disk import load_tensors, save_tensors
+from anchored.method.anchoring import AnchoredModel, pair
+from anchored.models import registry as networks
+from anchored.store.files import load_tensors, save_tensors
 
 
 def small(channels: int = 3, classes: int = 5) -> nn.Module:

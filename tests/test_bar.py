@@ -12,10 +12,10 @@ import skimage.draw
 import torch
 from torch import Tensor
 
-from anchored import data
-from anchored.corruptions import CORRUPTIONS, corrupt, expand
 from anchored.corruptions.bar import BAR
 from anchored.corruptions.randomness import image_keys, normal, uniform
+from anchored.corruptions.registry import CORRUPTIONS, corrupt, expand
+from anchored.data import datasets
 from anchored.errors import UserError
 
 Levels = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ IMAGENET = (
 
 @pytest.fixture(scope="module")
 def grey() -> Tensor:
-    return data.load("photos", "test").images[:200]
+    return datasets.load("photos", "test").images[:200]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from anchored import catalog
-from anchored.catalog import CATALOG, DataSet
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
+from anchored.data.catalog.row import DataSet
 from anchored.errors import UserError
 
 ROWS = pytest.mark.parametrize("row", CATALOG.values(), ids=CATALOG)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import anchored
-from anchored import disk, train
+from anchored.config.recipe import Cell
+from anchored.config.settings import Anchoring, Data, Tail, Training
 from anchored.errors import UserError, is_out_of_memory
-from anchored.optimiser import averages
-from anchored.recipe import Cell
-from anchored.residuals import Residuals
-from anchored.runs import Run
-from anchored.settings import Anchoring, Data, Tail, Training
+from anchored.method.hard_delta import Residuals
+from anchored.store import files
+from anchored.store.layout import Run
+from anchored.training import fit as train
+from anchored.training.optimiser import averages
 
 STEPS = 4  # of an epoch
 EVERYTHING = Training(
@@ -67,7 +68,7 @@ def broken_off(run: Run, settings: Cell, step: int) -> None:
 
 
 def same(one: Run, other: Run) -> bool:
-    (first, _), (second, _) = (disk.load_tensors(run.weights_file) for run in (one, other))
+    (first, _), (second, _) = (files.load_tensors(run.weights_file) for run in (one, other))
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
@@ -97,7 +98,7 @@ def test_broken_off_at_any_step(whole: Run, tmp_path: Path, steps: list[int]) ->
 def test_how_often_the_state_is_kept_changes_nothing(whole: Run, tmp_path: Path) -> None:
     run, rarely = Run(tmp_path / "run"), cell(replace(EVERYTHING, checkpoint_minutes=10.0))
     broken_off(run, rarely, 6)
-    assert disk.load_tree(run.checkpoint_file)["global_step"] == STEPS  # the end of the first epoch
+    assert files.load_tree(run.checkpoint_file)["global_step"] == STEPS  # the end of the first epoch
     train.train(run, rarely)
     assert same(run, whole)
 
@@ -120,7 +121,7 @@ def test_a_low_rank_fit_of_residuals_goes_on(tmp_path: Path, monkeypatch: pytest
     one, other, settings = Run(tmp_path / "one"), Run(tmp_path / "other"), cell(tail=Tail(points=4, warmup=0.3, rank=8))
     train.train(one, settings)
     broken_off(other, settings, 6)
-    fit = disk.load_tree(other.checkpoint_file)["within"]["fit"]
+    fit = files.load_tree(other.checkpoint_file)["within"]["fit"]
     assert fit.keys() == {"means", "shares", "directions", "diagonal"}
     train.train(other, settings)
     assert same(one, other)
@@ -142,9 +143,9 @@ def test_divergence_names_its_step_and_keeps_the_last_good_weights(tmp_path: Pat
         train.train(run, cell(replace(EVERYTHING, average=0.0)), callbacks=[keeper, Poison()])
     assert f"--network.checkpoint {run.last_good.path} --anchoring.stem kept" in str(said.value)
     assert not run.weights_file.exists()
-    kept = disk.load_tree(run.checkpoint_file)
+    kept = files.load_tree(run.checkpoint_file)
     assert kept["global_step"] == 6
-    weights, _ = disk.load_tensors(run.last_good.weights_file)
+    weights, _ = files.load_tensors(run.last_good.weights_file)
     assert torch.equal(weights["network.head.weight"], kept["state_dict"]["model.network.head.weight"])
 
 
@@ -201,8 +202,8 @@ def test_what_memory_that_ran_out_looks_like() -> None:
 def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, damage: Any) -> None:
     run = Run(tmp_path / "run")
     broken_off(run, cell(), 2)
-    tree = disk.load_tree(run.checkpoint_file)
+    tree = files.load_tree(run.checkpoint_file)
     damage(tree)
-    disk.save_tree(run.checkpoint_file, tree)
+    files.save_tree(run.checkpoint_file, tree)
     with pytest.raises(UserError, match="is not a checkpoint of this training: remove it to train from the start"):
         train.train(run, cell())

@@ -16,10 +16,11 @@ import pytest
 import scipy.stats
 from test_page import row
 
-from anchored import disk, intervals, runs
-from anchored.recipe import canonical
-from anchored.report import summary
-from anchored.runs import Row, StudyFolder
+from anchored.config.recipe import canonical
+from anchored.metrics import intervals
+from anchored.report import comparison as summary
+from anchored.store import files, layout
+from anchored.store.layout import Row, StudyFolder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "claims.py"
 SEEDS = (0, 1, 2, 3, 4)
@@ -167,10 +168,10 @@ def finished(claims: ModuleType, folder: StudyFolder, key: str, seeds: Sequence[
             figures = [CLEAN, CORRUPTED, AUROC, ("smooth_ece", "Data-C", "mean"), ("accuracy", "Data-C", "fog")]
             rows = [rows_of(figure, way, [value + gain])[0] for figure in figures]
             rows = [dataclasses.replace(each, seed=cell.seed, run=cell.name) for each in rows]
-            runs.write_rows(folder.run(cell.name).rows_file, rows)
-            disk.write_text(folder.run(cell.name).log_file, "epoch,seconds\n1,10\n2,20\n")
+            layout.write_rows(folder.run(cell.name).rows_file, rows)
+            files.write_text(folder.run(cell.name).log_file, "epoch,seconds\n1,10\n2,20\n")
     made = {"command": "anchored of another script", "torch": "2.15"}
-    disk.write_json(folder.study_file, {"recipe": json.loads(canonical(recipe)), "made": made})
+    files.write_json(folder.study_file, {"recipe": json.loads(canonical(recipe)), "made": made})
 
 
 def test_rows_are_kept_and_what_is_kept_is_not_run(
@@ -183,7 +184,7 @@ def test_rows_are_kept_and_what_is_kept_is_not_run(
     rows = claims.kept_rows("alphas", kept)
     assert {each.seed for each in rows} == {0, 1}
     assert "fog" not in {each.corruption for each in rows}
-    assert disk.read_json(kept.study_file)["made"]["seconds"]["small-standard-seed0"] == 30
+    assert files.read_json(kept.study_file)["made"]["seconds"]["small-standard-seed0"] == 30
 
     def command(words: list[str]) -> int:
         said.append(words)
@@ -212,9 +213,9 @@ def test_rows_are_kept_and_what_is_kept_is_not_run(
 def test_rows_of_other_settings_are_not_taken(claims: ModuleType, tmp_path: Path) -> None:
     folder, kept = StudyFolder(tmp_path / "runs"), StudyFolder(tmp_path / "kept")
     finished(claims, folder, "alphas", SEEDS)
-    study = disk.read_json(folder.study_file)
+    study = files.read_json(folder.study_file)
     study["recipe"]["train"]["epochs"] = 1
-    disk.write_json(folder.study_file, study)
+    files.write_json(folder.study_file, study)
     claims.keep("alphas", folder, kept)
     assert not kept.results_file.exists()
     assert claims.missing_seeds("alphas", set()) == list(range(10))

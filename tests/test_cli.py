@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from anchored.cli import main
-from anchored.commands import COMMANDS
+from anchored.cli.main import main
+from anchored.cli.verbs import COMMANDS
 
 
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -133,7 +133,7 @@ def test_help_is_instant() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from anchored.cli import main; sys.exit(main(['--help']))"
+    code = "import sys; from anchored.cli.main import main; sys.exit(main(['--help']))"
     modules = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
     ).stderr
@@ -145,7 +145,7 @@ def test_help_is_instant() -> None:
 def test_threads_sleep_soon_unless_told_otherwise(given: str | None, found: str) -> None:
     """The variable is there before torch, which reads it once."""
     code = (
-        "import os, sys\nfrom anchored.cli import main\nassert 'torch' not in sys.modules\n"
+        "import os, sys\nfrom anchored.cli.main import main\nassert 'torch' not in sys.modules\n"
         "main(['--version'])\nprint(os.environ['GOMP_SPINCOUNT'])"
     )
     others = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 from test_study import TINY, same
 
-from anchored import cells, cluster, study, workers
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config.recipe import Recipe
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.runs import StudyFolder
+from anchored.store.layout import StudyFolder
+from anchored.study import jobs, ray_cluster, study, workers
 
 ray = pytest.importorskip("ray")
 
@@ -52,7 +52,7 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
             return raylets.get(int(stat.rpartition(")")[2].split()[1]))  # the parent of its process
         return None
 
-    def lose(work: workers.Work, cell: Any) -> cells.State | None:
+    def lose(work: workers.Work, cell: Any) -> jobs.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and not lost and (node := machine(found.worker)):
             lost.append(found.worker)
@@ -63,7 +63,7 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
     study.study(two, spread.path, Console(), ray=machines.address)
     assert lost
     assert same(alone, spread)
-    seen = {state.worker for cell in two.cells() if (state := cells.state(spread.run(cell.name)))}
+    seen = {state.worker for cell in two.cells() if (state := jobs.state(spread.run(cell.name)))}
     assert not any(worker.endswith(f":{os.getpid()}") for worker in seen)
     assert lost[0] not in seen  # its cell was done by another
 
@@ -71,7 +71,7 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
 def test_a_task_without_gpus_sees_none(machines: Any) -> None:
     machines.add_node(num_cpus=1, num_gpus=2, object_store_memory=80_000_000)
     machines.wait_for_nodes()
-    with cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
+    with ray_cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
         seen = connected.start(lambda: os.environ["CUDA_VISIBLE_DEVICES"], ()).result
         assert connected.ray.get(seen) == ""
 
@@ -85,7 +85,7 @@ def test_a_machine_that_lacks_a_module_is_one_line(
         function = importlib.import_module("only_here").work
     machines.add_node(num_cpus=1, object_store_memory=80_000_000)
     machines.wait_for_nodes()
-    with cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
+    with ray_cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
         task = connected.start(function, ())
         task.join()
         lacks = r"a machine lacks what is installed here \(ModuleNotFoundError: No module named 'only_here'\): install"
@@ -120,14 +120,14 @@ def test_an_address_where_nothing_listens_is_one_line(port: str, by: str, monkey
         address = "auto"
     began = time.monotonic()
     with pytest.raises(UserError, match=rf"--ray {address}: no Ray cluster answers: start one .*, or give"):
-        cluster.Cluster(address, 1, 0)
+        ray_cluster.Cluster(address, 1, 0)
     assert time.monotonic() - began < 30
 
 
 def test_without_ray_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"--ray needs Ray: pip install 'anchored\[ray\]'"):
-        cluster.Cluster("auto", 1, 0)
+        ray_cluster.Cluster("auto", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_without_ray_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_room(needs: dict[str, float], resources: dict[str, float], room: int) -> None:
-    assert cluster.fitting(needs, resources) == room
+    assert ray_cluster.fitting(needs, resources) == room
 
 
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:

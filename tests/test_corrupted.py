@@ -11,10 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from anchored import bench, catalog, corrupted, corruptions, data, stream
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config.settings import Data, Evaluation
+from anchored.corruptions import registry as corruptions
+from anchored.data import corrupted_copy, datasets, streaming
+from anchored.data.batches import as_seen_by
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.row import DataSet
+from anchored.data.streaming import View
 from anchored.errors import UserError
-from anchored.settings import Data, Evaluation
+from anchored.evaluation import evaluator
 
 SMALL = ["--corruptions", "[contrast, gaussian_noise]"]
 
@@ -23,12 +29,12 @@ SMALL = ["--corruptions", "[contrast, gaussian_noise]"]
 def photos(tmp_path: Path) -> Path:
     """Two classes of colour images: five of 40 × 36, one of 50 × 36."""
     folder = tmp_path / "photos"
-    images = data.load("photos", "test").images[:18].view(6, 3, 28, 28)
-    for i, image in enumerate(data.as_seen_by(images, 3, 50)):
+    images = datasets.load("photos", "test").images[:18].view(6, 3, 28, 28)
+    for i, image in enumerate(as_seen_by(images, 3, 50)):
         cut = image[:, :36, : 50 if i == 5 else 40]
         file = folder / ("cat" if i < 2 else "dog") / f"image{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        corrupted.picture(cut).save(file)
+        corrupted_copy.picture(cut).save(file)
     return folder
 
 
@@ -51,7 +57,7 @@ def test_folders_as_imagenet_c(photos: Path, tmp_path: Path, capsys: pytest.Capt
     for index, image in enumerate(pixels(photos)):
         expected = corruptions.corrupt(image[None], "gaussian_noise", 5, seed=3, indices=torch.tensor([index]))[0]
         file = io.BytesIO()
-        corrupted.picture(expected).save(file, "JPEG", quality=85, optimize=True)
+        corrupted_copy.picture(expected).save(file, "JPEG", quality=85, optimize=True)
         place = "cat" if index < 2 else "dog"
         assert (out / "gaussian_noise" / "5" / place / f"image{index}.JPEG").read_bytes() == file.getvalue()
     height, width = opened(out / "contact-sheet.png").shape[:2]
@@ -87,7 +93,7 @@ def test_it_goes_on_after_a_kill(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     command = ["corrupt", str(photos), "--layout", layout, "--size", "32", *SMALL]
     assert main([*command, "-o", str(whole)]) == 0
-    monkeypatch.setattr(corrupted, "_BATCH", 2)
+    monkeypatch.setattr(corrupted_copy, "_BATCH", 2)
     real, calls = corruptions.corrupt, []
 
     def dies(images: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
@@ -149,7 +155,7 @@ def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_an_array_file(tmp_path: Path) -> None:
-    images = data.load("photos", "test").images[:4, 0].numpy()
+    images = datasets.load("photos", "test").images[:4, 0].numpy()
     np.save(tmp_path / "grey.npy", images)
     out = tmp_path / "out"
     assert main(["corrupt", str(tmp_path / "grey.npy"), "-o", str(out), "--layout", "npy", *SMALL]) == 0
@@ -162,7 +168,7 @@ def test_an_array_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalog.DataSet:
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataSet:
     """An archive of textures (its test images) under two corruptions, in CIFAR-10-C's layout, as a catalog row."""
     monkeypatch.setenv("ANCHORED_DATA", str(tmp_path))
     out = tmp_path / "toy-c" / "TOY-C"
@@ -175,32 +181,32 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalog.DataSet:
     return row
 
 
-def test_an_archive_is_read_as_it_was_made(archive: catalog.DataSet) -> None:
-    view = data.View(1, 28)
-    clean = data.load("fashion-mini-novel", "test")
+def test_an_archive_is_read_as_it_was_made(archive: DataSet) -> None:
+    view = View(1, 28)
+    clean = datasets.load("fashion-mini-novel", "test")
     for name, severity in (("contrast", 1), ("gaussian_noise", 4)):
-        found = data.open_corrupted("toy-c", name, severity, Data(), view)
+        found = datasets.open_corrupted("toy-c", name, severity, Data(), view)
         expected = corruptions.corrupt(clean.images, name, severity, seed=5)
         assert torch.equal(next(found.parts([torch.arange(600)])), expected)
         assert torch.equal(found.labels, clean.labels)
         assert found.classes == clean.classes
 
 
-def test_the_archive_of_a_set_is_found(archive: catalog.DataSet) -> None:
-    assert bench.archive_of("fashion-mini-novel", "contrast") == "toy-c"
-    assert bench.archive_of("cifar10", "sparkles") == "cifar10-c-bar"
-    assert bench.archive_of("cifar10", "fog") == "cifar10-c"
+def test_the_archive_of_a_set_is_found(archive: DataSet) -> None:
+    assert evaluator.archive_of("fashion-mini-novel", "contrast") == "toy-c"
+    assert evaluator.archive_of("cifar10", "sparkles") == "cifar10-c-bar"
+    assert evaluator.archive_of("cifar10", "fog") == "cifar10-c"
     with pytest.raises(UserError, match="no archive of digits under fog"):
-        bench.archive_of("digits", "fog")
+        evaluator.archive_of("digits", "fog")
 
 
 def test_families_are_expanded_for_the_networks_size() -> None:
     settings = Evaluation(corruptions=("c15", "fog", "c-bar"))
-    small, large = (bench.corruptions_of(settings, size) for size in (28, 224))
+    small, large = (evaluator.corruptions_of(settings, size) for size in (28, 224))
     assert len(small) == len(large) == 25
     assert "ripple" in small
     assert "perlin_noise" in large
-    assert len(bench.corruptions_of(Evaluation(corruptions=("c",)), 32)) == 19
+    assert len(evaluator.corruptions_of(Evaluation(corruptions=("c",)), 32)) == 19
 
 
 # --- the next batch is made meanwhile
@@ -215,7 +221,7 @@ def test_items_come_in_order_one_ahead() -> None:
             yield i
 
     seen = []
-    for item in stream.ahead(items()):
+    for item in streaming.ahead(items()):
         seen.append(item)
         assert len(made) <= len(seen) + 1
     assert seen == [0, 1, 2, 3, 4]
@@ -227,4 +233,4 @@ def test_what_goes_wrong_ahead_is_raised() -> None:
         raise UserError("one line")
 
     with pytest.raises(UserError, match="one line"):
-        list(stream.ahead(items()))
+        list(streaming.ahead(items()))

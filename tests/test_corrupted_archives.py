@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from copies import cifar_c, pack, picture, write
 
-from anchored import readers
-from anchored.catalog import CATALOG
+from anchored.data.catalog.registry import CATALOG
+from anchored.data.readers import read as readers
+from anchored.data.readers import verify
+from anchored.data.readers.download import fetch
+from anchored.data.readers.files import is_here, lacking
+from anchored.data.readers.images import ImageIndex
 from anchored.errors import UserError
-from anchored.readers import verify
 
 
 @pytest.mark.parametrize(
@@ -40,11 +43,11 @@ def test_imagenet_c_in_its_tars_and_unpacked(
     else:
         for key, data in files.items():
             write(tmp_path / name / key, data)
-    assert readers.lacking(row, tmp_path, (f"{row.images}/{corruption}".strip("/"),)) == ()
+    assert lacking(row, tmp_path, (f"{row.images}/{corruption}".strip("/"),)) == ()
     keys = [f"{wnids[0]}/ILSVRC2012_val_{i:08d}.JPEG" for i in (2, 9)] + [f"{wnids[1]}/ILSVRC2012_val_00000007.JPEG"]
     for severity in (1, 3, 5):
         found = readers.corrupted(name, corruption, severity, tmp_path)
-        assert isinstance(found, readers.ImageIndex)
+        assert isinstance(found, ImageIndex)
         assert (found.keys, found.labels.tolist()) == (tuple(keys), [0, 0, 1])
         top = "cbar_download/" if name.endswith("bar") else "./"
         assert [found.read(i) for i in range(3)] == [files[f"{top}{corruption}/{severity}/{key}"] for key in keys]
@@ -75,31 +78,31 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
     row = replace(whole, parts=(blur,), needs=("zoom_blur",), corruptions=("zoom_blur",), test=2)
     monkeypatch.setitem(CATALOG, "imagenet-c", row)
 
-    assert readers.lacking(row, tmp_path) == ("zoom_blur",)  # a tar that nobody could read from
+    assert lacking(row, tmp_path) == ("zoom_blur",)  # a tar that nobody could read from
     with pytest.raises(UserError, match=r"zoom_blur.* is missing .*run 'anchored data fetch imagenet-c'"):
         readers.corrupted("imagenet-c", "zoom_blur", 1, tmp_path)
     plain = tmp_path / "imagenet-c/blur.tar.plain"
-    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
     assert plain.read_bytes() == gzip.decompress(place.read_bytes())
-    assert readers.is_here(row, tmp_path)
+    assert is_here(row, tmp_path)
     for severity in (1, 5):
         found = readers.corrupted("imagenet-c", "zoom_blur", severity, tmp_path)
-        assert isinstance(found, readers.ImageIndex)
+        assert isinstance(found, ImageIndex)
         assert [found.read(i) for i in range(2)] == [files[f"zoom_blur/{severity}/{key}"] for key in keys]
     assert verify.archives(row, tmp_path) == ["blur.tar is the published file"]
     written = plain.stat().st_mtime_ns
-    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
     assert plain.stat().st_mtime_ns == written
 
     place.rename(tmp_path / "kept.tar")  # the archive may go once its content is there
-    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
     (said,) = verify.archives(row, tmp_path)
     assert said.startswith("blur.tar.plain cannot be verified (no hash of it is published), unchanged since")
     (tmp_path / "kept.tar").rename(place)
     plain.write_bytes(plain.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"blur\.tar\.plain is not the published file"):
         verify.archives(row, tmp_path)
-    assert readers.fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)  # made anew
+    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)  # made anew
     assert plain.read_bytes() == gzip.decompress(place.read_bytes())
     whole_file = place.read_bytes()
     for bad in (whole_file[: len(whole_file) // 2], whole_file[:100] + b"?" + whole_file[101:]):
@@ -109,7 +112,7 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
         monkeypatch.setitem(CATALOG, "imagenet-c", damaged)
         plain.unlink(missing_ok=True)
         with pytest.raises(UserError, match=r"blur\.tar is damaged") as error:
-            readers.fetch("imagenet-c", tmp_path, progress=False, offline=True)
+            fetch("imagenet-c", tmp_path, progress=False, offline=True)
         assert "\n" not in str(error.value)
         assert sorted(path.name for path in place.parent.iterdir() if "plain" in path.name) == [".blur.tar.plain.index"]
 
@@ -128,7 +131,7 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
 def test_blocks_of_severities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, packed: bool) -> None:
     row, arrays = cifar_c(tmp_path, name, packed)
     monkeypatch.setitem(CATALOG, name, row)
-    assert readers.is_here(row, tmp_path)
+    assert is_here(row, tmp_path)
     for corruption in row.corruptions:
         for severity in range(1, 6):
             found = readers.corrupted(name, corruption, severity, tmp_path)

@@ -12,9 +12,10 @@ from oracle import BY_LAW, FED
 from PIL import Image
 from torch import Generator, Tensor
 
-from anchored import data
-from anchored.corruptions import CORRUPTIONS, FAMILIES, corrupt, expand, jpeg
+from anchored.corruptions import jpeg
 from anchored.corruptions.randomness import image_keys, normal, uniform
+from anchored.corruptions.registry import CORRUPTIONS, FAMILIES, corrupt, expand
+from anchored.data import datasets
 from anchored.errors import UserError
 
 Levels = npt.NDArray[np.float64]
@@ -26,7 +27,7 @@ UNEVEN = ("glass_blur", "motion_blur", "saturate", "spatter", "frost")  # their 
 
 @pytest.fixture(scope="module")
 def grey() -> Tensor:
-    return data.load("photos", "test").images[:60]
+    return datasets.load("photos", "test").images[:60]
 
 
 @pytest.fixture(scope="module")

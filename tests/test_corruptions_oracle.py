@@ -11,9 +11,10 @@ from oracle import BY_LAW, FED, FIXED, Pixels, plain, reference
 from PIL import Image
 from torch import Generator, Tensor
 
-from anchored.corruptions import CORRUPTIONS, corrupt, digital, spatter
+from anchored.corruptions import digital, spatter
 from anchored.corruptions.blur import Glass, shuffled
 from anchored.corruptions.randomness import image_keys, uniform
+from anchored.corruptions.registry import CORRUPTIONS, corrupt
 
 SEVERITIES = (1, 2, 3, 4, 5)
 #: 32 px take the constants of CIFAR-C, and this oblong those of ImageNet-C.

@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from anchored import catalog, data
-from anchored.catalog import CATALOG
+from anchored.config.settings import Data
+from anchored.data import datasets
+from anchored.data.batches import Batches, ImageSet, as_seen_by, crop_and_flip, to_input
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
 from anchored.errors import UserError
-from anchored.settings import Data
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HERE = [name for name, row in CATALOG.items() if not (row.downloads or row.manual)]
@@ -43,10 +45,10 @@ def test_a_row_states_its_own_counts_mean_and_std(name: str) -> None:
     row = catalog.get(name)
     for split, count in (("train", row.train), ("test", row.test)):
         if count:
-            images = data.load(name, split)
+            images = datasets.load(name, split)
             assert images.images.shape == (count, row.channels, row.size, row.size)
             assert torch.unique(images.labels).tolist() == list(range(len(row.classes)))
-    mean, std = moments(data.load(name, "train" if row.train else "test").images)
+    mean, std = moments(datasets.load(name, "train" if row.train else "test").images)
     assert mean == pytest.approx(row.mean, abs=1e-6)
     assert std == pytest.approx(row.std, abs=1e-6)
 
@@ -54,7 +56,7 @@ def test_a_row_states_its_own_counts_mean_and_std(name: str) -> None:
 @pytest.mark.parametrize("name", ["fashion-mini", "digits"])
 def test_classes_are_equally_many(name: str) -> None:
     for split in ("train", "test"):
-        counts = data.load(name, split).labels.bincount()
+        counts = datasets.load(name, split).labels.bincount()
         assert torch.unique(counts).numel() == 1
 
 
@@ -62,7 +64,7 @@ def test_classes_are_equally_many(name: str) -> None:
 def test_the_embedded_set_is_the_first_part_of_the_official_one() -> None:
     for split, prefix, count in (("train", "train", 1000), ("test", "t10k", 200)):
         images, labels = official(f"{prefix}-images-idx3-ubyte.gz"), official(f"{prefix}-labels-idx1-ubyte.gz")
-        whole, mini = data.load("fashion-mnist", split), data.load("fashion-mini", split)
+        whole, mini = datasets.load("fashion-mnist", split), datasets.load("fashion-mini", split)
         assert torch.equal(whole.images, images)
         assert torch.equal(whole.labels, labels)
         places = torch.cat([(labels == label).nonzero().squeeze(1)[:count] for label in range(10)]).sort().values
@@ -74,7 +76,7 @@ def test_the_embedded_set_is_the_first_part_of_the_official_one() -> None:
 
 
 def test_a_class_subset_keeps_order_and_renumbers() -> None:
-    whole, novel = data.load("fashion-mini", "test"), data.load("fashion-mini-novel", "test")
+    whole, novel = datasets.load("fashion-mini", "test"), datasets.load("fashion-mini-novel", "test")
     kept = ((whole.labels >= 4) & (whole.labels <= 6)).nonzero().squeeze(1)
     assert torch.equal(novel.images, whole.images[kept])
     assert torch.equal(novel.labels, whole.labels[kept] - 4)
@@ -82,15 +84,15 @@ def test_a_class_subset_keeps_order_and_renumbers() -> None:
 
 @pytest.mark.parametrize("name", ["gaussian-noise", "uniform-noise", "blobs"])
 def test_computed_sets_take_the_networks_shape(name: str) -> None:
-    assert torch.equal(data.load(name, "test").images, data.load(name, "test").images)
-    drawn = data.load(name, "test", channels=3, size=32).images
+    assert torch.equal(datasets.load(name, "test").images, datasets.load(name, "test").images)
+    drawn = datasets.load(name, "test", channels=3, size=32).images
     assert drawn.shape == (2000, 3, 32, 32)
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
     assert drawn.double().std() / 255 == pytest.approx(catalog.get(name).std[0], abs=0.02)  # resizing would smooth it
 
 
 def test_blobs_fill_the_range_and_are_smooth() -> None:
-    blobs = data.load("blobs", "test").images.float()
+    blobs = datasets.load("blobs", "test").images.float()
     assert blobs.amin((1, 2, 3)).eq(0).all()
     assert blobs.amax((1, 2, 3)).eq(255).all()
     assert blobs.diff(dim=3).abs().mean() < 20
@@ -102,7 +104,7 @@ def test_a_split_that_does_not_exist() -> None:
         ("digits", "val", "'val': use 'train'"),
     ):
         with pytest.raises(UserError, match=text) as error:
-            data.load(name, split)
+            datasets.load(name, split)
         message(error)
 
 
@@ -111,7 +113,7 @@ def test_a_split_that_does_not_exist() -> None:
 
 def test_an_image_set_refuses_what_does_not_fit() -> None:
     images, labels = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 0])
-    good = data.ImageSet("mine", images, labels, ("a", "b"))
+    good = ImageSet("mine", images, labels, ("a", "b"))
     assert good.take(torch.tensor([1, 1])).labels.tolist() == [1, 1]
     for bad_images, bad_labels, text in (
         (images.float(), labels, r"images of mine are torch\.float32 \(3, 1, 4, 4\)"),
@@ -122,34 +124,34 @@ def test_an_image_set_refuses_what_does_not_fit() -> None:
         (images, labels - 1, "run from -1 to 0"),
     ):
         with pytest.raises(UserError, match=text) as error:
-            data.ImageSet("mine", bad_images, bad_labels, ("a", "b"))
+            ImageSet("mine", bad_images, bad_labels, ("a", "b"))
         message(error)
 
 
 def test_scaled_keeps_the_first_of_each_class() -> None:
-    images = data.load("fashion-mini", "train")
-    part = data.scaled(images, 0.01)
+    images = datasets.load("fashion-mini", "train")
+    part = datasets.scaled(images, 0.01)
     assert part.labels.bincount().tolist() == [10] * 10
     places = torch.cat([(images.labels == label).nonzero().squeeze(1)[:10] for label in range(10)]).sort().values
     assert torch.equal(part.images, images.images[places])
-    assert data.scaled(images, 0.001, minimum=5).labels.bincount().tolist() == [5] * 10
-    assert data.scaled(images, 1.0) is images
+    assert datasets.scaled(images, 0.001, minimum=5).labels.bincount().tolist() == [5] * 10
+    assert datasets.scaled(images, 1.0) is images
     with pytest.raises(UserError, match="fraction is 0"):
-        data.scaled(images, 0.0)
+        datasets.scaled(images, 0.0)
 
 
 def test_as_seen_by_is_a_no_op_where_it_fits() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert data.as_seen_by(images, 3, 8) is images
+    assert as_seen_by(images, 3, 8) is images
     grey = images[:, :1]
-    assert torch.equal(data.as_seen_by(grey, 3, 8), grey.repeat(1, 3, 1, 1))
+    assert torch.equal(as_seen_by(grey, 3, 8), grey.repeat(1, 3, 1, 1))
     with pytest.raises(UserError, match="4 channels, the network takes 1"):
-        data.as_seen_by(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), 1, 8)
+        as_seen_by(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), 1, 8)
 
 
 def test_as_seen_by_matches_pil() -> None:
     images = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=Generator().manual_seed(0))
-    for image, grey, small in zip(images, data.as_seen_by(images, 1, 24), data.as_seen_by(images, 3, 10), strict=True):
+    for image, grey, small in zip(images, as_seen_by(images, 1, 24), as_seen_by(images, 3, 10), strict=True):
         pil = Image.fromarray(image.permute(1, 2, 0).numpy())
         assert np.array_equal(np.asarray(pil.convert("L")), grey[0])
         resized = np.asarray(pil.resize((10, 10), Image.Resampling.BILINEAR)).astype(int)
@@ -170,7 +172,7 @@ def naive_crop(image: Tensor, top: int, left: int, mirror: bool, padding: int) -
 @pytest.mark.parametrize(("padding", "flip"), [(4, True), (4, False), (0, True), (2, False)])
 def test_crop_and_flip_against_one_image_at_a_time(padding: int, flip: bool) -> None:
     images = torch.randint(0, 256, (64, 3, 9, 7), dtype=torch.uint8, generator=Generator().manual_seed(0))
-    done = data.crop_and_flip(images, Generator().manual_seed(5), padding, flip)
+    done = crop_and_flip(images, Generator().manual_seed(5), padding, flip)
     generator = Generator().manual_seed(5)
     tops, lefts = torch.randint(0, 2 * padding + 1, (2, 64), generator=generator).tolist()
     mirrored = (torch.rand(64, generator=generator) < 0.5).tolist()
@@ -181,10 +183,10 @@ def test_crop_and_flip_against_one_image_at_a_time(padding: int, flip: bool) -> 
 def test_every_shift_and_mirror_occurs() -> None:
     images = torch.zeros(4000, 1, 5, 5, dtype=torch.uint8)
     images[:, :, 2, 2], images[:, :, 2, 3] = 1, 2
-    done = data.crop_and_flip(images, Generator().manual_seed(0), padding=2)
+    done = crop_and_flip(images, Generator().manual_seed(0), padding=2)
     counts = (done == 1).sum(0).flatten()
     assert (counts > 100).all()  # 160 expected at each of 25 places
-    mirrored = data.crop_and_flip(images, Generator().manual_seed(1), padding=0)[:, 0, 2, 1] == 2
+    mirrored = crop_and_flip(images, Generator().manual_seed(1), padding=0)[:, 0, 2, 1] == 2
     assert 1870 < mirrored.sum() < 2130  # 2000 expected, four standard deviations are 126
 
 
@@ -192,33 +194,33 @@ def test_to_input() -> None:
     images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
     expected = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    torch.testing.assert_close(data.to_input(images, mean, std), expected.float())
+    torch.testing.assert_close(to_input(images, mean, std), expected.float())
     with pytest.raises(UserError, match="3 channels, mean has 1"):
-        data.to_input(images, (0.5,), (0.5,))
+        to_input(images, (0.5,), (0.5,))
 
 
 @pytest.fixture
-def numbered() -> data.ImageSet:
+def numbered() -> ImageSet:
     """100 images, image i all of grey level i and label i."""
     images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1).expand(-1, 1, 6, 6).contiguous()
-    return data.ImageSet("numbered", images, torch.arange(100), tuple(map(str, range(100))))
+    return ImageSet("numbered", images, torch.arange(100), tuple(map(str, range(100))))
 
 
-def labels_of(batches: data.Batches) -> list[int]:
+def labels_of(batches: Batches) -> list[int]:
     return torch.cat([labels for _, labels in batches]).tolist()
 
 
-def test_evaluation_keeps_order_and_the_last_batch(numbered: data.ImageSet) -> None:
-    batches = data.Batches(numbered, 32, (0.0,), (1 / 255,))
+def test_evaluation_keeps_order_and_the_last_batch(numbered: ImageSet) -> None:
+    batches = Batches(numbered, 32, (0.0,), (1 / 255,))
     parts = list(batches)
     assert len(parts) == len(batches) == 4
     assert torch.cat([labels for _, labels in parts]).tolist() == list(range(100))
     torch.testing.assert_close(torch.cat([images for images, _ in parts]), numbered.images.float())
 
 
-def test_an_epoch_is_decided_by_seed_and_epoch_alone(numbered: data.ImageSet) -> None:
-    def batches(seed: int, epoch: int) -> data.Batches:
-        made = data.Batches(numbered, 16, (0.5,), (0.2,), seed=seed, shuffle=True, crop_padding=2, flip=True)
+def test_an_epoch_is_decided_by_seed_and_epoch_alone(numbered: ImageSet) -> None:
+    def batches(seed: int, epoch: int) -> Batches:
+        made = Batches(numbered, 16, (0.5,), (0.2,), seed=seed, shuffle=True, crop_padding=2, flip=True)
         made.sampler.set_epoch(epoch)
         return made
 
@@ -235,20 +237,20 @@ def test_an_epoch_is_decided_by_seed_and_epoch_alone(numbered: data.ImageSet) ->
     assert len(set(orders)) == 6
 
 
-def test_drop_last_and_shards(numbered: data.ImageSet) -> None:
-    short = data.Batches(numbered, 32, (0.5,), (0.2,), drop_last=True, shuffle=True)
+def test_drop_last_and_shards(numbered: ImageSet) -> None:
+    short = Batches(numbered, 32, (0.5,), (0.2,), drop_last=True, shuffle=True)
     assert len(short) == len(list(short)) == 3
-    shards = [data.Batches(numbered, 8, (0.5,), (0.2,), seed=1, shuffle=True, shard=(rank, 3)) for rank in range(3)]
+    shards = [Batches(numbered, 8, (0.5,), (0.2,), seed=1, shuffle=True, shard=(rank, 3)) for rank in range(3)]
     seen = [labels_of(shard) for shard in shards]
     assert [len(part) for part in seen] == [33, 33, 33]
     assert len({label for part in seen for label in part}) == 99
-    kept = [labels_of(data.Batches(numbered, 8, (0.5,), (0.2,), shard=(rank, 3))) for rank in range(3)]
+    kept = [labels_of(Batches(numbered, 8, (0.5,), (0.2,), shard=(rank, 3))) for rank in range(3)]
     assert sorted(label for part in kept for label in part) == list(range(100))
 
 
-def test_batches_go_on_within_an_epoch(numbered: data.ImageSet) -> None:
-    def batches() -> data.Batches:
-        made = data.Batches(numbered, 16, (0.5,), (0.2,), seed=3, shuffle=True, crop_padding=2, flip=True)
+def test_batches_go_on_within_an_epoch(numbered: ImageSet) -> None:
+    def batches() -> Batches:
+        made = Batches(numbered, 16, (0.5,), (0.2,), seed=3, shuffle=True, crop_padding=2, flip=True)
         made.set_epoch(4)
         return made
 
@@ -268,26 +270,26 @@ def test_batches_go_on_within_an_epoch(numbered: data.ImageSet) -> None:
     assert len(list(third)) == len(whole)  # what was given of another epoch is of no matter
 
 
-def test_batches_refuse_nonsense(numbered: data.ImageSet) -> None:
+def test_batches_refuse_nonsense(numbered: ImageSet) -> None:
     with pytest.raises(UserError, match="batch size is 0"):
-        data.Batches(numbered, 0, (0.5,), (0.2,))
+        Batches(numbered, 0, (0.5,), (0.2,))
     with pytest.raises(UserError, match="shard is"):
-        data.Batches(numbered, 8, (0.5,), (0.2,), shard=(2, 2))
+        Batches(numbered, 8, (0.5,), (0.2,), shard=(2, 2))
     with pytest.raises(UserError, match="'numbered' has no images"):
-        data.Batches(numbered.take(torch.tensor([], dtype=torch.int64)), 8, (0.5,), (0.2,))
+        Batches(numbered.take(torch.tensor([], dtype=torch.int64)), 8, (0.5,), (0.2,))
 
 
 # --- held-out training images
 
 
-def held_out(share: float, **more: float) -> tuple[data.ImageSet, data.ImageSet, data.ImageSet]:
+def held_out(share: float, **more: float) -> tuple[ImageSet, ImageSet, ImageSet]:
     settings = Data(train="fashion-mini-known", validation=share, **more)  # type: ignore[arg-type]
-    seen = data.seen_by(settings)
-    parts = [data.open_set(settings.train, split, settings, seen) for split in ("train", "validation")]
-    whole = data.open_set(settings.train, "train", dataclasses.replace(settings, validation=0.0), seen)
-    assert isinstance(whole, data.ImageSet)
-    assert isinstance(parts[0], data.ImageSet)
-    assert isinstance(parts[1], data.ImageSet)
+    seen = datasets.seen_by(settings)
+    parts = [datasets.open_set(settings.train, split, settings, seen) for split in ("train", "validation")]
+    whole = datasets.open_set(settings.train, "train", dataclasses.replace(settings, validation=0.0), seen)
+    assert isinstance(whole, ImageSet)
+    assert isinstance(parts[0], ImageSet)
+    assert isinstance(parts[1], ImageSet)
     return parts[0], parts[1], whole
 
 
@@ -313,12 +315,12 @@ def test_held_out_images_are_the_same_every_time_and_spread_over_the_file() -> N
 def test_other_sets_and_the_test_images_keep_all_theirs() -> None:
     settings = Data(train="fashion-mini-known", validation=0.5)
     for name, split, count in (("fashion-mini-known", "test", 1400), ("fashion-mini-novel", "train", 3000)):
-        assert len(data.open_set(name, split, settings, data.seen_by(settings))) == count
+        assert len(datasets.open_set(name, split, settings, datasets.seen_by(settings))) == count
 
 
 @pytest.mark.parametrize("share", [0.0, 0.96])
 def test_a_share_that_leaves_nothing_is_refused(share: float) -> None:
     settings = Data(train="fashion-mini-known", validation=share, fraction=0.01)
     with pytest.raises(UserError) as error:
-        data.open_set(settings.train, "validation", settings, data.seen_by(settings))
+        datasets.open_set(settings.train, "validation", settings, datasets.seen_by(settings))
     assert "data.validation" in message(error)

@@ -9,9 +9,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 import anchored
-from anchored import networks
-from anchored.disk import load_tensors, save_tensors
-from anchored.residuals import FullNormal, LowRankNormal, Residuals
+from anchored.method.hard_delta import FullNormal, LowRankNormal, Residuals
+from anchored.models import registry as networks
+from anchored.store.files import load_tensors, save_tensors
 
 
 def work(rank: int, folder: str) -> None:

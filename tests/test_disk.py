@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchored import disk
 from anchored.errors import UserError
+from anchored.store import files
 
 leaves = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
 
@@ -27,8 +27,8 @@ trees = st.recursive(
 @given(tree=trees)
 def test_trees_survive(tmp_path_factory: pytest.TempPathFactory, tree: object) -> None:
     path = tmp_path_factory.mktemp("tree") / "t.safetensors"
-    disk.save_tree(path, {"tree": tree, "tensor": torch.arange(3)})
-    found = disk.load_tree(path)
+    files.save_tree(path, {"tree": tree, "tensor": torch.arange(3)})
+    found = files.load_tree(path)
     assert found["tree"] == tree
     assert type(found["tree"]) is type(tree)
     assert torch.equal(found["tensor"], torch.arange(3))
@@ -37,8 +37,8 @@ def test_trees_survive(tmp_path_factory: pytest.TempPathFactory, tree: object) -
 def test_tensors_survive_in_dtype_and_shape(tmp_path: Path) -> None:
     shared = torch.arange(12.0).view(3, 4)
     tensors = {"a": shared, "b": shared.T, "c": shared[1], "d": torch.zeros(0, 2), "e": torch.tensor(True)}
-    disk.save_tensors(tmp_path / "t.safetensors", tensors, {"key": "é"})
-    found, metadata = disk.load_tensors(tmp_path / "t.safetensors")
+    files.save_tensors(tmp_path / "t.safetensors", tensors, {"key": "é"})
+    found, metadata = files.load_tensors(tmp_path / "t.safetensors")
     assert metadata == {"key": "é"}
     for name, tensor in tensors.items():
         assert torch.equal(found[name], tensor)
@@ -46,18 +46,18 @@ def test_tensors_survive_in_dtype_and_shape(tmp_path: Path) -> None:
 
 def test_a_truncated_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    disk.save_tensors(path, {"a": torch.zeros(100)})
+    files.save_tensors(path, {"a": torch.zeros(100)})
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="is not a whole safetensors file"):
-        disk.load_tensors(path)
+        files.load_tensors(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "f.txt"
-    disk.write_text(path, "old")
+    files.write_text(path, "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"cannot write .*f.txt: no space left on device"):
-        disk.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -65,6 +65,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
 def test_bad_json_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(UserError, match="is not valid JSON"):
-        disk.read_json(tmp_path / "x.json")
+        files.read_json(tmp_path / "x.json")
     with pytest.raises(UserError, match=r"cannot read .*: no such file"):
-        disk.read_json(tmp_path / "y.json")
+        files.read_json(tmp_path / "y.json")

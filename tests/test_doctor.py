@@ -13,13 +13,15 @@ from copies import cifar_c, dtd, write
 from rich.console import Console
 from torch import Tensor, nn
 
-from anchored import catalog, doctor, forecast
-from anchored.catalog import CATALOG
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data, Evaluation, Grid, Training, Validation
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
 from anchored.errors import UserError
-from anchored.forecast import Cost
-from anchored.recipe import Recipe
-from anchored.settings import Data, Evaluation, Grid, Training, Validation
+from anchored.study import cost as forecast
+from anchored.study import requirements
+from anchored.study.cost import Cost
 
 
 def recipe(ood: Sequence[str] = (), **changes: object) -> Recipe:
@@ -48,7 +50,7 @@ def test_what_a_knob_is_chosen_on_counts_too() -> None:
     # 140 held-out images: clean, under two corruptions at two severities, as a jigsaw; a tenth of 1,000 textures
     images = [forecast._evaluated(each, 64)[0] for each in (plain, choosing)]
     assert images[1] - images[0] == 140 * (1 + 4 + 1) + 100
-    needs = [{need.name: need.use for need in doctor.needs(each)} for each in (plain, choosing)]
+    needs = [{need.name: need.use for need in requirements.needs(each)} for each in (plain, choosing)]
     assert "textures" not in needs[0]
     assert needs[1]["textures"] == "choosing alpha"
 
@@ -76,11 +78,11 @@ def test_costs_are_those_of_the_grid() -> None:
 
 
 def test_more_work_takes_longer() -> None:
-    once = doctor.examine(recipe())
+    once = requirements.examine(recipe())
     assert once.ready
     double = replace(once, costs=[replace(cost, trainings=2 * cost.trainings) for cost in once.costs])
     assert double.seconds == pytest.approx(2 * once.seconds)
-    assert doctor.Diagnosis(recipe(), [], once.costs, 100.0).seconds == pytest.approx(once.seconds + 8 * 100.0)
+    assert requirements.Diagnosis(recipe(), [], once.costs, 100.0).seconds == pytest.approx(once.seconds + 8 * 100.0)
     assert forecast.corrupting(recipe()) == 0
     severe = [Evaluation(corruptions=("contrast",), severities=tuple(range(1, n + 1))) for n in (1, 5)]
     assert all(forecast.corrupting(recipe(evaluate=settings)) > 0 for settings in severe)
@@ -88,16 +90,16 @@ def test_more_work_takes_longer() -> None:
 
 def test_each_set_is_named_once_with_what_brings_it(tmp_path: Path) -> None:
     wanted = recipe(evaluate=Evaluation(ood=("digits", "dtd-textures", "isun"), adaptation=("dtd", "digits")))
-    found = {need.name: need for need in doctor.needs(wanted, tmp_path)}
+    found = {need.name: need for need in requirements.needs(wanted, tmp_path)}
     assert list(found) == ["fashion-mini-known", "digits", "dtd-textures", "isun", "dtd"]
     assert found["digits"].use == "out-of-distribution, adaptation"
     assert found["digits"].missing == ()
     assert found["dtd"].missing == ("dtd/images", "dtd/labels")
-    whole = doctor.Diagnosis(wanted, list(found.values()), [], 0.0, tmp_path)
+    whole = requirements.Diagnosis(wanted, list(found.values()), [], 0.0, tmp_path)
     assert [file.name for file in whole.files] == ["dtd-r1.0.1.tar.gz", "iSUN.tar.gz"]  # DTD's archive once
     assert whole.unpacked == 2 * 625_239_812
     dtd(tmp_path)
-    assert [need.name for need in doctor.needs(wanted, tmp_path) if need.missing] == ["isun"]
+    assert [need.name for need in requirements.needs(wanted, tmp_path) if need.missing] == ["isun"]
 
 
 def test_archives_of_corrupted_images_are_asked_for_only_where_they_are_used(
@@ -107,33 +109,33 @@ def test_archives_of_corrupted_images_are_asked_for_only_where_they_are_used(
     kinds = ("fog", "frost", "contrast", "caustic_refraction")
     settings = Evaluation(corruptions=kinds, corruption_source="archive")
     wanted = recipe(data=Data(train="imagenet", size=224), evaluate=settings)
-    found = {need.name: need for need in doctor.needs(wanted, tmp_path)}
+    found = {need.name: need for need in requirements.needs(wanted, tmp_path)}
     assert list(found) == ["imagenet", "imagenet-c", "imagenet-c-bar"]
     assert "log in at image-net.org" in found["imagenet"].remedy
     assert [file.name for file in found["imagenet-c"].files] == ["weather.tar", "digital.tar"]
     write(tmp_path / "imagenet-c/weather.tar", b"")
-    found = {need.name: need for need in doctor.needs(wanted, tmp_path)}
+    found = {need.name: need for need in requirements.needs(wanted, tmp_path)}
     assert found["imagenet-c"].missing == ("contrast",)
     generated = replace(wanted, evaluate=replace(settings, corruption_source="generated"))
-    assert [need.name for need in doctor.needs(generated, tmp_path)] == ["imagenet"]
+    assert [need.name for need in requirements.needs(generated, tmp_path)] == ["imagenet"]
     cifar_c(tmp_path, "cifar10-c", packed=True)
     small = recipe(data=Data(train="cifar10"), evaluate=Evaluation(corruptions=("fog",), corruption_source="archive"))
-    assert [need.name for need in doctor.needs(small, tmp_path) if need.missing] == ["cifar10"]
+    assert [need.name for need in requirements.needs(small, tmp_path) if need.missing] == ["cifar10"]
 
 
 def test_own_images_that_are_not_there_are_a_line(tmp_path: Path) -> None:
-    found = doctor.examine(recipe(data=Data(train=str(tmp_path / "photos"))), root=tmp_path)
+    found = requirements.examine(recipe(data=Data(train=str(tmp_path / "photos"))), root=tmp_path)
     assert not found.ready
     assert "photos" in found.needs[0].remedy
     assert found.costs == []
 
 
 def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = doctor.examine(recipe(), tmp_path / "runs", tmp_path)
+    found = requirements.examine(recipe(), tmp_path / "runs", tmp_path)
     assert list(found.shortages()) == []
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
-    monkeypatch.setattr(doctor, "_available", lambda: 5_000_000)
+    monkeypatch.setattr(requirements, "_available", lambda: 5_000_000)
     disk, memory = found.shortages()
     assert disk.startswith("results need ")
     assert disk.endswith("where 1 kB are free")
@@ -151,7 +153,7 @@ def test_a_step_that_does_not_fit_on_the_device_is_said(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(forecast, "_step", step)
     monkeypatch.setattr(forecast, "SECONDS", 60.0)  # enough to come to a step of 32
-    found = doctor.examine(recipe(grid=Grid(networks=("small",), protocols=("standard",))))
+    found = requirements.examine(recipe(grid=Grid(networks=("small",), protocols=("standard",))))
     assert list(found.shortages()) == [
         "a step of 64 images of small, standard, runs out of the device's memory (8 do not): lower train.batch_size"
     ]
@@ -160,14 +162,14 @@ def test_a_step_that_does_not_fit_on_the_device_is_said(monkeypatch: pytest.Monk
 
 def test_unknown_names_are_refused_before_anything_is_measured() -> None:
     with pytest.raises(UserError, match="no network 'smal'"):
-        doctor.examine(recipe(grid=Grid(networks=("smal",))))
+        requirements.examine(recipe(grid=Grid(networks=("smal",))))
     with pytest.raises(UserError, match="did you mean isun"):
-        doctor.examine(recipe(["isum"]))
+        requirements.examine(recipe(["isum"]))
 
 
 def test_a_slow_machine_s_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
     cost = Cost("resnet18_imagenet", "anchored", 3, 4096, 2, 4890.4, 93_600, 0.3, 7_300_000, 1)
-    found = doctor.Diagnosis(recipe(), [], [cost], 0.0, tmp_path)
+    found = requirements.Diagnosis(recipe(), [], [cost], 0.0, tmp_path)
     console = Console(width=80, record=True, file=io.StringIO())
     found.show(console)
     line = next(line for line in console.export_text().splitlines() if "anchored" in line)
@@ -195,7 +197,7 @@ def test_times_are_written_as_people_do(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("threads", "said"), [(1, ", 1 thread;"), (2, ", 2 threads;")])
 def test_numbers_of_threads_are_english(threads: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert said in doctor._devices()
+    assert said in requirements._devices()
 
 
 def test_the_command_says_what_to_do(

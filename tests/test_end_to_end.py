@@ -13,10 +13,13 @@ import pytest
 import torch
 
 import anchored
-from anchored import data, disk, runs
-from anchored.anchoring import AnchoredModel
-from anchored.cli import main
-from anchored.runs import Row, StudyFolder
+from anchored.cli.main import main
+from anchored.data import datasets
+from anchored.data.batches import to_input
+from anchored.method.anchoring import AnchoredModel
+from anchored.store import files as disk
+from anchored.store import layout
+from anchored.store.layout import Row, StudyFolder
 
 TOY = ["study", "demo", "--scale", "0.02", "--evaluate.bootstrap", "100", "--grid.seeds", "[0, 1]"]
 TOY += ["--evaluate.severities", "[1, 5]", "--train.accelerator", "cpu", "--anchoring.references", "2"]
@@ -31,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def rows_of(folder: StudyFolder, **wanted: object) -> list[Row]:
-    rows = runs.read_rows(folder.results_file)
+    rows = layout.read_rows(folder.results_file)
     return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
@@ -73,9 +76,9 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     model = anchored.load(run.path)
     assert isinstance(model, AnchoredModel)
     config = json.loads(run.model_file.read_text())
-    test = data.scaled(data.load("fashion-mini-known", "test"), 0.02, minimum=10)
+    test = datasets.scaled(datasets.load("fashion-mini-known", "test"), 0.02, minimum=10)
     with torch.no_grad():
-        logits = model(data.to_input(test.images, config["mean"], config["std"]))
+        logits = model(to_input(test.images, config["mean"], config["std"]))
     accuracy = 100 * (logits.argmax(dim=1) == test.labels).double().mean().item()
     (row,) = rows_of(study, run=run.name, metric="accuracy", corruption="")
     assert row.value == pytest.approx(accuracy)
@@ -84,7 +87,7 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
 
 def test_every_row_has_its_replicates(study: StudyFolder) -> None:
     run = study.run("small-anchored-seed1")
-    rows, draws = runs.read_rows(run.rows_file), disk.load_tensors(run.replicates_file)[0]["draws"]
+    rows, draws = layout.read_rows(run.rows_file), disk.load_tensors(run.replicates_file)[0]["draws"]
     assert draws.shape == (len(rows), 100)
     for row, own in zip(rows, draws, strict=True):
         if row.metric in ("accuracy", "auroc", "linear_probe_accuracy"):
@@ -126,7 +129,7 @@ def test_another_recipe_in_the_same_folder_is_refused(study: StudyFolder, capsys
 
 def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "killed")
-    command = [sys.executable, "-c", "import sys; from anchored.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from anchored.cli.main import main; sys.exit(main())"]
     arguments = [*TOY, "-o", str(folder.path)]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:  # killed as soon as the second training has begun
@@ -145,7 +148,7 @@ def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path
 
 def test_an_interrupted_study_says_how_to_go_on(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "interrupted")
-    code = "import sys; from anchored.cli import main; sys.exit(main())"
+    code = "import sys; from anchored.cli.main import main; sys.exit(main())"
     longer = ["--train.epochs", "5000", "-o", str(folder.path)]
     process = subprocess.Popen([sys.executable, "-c", code, *TOY, *longer], stderr=subprocess.PIPE, text=True)
     checkpoint = folder.run("small-standard-seed0").checkpoint_file
@@ -161,19 +164,19 @@ def test_an_interrupted_study_says_how_to_go_on(tmp_path: Path) -> None:
 
 
 def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = runs.Run(tmp_path / "one")
+    run = layout.Run(tmp_path / "one")
     single = ["--grid.protocols", "[ram]", "--grid.seeds", "[0]"]
     assert main(["train", *TOY[1:], *single, "-o", str(run.path)]) == 0
     assert main(["evaluate", str(run.path)]) == 0
     expected = rows_of(study, run="small-ram-0.25-seed0")
-    found = runs.read_rows(run.rows_file)
+    found = layout.read_rows(run.rows_file)
     assert [(r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in found] == [
         (r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in expected
     ]
     assert main(["evaluate", str(run.path), "--evaluate.ood", "[digits]", "--evaluate.corruptions", "[]"]) == 0
-    assert {row.dataset for row in runs.read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean"}
+    assert {row.dataset for row in layout.read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean"}
     assert main(["evaluate", str(run.path), "--evaluate.corruptions", "[c, ripple]", "--evaluate.ood", "[]"]) == 0
-    check_means(runs.read_rows(run.rows_file))
+    check_means(layout.read_rows(run.rows_file))
     study.report_file.unlink()
     assert main(["report", str(study.path)]) == 0
     assert study.report_file.exists()

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import anchored
-from anchored import data, networks
-from anchored.anchoring import AnchoredModel
+from anchored.data import datasets
+from anchored.data.batches import ImageSet, to_input
+from anchored.method.anchoring import AnchoredModel
+from anchored.models import registry as networks
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -27,18 +29,18 @@ def example(name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def images() -> data.ImageSet:
-    return data.scaled(data.load("fashion-mini-known", "train"), 0.1)
+def images() -> ImageSet:
+    return datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.1)
 
 
 @pytest.mark.parametrize("name", ["plain_loop", "lightning", "hugging_face_trainer", "timm_pieces"])
-def test_in_other_peoples_loops(name: str, images: data.ImageSet) -> None:
+def test_in_other_peoples_loops(name: str, images: ImageSet) -> None:
     network = networks.build("small", channels=1, classes=7, seed=0)
     torch.manual_seed(0)
     model = example(name).train(network, images, epochs=6)
     assert isinstance(model, AnchoredModel)
     assert model.references is not None
-    inputs = data.to_input(images.images, (0.286,), (0.353,))
+    inputs = to_input(images.images, (0.286,), (0.353,))
     with torch.no_grad():
         logits = model(inputs)
         assert functional.cross_entropy(logits, images.labels) < functional.cross_entropy(
@@ -48,7 +50,7 @@ def test_in_other_peoples_loops(name: str, images: data.ImageSet) -> None:
         assert torch.allclose(anchored.fold(model)(inputs), logits, atol=1e-4)
 
 
-def test_timms_mixup_comes_before_anchoring(images: data.ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timms_mixup_comes_before_anchoring(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the network sees adds up to mixed images: [r, x − r] with x and r both out of the mixed batch."""
     module = example("timm_pieces")
     mixed: list[Tensor] = []

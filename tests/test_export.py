@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 import anchored
-from anchored import data, disk, export, model, networks
-from anchored.anchoring import AnchoredModel
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.data import datasets
 from anchored.errors import UserError
-from anchored.model import ModelConfig, read_config
-from anchored.runs import Run
+from anchored.method.anchoring import AnchoredModel
+from anchored.models import export
+from anchored.models import folder as model
+from anchored.models import registry as networks
+from anchored.models.folder import ModelConfig, read_config
+from anchored.store import files
+from anchored.store.layout import Run
 
 CONFIG = ModelConfig(
     network="small",
@@ -35,7 +39,7 @@ CONFIG = ModelConfig(
 
 
 def images(count: int = 5) -> Tensor:
-    return data.load("textures", "test", channels=3, size=24).images[:count]
+    return datasets.load("textures", "test", channels=3, size=24).images[:count]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = Run(tmp_path_factory.mktemp("runs") / "ram")
     anchored_model = model.build(CONFIG, seed=1)
     assert isinstance(anchored_model, AnchoredModel)
-    inputs = CONFIG.preprocess(data.load("photos", "test", channels=3, size=24).images[:40])
+    inputs = CONFIG.preprocess(datasets.load("photos", "test", channels=3, size=24).images[:40])
     for part in torch.split(inputs, 8):
         anchored_model.train()(part)
     anchored_model.set_references(inputs[7:9])
@@ -101,14 +105,14 @@ def test_safetensors_is_loaded_as_a_plain_network(run: Run, tmp_path: Path) -> N
     assert loaded.classes == ("a", "b", "c")
     with torch.no_grad():
         assert torch.allclose(loaded(loaded.preprocess(images())), expected(run, images()), atol=1e-4)
-    disk.save_tensors(path, {"a": torch.zeros(1)})
+    files.save_tensors(path, {"a": torch.zeros(1)})
     with pytest.raises(UserError, match="is not a model that anchored exported"):
         anchored.load(path)
 
 
 def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
     plain = networks.build("small", channels=3, classes=3, seed=4).eval()
-    disk.save_tensors(tmp_path / "plain.safetensors", dict(plain.state_dict()))
+    files.save_tensors(tmp_path / "plain.safetensors", dict(plain.state_dict()))
     sizes: dict[str, Any] = {"channels": 3, "size": 24, "classes": 3, "mean": CONFIG.mean, "std": CONFIG.std}
     written = export.convert(
         "small", tmp_path / "wide", checkpoint=str(tmp_path / "plain.safetensors"), mask_probability=0.1, **sizes
@@ -116,7 +120,7 @@ def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
     assert written.difference <= 1e-5 * written.scale
     assert read_config(Run(tmp_path / "wide")).protocol == "ram"
     export.export(tmp_path / "wide", str(tmp_path / "again.safetensors"))
-    again, _ = disk.load_tensors(tmp_path / "again.safetensors")
+    again, _ = files.load_tensors(tmp_path / "again.safetensors")
     assert again.keys() == plain.state_dict().keys()
     assert all(torch.equal(value, again[name]) for name, value in plain.state_dict().items())
 
@@ -124,7 +128,7 @@ def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
 def test_timm_weights_bring_their_own_preprocessing(tmp_path: Path) -> None:
     name = "timm:tf_efficientnet_lite0"
     plain = networks.build(name, channels=3, classes=1000, seed=0)
-    disk.save_tensors(tmp_path / "lite.safetensors", dict(plain.state_dict()))
+    files.save_tensors(tmp_path / "lite.safetensors", dict(plain.state_dict()))
     export.convert(name, tmp_path / "lite", checkpoint=str(tmp_path / "lite.safetensors"), size=32)
     config = read_config(Run(tmp_path / "lite"))
     assert (config.mean, config.std, config.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")

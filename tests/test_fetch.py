@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 from copies import pack
 
-from anchored import catalog, readers
-from anchored.catalog import CATALOG, DataSet, File
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
+from anchored.data.catalog.row import DataSet, File
+from anchored.data.readers import download, verify
+from anchored.data.readers import read as readers
+from anchored.data.readers.files import is_here
 from anchored.errors import UserError
-from anchored.readers import verify
 
 BODY = bytes(range(256)) * 4000  # about a megabyte: several blocks
 
@@ -151,7 +154,7 @@ def serve(server: Server, monkeypatch: pytest.MonkeyPatch, ways: str, data: byte
 
 
 def fetch(root: Path, **options: object) -> Path:
-    (path,) = readers.fetch("served", root, progress=False, timeout=0.3, **options)  # type: ignore[arg-type]
+    (path,) = download.fetch("served", root, progress=False, timeout=0.3, **options)  # type: ignore[arg-type]
     return path
 
 
@@ -174,7 +177,7 @@ def test_a_file_comes_once(tmp_path: Path, server: Server, monkeypatch: pytest.M
     assert server.requests == [("good/x.tar", None)]
     path.write_bytes(b"damaged")  # another size and time: it is hashed again, and replaced
     assert fetch(tmp_path).read_bytes() == BODY
-    assert readers.is_here(row, tmp_path)
+    assert is_here(row, tmp_path)
     assert sorted(each.name for each in path.parent.iterdir()) == [".anchored.json", ".lock", "x.tar"]
 
 
@@ -188,7 +191,7 @@ def test_progress_is_shown_on_a_terminal_only(
 ) -> None:
     serve(server, monkeypatch, "good")
     monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
-    readers.fetch("served", tmp_path)
+    download.fetch("served", tmp_path)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert ("x.tar" in printed.err) == terminal
@@ -313,7 +316,7 @@ def test_two_at_a_time_fetch_once(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(server, monkeypatch, "drop")
-    both = [threading.Thread(target=readers.fetch, args=("served", tmp_path)) for _ in range(2)]
+    both = [threading.Thread(target=download.fetch, args=("served", tmp_path)) for _ in range(2)]
     for each in both:
         each.start()
     for each in both:
@@ -478,7 +481,7 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
     with pytest.raises(
         UserError, match=r"ILSVRC2012_img_train\.tar of ImageNet: it cannot be .*log in at image-net\.org"
     ):
-        readers.fetch("imagenet", tmp_path, progress=False)
+        download.fetch("imagenet", tmp_path, progress=False)
     whole = catalog.get("imagenet")
     inner = {
         wnid: packed({f"{wnid}_{number}.JPEG": f"{wnid} {number}".encode() for number in range(2)}, mode="w")
@@ -494,7 +497,7 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
         (tmp_path / "imagenet" / part.name).write_bytes(data)
         parts.append(replace(part, hash=md5(data), bytes=len(data)))
     monkeypatch.setitem(CATALOG, "imagenet", replace(whole, parts=tuple(parts)))
-    made = readers.fetch("imagenet", tmp_path, progress=False)
+    made = download.fetch("imagenet", tmp_path, progress=False)
     assert made == tuple(tmp_path / "imagenet" / name for name in ("train", "val", "ILSVRC2012_devkit_t12"))
     assert sorted(tree(tmp_path / "imagenet/train")) == [
         f"{wnid}/{wnid}_{number}.JPEG" for wnid in whole.folders[:2] for number in range(2)
@@ -503,24 +506,24 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
     monkeypatch.setitem(CATALOG, "imagenet", whole)
     (tmp_path / "imagenet/.anchored.json").unlink()
     with pytest.raises(UserError, match=r"ILSVRC2012_img_train\.tar is cut short"):
-        readers.fetch("imagenet", tmp_path, progress=False)
+        download.fetch("imagenet", tmp_path, progress=False)
 
 
 def test_folders_that_a_person_unpacked_are_taken_as_they_are(tmp_path: Path) -> None:
     for name in ("train", "val", "ILSVRC2012_devkit_t12"):
         (tmp_path / "imagenet" / name).mkdir(parents=True)
-    assert readers.fetch("imagenet", tmp_path, progress=False)[0] == tmp_path / "imagenet/train"
+    assert download.fetch("imagenet", tmp_path, progress=False)[0] == tmp_path / "imagenet/train"
     (tmp_path / "cifar10-c/CIFAR-10-C").mkdir(parents=True)
-    assert readers.fetch("cifar10-c", tmp_path, offline=True) == (tmp_path / "cifar10-c/CIFAR-10-C",)
+    assert download.fetch("cifar10-c", tmp_path, offline=True) == (tmp_path / "cifar10-c/CIFAR-10-C",)
 
 
 def test_sets_inside_the_package_need_no_fetching() -> None:
-    assert readers.fetch("digits") == ()
-    assert readers.fetch("blobs") == ()
+    assert download.fetch("digits") == ()
+    assert download.fetch("blobs") == ()
 
 
 def test_what_nobody_offers_cannot_be_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot fetch CIFAR-10-C̄: nobody offers it .*cifar10-c-bar"):
-        readers.fetch("cifar10-c-bar", tmp_path)
+        download.fetch("cifar10-c-bar", tmp_path)
     pack(tmp_path / "cifar10-c-bar/CIFAR-10-C-Bar/labels.npy", {})
-    assert readers.fetch("cifar10-c-bar", tmp_path) == ()
+    assert download.fetch("cifar10-c-bar", tmp_path) == ()

@@ -14,10 +14,11 @@ from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 
 import anchored
-from anchored import networks, stem
-from anchored.anchoring import AnchoredModel, pair
-from anchored.folding import Folded, Mapped
-from anchored.trials import difference
+from anchored.method import stem
+from anchored.method.anchoring import AnchoredModel, pair
+from anchored.method.equivalence import difference
+from anchored.method.folding import Folded, Mapped
+from anchored.models import registry as networks
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

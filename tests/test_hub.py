@@ -14,11 +14,12 @@ import torch
 from huggingface_hub import constants
 
 import anchored
-from anchored import hub, model
-from anchored.cli import main
+from anchored.cli.main import main
 from anchored.errors import UserError
-from anchored.model import ModelConfig
-from anchored.runs import Run
+from anchored.models import folder as model
+from anchored.models import hub
+from anchored.models.folder import ModelConfig
+from anchored.store.layout import Run
 
 CONFIG = ModelConfig("small", "ram", 0.25, 1, 28, (0.3,), (0.35,), ("coat", "bag", "shoe"), "", references=1)
 

@@ -10,8 +10,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from anchored import intervals, metrics
 from anchored.errors import UserError
+from anchored.metrics import intervals, metrics
 
 
 def seeded(seed: int = 0) -> torch.Generator:

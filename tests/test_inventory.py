@@ -9,9 +9,13 @@ import pytest
 from copies import cifar_c, dtd, pack, picture, places, ucf101, write
 from rich.console import Console
 
-from anchored import catalog, inventory, readers
-from anchored.catalog import CATALOG, DataSet, File
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.data import inventory
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
+from anchored.data.catalog.row import DataSet, File
+from anchored.data.readers import read as readers
+from anchored.data.readers.arrays import READERS
 from anchored.errors import UserError
 
 
@@ -118,7 +122,7 @@ def test_severities_of_c_bar_are_compared_with_the_clean_images(
     here(monkeypatch, row)
     clean = np.zeros((4, 3, 32, 32), np.uint8)
     monkeypatch.setattr(readers, "is_here", lambda row, root: True)
-    monkeypatch.setitem(readers.READERS, "cifar_binary", lambda *_: (clean, np.zeros(4, np.uint8)))
+    monkeypatch.setitem(READERS, "cifar_binary", lambda *_: (clean, np.zeros(4, np.uint8)))
     assert inventory.verified(row, tmp_path) == "whole, 3 files"
     corruption = row.corruptions[1]
     np.save(tmp_path / "cifar10-c-bar" / row.images / f"{corruption}.npy", arrays[corruption][::-1])

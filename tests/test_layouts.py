@@ -15,10 +15,13 @@ from copies import ADAPTATION, by_class, dtd, imagenet_kit, pack, picture, place
 from PIL import Image
 from torchvision import datasets
 
-from anchored import catalog, readers
-from anchored.catalog import DataSet
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.row import DataSet
+from anchored.data.readers import read as readers
+from anchored.data.readers import verify
+from anchored.data.readers.files import is_here
+from anchored.data.readers.images import Folder, ImageIndex
 from anchored.errors import UserError
-from anchored.readers import verify
 
 
 def refused(row: DataSet, root: Path, text: str, split: str = "test") -> None:
@@ -27,7 +30,7 @@ def refused(row: DataSet, root: Path, text: str, split: str = "test") -> None:
     assert "\n" not in str(error.value)
 
 
-def content(index: readers.ImageIndex) -> list[tuple[str, int]]:
+def content(index: ImageIndex) -> list[tuple[str, int]]:
     return list(zip(index.keys, index.labels.tolist(), strict=True))
 
 
@@ -63,7 +66,7 @@ def test_odin(tmp_path: Path, name: str, folder: str, ending: str) -> None:
 def test_places365_is_read_from_its_tar_by_the_list(tmp_path: Path) -> None:
     row = places(tmp_path)
     assert len(set(catalog.get("places365").subset)) == 10_000
-    assert readers.is_here(row, tmp_path)
+    assert is_here(row, tmp_path)
     found = readers.index(row, "test", tmp_path)
     assert found.keys == row.subset
     with tarfile.open(tmp_path / "places365/test_256.tar") as tar:
@@ -214,7 +217,7 @@ def test_ucf101_middle_frames(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "ucf101/UCF-101-midframes.zip") as packed:
         packed.extractall(tmp_path / "ucf101")
     unpacked = readers.index(row, "test", tmp_path)
-    assert isinstance(unpacked.source, readers.Folder)
+    assert isinstance(unpacked.source, Folder)
     assert [unpacked.read(i) for i in range(2)] == from_zip
     names = set(catalog.get("ucf101").classes)
     assert {"HandstandPushups", "YoYo", "TaiChi", "BasketballDunk"} < names

@@ -19,12 +19,14 @@ import pytest
 from rich.console import Console
 from test_checkpoints import cell, same
 
-from anchored import cells, disk, study, train
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data, Evaluation, Grid, Training
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.runs import Run
-from anchored.settings import Data, Evaluation, Grid, Training
+from anchored.store import files
+from anchored.store.layout import Run
+from anchored.study import jobs, study
+from anchored.training import fit
 
 PLAIN = cell(Training(epochs=2, batch_size=32, accelerator="cpu", checkpoint_minutes=0), tail_weight=0.0)
 
@@ -41,7 +43,7 @@ def place() -> Iterator[Path]:
 # What fails runs in a process of its own, forked from a server that has done nothing but import: in a fork of this
 # process, whose other threads are gone, torch and whatever ran before may wait for them for ever.
 APART = multiprocessing.get_context("forkserver")
-LOADED = ["anchored.cli", "anchored.study", "anchored.train", "importlib.readers"]
+LOADED = ["anchored.cli.main", "anchored.study.study", "anchored.training.fit", "importlib.readers"]
 APART.set_forkserver_preload(LOADED)
 
 
@@ -92,19 +94,19 @@ def nobody() -> None:
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f.bin"
-    disk.write_bytes(path, b"old")
-    assert said(partial(disk.write_bytes, path, b"x" * 50_000), small_files) == f"cannot write {path}: file too large"
+    files.write_bytes(path, b"old")
+    assert said(partial(files.write_bytes, path, b"x" * 50_000), small_files) == f"cannot write {path}: file too large"
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
-    train.train(whole, PLAIN)
-    text = said(partial(train.train, run, PLAIN), small_files)
+    fit.train(whole, PLAIN)
+    text = said(partial(fit.train, run, PLAIN), small_files)
     assert text == f"cannot write {run.checkpoint_file}: file too large"
     assert [file.name for file in run.path.iterdir()] == ["cell.json"]
-    train.train(run, PLAIN)
+    fit.train(run, PLAIN)
     assert same(run, whole)
 
 
@@ -125,7 +127,7 @@ def test_a_full_disk_fails_the_cell_and_not_the_study(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
 def test_a_folder_that_may_not_be_written_to_is_one_line(place: Path, mode: int) -> None:
     place.chmod(mode)
-    text = said(partial(train.train, Run(place / "run"), PLAIN), nobody)
+    text = said(partial(fit.train, Run(place / "run"), PLAIN), nobody)
     there = f"write {place / 'run' / 'cell.json'}" if mode else f"read {place / 'run'}"
     assert text == f"cannot {there}: permission denied"
 
@@ -140,18 +142,18 @@ def test_a_closed_folder_is_one_line(place: Path, words: list[str]) -> None:
 
 def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
     run = Run(place / "run")
-    train.bind(run, PLAIN)
+    fit.bind(run, PLAIN)
     run.cell_file.chmod(0)
-    text = said(partial(train.train, run, PLAIN), nobody)
+    text = said(partial(fit.train, run, PLAIN), nobody)
     assert text == f"cannot read {run.cell_file}: permission denied"
 
 
 def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1e9, 2e9, -5.0, 0.0] * 1000)
     monkeypatch.setattr(time, "time", lambda: next(times))
-    keeper = cells.Keeper(Run(tmp_path), lambda state: None)
+    keeper = jobs.Keeper(Run(tmp_path), lambda state: None)
     with keeper.phase("training"):
         keeper.update(0.5, "training")
-    found = cells.state(Run(tmp_path))
+    found = jobs.state(Run(tmp_path))
     assert found is not None
     assert 0 <= found.seconds["training"] < 60

@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score, brier_score_loss, log_loss,
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-from anchored import metrics
 from anchored.errors import UserError
+from anchored.metrics import metrics
 
 few_scores = st.lists(st.integers(-6, 6).map(float), min_size=1, max_size=30).map(torch.tensor)
 

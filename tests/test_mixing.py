@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anchored import anchor, networks
-from anchored.mixing import mix
+from anchored import anchor
+from anchored.models import registry as networks
+from anchored.training.mixup import mix
 
 IMAGES = torch.arange(4 * 3 * 8 * 8, dtype=torch.float32).view(4, 3, 8, 8)
 TARGETS = torch.eye(4)

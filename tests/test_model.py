@@ -11,11 +11,15 @@ import torch
 from torchvision.transforms import v2
 
 import anchored
-from anchored import data, disk, model, networks
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.data import datasets
+from anchored.data.batches import to_input
 from anchored.errors import UserError
-from anchored.model import ModelConfig
-from anchored.runs import Run
+from anchored.models import folder
+from anchored.models import registry as networks
+from anchored.models.folder import ModelConfig
+from anchored.store import files
+from anchored.store.layout import Run
 
 CONFIG = ModelConfig(
     network="small",
@@ -34,9 +38,9 @@ CONFIG = ModelConfig(
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     made = Run(tmp_path / "run")
-    network: Any = model.build(CONFIG, seed=1)
+    network: Any = folder.build(CONFIG, seed=1)
     network.set_references(torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)))
-    model.save(made, network, CONFIG)
+    folder.save(made, network, CONFIG)
     return made
 
 
@@ -51,15 +55,15 @@ def refused(run: Run, said: str) -> None:
 
 def test_images_of_any_size_and_colour_become_inputs(run: Run) -> None:
     loaded: Any = anchored.load(run.path)
-    photos = data.load("photos", "test").images[:3]
+    photos = datasets.load("photos", "test").images[:3]
     assert loaded.preprocess(photos).shape == (3, 1, 28, 28)
     assert loaded(loaded.preprocess(photos[:, :, :20])).shape == (3, 3)
     assert loaded.classes == ("coat", "bag", "shoe")
 
 
 def test_images_that_fit_are_prepared_as_in_training() -> None:
-    images = data.load("digits", "test").images[:4]
-    assert torch.equal(CONFIG.preprocess(images), data.to_input(images, CONFIG.mean, CONFIG.std))
+    images = datasets.load("digits", "test").images[:4]
+    assert torch.equal(CONFIG.preprocess(images), to_input(images, CONFIG.mean, CONFIG.std))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -69,7 +73,7 @@ def test_resizing_and_cropping_are_torchvisions(interpolation: Any, shape: tuple
     images = torch.randint(256, (2, 1, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mode = v2.InterpolationMode(interpolation)
     peer = v2.Compose([v2.ToPILImage(), v2.Resize(32, mode), v2.CenterCrop(28), v2.PILToTensor()])
-    expected = data.to_input(torch.stack([peer(image) for image in images]), config.mean, config.std)
+    expected = to_input(torch.stack([peer(image) for image in images]), config.mean, config.std)
     assert torch.equal(config.preprocess(images), expected)
 
 
@@ -118,14 +122,14 @@ def test_inputs_of_another_size_are_refused(run: Run) -> None:
     ],
 )
 def test_configurations_that_do_not_fit_are_one_line(run: Run, change: dict[str, Any], said: str) -> None:
-    disk.write_json(run.model_file, {**asdict(CONFIG), **change})
+    files.write_json(run.model_file, {**asdict(CONFIG), **change})
     refused(run, said)
 
 
 def changed(run: Run, change: Any) -> None:
-    weights, _ = disk.load_tensors(run.weights_file)
+    weights, _ = files.load_tensors(run.weights_file)
     change(weights)
-    disk.save_tensors(run.weights_file, weights)
+    files.save_tensors(run.weights_file, weights)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_files_that_are_not_whole_are_one_line(run: Run) -> None:
 
 def test_a_folder_of_before_these_fields_still_loads(run: Run) -> None:
     old = {key: value for key, value in asdict(CONFIG).items() if key not in ("width", "stem", "interpolation", "crop")}
-    disk.write_json(run.model_file, old)
+    files.write_json(run.model_file, old)
     assert anchored.load(run.path)(torch.zeros(1, 1, 28, 28)).shape == (1, 3)
 
 
@@ -184,7 +188,7 @@ def own_network(channels: int, classes: int) -> torch.nn.Module:
 
 def test_code_is_imported_only_where_the_caller_names_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     name = f"python:{__name__}:own_network"
-    disk.write_json(run.model_file, {**asdict(CONFIG), "network": name})
+    files.write_json(run.model_file, {**asdict(CONFIG), "network": name})
     refused(run, "is code to be imported")
     images = torch.zeros(1, 1, 28, 28)
     by_name, by_module = anchored.load(run.path, network=name), anchored.load(run.path, network=own_network(1, 3))
@@ -203,6 +207,6 @@ def test_a_run_that_names_code_is_evaluated_only_where_the_caller_names_it(
     settings = {"train": "digits"}
     cell = {"network": "python:antigravity:fly", "protocol": "ram", "alpha": 0.1, "tail_weight": 0.0, "seed": 0}
     sections = {"data": settings, "anchoring": {}, "tail": {}, "train": {}}
-    disk.write_json(run.cell_file, {**cell, **sections})
+    files.write_json(run.cell_file, {**cell, **sections})
     assert main(["evaluate", str(run.path)]) == 2
     assert "if you trust it, add --network python:antigravity:fly" in capsys.readouterr().err

@@ -11,10 +11,12 @@ import torchvision
 from timm.data.config import resolve_data_config
 from torch import nn
 
-from anchored import anchor, libraries, networks
+from anchored import anchor
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Grid
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.settings import Grid
+from anchored.models import registry as networks
+from anchored.models import third_party
 
 
 def parameters(network: nn.Module) -> int:
@@ -44,7 +46,7 @@ def test_parameters_and_features(name: str, channels: int, classes: int, publish
 
 def test_vit_parameters() -> None:
     with torch.device("meta"):  # 86,567,656 is torchvision's published count
-        assert parameters(libraries.vit_b_16(libraries.Wanted(3, 1000))) == 86_567_656
+        assert parameters(third_party.vit_b_16(third_party.Wanted(3, 1000))) == 86_567_656
 
 
 @pytest.mark.parametrize("name", list(networks.NETWORKS))
@@ -196,8 +198,8 @@ def test_pretrained_weights_are_taken_and_the_head_is_new(monkeypatch: pytest.Mo
 
 def test_preprocessing() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, torchvision's documentation
-    assert networks.preprocessing("torchvision:resnet18") == libraries.Preprocessing(256, 224, "bilinear", mean, std)
-    assert networks.preprocessing("vit_b_16") == libraries.Preprocessing(256, 224, "bilinear", mean, std)
+    assert networks.preprocessing("torchvision:resnet18") == third_party.Preprocessing(256, 224, "bilinear", mean, std)
+    assert networks.preprocessing("vit_b_16") == third_party.Preprocessing(256, 224, "bilinear", mean, std)
     assert networks.preprocessing("torchvision:inception_v3").mean == (0.5, 0.5, 0.5)  # as [−1, 1], its own way
     name = "vit_base_patch16_224.augreg_in1k"
     found, own = networks.preprocessing(f"timm:{name}"), timm.get_pretrained_cfg(name)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from anchored.config.settings import Training
 from anchored.errors import UserError
-from anchored.optimiser import factors, freeze, optimizer, rate
-from anchored.settings import Training
+from anchored.training.optimiser import factors, freeze, optimizer, rate
 
 PARTS = {"stem": ("first",), "head": ("last.1",)}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anchored.outliers import OUTLIERS, altered
+from anchored.data.synthetic_ood import OUTLIERS, altered
 
 
 def images(count: int = 6, channels: int = 3, size: int = 29) -> Tensor:

@@ -12,9 +12,12 @@ import torch
 from pictures import CLASSES, class_folders, photographs
 from PIL import Image
 
-from anchored import catalog, data, own
+from anchored.config.settings import Data
+from anchored.data import datasets as data
+from anchored.data.catalog import registry as catalog
+from anchored.data.user_data import index as own
+from anchored.data.user_data.sources import listed
 from anchored.errors import UserError
-from anchored.settings import Data
 
 SORTED = tuple(sorted(CLASSES))
 
@@ -77,7 +80,7 @@ def test_linked_folders_are_followed_once(here: Path) -> None:
     (here / "elsewhere").mkdir()
     (here / "images" / "T-shirt" / "000.png").rename(here / "elsewhere" / "x.png")
     (here / "images" / "T-shirt" / "more").symlink_to(here / "elsewhere")
-    assert own.listed(here / "images") == [
+    assert listed(here / "images") == [
         "Ankle boot/000.png", "Ankle boot/001.png", "T-shirt/001.png", "T-shirt/more/x.png", "Trouser/000.png",
         "Trouser/001.png",
     ]  # fmt: skip

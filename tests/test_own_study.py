@@ -12,14 +12,20 @@ from PIL import Image
 from test_page import HOSTILE, Page, opened
 
 import anchored
-from anchored import data, disk, model, own, predictions, runs, scores
-from anchored.anchoring import AnchoredModel, pair
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config.settings import Data
+from anchored.data import datasets
+from anchored.data.batches import to_input
+from anchored.data.user_data import index as own
 from anchored.errors import UserError
-from anchored.report import gallery
+from anchored.method.anchoring import AnchoredModel, pair
+from anchored.metrics import ood_scores
+from anchored.models import folder as model
+from anchored.report import gallery, image_report
 from anchored.report.gallery import Prediction
-from anchored.runs import Run, StudyFolder
-from anchored.settings import Data
+from anchored.store import files as disk
+from anchored.store import layout
+from anchored.store.layout import Run, StudyFolder
 
 RECIPE = """
 title: My own images
@@ -63,7 +69,7 @@ MASKED, STANDARD = Run(Path("study/runs/small-ram-0.25-seed0")), Run(Path("stand
 
 
 def test_the_study_measures_everything(home: Path) -> None:
-    rows = runs.read_rows(StudyFolder(Path("study")).results_file)
+    rows = layout.read_rows(StudyFolder(Path("study")).results_file)
     assert {row.trained_on for row in rows} == {"images"}
     sets = {(row.metric, row.dataset) for row in rows}
     for wanted in (
@@ -78,7 +84,7 @@ def test_the_study_measures_everything(home: Path) -> None:
     assert "The networks see 28 × 28 pixels in grey: images of that size as they are" in page
     assert "odd" in page
     kept = model.read_config(MASKED)
-    row = data.describe(Data("images/", test_share=0.25))
+    row = datasets.describe(Data("images/", test_share=0.25))
     assert (kept.trained_on, kept.classes) == ("images/", row.classes)
     assert (kept.mean, kept.std) == (row.mean, row.std)
     assert disk.read_json(MASKED.cell_file)["data"]["content"] == own.find("images/", 0.25).content
@@ -91,9 +97,9 @@ def test_rows_can_be_had_again_from_the_files() -> None:
     files = [Path("images") / found.source.names[i] for i in found.numbers]  # type: ignore[attr-defined]
     pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file)).copy())[None] for file in files])
     with torch.no_grad():
-        logits = network(data.to_input(pixels, config.mean, config.std))
+        logits = network(to_input(pixels, config.mean, config.std))
     truth = torch.tensor([config.classes.index(file.parent.name) for file in files])
-    (row,) = [row for row in runs.read_rows(run.rows_file) if row.metric == "accuracy" and row.dataset == "images"]
+    (row,) = [row for row in layout.read_rows(run.rows_file) if row.metric == "accuracy" and row.dataset == "images"]
     assert row.value == pytest.approx(100 * (logits.argmax(1) == truth).double().mean().item())
 
 
@@ -114,7 +120,7 @@ def test_a_changed_folder_is_another_study(home: Path, capsys: pytest.CaptureFix
         assert main(["evaluate", str(MASKED.path)]) == 0
         (row,) = [
             row
-            for row in runs.read_rows(MASKED.rows_file)
+            for row in layout.read_rows(MASKED.rows_file)
             if (row.metric, row.dataset, row.score) == ("auroc", "odd", "energy")
         ]
         assert row.n == 30 + 21
@@ -162,11 +168,11 @@ def test_predictions_are_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(network, AnchoredModel)
     assert network.references is not None
     pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file)).copy())[None] for file in files[:2]])
-    inputs = data.to_input(pixels, config.mean, config.std)
+    inputs = to_input(pixels, config.mean, config.std)
     with torch.no_grad():
         logits = network(inputs)
         each = torch.stack([network.network(pair(inputs, reference[None])) for reference in network.references])
-    inside = scores.energy(disk.load_tensors(run.outputs_file("test"))[0]["logits"])
+    inside = ood_scores.energy(disk.load_tensors(run.outputs_file("test"))[0]["logits"])
     for i, row in enumerate(rows[:2]):
         label = int(logits[i].argmax())
         energy = -torch.logsumexp(logits[i].double(), 0).item()
@@ -180,7 +186,7 @@ def test_predictions_are_the_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_spread_without_several_references(tmp_path: Path) -> None:
-    standard = predictions.predict(STANDARD, ["odd"], tmp_path / "a")
+    standard = image_report.predict(STANDARD, ["odd"], tmp_path / "a")
     assert all(each.spread is None for each in standard.predictions)
     assert "A standard network has no references" in standard.page.read_text(encoding="utf-8")
     single = Run(tmp_path / "single")
@@ -189,14 +195,14 @@ def test_spread_without_several_references(tmp_path: Path) -> None:
     tensors, _ = disk.load_tensors(single.weights_file)
     disk.save_tensors(single.weights_file, {**tensors, "references": tensors["references"][:1]})
     disk.write_json(single.model_file, {**disk.read_json(single.model_file), "references": 1})
-    made = predictions.predict(single, ["odd"], tmp_path / "b")
+    made = image_report.predict(single, ["odd"], tmp_path / "b")
     assert all(each.spread is not None and each.spread > 0 for each in made.predictions)
     assert all(each.percentile is None for each in made.predictions)  # never evaluated
     page = made.page.read_text(encoding="utf-8")
     assert "over 8 training images as references (the model itself has one)" in page
     assert "No percentiles" in page
     single.cell_file.unlink()
-    made = predictions.predict(single, ["odd"], tmp_path / "c")
+    made = image_report.predict(single, ["odd"], tmp_path / "c")
     assert all(each.spread is None for each in made.predictions)
     assert "other training images cannot be had" in made.page.read_text(encoding="utf-8")
 
@@ -234,8 +240,8 @@ def test_bad_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_only_the_most_foreign_have_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictions, "GALLERY", 4)
-    made = predictions.predict(STANDARD, ["odd"], tmp_path)
+    monkeypatch.setattr(image_report, "GALLERY", 4)
+    made = image_report.predict(STANDARD, ["odd"], tmp_path)
     highest = sorted(made.predictions, key=lambda each: -(each.energy or 0))[:4]
     page = made.page.read_text(encoding="utf-8")
     places = [page.index(f'data-file="{each.file}"') for each in highest]
@@ -249,7 +255,7 @@ def test_only_the_most_foreign_have_cards(tmp_path: Path, monkeypatch: pytest.Mo
 
 def card(number: int, file: str, label: str) -> tuple[Prediction, bytes]:
     prediction = Prediction(file, label, 0.5, -float(number), 99.0 - 10 * number, 0.1)
-    return prediction, predictions._thumbnail(Image.new("RGB", (300, 200), (9 * number, 0, 0)))
+    return prediction, image_report._thumbnail(Image.new("RGB", (300, 200), (9 * number, 0, 0)))
 
 
 def test_the_page_filters_offline_and_never_takes_names_for_markup(tmp_path: Path) -> None:
@@ -280,4 +286,4 @@ def test_the_page_filters_offline_and_never_takes_names_for_markup(tmp_path: Pat
 
 def test_nothing_is_known_of_nothing() -> None:
     with pytest.raises(UserError, match="there is no such file"):
-        predictions.find(["*.none"])
+        image_report.find(["*.none"])

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from anchored import disk, metrics, report, runs, scores
-from anchored.recipe import Recipe
-from anchored.report import summary
-from anchored.runs import Row, StudyFolder
-from anchored.settings import Anchoring, Data, Evaluation, Grid
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Anchoring, Data, Evaluation, Grid
+from anchored.metrics import metrics, ood_scores
+from anchored.report import comparison as summary
+from anchored.report import page as report
+from anchored.store import files, layout
+from anchored.store.layout import Row, StudyFolder
 
 TITLE = "Fashion-MNIST (mini), seven classes"
 OOD = {"fashion-mini-novel": "Fashion-MNIST (mini), three classes", "digits": "MNIST digits", "textures": "Textures"}
@@ -53,7 +55,7 @@ class Maker:
         labels = torch.randint(classes, (self.n,), generator=self.draw)
         logits = 1.6 * torch.randn(self.n, classes, generator=self.draw)
         logits[torch.arange(self.n), labels] += strength * self.skill
-        disk.save_tensors(self.run.outputs_file(name), {"logits": logits, "labels": labels})
+        files.save_tensors(self.run.outputs_file(name), {"logits": logits, "labels": labels})
         return logits
 
     def add(self, metric: str, value: float, half: float, **where: object) -> None:
@@ -67,7 +69,7 @@ class Maker:
     ) -> tuple[float, float]:
         """Outputs and their accuracy and smooth ECE."""
         logits = self.outputs(name, strength)
-        labels = disk.load_tensors(self.run.outputs_file(name))[0]["labels"]
+        labels = files.load_tensors(self.run.outputs_file(name))[0]["labels"]
         found = 100 * metrics.accuracy(logits, labels), metrics.smooth_ece(*metrics.confidence(logits, labels))
         names = ("linear_probe_accuracy", "linear_probe_ece") if prefix else ("accuracy", "smooth_ece")
         self.add(names[0], found[0], 1.6, dataset=dataset, **where)
@@ -103,21 +105,21 @@ def make_study(
         anchoring=Anchoring(),
         evaluate=Evaluation(ood=tuple(OOD), corruptions=CORRUPTIONS, adaptation=tuple(OOD)[:2]),
     )
-    runs.write_rows(folder.results_file, rows)
+    layout.write_rows(folder.results_file, rows)
     made = {"command": "anchored study demo", "revision": "abc123 with changes", "torch": "2.15", "python": "3.13"}
-    disk.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe), "made": made})
+    files.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe), "made": made})
     if "examples" in parts:
         draw = torch.Generator().manual_seed(0)
         images = {"clean": (8, 1, 28, 28), **{f"corruption/{c}": (5, 1, 28, 28) for c in CORRUPTIONS}}
         images |= {f"ood/{name}": (8, 1, 28, 28) for name in OOD}
         drawn = {k: torch.randint(256, s, generator=draw, dtype=torch.uint8) for k, s in images.items()}
-        disk.save_tensors(folder.examples_file, drawn)
+        files.save_tensors(folder.examples_file, drawn)
     return folder
 
 
 def _network(maker: Maker, dataset: str, parts: tuple[str, ...]) -> list[Row]:
     maker.labelled("test", 5.0, dataset)
-    disk.write_text(maker.run.log_file, "epoch,loss,seconds\n1,0.5,40.5\n2,0.4,39.5\n")
+    files.write_text(maker.run.log_file, "epoch,loss,seconds\n1,0.5,40.5\n2,0.4,39.5\n")
     pair = ("accuracy", "smooth_ece")
     if "corruption" in parts:
         every = []
@@ -136,9 +138,9 @@ def _network(maker: Maker, dataset: str, parts: tuple[str, ...]) -> list[Row]:
             every += found
         maker.mean(every, pair, dataset=f"{dataset}-C", corruption="mean")
     if "ood" in parts:
-        inside = disk.load_tensors(maker.run.outputs_file("test"))[0]["logits"]
+        inside = files.load_tensors(maker.run.outputs_file("test"))[0]["logits"]
         outside = {title: maker.outputs(f"ood-{name}", 1.5 - 0.7 * i) for i, (name, title) in enumerate(OOD.items())}
-        for score, function in scores.SCORES.items():
+        for score, function in ood_scores.SCORES.items():
             for metric, measure in (("auroc", metrics.auroc), ("fpr95", metrics.fpr_at_tpr), ("aupr", metrics.aupr)):
                 values = {t: 100 * measure(function(inside), function(o)) for t, o in outside.items()}
                 for name, value in values.items():
@@ -246,9 +248,9 @@ def test_browser_would_tell_of_a_request(tmp_path: Path) -> None:
 
 def test_names_are_never_markup(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "study", n=60, title=HOSTILE, dataset=HOSTILE)
-    study = disk.read_json(folder.study_file)
+    study = files.read_json(folder.study_file)
     study["made"][HOSTILE] = HOSTILE
-    disk.write_json(folder.study_file, study)
+    files.write_json(folder.study_file, study)
     text = report.write(folder).read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -295,9 +297,9 @@ def test_one_protocol_alone(tmp_path: Path, protocols: tuple[int, ...]) -> None:
 
 def test_one_severity_and_two_architectures(tmp_path: Path) -> None:
     folder = make_study(tmp_path, n=60, parts=("corruption", "ood"))
-    rows = [each for each in runs.read_rows(folder.results_file) if each.severity in (None, 3)]
+    rows = [each for each in layout.read_rows(folder.results_file) if each.severity in (None, 3)]
     second = [row(**{**vars(each), "architecture": "Wide/Net 2", "run": "gone"}) for each in rows]
-    runs.write_rows(folder.results_file, [*rows, *second])
+    layout.write_rows(folder.results_file, [*rows, *second])
     text = report.write(folder).read_text(encoding="utf-8")
     assert "Only one severity was measured." in text
     names = {path.name for path in folder.figures.glob("*.png")}

@@ -14,12 +14,13 @@ from rich.console import Console
 from test_page import row
 from test_report import folder_of
 
-from anchored import report
-from anchored.recipe import Recipe
-from anchored.report import formats, paper, summary, tables
-from anchored.report.summary import Summary, Variant
-from anchored.runs import Row, StudyFolder
-from anchored.settings import Data
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data
+from anchored.report import comparison as summary
+from anchored.report import formats, paper, tables
+from anchored.report import page as report
+from anchored.report.comparison import Summary, Variant
+from anchored.store.layout import Row, StudyFolder
 
 SHARED = [Path(__file__).parents[up] / "shared" / "paper" / "tables.csv" for up in (1, 2)]
 FILE = resources.files("anchored") / "report" / "paper.csv"

@@ -13,15 +13,20 @@ from pictures import class_folders
 from torch import Tensor
 from torch import distributed as dist
 
-from anchored import corruptions, data, disk, own, predict
-from anchored import model as models
+from anchored.config.recipe import Cell, Recipe
+from anchored.config.settings import Data
+from anchored.corruptions import registry as corruptions
+from anchored.data import datasets
+from anchored.data.batches import ImageSet, to_input
+from anchored.data.streaming import Images, ImageStream, View
+from anchored.data.user_data import index as own
 from anchored.errors import UserError
-from anchored.model import ModelConfig
-from anchored.predict import Outputs, Pass, passed
-from anchored.recipe import Cell, Recipe
-from anchored.runs import Run
-from anchored.settings import Data
-from anchored.stream import ImageStream, View
+from anchored.evaluation import inference
+from anchored.evaluation.inference import Outputs, Pass, passed
+from anchored.models import folder as models
+from anchored.models.folder import ModelConfig
+from anchored.store import files
+from anchored.store.layout import Run
 
 KEY = "these weights, this set"
 
@@ -31,9 +36,9 @@ def config() -> ModelConfig:
     return models.config_of(Cell(**{**vars(cell), "network": "small", "data": Data("fashion-mini")}))
 
 
-def work(images: data.Images | None = None, features: bool = True, batch_size: int = 16) -> Pass:
+def work(images: Images | None = None, features: bool = True, batch_size: int = 16) -> Pass:
     made = config()
-    whole = data.scaled(data.load("fashion-mini", "test"), 0.05)
+    whole = datasets.scaled(datasets.load("fashion-mini", "test"), 0.05)
     return Pass(models.build(made, seed=3), made, images or whole, batch_size, features)
 
 
@@ -49,14 +54,14 @@ def equal(one: Outputs, other: Outputs) -> bool:
 
 @pytest.fixture(scope="module")
 def whole() -> Outputs:
-    return predict.predict(work())
+    return inference.predict(work())
 
 
 def test_outputs_are_the_models(whole: Outputs) -> None:
     todo = work()
-    assert isinstance(todo.images, data.ImageSet)
+    assert isinstance(todo.images, ImageSet)
     with torch.inference_mode():
-        logits = todo.model.eval()(data.to_input(todo.images.images, todo.config.mean, todo.config.std))
+        logits = todo.model.eval()(to_input(todo.images.images, todo.config.mean, todo.config.std))
     torch.testing.assert_close(whole.logits, logits)
     assert whole.labels.tolist() == todo.images.labels.tolist()
 
@@ -65,15 +70,15 @@ def test_parts_make_the_same_file_and_leave_nothing(
     whole: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path)
-    monkeypatch.setattr(predict, "PART", 9_000)  # two batches a part
+    monkeypatch.setattr(inference, "PART", 9_000)  # two batches a part
     written = []
-    save = disk.save_tensors
+    save = files.save_tensors
 
     def noted(path: Path, *rest: dict[str, Tensor]) -> None:
         written.append(path.name)
         save(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(disk, "save_tensors", noted)
+    monkeypatch.setattr(files, "save_tensors", noted)
     assert equal(passed(run, "test", KEY, work), whole)
     assert written == [f"{start:09d}.safetensors" for start in (0, 32, 64, 96)]
     assert [file.name for file in run.outputs_file("test").parent.iterdir()] == ["test.safetensors"]
@@ -87,7 +92,7 @@ def test_parts_make_the_same_file_and_leave_nothing(
 class Dying:
     """Images that are not there any more after some batches, as in a kill."""
 
-    def __init__(self, images: data.ImageSet, after: int) -> None:
+    def __init__(self, images: ImageSet, after: int) -> None:
         self.images, self.after, self.given = images, after, 0
         self.name, self.labels, self.classes = images.name, images.labels, images.classes
 
@@ -106,9 +111,9 @@ def test_a_killed_pass_goes_on_after_its_last_part(
     whole: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path)
-    monkeypatch.setattr(predict, "PART", 9_000)
+    monkeypatch.setattr(inference, "PART", 9_000)
     images = work().images
-    assert isinstance(images, data.ImageSet)
+    assert isinstance(images, ImageSet)
     with pytest.raises(RuntimeError, match="killed"):
         passed(run, "test", KEY, lambda: work(Dying(images, 5)))  # type: ignore[arg-type]
     assert list(run.part_files("test")) == [0, 32]
@@ -126,16 +131,16 @@ def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Pat
     labels = torch.from_numpy(found.labels)
     stream = ImageStream("mine", found, ("a", "b", "c"), View(1, 28), torch.arange(len(found)), labels, workers=2)
     (pixels,) = stream.parts([torch.arange(len(found))])
-    memory = data.ImageSet("mine", pixels, labels, stream.classes)
+    memory = ImageSet("mine", pixels, labels, stream.classes)
 
     def change(images: Tensor, places: Tensor) -> Tensor:
         return corruptions.corrupt(images, "gaussian_noise", 3, seed=1, indices=places)
 
     made, model = config(), models.build(config())
-    expected = data.ImageSet("mine", corruptions.corrupt(pixels, "gaussian_noise", 3, seed=1), labels, stream.classes)
+    expected = ImageSet("mine", corruptions.corrupt(pixels, "gaussian_noise", 3, seed=1), labels, stream.classes)
     kinds = [Pass(model, made, expected, 5, True), Pass(model, made, stream, 5, True, change)]
     kinds.append(Pass(model, made, memory, 5, True, change))
-    first, second, third = map(predict.predict, kinds)
+    first, second, third = map(inference.predict, kinds)
     assert equal(first, second)
     assert equal(first, third)
 
@@ -144,7 +149,7 @@ def share(rank: int, folder: str) -> tuple[str, int]:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(minutes=3))
     try:
-        return predict.share(Run(Path(folder) / "run"), "test", KEY, work())
+        return inference.share(Run(Path(folder) / "run"), "test", KEY, work())
     finally:
         dist.destroy_process_group()
 
@@ -156,28 +161,28 @@ def test_two_processes_share_a_set_and_the_first_joins_it_in_order(whole: Output
     other.join(60)
     assert other.exitcode == 0
     assert len(run.part_files("test")) == 2
-    assert equal(predict.joined(run, "test", KEY, made), whole)
+    assert equal(inference.joined(run, "test", KEY, made), whole)
     assert [file.name for file in (tmp_path / "run" / "outputs").iterdir()] == ["test.safetensors"]
 
 
 def test_images_that_do_not_fit_and_damaged_weights_are_one_line() -> None:
-    small = data.ImageSet("small", torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.zeros(2).long(), ("a",))
+    small = ImageSet("small", torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.zeros(2).long(), ("a",))
     with pytest.raises(UserError, match=r"images are 1×20×20, the network takes 1×28×28"):
-        predict.predict(work(small))
+        inference.predict(work(small))
     broken = work()
     torch.nn.init.constant_(broken.model.head.bias, float("nan"))  # type: ignore[arg-type, union-attr]
     with pytest.raises(UserError, match="logits are not finite"):
-        predict.predict(broken)
+        inference.predict(broken)
 
 
 def test_joined_tensors_are_read_by_the_format_itself(tmp_path: Path) -> None:
     parts = []
     for number, rows in enumerate((3, 1, 2)):
         tensors = {"b": torch.randn(rows, 5), "a": torch.arange(rows) + 10 * number, "c": torch.rand(rows, 2, 2).half()}
-        disk.save_tensors(tmp_path / f"{number}", tensors)
+        files.save_tensors(tmp_path / f"{number}", tensors)
         parts.append(tensors)
-    disk.join_tensors(tmp_path / "all", [tmp_path / f"{number}" for number in range(3)], {"key": "é ∆"})
-    whole, metadata = disk.load_tensors(tmp_path / "all")
+    files.join_tensors(tmp_path / "all", [tmp_path / f"{number}" for number in range(3)], {"key": "é ∆"})
+    whole, metadata = files.load_tensors(tmp_path / "all")
     assert metadata == {"key": "é ∆"}
     for name in "abc":
         assert torch.equal(whole[name], torch.cat([part[name] for part in parts]))
@@ -204,14 +209,14 @@ class Hungry(torch.nn.Module):
 def test_a_batch_that_does_not_fit_is_halved_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     todo = work(features=False)
     hungry = Hungry(todo.model.eval(), 5)
-    found = predict.predict(replace(todo, model=hungry))
-    torch.testing.assert_close(found.logits, predict.predict(todo).logits)
+    found = inference.predict(replace(todo, model=hungry))
+    torch.testing.assert_close(found.logits, inference.predict(todo).logits)
     assert hungry.sizes[:7] == [16, 8, 4, 4, 4, 4, 4]  # and stays there
     assert [record.message for record in caplog.records] == [
         "memory ran out: 8 images at once instead of 16", "memory ran out: 4 images at once instead of 8"
     ]  # fmt: skip
     with pytest.raises(UserError, match="memory runs out on a single image"):
-        predict.predict(replace(todo, model=Hungry(todo.model, 0)))
+        inference.predict(replace(todo, model=Hungry(todo.model, 0)))
 
 
 def test_other_errors_are_not_taken_for_want_of_memory() -> None:
@@ -224,4 +229,4 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        predict.predict(replace(work(features=False), model=Broken()))
+        inference.predict(replace(work(features=False), model=Broken()))

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.probe import linear_probe
+from anchored.metrics.linear_probe import linear_probe
 
 
 def blobs(count: int, seed: int, classes: int = 4, features: int = 12) -> tuple[Tensor, Tensor]:

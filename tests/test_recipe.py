@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from anchored import recipe as recipes
-from anchored import settings
+from anchored.config import recipe as recipes
+from anchored.config import settings
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data, Grid, Training
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.settings import Data, Grid, Training
 
 
 def test_grid_expands_alphas_for_ram_only_and_seed_by_seed() -> None:

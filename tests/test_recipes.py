@@ -13,16 +13,20 @@ import pytest
 from copies import ADAPTATION, by_class, dtd, imagenet_kit, pack, picture, places, ucf101, write
 from test_readers import cifar_fixture
 
-from anchored import catalog, corruptions, networks
-from anchored import recipe as recipes
-from anchored.catalog import CATALOG, DataSet
-from anchored.cli import main, parsed
-from anchored.commands import recipe_of
+from anchored.cli.main import main, parsed
+from anchored.cli.verbs import recipe_of
+from anchored.config import recipe as recipes
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data, Grid, Network, PerNetwork, Training
+from anchored.corruptions import registry as corruptions
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
+from anchored.data.catalog.row import DataSet
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.report import paper, summary
-from anchored.runs import StudyFolder
-from anchored.settings import Data, Grid, Network, PerNetwork, Training
+from anchored.models import registry as networks
+from anchored.report import comparison as summary
+from anchored.report import paper
+from anchored.store.layout import StudyFolder
 
 TABLES = {"table6": 6, "table7": 7, "table8": 8, "table9": 9, "table10": 10, "table11": 11}
 FIGURES = ("fig3", "fig3-imagenet", "fig4a", "fig4b")

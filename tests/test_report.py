@@ -13,19 +13,25 @@ import torch
 from rich.console import Console
 from test_page import SEVERITIES, make_study, row
 
-from anchored import disk, report, runs
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Grid, PerNetwork, Training
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.report import estimates, formats, panels, style, summary, tables, words
+from anchored.report import aggregate as estimates
+from anchored.report import comparison as summary
+from anchored.report import diagnostics as panels
+from anchored.report import formats, style, tables
+from anchored.report import narrative as words
+from anchored.report import page as report
 from anchored.report.tables import Cell, Column, Table
-from anchored.runs import Row, StudyFolder
-from anchored.settings import Grid, PerNetwork, Training
+from anchored.store import files as disk
+from anchored.store import layout
+from anchored.store.layout import Row, StudyFolder
 
 
 def folder_of(path: Path, rows: list[Row], recipe: Recipe | None = None, **made: str) -> StudyFolder:
     """A study's folder with these rows and nothing else."""
     folder = StudyFolder(path)
-    runs.write_rows(folder.results_file, rows)
+    layout.write_rows(folder.results_file, rows)
     disk.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe or Recipe()), "made": made})
     return folder
 

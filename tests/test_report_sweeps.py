@@ -13,11 +13,13 @@ from scipy import stats
 from test_page import row
 from test_report import folder_of
 
-from anchored import report
-from anchored.recipe import Recipe
-from anchored.report import radar, style, summary, sweeps, words
-from anchored.runs import Row
-from anchored.settings import Tail
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Tail
+from anchored.report import comparison as summary
+from anchored.report import narrative as words
+from anchored.report import page as report
+from anchored.report import radar, style, sweeps
+from anchored.store.layout import Row
 
 ALPHAS = (0.0625, 0.125, 0.25)
 

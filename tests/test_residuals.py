@@ -9,9 +9,10 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from anchored import anchor, networks
+from anchored import anchor
 from anchored.errors import UserError
-from anchored.residuals import FullNormal, LowRankNormal, Residuals, chi_tail, uniform_cross_entropy
+from anchored.method.hard_delta import FullNormal, LowRankNormal, Residuals, chi_tail, uniform_cross_entropy
+from anchored.models import registry as networks
 
 
 def generator(seed: int = 0) -> torch.Generator:

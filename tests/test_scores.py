@@ -5,7 +5,7 @@ import scipy.special
 import torch
 
 from anchored.errors import UserError
-from anchored.scores import SCORES
+from anchored.metrics.ood_scores import SCORES
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anchored.cli import main
+from anchored.cli.main import main
 
 AUDIT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "audit.py"))
 

@@ -10,14 +10,19 @@ import torch
 from torch import nn
 
 import anchored
-from anchored import catalog, data, disk, networks, start
-from anchored.anchoring import AnchoredModel
+from anchored.config.recipe import Cell, canonical
+from anchored.config.settings import Anchoring, Data, Network, Protocol, Tail, Training
+from anchored.data import datasets
+from anchored.data.batches import to_input
+from anchored.data.catalog import registry as catalog
 from anchored.errors import UserError
-from anchored.export import convert
-from anchored.recipe import Cell, canonical
-from anchored.runs import Run
-from anchored.settings import Anchoring, Data, Network, Protocol, Tail, Training
-from anchored.train import train
+from anchored.method.anchoring import AnchoredModel
+from anchored.models import initialisation
+from anchored.models import registry as networks
+from anchored.models.export import convert
+from anchored.store import files
+from anchored.store.layout import Run
+from anchored.training.fit import train
 
 TINY = Training(epochs=1, batch_size=32, learning_rate=0.05, crop_padding=2, accelerator="cpu")
 
@@ -50,7 +55,7 @@ def plain() -> nn.Module:
 @pytest.fixture(scope="module")
 def checkpoint(plain: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "plain.safetensors"
-    disk.save_tensors(path, dict(plain.state_dict()))
+    files.save_tensors(path, dict(plain.state_dict()))
     return path
 
 
@@ -74,7 +79,7 @@ def test_every_protocol_starts_with_the_checkpoints_answers(
     protocol: Protocol, kind: str, plain: nn.Module, request: pytest.FixtureRequest
 ) -> None:
     chosen = cell(protocol, request.getfixturevalue(kind))
-    model = start.begin(chosen, start.config_of(chosen)).eval()
+    model = initialisation.begin(chosen, initialisation.config_of(chosen)).eval()
     images, references = torch.randn(2, 3, 1, 28, 28, generator=torch.Generator().manual_seed(9))
     if isinstance(model, AnchoredModel):
         model.set_references(references)
@@ -84,7 +89,7 @@ def test_every_protocol_starts_with_the_checkpoints_answers(
 
 def test_a_head_for_other_classes_starts_at_zero(plain: nn.Module, checkpoint: Path) -> None:
     chosen = cell("standard", checkpoint, data=Data("fashion-mini-novel"))
-    begun = start.begin(chosen, start.config_of(chosen)).state_dict()
+    begun = initialisation.begin(chosen, initialisation.config_of(chosen)).state_dict()
     assert begun["head.weight"].shape[0] == 3
     assert not begun["head.weight"].any()
     assert all(torch.equal(value, begun[name]) for name, value in plain.state_dict().items() if "head" not in name)
@@ -92,22 +97,22 @@ def test_a_head_for_other_classes_starts_at_zero(plain: nn.Module, checkpoint: P
 
 def test_training_anchored_goes_on_from_a_trained_folder(trained: Path) -> None:
     chosen = cell(checkpoint=trained)
-    begun, before = start.begin(chosen, start.config_of(chosen)), anchored.load(trained)
+    begun, before = initialisation.begin(chosen, initialisation.config_of(chosen)), anchored.load(trained)
     assert isinstance(begun, AnchoredModel)
     assert isinstance(before, AnchoredModel)
     for name, value in before.network.state_dict().items():
         assert torch.equal(begun.network.state_dict()[name], value)
     with pytest.raises(UserError, match="was trained anchored: a standard network cannot start from it"):
-        start.begin(cell("standard", trained), start.config_of(chosen))
+        initialisation.begin(cell("standard", trained), initialisation.config_of(chosen))
 
 
 def test_the_checkpoints_normalisation_is_taken_unless_the_recipe_says_otherwise(checkpoint: Path) -> None:
     folder = checkpoint.parent / "half"
     convert("small", folder, checkpoint=str(checkpoint), like="fashion-mini-known", mean=(0.5,), std=(0.25,))
-    assert start.config_of(cell(checkpoint=folder)).mean == (0.5,)
+    assert initialisation.config_of(cell(checkpoint=folder)).mean == (0.5,)
     own = cell(checkpoint=folder, data=Data("fashion-mini-known", mean=(0.1,), std=(0.2,)))
-    assert (start.config_of(own).mean, start.config_of(own).std) == ((0.1,), (0.2,))
-    assert start.config_of(cell()).mean == catalog.get("fashion-mini-known").mean
+    assert (initialisation.config_of(own).mean, initialisation.config_of(own).std) == ((0.1,), (0.2,))
+    assert initialisation.config_of(cell()).mean == catalog.get("fashion-mini-known").mean
 
 
 def test_input_shape_is_the_recipes(tmp_path: Path) -> None:
@@ -120,23 +125,23 @@ def test_input_shape_is_the_recipes(tmp_path: Path) -> None:
     assert model.references.shape == (1, 3, 20, 20)
     grey = cell(data=Data("cifar10", channels=1))
     with pytest.raises(UserError, match=r"cifar10 has 3 channels and data.channels is 1: give data.mean"):
-        start.config_of(grey)
+        initialisation.config_of(grey)
 
 
 def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> None:
-    network = start.pinned(Network(checkpoint=str(checkpoint)))
+    network = initialisation.pinned(Network(checkpoint=str(checkpoint)))
     assert len(network.sha256) == 64
     assert cell(start=network).digest() != cell(checkpoint=checkpoint).digest()
     other = tmp_path / "plain.safetensors"
-    disk.save_tensors(other, dict(networks.build("small", channels=1, classes=7, seed=5).state_dict()))
+    files.save_tensors(other, dict(networks.build("small", channels=1, classes=7, seed=5).state_dict()))
     changed = replace(network, checkpoint=str(other))
     with pytest.raises(UserError, match="the recipe says"):
-        start.pinned(changed)
+        initialisation.pinned(changed)
     chosen = cell(start=changed)
     with pytest.raises(UserError, match="holds other weights than the study began with"):
-        start.begin(chosen, start.config_of(chosen))
+        initialisation.begin(chosen, initialisation.config_of(chosen))
     with pytest.raises(UserError, match="there is no such file"):
-        start.pinned(Network(checkpoint="nowhere"))
+        initialisation.pinned(Network(checkpoint="nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -150,13 +155,13 @@ def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> No
     ],
 )
 def test_unfit_checkpoints_are_one_line(checkpoint: Path, tmp_path: Path, change: Any, said: str) -> None:
-    weights, _ = disk.load_tensors(checkpoint)
+    weights, _ = files.load_tensors(checkpoint)
     change(weights)
     path = tmp_path / "unfit.safetensors"
-    disk.save_tensors(path, weights)
+    files.save_tensors(path, weights)
     chosen = cell("standard", path)
     with pytest.raises(UserError, match=said) as raised:
-        start.begin(chosen, start.config_of(chosen))
+        initialisation.begin(chosen, initialisation.config_of(chosen))
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
 
@@ -164,7 +169,7 @@ def test_unfit_checkpoints_are_one_line(checkpoint: Path, tmp_path: Path, change
 def test_only_what_is_not_frozen_moves(converted: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     train(run, cell(checkpoint=converted, train=replace(TINY, rates={"": 0.0, "head": 1.0}, mixup=0.2, cutmix=1.0)))
-    before, after = (disk.load_tensors(Run(path).weights_file)[0] for path in (converted, run.path))
+    before, after = (files.load_tensors(Run(path).weights_file)[0] for path in (converted, run.path))
     moved = {name for name, value in after.items() if name != "references" and not torch.equal(value, before[name])}
     assert moved == {"network.head.weight", "network.head.bias"}  # batch norm's statistics neither
 
@@ -185,13 +190,13 @@ def test_a_cell_of_before_these_settings_is_still_known(tmp_path: Path) -> None:
     chosen = cell(anchoring=Anchoring())
     old = json.loads(canonical(chosen))
     del old["start"], old["data"]["size"], old["train"]["rates"], old["train"]["optimizer"]
-    disk.write_json(run.cell_file, old)
+    files.write_json(run.cell_file, old)
     train(run, chosen)
     assert run.weights_file.exists()
 
 
 def test_real_images_are_prepared_alike(checkpoint: Path) -> None:
     """Preprocessing of images that fit already is the one that training and evaluation use."""
-    config = start.config_of(cell())
-    images = data.load("fashion-mini-known", "test").images[:4]
-    assert torch.equal(config.preprocess(images), data.to_input(images, config.mean, config.std))
+    config = initialisation.config_of(cell())
+    images = datasets.load("fashion-mini-known", "test").images[:4]
+    assert torch.equal(config.preprocess(images), to_input(images, config.mean, config.std))

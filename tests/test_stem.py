@@ -12,8 +12,8 @@ from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchored import stem
 from anchored.errors import UserError
+from anchored.method import stem
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

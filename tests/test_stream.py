@@ -14,21 +14,24 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from anchored import data, disk, own
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data, Training
 from anchored.corruptions.randomness import image_keys
-from anchored.data import Batches, ImageSet, View
+from anchored.data import datasets
+from anchored.data.batches import Batches, ImageSet
+from anchored.data.streaming import Augmentation, AutoAugment, ImageStream, Interpolation, View
+from anchored.data.user_data import index as own
+from anchored.data.user_data.sources import listed
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.runs import Run
-from anchored.settings import Data, Training
-from anchored.stream import Augmentation, AutoAugment, ImageStream, Interpolation
-from anchored.train import train
+from anchored.store import files
+from anchored.store.layout import Run
+from anchored.training.fit import train
 
 VIEW = View(3, 24)
 
 
 def stream_of(folder: Path, workers: int, view: View = VIEW) -> ImageStream:
-    paths = [folder / name for name in own.listed(folder)]
+    paths = [folder / name for name in listed(folder)]
     index = own.of_files(paths)
     labels = torch.arange(len(paths))
     return ImageStream("photos", index, tuple(map(str, range(len(paths)))), view, labels.clone(), labels, workers)
@@ -91,7 +94,7 @@ def test_what_cannot_be_seen_is_one_line() -> None:
 def test_workers_and_memory_give_the_same_images(photos: Path) -> None:
     alone, helped = stream_of(photos, 0), stream_of(photos, 2)
     batches = torch.split(torch.tensor([3, 1, 4, 1, 5, 9, 2, 6]), 3)
-    expected = torch.stack([VIEW(Image.open(photos / name).convert("RGB")) for name in own.listed(photos)])
+    expected = torch.stack([VIEW(Image.open(photos / name).convert("RGB")) for name in listed(photos)])
     for stream in (alone, helped):
         parts = list(stream.parts(batches))
         assert [len(part) for part in parts] == [3, 3, 2]
@@ -136,7 +139,7 @@ def test_resized_crops_are_torchvisions_by_seed_epoch_and_index(photos: Path) ->
     with torch.random.fork_rng(devices=[]):
         for label, key in enumerate(image_keys(7, "augmentation/2", torch.arange(12)).tolist()):
             torch.manual_seed(key)
-            image = reference(Image.open(photos / own.listed(photos)[label]))
+            image = reference(Image.open(photos / listed(photos)[label]))
             torch.testing.assert_close(first[label], functional.pil_to_tensor(image).float(), atol=1e-3, rtol=0)
 
 
@@ -184,31 +187,31 @@ def test_an_unreadable_image_is_one_line_with_its_name(photos: Path, tmp_path: P
 def test_the_limit_decides_and_the_weights_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     class_folders(Path("images"), 20)
-    settings = data.bound(Data("images/", fraction=0.5))
-    seen = data.seen_by(settings)
+    settings = datasets.bound(Data("images/", fraction=0.5))
+    seen = datasets.seen_by(settings)
     small, big = replace(settings, memory=0.0, workers=2), settings
-    kinds = [type(data.open_set("images/", "train", each, seen)) for each in (small, big)]
+    kinds = [type(datasets.open_set("images/", "train", each, seen)) for each in (small, big)]
     assert kinds == [ImageStream, ImageSet]
-    assert isinstance(data.open_set("images/", "train", big, seen, originals=True), ImageStream)
-    assert isinstance(data.open_set("digits", "test", small, seen), ImageSet)  # arrays are there anyway
-    assert data.describe(small).mean == data.describe(big).mean
+    assert isinstance(datasets.open_set("images/", "train", big, seen, originals=True), ImageStream)
+    assert isinstance(datasets.open_set("digits", "test", small, seen), ImageSet)  # arrays are there anyway
+    assert datasets.describe(small).mean == datasets.describe(big).mean
     recipe = Training(epochs=2, batch_size=8, learning_rate=0.05, crop_padding=2, accelerator="cpu")
     found = []
     for name, each in (("small", small), ("big", big)):
         run = Run(tmp_path / name)
         cell = replace(next(Recipe().cells()), network="small", protocol="ram", alpha=0.3, data=each, train=recipe)
         train(run, cell)
-        found.append(disk.load_tensors(run.weights_file)[0])
-        assert "memory" not in disk.read_json(run.cell_file)["data"]
+        found.append(files.load_tensors(run.weights_file)[0])
+        assert "memory" not in files.read_json(run.cell_file)["data"]
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 def test_arrays_beyond_the_limit_are_resized_as_they_are_needed() -> None:
     settings = Data("fashion-mini", fraction=0.01, size=40)
-    seen = data.seen_by(settings)
+    seen = datasets.seen_by(settings)
     assert seen == View(1, 40)
-    whole = data.open_set("digits", "test", settings, seen)
-    lazy = data.open_set("digits", "test", replace(settings, memory=0.0), seen)
+    whole = datasets.open_set("digits", "test", settings, seen)
+    lazy = datasets.open_set("digits", "test", replace(settings, memory=0.0), seen)
     assert isinstance(lazy, ImageSet)
     assert lazy.images.shape[2] == 28
     batches = torch.split(torch.arange(len(whole)), 7)

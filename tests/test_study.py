@@ -15,12 +15,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from anchored import cells, disk, runs, study, train, workers
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Anchoring, Data, Evaluation, Grid, Training
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.runs import StudyFolder
-from anchored.settings import Anchoring, Data, Evaluation, Grid, Training
+from anchored.store import files, layout
+from anchored.store.layout import StudyFolder
+from anchored.study import jobs, study, workers
+from anchored.training import fit
 
 TINY = Recipe(
     name="tiny",
@@ -65,7 +67,7 @@ def test_two_workers_give_the_same_rows_though_one_is_killed(
     folder, show = StudyFolder(tmp_path / "two"), workers.Work.show
     killed: dict[str, str] = {}  # cell -> its process
 
-    def kill_once(work: workers.Work, cell: Any) -> cells.State | None:
+    def kill_once(work: workers.Work, cell: Any) -> jobs.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and not killed:
             killed[cell.name] = found.worker
@@ -76,7 +78,7 @@ def test_two_workers_give_the_same_rows_though_one_is_killed(
     study.study(TINY, folder.path, Console(), workers=2)
     assert killed
     assert same(alone, folder)
-    states = {cell.name: state for cell in TINY.cells() if (state := cells.state(folder.run(cell.name)))}
+    states = {cell.name: state for cell in TINY.cells() if (state := jobs.state(folder.run(cell.name)))}
     assert all(states[name].worker != worker for name, worker in killed.items())  # done by another
     assert not any(state.worker.endswith(f":{os.getpid()}") for state in states.values())
 
@@ -86,7 +88,7 @@ def test_workers_measure_anew_what_was_measured_otherwise(alone: StudyFolder, tm
     shutil.copytree(alone.path, folder.path)
     changed = replace(TINY, evaluate=replace(TINY.evaluate, severities=(1, 2)))
     study.study(changed, folder.path, Console(), workers=2)
-    rows = runs.read_rows(folder.results_file)
+    rows = layout.read_rows(folder.results_file)
     assert {(row.run, row.severity) for row in rows if row.corruption == "contrast"} == {
         (cell.name, severity) for cell in TINY.cells() for severity in (1, 2)
     }
@@ -98,24 +100,24 @@ def test_workers_measure_anew_what_was_measured_otherwise(alone: StudyFolder, tm
 def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
     alone: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, real = StudyFolder(tmp_path / "failing"), train.train
+    folder, real = StudyFolder(tmp_path / "failing"), fit.train
 
-    def failing(run: runs.Run, cell: Any, *rest: Any, **more: Any) -> None:
+    def failing(run: layout.Run, cell: Any, *rest: Any, **more: Any) -> None:
         if cell.protocol == "standard" and cell.seed == 0:
             raise ZeroDivisionError("of all things")
         real(run, cell, *rest, **more)
 
-    monkeypatch.setattr(train, "train", failing)
+    monkeypatch.setattr(fit, "train", failing)
     said = r"1 of 4 trainings failed: small · standard · seed 0: ZeroDivisionError: of all things; the others are in"
     with pytest.raises(UserError, match=said):
         study.study(TINY, folder.path, Console())
-    assert len({row.run for row in runs.read_rows(folder.results_file)}) == 3
+    assert len({row.run for row in layout.read_rows(folder.results_file)}) == 3
     assert folder.report_file.exists()
     console = Console(width=200, record=True)
     console.print(study.status(folder.path))
     lines = [line.split() for line in console.export_text().splitlines()[1:]]
     assert [words[words.index("seed") + 2] for words in lines] == ["failed", "done", "done", "done"]
-    failed = cells.state(folder.run("small-standard-seed0"))
+    failed = jobs.state(folder.run("small-standard-seed0"))
     assert failed is not None
     assert "in failing" in failed.trace
     monkeypatch.undo()
@@ -125,22 +127,22 @@ def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
 
 def test_two_studies_in_one_folder_share_the_work(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "shared")
-    code = "import sys; from anchored.cli import main; sys.exit(main())"
+    code = "import sys; from anchored.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, *WORDS, "-o", str(folder.path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert len({row.run for row in runs.read_rows(folder.results_file)}) == 2
+    assert len({row.run for row in layout.read_rows(folder.results_file)}) == 2
 
 
 def test_workers_end_with_their_study(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "orphans")
-    code = "import sys; from anchored.cli import main; sys.exit(main())"
+    code = "import sys; from anchored.cli.main import main; sys.exit(main())"
     longer = ["--train.epochs", "5000", "--workers", "2", "-o", str(folder.path)]
     process = subprocess.Popen([sys.executable, "-c", code, *WORDS, *longer], stdout=subprocess.DEVNULL)
     pids: set[int] = set()
     while len(pids) < 2 and process.poll() is None:
-        states = [cells.state(run) for run in map(folder.run, ("small-standard-seed0", "small-ram-0.25-seed0"))]
+        states = [jobs.state(run) for run in map(folder.run, ("small-standard-seed0", "small-ram-0.25-seed0"))]
         pids = {int(each.worker.rpartition(":")[2]) for each in states if each}
         time.sleep(0.1)
     process.kill()  # without a chance to tell them
@@ -163,10 +165,10 @@ def alive(pid: int) -> bool:
 def test_what_a_kill_left_half_written_is_swept_away(alone: StudyFolder, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "killed")
     shutil.copytree(alone.path, folder.path)
-    left = [place / f".x.abc{disk.UNFINISHED}" for place in (folder.path, folder.tables, folder.figures)]
+    left = [place / f".x.abc{files.UNFINISHED}" for place in (folder.path, folder.tables, folder.figures)]
     for file in left:
         file.write_text("half")
-    others = next(iter(folder.runs())).path / f".x.abc{disk.UNFINISHED}"
+    others = next(iter(folder.runs())).path / f".x.abc{files.UNFINISHED}"
     others.write_text("somebody's who works on that cell")
     study.study(TINY, folder.path, Console())
     assert not any(file.exists() for file in left)
@@ -176,7 +178,7 @@ def test_what_a_kill_left_half_written_is_swept_away(alone: StudyFolder, tmp_pat
 def test_a_folder_with_nothing_but_a_lock_is_a_new_one(tmp_path: Path) -> None:  # killed before its first write
     folder = StudyFolder(tmp_path)
     folder.lock_file.touch()
-    (tmp_path / f".study.json.abc{disk.UNFINISHED}").touch()
+    (tmp_path / f".study.json.abc{files.UNFINISHED}").touch()
     study.bind(folder, TINY)
     assert folder.study_file.exists()
 
@@ -186,9 +188,9 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     one = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))
     (cell,) = one.cells()
     run = folder.run(cell.name)
-    with disk.held(run.lock_file) as mine:
+    with files.held(run.lock_file) as mine:
         assert mine
-        assert cells.work(run, cell, TINY) is None
+        assert jobs.work(run, cell, TINY) is None
         with pytest.raises(UserError, match="another process works on"):
             study.train_one(one, run, Console())
     assert not run.weights_file.exists()
@@ -199,7 +201,7 @@ def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: py
     grid, longer = Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)), replace(TINY.train, epochs=150)
     recipe = replace(TINY, grid=grid, train=longer)  # long enough to be met while training
 
-    def kill(work: workers.Work, cell: Any) -> cells.State | None:
+    def kill(work: workers.Work, cell: Any) -> jobs.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and cell.seed == 0:
             with_pid = int(found.worker.rpartition(":")[2])
@@ -212,7 +214,7 @@ def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(workers.Work, "show", kill)
     with pytest.raises(UserError, match=r"1 of 2 trainings failed: .*its process was lost 3 times \(exit status -9"):
         study.study(recipe, folder.path, Console(), workers=2)
-    assert len({row.run for row in runs.read_rows(folder.results_file)}) == 1
+    assert len({row.run for row in layout.read_rows(folder.results_file)}) == 1
 
 
 def test_workers_that_cannot_begin_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,7 @@ def test_no_workers_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
-    run = runs.Run(tmp_path)
+    run = layout.Run(tmp_path)
     for text in ("", "[]", '{"phase": "asleep"}', '{"phase": "done", "more": 1}', "\xff"):
         run.state_file.write_text(text, encoding="latin-1")
-        assert cells.state(run) is None
+        assert jobs.state(run) is None

@@ -16,13 +16,16 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
-from anchored import disk, evaluate, ranks, together
+from anchored.config.recipe import Cell, Recipe
+from anchored.config.settings import Anchoring, Data, Tail, Training
 from anchored.errors import UserError
-from anchored.recipe import Cell, Recipe
-from anchored.runs import Run
-from anchored.settings import Anchoring, Data, Tail, Training
-from anchored.together import Lost, shared
-from anchored.train import train
+from anchored.evaluation import suites
+from anchored.method import collectives
+from anchored.store import files as disk
+from anchored.store.layout import Run
+from anchored.training import distributed as together
+from anchored.training.distributed import Lost, shared
+from anchored.training.fit import train
 
 STUDY = [
     "study", "demo", "--scale", "0.03", "--train.epochs", "6", "--train.batch_size", "32", "--train.accelerator", "cpu",
@@ -55,28 +58,28 @@ def plain_cell(devices: int) -> Cell:
 
 @shared(in_step=False)
 def place(*, base: int) -> int:
-    return base + ranks.place()[0]
+    return base + collectives.place()[0]
 
 
 @shared(in_step=True)
 def fails(*, who: list[int]) -> float:
     """An error in some processes, while the others wait for them."""
-    if ranks.place()[0] in who:
-        raise UserError(f"a bad image, seen by {ranks.place()[0]}")
-    return float(ranks.summed(torch.ones(())))
+    if collectives.place()[0] in who:
+        raise UserError(f"a bad image, seen by {collectives.place()[0]}")
+    return float(collectives.summed(torch.ones(())))
 
 
 @shared(in_step=False)
 def fails_alone(*, who: int) -> None:
-    if ranks.place()[0] == who:
+    if collectives.place()[0] == who:
         raise UserError("a bad image")
 
 
 @shared(in_step=True)
 def dies(*, who: int) -> float:
-    if ranks.place()[0] == who:
+    if collectives.place()[0] == who:
         os.kill(os.getpid(), signal.SIGKILL)
-    return float(ranks.summed(torch.ones(())))
+    return float(collectives.summed(torch.ones(())))
 
 
 def said(work: Any) -> str:
@@ -192,7 +195,7 @@ def test_one_process_evaluates_the_same_weights_to_the_same_rows(studied: Path, 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        evaluate.evaluate(run, cell, settings)
+        suites.evaluate(run, cell, settings)
     finally:
         torch.set_num_threads(threads)
     assert run.rows_file.read_bytes() == there.rows_file.read_bytes()

@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import anchored
-from anchored import data, disk, model, networks
-from anchored.anchoring import AnchoredModel
-from anchored.checkpoints import TensorCheckpoints
+from anchored.config.recipe import Cell
+from anchored.config.settings import Anchoring, Data, Protocol, Tail, Training
+from anchored.data import datasets
+from anchored.data.batches import Batches, to_input
 from anchored.errors import UserError
-from anchored.optimiser import averages
-from anchored.recipe import Cell
-from anchored.runs import Run
-from anchored.settings import Anchoring, Data, Protocol, Tail, Training
-from anchored.train import Keeper, train
+from anchored.method.anchoring import AnchoredModel
+from anchored.models import folder
+from anchored.models import registry as networks
+from anchored.store import files
+from anchored.store.layout import Run
+from anchored.training.checkpoints import TensorCheckpoints
+from anchored.training.fit import Keeper, train
+from anchored.training.optimiser import averages
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
@@ -33,7 +37,7 @@ def cell(protocol: Protocol = "ram", **changes: Any) -> Cell:
 
 
 def weights(run: Run) -> dict[str, Tensor]:
-    return disk.load_tensors(run.weights_file)[0]
+    return files.load_tensors(run.weights_file)[0]
 
 
 class Stop(pl.Callback):
@@ -108,7 +112,7 @@ def test_training_learns(trained: Run) -> None:
 
 
 def test_protocols_share_everything_but_the_stem() -> None:
-    standard, anchored_model = (model.build(model.config_of(cell(p)), seed=5) for p in ("standard", "anchored"))
+    standard, anchored_model = (folder.build(folder.config_of(cell(p)), seed=5) for p in ("standard", "anchored"))
     assert isinstance(anchored_model, AnchoredModel)
     wide = anchored_model.network.state_dict()
     same = [n for n, v in standard.state_dict().items() if n != "stem.weight" and torch.equal(v, wide[n])]
@@ -119,9 +123,9 @@ def test_references_are_training_images_kept_with_the_model(trained: Run) -> Non
     loaded = anchored.load(trained.path)
     assert isinstance(loaded, AnchoredModel)
     assert loaded.references is not None
-    config = model.read_config(trained)
-    images = data.scaled(data.load("fashion-mini-known", "train"), 0.02)
-    inputs = data.to_input(images.images, config.mean, config.std)
+    config = folder.read_config(trained)
+    images = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.02)
+    inputs = to_input(images.images, config.mean, config.std)
     assert len(loaded.references) == 2
     for reference in loaded.references:
         assert (inputs == reference).flatten(1).all(dim=1).any()
@@ -195,8 +199,8 @@ class OwnModule(pl.LightningModule):
 
 
 def test_in_somebody_elses_lightning_module() -> None:
-    images = data.scaled(data.load("fashion-mini-known", "train"), 0.02)
-    batches = data.Batches(images, 35, (0.3,), (0.3,), shuffle=True)
+    images = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.02)
+    batches = Batches(images, 35, (0.3,), (0.3,), shuffle=True)
     network = networks.build("small", channels=1, classes=7, seed=0)
     module = OwnModule(anchored.anchor(network, 0.25))
     pl.Trainer(

@@ -9,14 +9,20 @@ import pytest
 import torch
 
 import anchored
-from anchored import data, evaluate, recipe, runs, validation
-from anchored.bench import load
-from anchored.cli import main
+from anchored.cli.main import main
+from anchored.config import recipe
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data, Evaluation, Grid, Validation
+from anchored.data import datasets
+from anchored.data.batches import to_input
+from anchored.data.streaming import Images
 from anchored.errors import UserError
-from anchored.recipe import Recipe
-from anchored.report import choice, summary
-from anchored.runs import Row, StudyFolder
-from anchored.settings import Data, Evaluation, Grid, Validation
+from anchored.evaluation import holdout, suites
+from anchored.evaluation.evaluator import load
+from anchored.report import choice
+from anchored.report import comparison as summary
+from anchored.store import layout
+from anchored.store.layout import Row, StudyFolder
 
 TITLE = "Fashion-MNIST (mini), known classes"
 TOY = [
@@ -46,7 +52,7 @@ def recipe_of(folder: StudyFolder) -> Recipe:
 
 
 def test_rows_of_held_out_images(study: StudyFolder) -> None:
-    rows, tested = runs.read_rows(study.validation_file), runs.read_rows(study.results_file)
+    rows, tested = layout.read_rows(study.validation_file), layout.read_rows(study.results_file)
     assert {each.run for each in rows} == {each.run for each in tested}
     assert len({each.run for each in rows}) == 8
     held_out = len(load("fashion-mini-known", "validation", recipe_of(study).data))
@@ -65,14 +71,14 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     chosen = recipe_of(study).data
     images = load("fashion-mini-known", "validation", chosen)
     run = study.run("small-ram-0.5-seed1")
-    model, config = anchored.load(run.path), data.describe(chosen)
+    model, config = anchored.load(run.path), datasets.describe(chosen)
     pixels = next(images.parts([torch.arange(len(images))]))
     with torch.no_grad():
-        logits = model(data.to_input(pixels, config.mean, config.std))
+        logits = model(to_input(pixels, config.mean, config.std))
     accuracy = 100 * float((logits.argmax(1) == images.labels).double().mean())
     (found,) = [
         each
-        for each in runs.read_rows(study.validation_file)
+        for each in layout.read_rows(study.validation_file)
         if (each.run, each.metric, each.dataset) == (run.name, "accuracy", TITLE)
     ]
     assert found.value == pytest.approx(accuracy)
@@ -98,13 +104,13 @@ def mean_error(rows: list[Row], alpha: float | None, protocol: str) -> float:
 
 
 def test_the_pick_is_made_from_these_rows(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = runs.read_rows(study.validation_file)
+    rows = layout.read_rows(study.validation_file)
     (found,) = choice.of(summary.read(study))
     candidates = {(None, "anchored"): 0.0, (0.25, "ram"): 0.25, (0.5, "ram"): 0.5}
     errors = {alpha: mean_error(rows, *key) for key, alpha in candidates.items()}
     assert found.picked is not None
     assert (found.picked.alpha or 0.0) == min(errors, key=errors.__getitem__)
-    tested = runs.read_rows(study.results_file)
+    tested = layout.read_rows(study.results_file)
     on_test = {alpha: mean_error(tested, *key) for key, alpha in candidates.items()}
     assert found.regret == pytest.approx(on_test[found.picked.alpha or 0.0] / min(on_test.values()) - 1)
     assert main(["report", str(study.path)]) == 0
@@ -122,14 +128,14 @@ def test_no_test_image_is_looked_at(study: StudyFolder, monkeypatch: pytest.Monk
     run = study.run(cell.name)
     for file in run.validation.path.rglob("*.safetensors"):
         file.unlink()
-    rows, seen, real = run.validation.rows_file.read_bytes(), set[tuple[str, str]](), data.open_set
+    rows, seen, real = run.validation.rows_file.read_bytes(), set[tuple[str, str]](), datasets.open_set
 
-    def watched(name: str, split: str, *rest: Any, **more: Any) -> data.Images:
+    def watched(name: str, split: str, *rest: Any, **more: Any) -> Images:
         seen.add((name, split))
         return real(name, split, *rest, **more)
 
-    monkeypatch.setattr(data, "open_set", watched)
-    evaluate.evaluate(run, cell, validation.settings_of(chosen), split="validation")
+    monkeypatch.setattr(datasets, "open_set", watched)
+    suites.evaluate(run, cell, holdout.settings_of(chosen), split="validation")
     assert seen == {("fashion-mini-known", "validation")}  # features of digits' training images were kept
     assert run.validation.rows_file.read_bytes() == rows
 
@@ -150,17 +156,17 @@ DEMO = Recipe(
 
 
 def test_what_is_measured_by_default() -> None:
-    found = validation.settings_of(DEMO)
+    found = holdout.settings_of(DEMO)
     assert len(found.corruptions) == 10
     assert "sparkles" in found.corruptions
     assert found.adaptation == ("digits",)
     assert found.ood == ("jigsaw", "inverted", "scrambled", "phase")
-    bar = validation.settings_of(with_(DEMO, evaluate=Evaluation(corruptions=("c-bar",))))
+    bar = holdout.settings_of(with_(DEMO, evaluate=Evaluation(corruptions=("c-bar",))))
     assert not {"sparkles", "lines"} & set(bar.corruptions)
     assert "caustic_refraction" in bar.corruptions  # C̄ of large images: C̄ all the same
     assert (bar.ood, bar.adaptation) == ((), ())  # what the test leaves out cannot be judged
     every = recipe.read("imagenet")["evaluate"]["corruptions"]
-    left = validation.settings_of(with_(DEMO, evaluate=Evaluation(corruptions=tuple(every))))
+    left = holdout.settings_of(with_(DEMO, evaluate=Evaluation(corruptions=tuple(every))))
     assert left.corruptions
 
 
@@ -191,7 +197,7 @@ def with_(base: Recipe, **changes: Any) -> Recipe:
 )
 def test_overlaps_are_refused_before_training(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
-        validation.check(with_(DEMO, **changes).check())
+        holdout.check(with_(DEMO, **changes).check())
     assert "\n" not in str(raised.value)
 
 

@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 from test_study import TINY
 
-from anchored import cells, disk, workers
-from anchored.display import Display
-from anchored.runs import StudyFolder
+from anchored.store import files
+from anchored.store.layout import StudyFolder
+from anchored.study import jobs, workers
+from anchored.study.progress import Display
 
 
 @dataclass
@@ -38,7 +39,7 @@ def of_tiny(path: Path) -> workers.Work:
 def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
     work = of_tiny(tmp_path)
     left = work.left
-    keepers = [cells.Keeper(work.folder.run(cell.name), lambda state: None) for cell in left]
+    keepers = [jobs.Keeper(work.folder.run(cell.name), lambda state: None) for cell in left]
     starts = 0
 
     def start() -> workers.Worker:
@@ -56,7 +57,7 @@ def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
     with work.display:
         workers._supervise(work, start, len(left))
     assert starts == 2 * len(left)  # all of them were replaced
-    assert all(state and not state.error for state in map(cells.state, map(work.folder.run, (c.name for c in left))))
+    assert all(state and not state.error for state in map(jobs.state, map(work.folder.run, (c.name for c in left))))
 
 
 def test_nobody_is_started_for_what_another_study_works_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,12 +72,12 @@ def test_nobody_is_started_for_what_another_study_works_on(tmp_path: Path, monke
         waits.append(seconds)
         if len(waits) == 10:
             for run in others:
-                cells.Keeper(run, lambda state: None).end("done")
+                jobs.Keeper(run, lambda state: None).end("done")
 
     monkeypatch.setattr(time, "sleep", wait)
     with work.display, contextlib.ExitStack() as held:
         for run in others:
-            assert held.enter_context(disk.held(run.lock_file))
+            assert held.enter_context(files.held(run.lock_file))
         workers._supervise(work, start, len(others))
     assert len(waits) == 10
     assert len(starts) == len(others)

@@ -1,7 +1,7 @@
 """Anchored training with reference masking.
 
->>> model = anchored.anchor(network, mask_probability=0.25)   # same images in, same answers on the first day
->>> plain = anchored.fold(model)                                # a plain network again, to deploy
+>>> model = anchored.anchor(network, mask_probability=0.25)  # same images in, same logits out before training
+>>> plain = anchored.fold(model)  # a plain network again, to deploy
 >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
 """
 
@@ -10,19 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anchored.anchoring import AnchoredModel, anchor
     from anchored.errors import UserError
-    from anchored.folding import fold
-    from anchored.model import load
+    from anchored.method.anchoring import AnchoredModel, anchor
+    from anchored.method.folding import fold
+    from anchored.models.folder import load
 
 __all__ = ["AnchoredModel", "UserError", "anchor", "fold", "load"]
 
 _HOMES = {
-    "AnchoredModel": "anchoring",
-    "anchor": "anchoring",
+    "AnchoredModel": "method.anchoring",
+    "anchor": "method.anchoring",
     "UserError": "errors",
-    "fold": "folding",
-    "load": "model",
+    "fold": "method.folding",
+    "load": "models.folder",
 }
 
 

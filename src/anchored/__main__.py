@@ -2,6 +2,6 @@
 
 import sys
 
-from anchored.cli import main
+from anchored.cli.main import main
 
 sys.exit(main())

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from anchored import choosing
-from anchored.metrics import METRICS
-from anchored.report.estimates import Change, Estimate, compare
+from anchored.metrics import selection
+from anchored.metrics.metrics import METRICS
+from anchored.report.aggregate import Change, Estimate, compare
+from anchored.report.comparison import Measure, Summary, Variant, validation_of
+from anchored.report.narrative import listed
 from anchored.report.radar import aims_of
-from anchored.report.summary import Measure, Summary, Variant, validation_of
 from anchored.report.tables import Cell, Column, Table, basis, counted, estimate_cell
-from anchored.report.words import listed
 
 RULE = "the least geometric mean of the errors (1 − accuracy, 1 − AUROC, smooth ECE)"
 
@@ -44,7 +44,7 @@ class Half:
         """The aims as errors."""
         sizes = [each.rows[0].n for each in self.estimates(variant) if each is not None]
         found = zip(self.aims, self.values(variant, seeds), sizes, strict=False)  # clean accuracy is no aim
-        return [choosing.error(aim.metric, value, n) for aim, value, n in found]
+        return [selection.error(aim.metric, value, n) for aim, value, n in found]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Choice:
         errors = [half.errors(each, seeds) for each in self.candidates]
         clean = [half.values(each, seeds)[-1] for each in self.candidates]
         least = half.values(self.standard, seeds)[-1] - self.tolerance if self.standard else -math.inf
-        place = choosing.pick(errors, clean, least)
+        place = selection.pick(errors, clean, least)
         return None if place is None else self.candidates[place]
 
     @cached_property
@@ -85,19 +85,19 @@ class Choice:
     @cached_property
     def front(self) -> dict[Variant, bool]:
         """Whether each is on the Pareto front of the held-out images' figures."""
-        found = choosing.pareto([self.held_out.errors(each, self.seeds) for each in self.shown])
+        found = selection.pareto([self.held_out.errors(each, self.seeds) for each in self.shown])
         return dict(zip(self.shown, found, strict=True))
 
     def mean_error(self, half: Half, variant: Variant) -> float:
         """Geometric mean of the aims' errors."""
-        return choosing.mean_error(half.errors(variant, self.seeds))
+        return selection.mean_error(half.errors(variant, self.seeds))
 
     @property
     def regret(self) -> float:
         """How far the pick's mean error is above the best's on test, as a fraction."""
         assert self.picked is not None
         place = self.candidates.index(self.picked)
-        return choosing.regret([self.test.errors(each, self.seeds) for each in self.candidates], place)
+        return selection.regret([self.test.errors(each, self.seeds) for each in self.candidates], place)
 
     def name(self, variant: Variant) -> str:
         """A candidate by its knob's value: ``α = 0.25``."""

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from anchored.report.choice import Choice
+from anchored.report.comparison import Variant
 from anchored.report.figures import legend
 from anchored.report.style import WIDTH, Picture, blank, mark
-from anchored.report.summary import Variant
 from anchored.report.sweeps import bars, said
 from anchored.report.tables import basis
 

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anchored.metrics import METRICS
-from anchored.report.estimates import Estimate
+from anchored.metrics.metrics import METRICS
+from anchored.report.aggregate import Estimate
+from anchored.report.comparison import MEAN, Family, Summary, Variant
 from anchored.report.style import WIDTH, Picture, blank, curve, mark
-from anchored.report.summary import MEAN, Family, Summary, Variant
 from anchored.report.tables import basis, pretty
 
 CURVES = ("accuracy", "smooth_ece")

@@ -12,12 +12,14 @@ import yaml
 from markupsafe import Markup
 from rich import table as rich_table
 
-from anchored import disk
-from anchored.report import choice, choice_figure, figures, formats, panels, paper, radar, style, sweeps, tables, words
+from anchored.report import choice, choice_figure, figures, formats, paper, radar, style, sweeps, tables
+from anchored.report import diagnostics as panels
+from anchored.report import narrative as words
+from anchored.report.comparison import Summary, read
 from anchored.report.style import Picture
-from anchored.report.summary import Summary, read
 from anchored.report.tables import Table
-from anchored.runs import StudyFolder
+from anchored.store import files
+from anchored.store.layout import StudyFolder
 
 DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
     ("Anchoring", "The network sees a reference r and the residual x − r instead of the image x alone.",
@@ -82,14 +84,14 @@ def write(folder: StudyFolder) -> Path:
         pictures = [*radar.of(summary), *sweeps.of(summary), *figures.of(summary), *panels.of(summary)]
         pictures += [choice_figure.picture(each, place) for place, each in enumerate(choices)]
         for picture in pictures:
-            disk.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
-            disk.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
+            files.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
+            files.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
         made = [*tables.of(summary), *choice.tables(choices), *paper.tables(summary)]
         for table in made:
-            disk.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
-            disk.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
+            files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
+            files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
         page = render(summary, pictures, made)
-    disk.write_text(folder.report_file, page)
+    files.write_text(folder.report_file, page)
     return folder.report_file
 
 

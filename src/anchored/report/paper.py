@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 
-from anchored.metrics import METRICS
-from anchored.report.estimates import Estimate
-from anchored.report.summary import MEAN, Summary, Variant
+from anchored.metrics.metrics import METRICS
+from anchored.report.aggregate import Estimate
+from anchored.report.comparison import MEAN, Summary, Variant
 from anchored.report.tables import ADAPTATION, MISSING, Cell, Column, Table, basis, estimate_cell, joined, title_of
 
 Place = tuple[str, int | None]  # a data set's title, a severity

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from anchored.intervals import Interval
+from anchored.metrics.intervals import Interval
+from anchored.report.comparison import MEAN, Measure, Summary, Variant
 from anchored.report.figures import legend, suffix
 from anchored.report.style import OVER_LINES, Picture, blank, mark
-from anchored.report.summary import MEAN, Measure, Summary, Variant
 from anchored.report.tables import counted, images
 
 Ratios = dict[Variant, list[Interval]]  # each variant over standard, one per axis; NaN ends where there is no interval

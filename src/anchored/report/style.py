@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from anchored.report.estimates import Estimate
-from anchored.report.summary import Summary, Variant
+from anchored.report.aggregate import Estimate
+from anchored.report.comparison import Summary, Variant
 
 INK, FAINT = "#1a1a1a", "#d9d9d9"
 WIDTH = 10.0  # inches: the page's column

@@ -8,10 +8,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from anchored.report.estimates import Estimate
+from anchored.report.aggregate import Estimate
+from anchored.report.comparison import MEAN, Measure, Summary, Variant
 from anchored.report.figures import axis_title, legend
 from anchored.report.style import OVER_LINES, WIDTH, Picture, blank
-from anchored.report.summary import MEAN, Measure, Summary, Variant
 from anchored.report.tables import basis, counted, estimate_cell, images
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anchored.metrics import METRICS
-from anchored.report.estimates import Change, Estimate
-from anchored.report.summary import MEAN, Family, Summary, Variant
+from anchored.metrics.metrics import METRICS
+from anchored.report.aggregate import Change, Estimate
+from anchored.report.comparison import MEAN, Family, Summary, Variant
 
 Tone = Literal["", "better", "worse", "unclear"]
 

@@ -1,0 +1,1 @@
+"""Settings: every one with its type, range, default and reason; recipes."""

@@ -1,0 +1,1 @@
+"""Images: the catalog of data sets, readers of their files, users' own images, batches of them."""

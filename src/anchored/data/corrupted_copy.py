@@ -1,0 +1,373 @@
+"""``anchored corrupt``: a corrupted copy of any image set, in the layouts of the published archives.
+
+``npy``: one ``<corruption>.npy`` of five blocks (5 N,H,W,C) uint8, severity 1 first, and ``labels.npy`` (5 N,), as
+CIFAR-10-C. ``folders``: ``<corruption>/<severity>/<class>/<file>.JPEG`` at quality 85, as ImageNet-C. Images are read a
+few at a time and once; what was done is noted after each batch, so that the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import Progress, TimeRemainingColumn
+from torch import Tensor
+
+from anchored.config.settings import Data
+from anchored.corruptions import registry as corruptions
+from anchored.data import datasets
+from anchored.data.batches import as_seen_by
+from anchored.data.catalog import registry as catalog
+from anchored.data.streaming import View, ahead
+from anchored.data.user_data import index as own
+from anchored.data.user_data.sources import UNREADABLE, Listing, decoded
+from anchored.errors import UserError
+from anchored.store import files as disk
+from anchored.store import layout as runs
+from anchored.store.layout import CorruptedFolder
+
+Layout = Literal["npy", "folders"]
+ALL = (1, 2, 3, 4, 5)
+QUALITY = 85  # of JPEG files, as published
+_BATCH = 128  # images at a time, at most
+_PIXELS = 1 << 22  # about as many pixels at a time, at most
+_TILE = 112  # px, the side of an image on a contact sheet
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a folder of corrupted images holds; another request in the same folder is refused."""
+
+    source: str
+    content: str  # hash of own images, "" for a set of the catalog
+    images: int
+    corruptions: tuple[str, ...]
+    severities: tuple[int, ...]
+    seed: int
+    layout: Layout
+    size: int  # pixels; 0: the images' own
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An image set: what its files are called, and its images, a batch at a time."""
+
+    names: Sequence[str]  # class/file or file, without ending, each once
+    labels: npt.NDArray[np.int64] | None
+    batches: Callable[[Sequence[Tensor]], Iterator[Iterable[Tensor]]]  # of places (B,) -> images (C,H,W) uint8
+    content: str = ""
+
+
+def corrupt(
+    source: str,
+    folder: Path,
+    console: Console,
+    *,
+    names: Sequence[str] = ("c",),
+    severities: Sequence[int] = ALL,
+    seed: int = 0,
+    layout: Layout = "folders",
+    size: int = 0,
+) -> None:
+    """Write the corrupted copy of a set into ``folder``, or what is missing of it, with a contact sheet.
+
+    ``source``: a row of the catalog (its test images), a folder of images or of class folders, a CSV, an npz or a npy
+    file (N,H,W[,3]). ``names``: corruptions or families, for the size of the first image. ``size``: the shorter side
+    becomes this (÷ 0.875 from 96 px, as 256 for 224), then the middle square; 0 leaves every image as it is. UserError,
+    one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
+    """
+    if source not in catalog.CATALOG and Path(source).is_dir():
+        source = f"{source.rstrip('/')}/"  # a folder needs no stroke at its end here
+    if layout == "npy" and tuple(severities) != ALL:
+        raise UserError("the npy layout has five blocks, one a severity: leave severities out, or use --layout folders")
+    _check(severities, size)
+    chosen = _source(source, size, one_size=layout == "npy" and not size)
+    first = next(iter(next(chosen.batches([torch.arange(1)]))))
+    kinds = corruptions.expand(names, *first.shape[1:])
+    request = Request(source, chosen.content, len(chosen.names), kinds, tuple(severities), seed, layout, size)
+    place = CorruptedFolder(folder)
+    done = _claim(place, request)
+    _write_all(place, request, chosen, first, done, console)
+    if layout == "npy":
+        _finish_blocks(place, request, chosen)
+    disk.write_bytes(place.sheet_file, png(sheet(first[None], kinds, request.severities, seed)))
+
+
+def _check(severities: Sequence[int], size: int) -> None:
+    if not severities or len(set(severities)) < len(severities) or not set(severities) <= set(ALL):
+        raise UserError(f"severities are {', '.join(map(str, severities)) or 'none'}: give some of 1, 2, 3, 4, 5, once")
+    if size < 0:
+        raise UserError(f"size is {size}: give pixels, or 0 for the images' own")
+
+
+def _claim(folder: CorruptedFolder, request: Request) -> int:
+    """Claim a folder for a request and return how many images are done in it; UserError where it holds another."""
+    file, wanted = folder.request_file, _plain(request)
+    if file.exists():
+        found = disk.read_json(file)
+        if not isinstance(found, dict):
+            raise UserError(f"{file} does not describe corrupted images: choose another folder with -o")
+        if changed := runs.difference(found, wanted):
+            raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
+        return _done(folder.done_file, request.images) if folder.done_file.exists() else 0
+    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise UserError(f"{folder.path} is not empty and holds no corrupted images of ours: choose another with -o")
+    disk.write_json(file, wanted)
+    return 0
+
+
+def _done(file: Path, images: int) -> int:
+    """Return how many images ``done.json`` says are done."""
+    done = disk.read_json(file)
+    count = done.get("images") if isinstance(done, dict) else None
+    if type(count) is not int or not 0 <= count <= images:
+        raise UserError(f"{file} was changed by hand: remove it to begin again")
+    return count
+
+
+def _plain(request: Request) -> dict[str, object]:
+    """Return a request as it is read back from JSON."""
+    fields = dataclasses.asdict(request)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
+
+
+def _write_all(
+    folder: CorruptedFolder, request: Request, source: _Source, first: Tensor, done: int, console: Console
+) -> None:
+    """Corrupt and write the images from ``done`` on, a batch at a time, and say how far it is."""
+    write = _blocks(folder, request, first, done) if request.layout == "npy" else _files(folder, source.names)
+    count = max(1, min(_BATCH, _PIXELS // first[0].numel()))
+    places = torch.split(torch.arange(done, request.images), count) if done < request.images else ()
+    passes = len(request.corruptions) * len(request.severities)
+    console.print(
+        f"{request.images:,} images × {len(request.corruptions)} corruptions × {len(request.severities)} severities"
+        + (f", {done:,} images done already" if done else "")
+    )
+    columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("corrupting", total=request.images * passes, completed=done * passes)
+        for batch, images in zip(places, ahead(map(list, source.batches(places))), strict=True):
+            for group in _alike(images):
+                indices, stacked = batch[group], torch.stack([images[i] for i in group])
+                for name in request.corruptions:
+                    for severity in request.severities:
+                        made = corruptions.corrupt(stacked, name, severity, seed=request.seed, indices=indices)
+                        write(name, severity, indices.tolist(), made)
+                        bar.advance(task, len(group))
+            disk.write_json(folder.done_file, {"images": int(batch[-1]) + 1})
+
+
+def _alike(images: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of images of one shape, shape by shape."""
+    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, image in enumerate(images):
+        found[tuple(image.shape)].append(place)
+    return list(found.values())
+
+
+# --- Layouts ----------------------------------------------------------------------------------------------------------
+
+_Write = Callable[[str, int, list[int], Tensor], None]  # corruption, severity, places in the set, images (B,C,H,W)
+
+
+def _files(folder: CorruptedFolder, names: Sequence[str]) -> _Write:
+    """Write each image as a JPEG file of its own."""
+
+    def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
+        for place, image in zip(places, images, strict=True):
+            file = folder.image_file(corruption, severity, names[place])
+            disk.write_bytes(file, jpeg(picture(image), QUALITY))
+
+    return write
+
+
+def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int) -> _Write:
+    """Write images into their places in the blocks of a corruption's file, mapped into memory."""
+    channels, height, width = first.shape
+    shape = (len(ALL) * request.images, height, width, channels)
+
+    def opened(name: str) -> npt.NDArray[np.uint8]:
+        finished = folder.blocks_file(name)
+        path = finished if finished.exists() else folder.part_file(name)
+        with disk.mending(path, "write"):
+            if done and not path.exists():
+                raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
+            mode: Literal["r+", "w+"] = "r+" if done else "w+"
+            return np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
+
+    files = {name: opened(name) for name in request.corruptions} if done < request.images else {}
+
+    def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
+        if images.shape[1:] != first.shape:  # turned by its camera's note, perhaps
+            raise UserError(f"image {places[0] + 1} is not of the first one's size: give --size, or --layout folders")
+        block = np.asarray(places) + (severity - 1) * request.images
+        files[corruption][block] = images.permute(0, 2, 3, 1).numpy()
+
+    return write
+
+
+def _finish_blocks(folder: CorruptedFolder, request: Request, source: _Source) -> None:
+    """Give the complete files their names, and write the labels."""
+    for name in request.corruptions:
+        part, finished = folder.part_file(name), folder.blocks_file(name)
+        if part.exists():
+            with disk.mending(finished, "write"):
+                part.replace(finished)
+    if source.labels is not None:
+        file = io.BytesIO()
+        np.save(file, np.tile(source.labels, len(ALL)))
+        disk.write_bytes(folder.labels_file, file.getvalue())
+
+
+# --- Sources ----------------------------------------------------------------------------------------------------------
+
+
+def _source(name: str, size: int, one_size: bool) -> _Source:
+    """Find an image set by its name; UserError where there is none, or own images have several sizes but may not."""
+    if name.lower().endswith(".npy"):
+        return _array(name, size)
+    if catalog.is_own(name):
+        return _own(name, size, one_size)
+    row = catalog.get(name)
+    images = datasets.open_set(name, "test", Data(train=name), _view(row.channels, size or row.size))
+    labels = images.labels.numpy()
+    classes = row.classes if len(row.classes) > 1 else ("",) * (int(labels.max()) + 1)
+    numbers = [f"{number:0{len(str(len(images)))}d}" for number in range(len(images))]
+    return _Source(_unique(numbers, [classes[label] for label in labels]), labels, images.parts)
+
+
+def _view(channels: int, size: int) -> View:
+    return View(channels, size, 0.875 if size >= 96 else 1.0)
+
+
+def _own(name: str, size: int, one_size: bool) -> _Source:
+    """Own images: those for testing where the set says which, else all."""
+    found, listing = own.find(name, Data.test_share), own.listing_of(name)
+    numbers = [i for i, side in enumerate(listing.sides) if side == "test"] or range(len(listing.names))
+    if one_size:
+        _check_one_size(listing, numbers)
+    classes = [listing.labels[i] for i in numbers]
+    labels = None
+    if all(classes):
+        labels = np.array([found.classes.index(each) for each in classes], np.int64)
+    view = _view(found.channels, size) if size else None
+    return _Source(
+        _unique([Path(listing.names[i]).stem for i in numbers], classes),
+        labels,
+        lambda places: ([_shown(decoded(listing.source, numbers[i]), view, found.channels) for i in part.tolist()]
+                        for part in places),
+        found.content,
+    )  # fmt: skip
+
+
+def _check_one_size(listing: Listing, numbers: Sequence[int]) -> None:
+    """Read the images' headers; UserError naming the first one of another size. What cannot be read is said later."""
+    sizes: dict[tuple[int, int], int] = {}
+    for number in numbers:
+        with contextlib.suppress(*UNREADABLE), listing.source.open(number) as image:
+            sizes.setdefault(image.size, number)
+        if len(sizes) > 1:
+            said = " and ".join(f"{w} × {h} px ({listing.source.where(n)})" for (w, h), n in sizes.items())
+            raise UserError(f"images are of several sizes, {said}: give --size, or use --layout folders")
+
+
+def _shown(image: Image.Image, view: View | None, channels: int) -> Tensor:
+    """Return an image (C,H,W) as the view shows it, or as it is."""
+    if view is not None:
+        return view(image)
+    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1).copy())
+
+
+def _array(name: str, size: int) -> _Source:
+    """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; read through memory mapping."""
+    try:
+        pixels = np.load(Path(name).expanduser(), mmap_mode="r")  # NumPy's default refuses arrays of objects
+    except Exception as error:  # NumPy raises whatever a damaged header leads to
+        raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'not a plain array'}") from error
+    fits = pixels.ndim in (3, 4) and pixels.shape[3:] in ((), (1,), (3,)) and pixels.size > 0
+    if pixels.dtype != np.uint8 or not fits:
+        raise UserError(f"{name} holds {pixels.dtype} {pixels.shape}: give uint8 (N,H,W), (N,H,W,1) or (N,H,W,3)")
+    pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+
+    def batches(places: Sequence[Tensor]) -> Iterator[Tensor]:
+        for part in places:
+            images = torch.from_numpy(np.ascontiguousarray(pixels[part.numpy()].transpose(0, 3, 1, 2)))
+            yield as_seen_by(images, images.shape[1], size) if size else images
+
+    numbers = [f"{number:0{len(str(len(pixels)))}d}" for number in range(len(pixels))]
+    return _Source(numbers, None, batches, hashlib.sha256(pixels.data).hexdigest()[:16])
+
+
+def _unique(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return class/name for each image, numbered where two have the same one."""
+    seen: dict[str, int] = defaultdict(int)
+    found = []
+    for name, label in zip(names, classes, strict=True):
+        folder = label.replace("/", "-").replace("\\", "-").lstrip(".")
+        key = f"{folder}/{name}" if folder else name
+        seen[key] += 1
+        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
+    return found
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def picture(image: Tensor) -> Image.Image:
+    """Return uint8 (C,H,W), C 1 or 3, as a Pillow image."""
+    pixels = image.permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    """Return an image as the bytes of a JPEG file."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality, optimize=True)
+    return file.getvalue()
+
+
+def png(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def sheet(
+    image: Tensor, names: Sequence[str], severities: Sequence[int], seed: int = 0, tile: int = _TILE
+) -> Image.Image:
+    """Return a contact sheet: one (1,C,H,W) uint8 image, clean and at every severity, a row per corruption.
+
+    Images are shown with a longer side of about ``tile`` px: small ones enlarged in whole steps, pixel by pixel.
+    """
+    longer = max(image.shape[2:])
+    factor = max(1, tile // longer) if longer < tile else tile / longer
+    width, height = (max(1, round(side * factor)) for side in (image.shape[3], image.shape[2]))
+    sampling = Image.Resampling.NEAREST if factor >= 1 else Image.Resampling.LANCZOS
+    margin, gap, top = 190, 4, 18
+    whole = margin + (1 + len(severities)) * (width + gap), top + len(names) * (height + gap)
+    canvas = Image.new("RGB", whole, "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, title in enumerate(("clean", *(f"severity {severity}" for severity in severities))):
+        draw.text((margin + column * (width + gap), 3), title, fill="black")
+    for row, name in enumerate(names):
+        down = top + row * (height + gap)
+        draw.text((4, down + height // 2 - 6), name, fill="black")
+        made = [corruptions.corrupt(image, name, severity, seed=seed) for severity in severities]
+        for column, shown in enumerate((image, *made)):
+            small = picture(shown[0]).resize((width, height), sampling)
+            canvas.paste(small, (margin + column * (width + gap), down))
+    return canvas

@@ -1,0 +1,1 @@
+"""Readers: from a row of the catalog to raw images; downloads and checks of files."""

@@ -1,0 +1,222 @@
+"""Getting data sets: every place in turn, checked, unpacked, by one process at a time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from anchored.data.catalog.registry import get
+from anchored.data.catalog.row import DataSet, File
+from anchored.data.readers import web
+from anchored.data.readers.files import check, data_root, find, is_gzip, read_content
+from anchored.data.readers.unpack import decompress, unpack
+from anchored.errors import UserError
+from anchored.store import files as disk
+
+RESERVE = 1 << 28  # bytes of the disk that are left alone
+
+
+def is_offline() -> bool:
+    """Say whether $ANCHORED_OFFLINE forbids the network: set, and neither empty nor 0."""
+    return os.environ.get("ANCHORED_OFFLINE", "0") not in ("", "0")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a set's files here: ``.anchored.json`` in its folder, written when a file was found whole.
+
+    For each file its hash, whether that is a published one, its size and time when it was hashed, and how many files
+    were unpacked from it.
+    """
+
+    path: Path
+
+    @staticmethod
+    def of(row: DataSet, root: str | Path | None) -> Record:
+        """Return the record of ``row``'s folder."""
+        return Record(data_root(root) / row.folder / ".anchored.json")
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Return what is known, by file name; {} where nothing is."""
+        if not self.path.exists():
+            return {}
+        found = disk.read_json(self.path)
+        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
+            raise UserError(f"{self.path} was changed by hand: delete it")
+        return found
+
+    def of_file(self, file: File) -> dict[str, Any]:
+        """Return what is known of one file; {} where nothing is."""
+        return self.read().get(file.name, {})
+
+    def expected(self, file: File) -> str | None:
+        """Return the hash that a copy of ``file`` must have: the published one, else that of the first download."""
+        return file.hash or self.of_file(file).get("hash")
+
+    def knows(self, file: File, path: Path) -> bool:
+        """Say whether ``path`` is, by its size and time, the file that was found whole."""
+        kept, now = self.of_file(file), path.stat()
+        return (kept.get("bytes"), kept.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
+
+    def write(self, file: File, path: Path, digest: str, files: int) -> None:
+        """Keep that ``path`` is whole, and how many files were unpacked from it."""
+        now = path.stat()
+        entry = {
+            "hash": digest,
+            "published": file.hash is not None,
+            "bytes": now.st_size,
+            "mtime_ns": now.st_mtime_ns,
+            "unpacked": files,
+            "when": time.strftime("%Y-%m-%d"),
+        }
+        disk.write_json(self.path, {**self.read(), file.name: entry})
+
+
+def fetch(
+    name: str,
+    root: str | Path | None = None,
+    *,
+    progress: bool = True,
+    offline: bool = False,
+    timeout: float = web.TIMEOUT,
+) -> tuple[Path, ...]:
+    """Download and unpack what is not there yet of the data set called ``name``; return where its files are.
+
+    Files go to ``data_root(root)/<the set's folder>``. Every place in the catalog is tried in turn, downloads that
+    broke off are gone on with, every file's hash is checked (where none is published, the first download's is kept),
+    and a file or folder appears under its name only when it is whole. Archives that need a login are unpacked once they
+    lie in the set's folder. Only one process at a time fetches a set; others wait. ``offline``, or $ANCHORED_OFFLINE:
+    the network is not asked. ``timeout``: seconds of silence after which a server is given up.
+
+    Sets that ship with the package or are computed need no files: an empty tuple. UserError, one line, names each place
+    tried, what went wrong there, and what to bring by hand.
+    """
+    row = get(name)
+    files = (*row.parts, *(file for file in row.train_files + row.test_files if file.urls))
+    if not files:
+        if row.manual and not find(row, row.needs[0], root):
+            raise UserError(f"cannot fetch {row.title}: {row.manual}; put it into {data_root(root) / row.folder}")
+        return ()
+    job = _Job(row, root, progress, offline or is_offline(), timeout)
+    with disk.mending(job.folder, "write to"):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(job.folder / ".lock", timeout=0):
+                return tuple(job.bring(file) for file in files)
+        except Timeout:
+            if progress:
+                print(f"{name}: another process is fetching it; waiting", file=sys.stderr)
+            with FileLock(job.folder / ".lock"):
+                return tuple(job.bring(file) for file in files)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Fetching one set."""
+
+    row: DataSet
+    root: str | Path | None
+    progress: bool
+    offline: bool
+    timeout: float
+
+    @property
+    def folder(self) -> Path:
+        return data_root(self.root) / self.row.folder
+
+    @property
+    def record(self) -> Record:
+        return Record.of(self.row, self.root)
+
+    def bring(self, file: File) -> Path:
+        """Return where ``file``, or what it makes, is whole; downloaded and unpacked if need be."""
+        made = [find(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
+        if made and made[0] and all(made) and (self.record.of_file(file) or not find(self.row, file.name, self.root)):
+            return made[0]  # unpacked before, or brought unpacked by the user
+        plain = find(self.row, file.plain.name, self.root) if file.compressed else None
+        if plain and not find(self.row, file.name, self.root):
+            return plain  # decompressed before; the archive was deleted
+        path, digest = self._whole(file)
+        if not file.hash and path.suffix == ".zip" and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not a whole zip file: delete it and fetch it again")
+        count = 0
+        if file.makes:
+            self._check_room(path.stat().st_size, file)
+            with self._bar(f"unpacking {file.name}") as bar:
+                task = bar.add_task(f"unpacking {file.name}", total=None)
+                count = unpack(path, file, self.folder, lambda written: bar.advance(task, written))
+        self.record.write(file, path, digest, count)
+        if file.compressed and is_gzip(path):
+            return self._plain(file, path)
+        return self.folder / file.makes[0] if file.makes else path
+
+    def _plain(self, file: File, path: Path) -> Path:
+        """Return where the content of the gzip file ``path`` lies; decompressed if that is not there."""
+        place = self.folder / file.plain.name
+        if place.exists() and self.record.knows(file.plain, place):
+            return place
+        self._check_room(path.stat().st_size, file.plain)
+        with self._bar(f"decompressing {file.name}") as bar:
+            task = bar.add_task(f"decompressing {file.name}", total=None)
+            digest = decompress(path, place, lambda written: bar.advance(task, written))
+        self.record.write(file.plain, place, digest, 0)
+        return place
+
+    def _whole(self, file: File) -> tuple[Path, str]:
+        """Return where a whole copy of ``file`` lies, and its hash; downloaded if there is none."""
+        path = find(self.row, file.name, self.root)
+        if path is not None and self.record.knows(file, path):
+            return path, str(self.record.of_file(file)["hash"])
+        if path is not None:
+            try:
+                if file.content is not None:
+                    read_content(path, file)
+                    return path, file.content
+                return path, check(path, file, self.record.expected(file))
+            except UserError:
+                if not file.urls:
+                    raise
+        return self._download(file)
+
+    def _download(self, file: File) -> tuple[Path, str]:
+        row, reasons = self.row, []
+        by_hand = row.manual or (f"bring {file.urls[0]} by hand" if file.urls else "")
+        if self.offline or not file.urls:
+            why = "the network is off (offline)" if file.urls else "it cannot be downloaded without you"
+            raise UserError(f"cannot fetch {file.name} of {row.title}: {why}: {by_hand} (into {self.folder})")
+        self._check_room(file.bytes or 0, file)
+        for url in file.urls:
+            with self._bar(file.name) as bar:
+                task = bar.add_task(file.name, total=file.bytes)
+
+                def moved(done: int, total: int | None, bar: Progress = bar, task: Any = task) -> None:
+                    bar.update(task, completed=done, total=total)
+
+                try:
+                    path = self.folder / file.name
+                    return path, web.download(url, path, self.record.expected(file), moved, self.timeout)
+                except web.TransferError as error:
+                    reasons.append(f"{url}: {error}")
+        raise UserError(f"cannot download {row.title}: {'; '.join(reasons)}; {by_hand} (into {self.folder})")
+
+    def _check_room(self, count: int, file: File) -> None:
+        free = shutil.disk_usage(self.folder).free
+        if count + RESERVE > free:
+            needs = f"{count / 1e9:.1f} GB in {self.folder}, where {free / 1e9:.1f} GB are free"
+            raise UserError(f"{file.name} needs {needs}: make room, or set ANCHORED_DATA to another disk")
+
+    def _bar(self, name: str) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        console = Console(stderr=True)
+        shown = self.progress and console.is_terminal
+        return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)

@@ -1,0 +1,1 @@
+"""A user's own images: folders, CSV and npz files, Hugging Face data sets."""

@@ -1,0 +1,261 @@
+"""What is measured on a trained network: suites of sets, each one pass, and rows made from the outputs on disk.
+
+A suite is a function from a ``Bench`` (one network, its settings, its outputs) to rows; ``SUITES`` lists them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from anchored.config.recipe import Cell, Recipe, canonical
+from anchored.config.settings import Evaluation
+from anchored.corruptions import registry as corruptions
+from anchored.corruptions.registry import CORRUPTIONS
+from anchored.data import datasets
+from anchored.data.catalog import registry as catalog
+from anchored.data.synthetic_ood import OUTLIERS
+from anchored.errors import UserError
+from anchored.evaluation.evaluator import Bench, Progress, Split, archive_of, corruptions_of, load
+from anchored.evaluation.inference import Outputs, stored
+from anchored.metrics import metrics
+from anchored.metrics.linear_probe import linear_probe, stratified
+from anchored.metrics.ood_scores import SCORES
+from anchored.models import folder as models
+from anchored.models import registry as networks
+from anchored.store import files, layout
+from anchored.store.layout import Row, Run, StudyFolder
+
+CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
+CORRUPTED = ("accuracy", "smooth_ece")
+DETECTION = ("auroc", "fpr95", "aupr")
+ADAPTED = {"accuracy": "linear_probe_accuracy", "smooth_ece": "linear_probe_ece"}  # image metric -> its name in rows
+EXAMPLES = 8  # images of each kind kept for the report
+
+
+def clean(bench: Bench) -> Iterator[Row]:
+    """Accuracy and calibration on clean images."""
+    found = bench.own(features=True)
+    images, n = metrics.per_image(found.logits, found.labels), len(found.labels)  # unsorted: others resample the same
+    weighted = [metrics.IMAGE_METRICS[name](images) for name in CLEAN]
+
+    def statistic(weights: Tensor) -> Tensor:
+        return torch.stack([metric(weights) for metric in weighted], dim=1)
+
+    for name, each in zip(CLEAN, bench.estimate("images", CLEAN, statistic, [n]), strict=True):
+        yield bench.row(name, each, catalog.title(bench.cell.data.train), n)
+
+
+def corruption(bench: Bench) -> Iterator[Row]:
+    """Accuracy and smooth ECE under each corruption and severity, and their means: C and C̄ are two sets."""
+    for family, sign in (("c", "C"), ("c-bar", "C̄")):
+        kinds = [name for name in bench.corruptions if family in CORRUPTIONS[name].families]
+        if kinds and bench.settings.severities:
+            yield from _corrupted(bench, f"{catalog.title(bench.cell.data.train)}-{sign}", kinds)
+
+
+def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
+    """One set's figures on the same images, and their means over ``kinds`` ("mean") per severity and over all.
+
+    Where all 19 of C are measured, "mean-15" is the mean without the four extra ones. A mean over corruptions is the
+    mean of the figures, not the figure of the pooled images.
+    """
+    severities = bench.settings.severities
+    grid = [(severity, kind) for severity in severities for kind in kinds]
+    outputs = [bench.own(kind, severity) for severity, kind in grid]
+    images, n = [metrics.per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
+    main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
+    means = {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})}
+    averaged = [(severity, name) for name in means for severity in (*severities, None)]
+    shares = torch.zeros(len(grid), len(averaged), dtype=torch.float64)
+    for column, (severity, name) in enumerate(averaged):
+        chosen = [i for i, (at, kind) in enumerate(grid) if severity in (at, None) and kind in means[name]]
+        shares[chosen, column] = 1 / len(chosen)
+    for metric in CORRUPTED:
+        weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
+
+        def statistic(weights: Tensor, weighted: list[metrics.WeightedMetric] = weighted) -> Tensor:
+            single = torch.stack([each(weights) for each in weighted], dim=1)
+            return torch.cat([single, single @ shares], dim=1)
+
+        places = [*grid, *averaged]
+        found = bench.estimate("images", [metric] * len(places), statistic, [n])
+        for (at, kind), each in zip(places, found, strict=True):
+            yield bench.row(metric, each, dataset, n, severity=at, corruption=kind)
+
+
+def ood(bench: Bench) -> Iterator[Row]:
+    """Rejection of out-of-distribution images by each score, and the mean over sets."""
+    if not bench.settings.ood:
+        return
+    inside = bench.own(features=True).logits
+    outside = [bench.outside(name).logits for name in bench.settings.ood]
+    sizes = [len(inside), *map(len, outside)]
+    titles = [bench.title(name) for name in bench.settings.ood]
+    for score, function in SCORES.items():
+        for metric in DETECTION:
+            weighted = [metrics.OOD_METRICS[metric](function(inside), function(each)) for each in outside]
+
+            def statistic(inner: Tensor, *outer: Tensor, each: list[metrics.WeightedOODMetric] = weighted) -> Tensor:
+                return _with_mean([metric(inner, own) for metric, own in zip(each, outer, strict=True)])
+
+            found = bench.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
+            for title, n, each in zip([*titles, "mean"], [*sizes[1:], sum(sizes[1:])], found, strict=True):
+                yield bench.row(metric, each, title, sizes[0] + n, score=score)
+
+
+def adaptation(bench: Bench) -> Iterator[Row]:
+    """A linear probe on the frozen penultimate features, its strength chosen on held-out training images."""
+    if not bench.settings.adaptation:
+        return
+    probed = [_probed(bench, name) for name in bench.settings.adaptation]
+    sizes = [len(each.labels) for each in probed]
+    titles = [catalog.title(name) for name in bench.settings.adaptation]
+    images = [metrics.per_image(each.logits, each.labels) for each in probed]
+    for metric, named in ADAPTED.items():
+        weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
+
+        def statistic(*weights: Tensor, each: list[metrics.WeightedMetric] = weighted) -> Tensor:
+            return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
+
+        found = bench.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)
+        for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], found, strict=True):
+            yield bench.row(named, each, title, n)
+
+
+def _with_mean(figures: list[Tensor]) -> Tensor:
+    """Q figures (R,) each -> (R, Q + 1), the last one their mean."""
+    return torch.stack([*figures, torch.stack(figures).mean(dim=0)], dim=1)
+
+
+def _probed(bench: Bench, name: str) -> Outputs:
+    """What a probe says of a task's test images; in validation of a fifth of its training images, held out."""
+    file, classes = catalog.file_name(name), len(datasets.row(name, bench.cell.data).classes)
+    fitted = bench.outputs(f"features-{file}-train", name, "train", features=True)
+    if bench.split == "test":
+        measured = bench.outputs(f"features-{file}-test", name, "test", features=True)
+    else:
+        kept, held = stratified(fitted.labels, classes, bench.generator("held out", name))
+        fitted, measured = _some(fitted, kept), _some(fitted, held)
+
+    def compute() -> Outputs:
+        generator = bench.generator("probe", name)
+        probe = linear_probe(_features(fitted), fitted.labels, _features(measured), classes, generator)
+        return Outputs(probe.logits.float(), measured.labels)
+
+    key = [bench.weights, name, bench.cell.data.fraction, bench.settings.seed]
+    key += [own] if (own := datasets.content(name, bench.cell.data)) else []
+    return stored(bench.kept, f"probe-{file}", json.dumps(key), compute)
+
+
+def _features(outputs: Outputs) -> Tensor:
+    assert outputs.features is not None
+    return outputs.features
+
+
+def _some(outputs: Outputs, places: Tensor) -> Outputs:
+    return Outputs(outputs.logits[places], outputs.labels[places], _features(outputs)[places])
+
+
+SUITES: tuple[Callable[[Bench], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
+
+
+def evaluate(
+    run: Run,
+    cell: Cell,
+    settings: Evaluation,
+    progress: Progress = lambda share, what: None,
+    root: Path | None = None,
+    split: Split = "test",
+) -> list[Row]:
+    """Measure a trained run, and keep its rows. Outputs that are there already are not computed again."""
+    bench = Bench(run, cell, settings, progress, root, split)
+    rows = [row for suite in SUITES for row in suite(bench)]
+    draws = torch.cat(bench.draws, dim=1).T.float()
+    assert len(draws) == len(rows)
+    files.save_tensors(bench.kept.replicates_file, {"draws": draws})
+    layout.write_rows(bench.kept.rows_file, rows)
+    files.write_json(bench.kept.evaluation_file, _made_from(run, cell, settings))
+    return rows
+
+
+def is_evaluated(run: Run, cell: Cell, settings: Evaluation, split: Split = "test") -> bool:
+    """Whether the run's rows were made from its weights with these settings, and from the same own images."""
+    kept = run if split == "test" else run.validation
+    if not (kept.rows_file.exists() and kept.evaluation_file.exists() and run.weights_file.exists()):
+        return False
+    return bool(files.read_json(kept.evaluation_file) == _made_from(run, cell, settings))
+
+
+def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, object]:
+    names = [name for name in (cell.data.train, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
+    own = {name: datasets.content(name, cell.data) for name in names if catalog.is_own(name)}
+    made = {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}
+    return {**made, "own": own} if own else made
+
+
+def check(recipe: Recipe, root: Path | None = None) -> Recipe:
+    """Refuse, before anything is trained, what could not be evaluated: unknown names, missing or unfit data.
+
+    Returns the recipe, bound to the content of its own training images.
+    """
+    recipe = replace(recipe, data=datasets.bound(recipe.data))
+    row, settings = datasets.describe(recipe.data, root), recipe.evaluate
+    for name in recipe.grid.networks:
+        networks.get(name)
+    if settings.score not in SCORES:
+        raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
+    for name in settings.adaptation:
+        datasets.learnable(name, recipe.data, "evaluate.adaptation has")
+    needed = [(name, "ood") for name in settings.ood]
+    needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
+    for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
+        datasets.look(name, split, recipe.data, root)
+    for names in (settings.ood, settings.adaptation):
+        titles = [catalog.title(name) for name in names]
+        if len(set(titles)) < len(titles):
+            twice = next(title for title in titles if titles.count(title) > 1)
+            raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
+    seen = datasets.seen_by(recipe.data)
+    probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
+    for name in corruptions_of(settings, seen.size):
+        for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
+            datasets.open_corrupted(archive_of(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
+        for severity in settings.severities if settings.corruption_source == "generated" else ():
+            corruptions.corrupt(probe, name, severity, seed=0)
+    return recipe
+
+
+def _example(recipe: Recipe, corruption: str, severity: int, clean: Tensor, place: Tensor, root: Path | None) -> Tensor:
+    """One test image (1,C,H,W) under a corruption: ``clean`` corrupted, or the archive's at its place."""
+    settings, seen = recipe.evaluate, datasets.seen_by(recipe.data)
+    if settings.corruption_source == "generated":
+        return corruptions.corrupt(clean, corruption, severity, seed=settings.seed, indices=place)
+    archive = archive_of(recipe.data.train, corruption)
+    images = datasets.open_corrupted(archive, corruption, severity, recipe.data, seen, root, minimum=10)
+    return next(images.parts([place]))
+
+
+def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None) -> None:
+    """Keep a few images of every kind for the report: clean, corrupted at each severity, out-of-distribution."""
+    settings = recipe.evaluate
+
+    def some(name: str, split: str) -> tuple[Tensor, Tensor]:
+        images = load(name, split, recipe.data, root)
+        spread = torch.linspace(0, len(images) - 1, EXAMPLES).long()
+        return next(images.parts([spread])), spread
+
+    clean, spread = some(recipe.data.train, "test")
+    examples = {"clean": clean}
+    for name in corruptions_of(settings, clean.shape[-1]):
+        examples[f"corruption/{name}"] = torch.cat(
+            [_example(recipe, name, severity, clean[:1], spread[:1], root) for severity in settings.severities]
+        )
+    for name in settings.ood:
+        examples[f"ood/{name}"] = some(name, "ood")[0]
+    files.save_tensors(folder.examples_file, examples)

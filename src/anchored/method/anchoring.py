@@ -1,0 +1,267 @@
+"""The method, once: the pair, reference masking, the mean over K references, references kept with the model.
+
+Letters: B batch, C image channels, H×W image size, K references, N classes, α mask probability.
+Sources: docs/method.md; arXiv 2406.00529.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anchored.errors import UserError
+from anchored.method import collectives
+from anchored.method import stem as stems
+
+
+def pair(images: Tensor, references: Tensor, masked: Tensor | None = None) -> Tensor:
+    """``[r, x − r]``: images (B,C,H,W) and references (B or 1,C,H,W) to pairs (B,2C,H,W).
+
+    Where ``masked`` (B,) is true the reference is replaced by zeros *after* the residual was computed: ``[0, x − r]``.
+    Zero is the mean image in normalised space.
+    """
+    residuals = images - references
+    if masked is not None:
+        references = references * ~masked.view(-1, *[1] * (references.dim() - 1))
+    return torch.cat([references.expand_as(residuals), residuals], dim=1)
+
+
+@contextlib.contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Within it, batch norm normalises by the batch in training mode but leaves its running statistics alone."""
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+@torch.no_grad()
+def average_statistics(network: nn.Module) -> None:
+    """Make batch norm's running statistics the mean of those of all processes that train together, one by one."""
+    for layer in network.modules() if collectives.place()[1] > 1 else ():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.running_mean is not None:
+            assert layer.running_var is not None
+            for statistic in (layer.running_mean, layer.running_var):
+                statistic.copy_(collectives.summed(statistic) / collectives.place()[1])
+
+
+def checked_references(images: Tensor) -> Tensor:
+    """The images, if they can be references: finite floats (K,C,H,W), K at least 1; else ``UserError``."""
+    if images.dim() < 2 or len(images) == 0 or not images.is_floating_point():
+        raise UserError(f"references must be normalised images (K,C,H,W), not {tuple(images.shape)} {images.dtype}")
+    if not torch.isfinite(images).all():
+        raise UserError("references contain NaN or infinity: give finite training images")
+    return images
+
+
+class AnchoredModel(nn.Module):
+    """Images (B,C,H,W) in, logits (B,N) out, through a network that sees ``[reference, image − reference]``.
+
+    In training mode every image's reference is another image of its batch (a random permutation; an image may meet
+    itself), and with probability α the references are masked. In evaluation mode the output is deterministic: the
+    mean of the logits over the K saved references. Make one with :func:`anchor`.
+
+    Attributes:
+        network: the network with 2C input channels.
+        references: (K,C,H,W), a persistent buffer, or None until set. Unset, the first image of the first training
+            batch becomes the reference, so that it always is a training image; a network that was never trained
+            uses the zero reference.
+        mask_probability: α in [0, 1).
+        stem: the first layers, the only wide ones; None where the network was not widened by :func:`anchor`.
+        masked: (B,) bool, which pairs of the last training pass were masked.
+        order: (B,) int64, the last training pass's references by their places in the batch.
+        generator: source of permutations and masks; a CPU generator, so that draws are the same on every device. Under
+            DistributedDataParallel every process has one of the same seed, and takes its own part of what is drawn.
+    """
+
+    references: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mask_probability: float = 0.0,
+        *,
+        mask_unit: Literal["batch", "image"] = "batch",
+        masked_target: Literal["label", "uniform"] = "label",
+        batch_norm: Literal["unmasked", "all"] = "unmasked",
+        generator: torch.Generator | None = None,
+        stem: stems.Stem | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= mask_probability < 1:  # also refuses NaN
+            raise UserError(f"mask_probability is {mask_probability}: give a number in [0, 1)")
+        for name, value, known in (
+            ("mask_unit", mask_unit, ("batch", "image")),
+            ("masked_target", masked_target, ("label", "uniform")),
+            ("batch_norm", batch_norm, ("unmasked", "all")),
+        ):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}: give {' or '.join(map(repr, known))}")
+        self.network = network
+        self.stem = stem
+        self.mask_probability = mask_probability
+        self.mask_unit = mask_unit
+        self.masked_target = masked_target
+        self.batch_norm = batch_norm
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.masked = torch.zeros(0, dtype=torch.bool)
+        self.order = torch.zeros(0, dtype=torch.int64)
+        self.register_buffer("references", None)
+
+    def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
+        """Images (B,C,H,W), normalised floats, to logits (B,N).
+
+        In training, residuals ``far`` (P,C,H,W) may be shown in the same pass, as ``[0, Δ]``: then logits are (B+P,N),
+        and what trains on them is the caller's (:func:`anchored.residuals.uniform_cross_entropy`, say). ``UserError``
+        for images or residuals of other sizes than the references', and for ``far`` in evaluation.
+        """
+        if not self.training:
+            if far is not None:
+                raise UserError("far residuals are shown in training only: call train() first, or masked_pass()")
+            return self._evaluation_pass(images)
+        if self.references is None:
+            self.set_references(images[:1])
+        self.order, self.masked, whole = self._draw(len(images), images.device)
+        pairs = pair(images, images[self.order], self.masked if self.mask_probability > 0 else None)
+        if far is not None:
+            if far.shape[1:] != images.shape[1:]:
+                raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
+            pairs = torch.cat([pairs, pair(far, torch.zeros_like(far))])
+        # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
+        # some masked or far ones the ordinary ones are normalised by the mixture too, so there the mixture is right.
+        if whole and self.batch_norm == "unmasked":
+            with frozen_statistics(self.network):
+                return self._logits(pairs)
+        return self._logits(pairs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
+    def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+        """Permutation (B,), masks (B,), and whether the whole batch is masked.
+
+        Processes that train together (with equal seeds and equally many images) draw for all of them, and each takes
+        its own: references come from a process's own images, and a mask of the whole batch is one for all.
+        """
+        (rank, world), here = collectives.place(), self.generator.device
+        orders = [torch.randperm(batch, generator=self.generator, device=here) for _ in range(world)]
+        units = 1 if self.mask_unit == "batch" else world * batch
+        masks = torch.rand(units, generator=self.generator, device=here) < self.mask_probability
+        masked = masks.expand(batch) if units == 1 else masks.view(world, batch)[rank]
+        return orders[rank].to(device), masked.to(device), bool(masked.all())
+
+    def _evaluation_pass(self, images: Tensor) -> Tensor:
+        references = images.new_zeros(1, *images.shape[1:]) if self.references is None else self.references
+        if references.shape[1:] != images.shape[1:]:
+            raise UserError(
+                f"images are {_size(images)} but the model's references are {_size(references)}: "
+                "resize the images, or set_references() with training images of their size"
+            )
+        total = self._logits(pair(images, references[:1]))
+        for index in range(1, len(references)):
+            total = total + self._logits(pair(images, references[index : index + 1]))
+        return total / len(references)
+
+    def _logits(self, pairs: Tensor) -> Tensor:
+        logits: Tensor = self.network(pairs)
+        return logits
+
+    def masked_pass(self, residuals: Tensor) -> Tensor:
+        """Logits (P,N) of ``[0, Δ]`` for residuals (P,C,H,W); batch norm's running statistics are left alone."""
+        with frozen_statistics(self.network):
+            return self._logits(pair(residuals, torch.zeros_like(residuals)))
+
+    def set_references(self, images: Tensor) -> None:
+        """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
+        self.references = checked_references(images).detach().clone()
+
+    def targets(self, labels: Tensor, classes: int) -> Tensor:
+        """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
+
+        ``labels`` may be probabilities already, of images that were mixed. With ``masked_target='uniform'`` the result
+        is probabilities: uniform for the pairs that were masked, the label's (or the given ones) elsewhere.
+        """
+        if self.masked_target == "label":
+            return labels
+        if len(self.masked) != len(labels):
+            raise UserError(f"targets for {len(labels)} labels, but the last training pass had {len(self.masked)}")
+        soft = labels if labels.is_floating_point() else functional.one_hot(labels, classes)
+        return torch.where(self.masked[:, None], 1 / classes, soft.to(torch.get_default_dtype()))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # The number of references is the saved model's, so the buffer takes its shape before torch compares shapes.
+        saved = state_dict.get(f"{prefix}references")
+        if saved is not None:
+            device = next((p.device for p in self.network.parameters()), saved.device)
+            self.references = torch.empty_like(saved, device=device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(model)``."""
+        count = 0 if self.references is None else len(self.references)
+        return (
+            f"mask_probability={self.mask_probability}, mask_unit={self.mask_unit}, "
+            f"masked_target={self.masked_target}, batch_norm={self.batch_norm}, references={count}"
+        )
+
+
+def anchor(
+    network: nn.Module,
+    mask_probability: float = 0.0,
+    *,
+    fresh_stem: bool = False,
+    stem: str | None = None,
+    example: Tensor | None = None,
+    mask_unit: Literal["batch", "image"] = "batch",
+    masked_target: Literal["label", "uniform"] = "label",
+    batch_norm: Literal["unmasked", "all"] = "unmasked",
+    generator: torch.Generator | None = None,
+) -> AnchoredModel:
+    """Anchor a network: the result takes the same images and, on the first day, gives the same answers.
+
+    Args:
+        network: any classifier of images (B,C,H,W) (or (B,C,L), (B,C,D,H,W), (B,C)) whose first layers are
+            convolutions or linear layers, patch embeddings included. It is copied, not changed.
+        mask_probability: α in [0, 1), the probability that training masks the references.
+        fresh_stem: draw the wide first layer anew, for training from scratch. By default both its halves take the
+            given weights, and the network's function is kept exactly, for every reference.
+        stem: name of the first layer (``"features.0"``). By default every layer that meets the image is widened, found
+            by running a copy of the network on random images (:mod:`anchored.stem`).
+        example: a batch of images, of which only the shape matters, where the network does not run on a usual size.
+        mask_unit: one mask draw for the whole ``"batch"`` (published) or one per ``"image"``.
+        masked_target: train masked pairs towards their ``"label"`` or the ``"uniform"`` distribution (then compute
+            the loss with ``cross_entropy(logits, model.targets(labels, classes))``).
+        batch_norm: ``"unmasked"`` keeps whole masked batches out of batch norm's running statistics; ``"all"`` is the
+            published behaviour.
+        generator: CPU generator of permutations, masks and the fresh stem; seed 0 by default.
+
+    Raises:
+        UserError: α outside [0, 1), an unknown setting, or a first layer that cannot be found or widened: the widened
+            network is compared with the given one, and refused where it answers differently.
+
+    Example:
+        >>> model = anchor(torchvision.models.resnet18(weights="DEFAULT"), mask_probability=0.25)
+        >>> logits = model(images)  # in any training loop
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    wide, found = stems.widen(network, stem, fresh=fresh_stem, generator=generator, example=example)
+    return AnchoredModel(
+        wide,
+        mask_probability,
+        mask_unit=mask_unit,
+        masked_target=masked_target,
+        batch_norm=batch_norm,
+        generator=generator,
+        stem=found,
+    ).train(network.training)
+
+
+def _size(images: Tensor) -> str:
+    return "×".join(map(str, images.shape[1:]))

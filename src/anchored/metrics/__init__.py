@@ -1,0 +1,1 @@
+"""Metrics and their intervals, OOD scores and linear probes: functions of arrays."""

@@ -1,0 +1,342 @@
+"""A network and its folder: from settings to module, from module to files and back.
+
+A folder is ``weights.safetensors`` (weights and references) and one ``model.json`` (everything else that is needed to
+rebuild the module and to feed it). Nothing is unpickled, and no code that a folder names is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import to_pil_image
+
+from anchored.config.recipe import Cell, derived_seed
+from anchored.config.settings import PROTOCOLS, Anchoring, Data, Network, Protocol
+from anchored.data import datasets
+from anchored.data.batches import as_seen_by, to_input
+from anchored.data.catalog.row import DataSet
+from anchored.data.streaming import Interpolation, View
+from anchored.errors import UserError
+from anchored.method.anchoring import AnchoredModel, anchor
+from anchored.method.folding import fold
+from anchored.models import hub
+from anchored.models import registry as networks
+from anchored.store.files import load_tensors, read_json, save_tensors, write_json
+from anchored.store.layout import Run
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is needed to rebuild a module and to feed it: ``model.json``."""
+
+    network: str
+    protocol: Protocol
+    mask_probability: float
+    channels: int
+    size: int  # height and width of the images, pixels
+    mean: tuple[float, ...]  # per channel, of images in [0, 1]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    trained_on: str  # row of the catalog; "" where that is not known
+    references: int  # K; 0 for the standard protocol, and for the zero reference of a network that was not trained
+    mask_unit: str = Anchoring.mask_unit
+    masked_target: str = Anchoring.masked_target
+    batch_norm: str = Anchoring.batch_norm
+    width: float = Network.width  # factor on the hidden widths of networks that are rows
+    stem: str = ""  # name of the first layer; "" where it is found without
+    interpolation: Interpolation = "bilinear"
+    crop: float = 1.0  # share of the shorter side that the middle square keeps
+
+    def __post_init__(self) -> None:
+        wrong = next((text for ok, text in self._rules() if not ok), None)
+        if wrong:
+            raise UserError(wrong)
+
+    def _rules(self) -> Iterator[tuple[bool, str]]:
+        numbers = (self.channels, self.size, self.references)
+        yield all(type(each) is int for each in numbers), "channels, size and references must be whole numbers"
+        yield 1 <= self.channels <= 64, f"channels is {self.channels}: 1 to 64"
+        yield 1 <= self.size <= 4096, f"size is {self.size}: 1 to 4096 pixels"
+        yield self.references >= 0, f"references is {self.references}: from 0"
+        texts = (self.network, self.trained_on, self.stem, self.mask_unit, self.masked_target, self.batch_norm)
+        yield all(isinstance(each, str) for each in texts), "network, trained_on, stem and mask settings must be text"
+        yield self.protocol in PROTOCOLS, f"protocol is {self.protocol!r}: {', '.join(PROTOCOLS)}"
+        yield _is_number(self.mask_probability), "mask_probability must be a number"
+        yield 0 <= self.mask_probability < 1, f"mask_probability is {self.mask_probability}: in [0, 1)"
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            yield isinstance(values, tuple) and all(map(_is_number, values)), f"{name} must be a list of numbers"
+            yield len(values) == self.channels, f"{name} has {len(values)} values for {self.channels} channels"
+        yield all(each > 0 for each in self.std), "std must be above 0"
+        named = isinstance(self.classes, tuple) and all(isinstance(each, str) for each in self.classes)
+        yield named and len(self.classes) > 0, "classes must be a list of names"
+        yield _is_number(self.width) and 0 < self.width <= 16, f"width is {self.width}: a factor in (0, 16]"
+        yield self.interpolation in get_args(Interpolation), f"interpolation is {self.interpolation!r}"
+        yield _is_number(self.crop) and 0.1 <= self.crop <= 1, f"crop is {self.crop}: a share in [0.1, 1]"
+
+    @property
+    def view(self) -> View:
+        """How images become what the network sees."""
+        return View(self.channels, self.size, self.crop, self.interpolation)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """From images as they are, (B,C,H,W) uint8 of any size, to what the network takes, float32.
+
+        As in evaluation: grey and colour are converted, the shorter side is resized to ``size / crop`` pixels with
+        antialiasing, the middle square is cut out, and each channel is normalised, ``(image / 255 − mean) / std``.
+        Images that have the final size already are not resized. Raises ``UserError`` for another type or shape.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: give uint8 (B,C,H,W), not normalised")
+        height, width = images.shape[2:]
+        whole = height == width and self.crop == 1 and self.interpolation == "bilinear"  # as sets of one size are seen
+        if not whole and (height, width) != (self.size, self.size) and images.shape[1] in (1, 3):
+            seen = [self.view(to_pil_image(image)) for image in images.cpu()]
+            images = torch.stack(seen).to(images.device)
+        return to_input(as_seen_by(images, self.channels, self.size), self.mean, self.std)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def config_of(cell: Cell, start: Normalisation | None = None) -> ModelConfig:
+    """The model that a cell trains, normalised like the one it starts from (``start``), where there is one."""
+    row, seen = datasets.describe(cell.data), datasets.seen_by(cell.data)
+    mean, std = _normalisation(cell.data, row, seen.channels, start)
+    return ModelConfig(
+        network=cell.network,
+        protocol=cell.protocol,
+        mask_probability=cell.alpha,
+        channels=seen.channels,
+        size=seen.size,
+        mean=mean,
+        std=std,
+        classes=row.classes,
+        trained_on=row.name,
+        references=0 if cell.protocol == "standard" else cell.anchoring.references,
+        mask_unit=cell.anchoring.mask_unit,
+        masked_target=cell.anchoring.masked_target,
+        batch_norm=cell.anchoring.batch_norm,
+        width=cell.start.width,
+        interpolation=seen.interpolation,
+        crop=seen.crop,
+    )
+
+
+def _normalisation(settings: Data, row: DataSet, channels: int, start: Normalisation | None) -> Normalisation:
+    """Mean and s.d. of a cell's inputs: the recipe's, else those of the model it starts from, else the set's own."""
+    mean, std = (settings.mean, settings.std) if settings.mean else start or (row.mean, row.std)
+    if len(mean) == 1 and channels == 3:  # grey repeated
+        mean, std = mean * 3, std * 3
+    if len(mean) != channels:
+        raise UserError(
+            f"{row.name} has {row.channels} channels and data.channels is {channels}: give data.mean and data.std, "
+            f"{channels} values each"
+        )
+    return mean, std
+
+
+def build(
+    config: ModelConfig, *, seed: int = 0, fresh_stem: bool = True, network: nn.Module | None = None
+) -> nn.Module:
+    """The untrained module: images (B,C,H,W), normalised, to logits (B,N).
+
+    Protocols with the same seed have the same initial weights, the stem apart. ``network``: the plain network to anchor
+    in place of a freshly initialised one.
+    """
+    network = plain(config, seed) if network is None else network
+    if config.protocol == "standard":
+        return network
+    return anchor(
+        network,
+        config.mask_probability,
+        fresh_stem=fresh_stem,
+        stem=config.stem or None,
+        example=_example(config),
+        mask_unit=config.mask_unit,  # type: ignore[arg-type]  # checked by anchor()
+        masked_target=config.masked_target,  # type: ignore[arg-type]
+        batch_norm=config.batch_norm,  # type: ignore[arg-type]
+        generator=torch.Generator().manual_seed(derived_seed(seed, "stem")),
+    )
+
+
+def _example(config: ModelConfig) -> Tensor:
+    return torch.zeros(1, config.channels, config.size, config.size)
+
+
+def plain(config: ModelConfig, seed: int = 0, *, pretrained: bool = False, allow_import: bool = False) -> nn.Module:
+    """The plain C-channel network of a model, freshly initialised by seed, or with its published weights."""
+    return networks.build(
+        config.network,
+        channels=config.channels,
+        classes=len(config.classes),
+        seed=derived_seed(seed, "weights"),
+        size=config.size,
+        width=config.width,
+        pretrained=pretrained,
+        allow_import=allow_import,
+    )
+
+
+def head_of(network: nn.Module) -> str:
+    """Name of the layer that gives the logits: timm's classifier, else the linear layer that was registered last."""
+    named = getattr(network, "get_classifier", lambda: None)()
+    heads: list[str] = [
+        n for n, m in network.named_modules() if m is named or (named is None and isinstance(m, nn.Linear))
+    ]
+    if not heads:
+        raise UserError(f"{type(network).__name__} has no linear layer to take for its head")
+    return heads[-1]
+
+
+def fill(module: nn.Module, weights: dict[str, Tensor], where: Path, *, replace_head: bool = False) -> None:
+    """Load ``weights`` into a module, which must have exactly these, by name, shape and dtype; all must be finite.
+
+    ``replace_head`` starts a head for another number of classes at zero, so that pretrained features are not at first
+    trained towards random logits (whose scale is the library's whim). Raises ``UserError`` naming the first tensor that
+    does not fit, and the file ``where`` it comes from.
+    """
+    wanted = module.state_dict()
+    if replace_head:
+        head = head_of(module)
+        for name in (f"{head}.weight", f"{head}.bias"):
+            if name in wanted and name in weights and weights[name].shape[0] != wanted[name].shape[0]:
+                weights = {**weights, name: torch.zeros_like(wanted[name])}
+    wrong = next(_misfits(wanted, weights), None)
+    if wrong:
+        raise UserError(f"{where} does not fit {type(module).__name__}: {wrong}")
+    module.load_state_dict(weights)
+
+
+def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
+    """What is wrong with weights, one text each."""
+    yield from (f"'{name}' is missing" for name in wanted if name not in found)
+    yield from (f"'{name}' is not one of its weights" for name in found if name not in wanted)
+    for name, here in wanted.items():
+        there = found[name]
+        if there.shape != here.shape:
+            yield f"'{name}' is {_shape(there)}, not {_shape(here)}"
+        if there.dtype != here.dtype:
+            yield f"'{name}' is {str(there.dtype)[6:]}, not {str(here.dtype)[6:]}"
+        if there.is_floating_point() and not torch.isfinite(there).all():
+            yield f"'{name}' holds NaN or infinity"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a single number"
+
+
+def save(run: Run, model: nn.Module, config: ModelConfig) -> None:
+    """Write ``model.json``, then the weights and references: their presence says that training is complete."""
+    write_json(run.model_file, dataclasses.asdict(config))
+    save_tensors(run.weights_file, dict(model.state_dict()))
+
+
+def read_config(run: Run) -> ModelConfig:
+    """Read ``model.json``; ``UserError`` where it is missing, malformed, or has other fields or values."""
+    if not run.model_file.exists():
+        raise UserError(f"{run.path} is not a trained run: it has no {run.model_file.name}")
+    try:
+        return _config(read_json(run.model_file))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{run.model_file} does not describe a model of this version of anchored: {error}") from error
+
+
+def _config(fields: Any) -> ModelConfig:
+    """The configuration of what JSON gave; ``TypeError`` or ``ValueError`` where it is something else."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"expected an object, found {type(fields).__name__}")
+    tuples: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return ModelConfig(**tuples)
+
+
+def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Module:
+    """The trained module of a folder, in evaluation mode, on the CPU: images (B,C,H,W), normalised, to logits.
+
+    Args:
+        source: the folder of a run or of a converted model, or ``hub:owner/name[@revision]`` on the Hugging Face hub.
+        network: the plain C-channel network, or its name again, where ``model.json`` names one that is code
+            (``python:...``), which is never imported because a folder says so.
+
+    The module has two more attributes: ``preprocess`` (:meth:`ModelConfig.preprocess`) turns raw uint8 images into
+    inputs, and ``classes`` names the logits. ``references`` are those of training. Nothing is unpickled. Raises
+    ``UserError`` where the folder holds no complete model, or weights of another network.
+
+    Example:
+        >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
+        >>> names = [model.classes[i] for i in model(model.preprocess(images)).argmax(dim=1)]
+    """
+    if Path(source).suffix == ".safetensors":
+        return load_file(Path(source), network)
+    run = Run(hub.fetch(str(source)) if hub.is_name(source) else Path(source))
+    config = read_config(run)
+    if not run.weights_file.exists():
+        raise UserError(f"{run.path}: training is not complete, there is no {run.weights_file.name}; train it first")
+    model = build(config, network=_plain(config, run.model_file, network))
+    weights, _ = load_tensors(run.weights_file)
+    if isinstance(model, AnchoredModel):
+        _take_references(run, model, config, weights.get("references"))
+    fill(model, weights, run.weights_file)
+    return _ready(model, config)
+
+
+def load_file(path: Path, network: nn.Module | str | None = None) -> nn.Module:
+    """The folded network of a safetensors file that ``anchored export`` wrote; see :func:`load`."""
+    weights, text = load_tensors(path)
+    try:
+        config = _config(json.loads(text["anchored"])["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a model that anchored exported: {error}") from error
+    folded = _plain(config, path, network)
+    if config.protocol != "standard" and weights.keys() != folded.state_dict().keys():
+        wide = anchor(folded, fresh_stem=True, stem=config.stem or None, example=_example(config))
+        # Anything but zeros, so that the maps that the weights are loaded into are there.
+        folded = fold(wide, torch.ones(config.references, *_example(config).shape[1:]))
+    fill(folded, weights, path)
+    return _ready(folded, config)
+
+
+def _plain(config: ModelConfig, where: Path, network: nn.Module | str | None) -> nn.Module:
+    """The plain network of a folder: the one given, else by its name, which only the caller may make one of code."""
+    if isinstance(network, nn.Module):
+        return network
+    if network not in (None, config.network):
+        raise UserError(f"{where} is of network '{config.network}', not '{network}'")
+    try:
+        return plain(config, allow_import=network is not None)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _ready(model: nn.Module, config: ModelConfig) -> nn.Module:
+    model.__dict__.update(preprocess=config.preprocess, classes=config.classes)
+    return model.eval()
+
+
+def _take_references(run: Run, model: AnchoredModel, config: ModelConfig, references: Tensor | None) -> None:
+    wanted = (config.references, config.channels, config.size, config.size) if config.references else None
+    found = None if references is None else tuple(references.shape)
+    if found != wanted:
+        raise UserError(f"{run.weights_file} holds references {found}, but {run.model_file} says {wanted}")
+    if references is not None:
+        try:
+            model.set_references(references)
+        except UserError as error:
+            raise UserError(f"{run.weights_file}: {error}") from error
+
+
+def weights_digest(run: Run) -> str:
+    """Short hash of the weights file: outputs are bound to it."""
+    return hashlib.sha256(run.weights_file.read_bytes()).hexdigest()[:16]

@@ -1,0 +1,331 @@
+"""Rows -> what the report compares: variants, their figures, changes against standard.
+
+A variant is (architecture, protocol, α, λ), trained once per seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from anchored.config.settings import PROTOCOLS
+from anchored.errors import UserError
+from anchored.metrics.metrics import METRICS
+from anchored.report.aggregate import Change, Estimate, compare, corrected
+from anchored.store import files, layout
+from anchored.store.layout import Row, Run, StudyFolder
+
+MEAN = "mean"
+"""The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is compared: one way of training one architecture."""
+
+    architecture: str
+    protocol: str
+    alpha: float | None
+    tail_weight: float | None
+
+    @property
+    def title(self) -> str:
+        """The variant's name without its architecture: ``RAM α=0.25``."""
+        if self.protocol != "ram" or self.alpha is None:
+            name = {"ram": "RAM"}.get(self.protocol, self.protocol.capitalize())
+        else:
+            name = f"RAM α={self.alpha:g}"
+        return name if self.tail_weight is None else f"{name}, λ={self.tail_weight:g}"
+
+    @property
+    def order(self) -> tuple[int, float, float]:
+        """Standard first, then anchored, then RAM by α, each by λ."""
+        return PROTOCOLS.index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of the headline: where its rows are, and what it is called."""
+
+    title: str  # of a column
+    phrase: str  # in a sentence
+    metric: str
+    dataset: str
+    corruption: str = ""
+    score: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return "↑" if METRICS[self.metric].higher_is_better else "↓"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A corrupted copy of the test set: all corruptions of one kind."""
+
+    dataset: str  # its title: that of the training set, then -C or -C̄
+    corruptions: tuple[str, ...]  # in the rows' order
+    severities: tuple[int, ...]
+
+    @property
+    def kind(self) -> str:
+        """What its title adds to the training set's: C or C̄."""
+        return self.dataset.rpartition("-")[2]
+
+    @property
+    def suffix(self) -> str:
+        """Tells the files of two families apart: nothing for C."""
+        return "" if self.kind == "C" else "-c-bar"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study's rows, looked up by what they say."""
+
+    folder: StudyFolder
+    recipe: dict[str, Any]
+    made: dict[str, Any]
+    rows: tuple[Row, ...]
+    validation: bool = False  # measured on held-out training images
+
+    @cached_property
+    def _index(self) -> dict[tuple[object, ...], list[Row]]:
+        index: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+        for row in self.rows:
+            index[variant_of(row), row.metric, row.dataset, row.severity, row.corruption, row.score].append(row)
+        return dict(index)
+
+    def get(
+        self,
+        variant: Variant,
+        metric: str,
+        dataset: str,
+        *,
+        severity: int | None = None,
+        corruption: str = "",
+        score: str = "",
+    ) -> Estimate | None:
+        """The figure, or None where it was not measured."""
+        rows = self._index.get((variant, metric, dataset, severity, corruption, score))
+        return Estimate(tuple(sorted(rows, key=lambda row: row.seed))) if rows else None
+
+    def measured(self, variant: Variant, measure: Measure) -> Estimate | None:
+        """A figure of the headline."""
+        return self.get(variant, measure.metric, measure.dataset, corruption=measure.corruption, score=measure.score)
+
+    @property
+    def trained_on(self) -> str:
+        """Title of the training set."""
+        return self.rows[0].trained_on
+
+    @property
+    def score(self) -> str:
+        """OOD score of the headline."""
+        return str(self.setting("evaluate", "score"))
+
+    @property
+    def title(self) -> str:
+        """Title of the report."""
+        return str(self.recipe.get("title") or self.recipe.get("name") or "Study")
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants: architectures as they come, each from standard to the largest α."""
+        found = list(dict.fromkeys(variant_of(row) for row in self.rows))
+        return tuple(sorted(found, key=lambda v: (self.architectures.index(v.architecture), v.order)))
+
+    @cached_property
+    def architectures(self) -> tuple[str, ...]:
+        """Titles of the networks, in the rows' order."""
+        return tuple(dict.fromkeys(row.architecture for row in self.rows))
+
+    def of(self, architecture: str) -> tuple[Variant, ...]:
+        """The variants of one architecture."""
+        return tuple(variant for variant in self.variants if variant.architecture == architecture)
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds of the study."""
+        return tuple(sorted({row.seed for row in self.rows}))
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """The kinds of corruption measured, in the rows' order."""
+        found: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            if row.corruption:
+                found[row.dataset].append(row)
+        return tuple(
+            Family(
+                dataset,
+                tuple(dict.fromkeys(row.corruption for row in rows if not row.corruption.startswith(MEAN))),
+                tuple(sorted({row.severity for row in rows if row.severity is not None})),
+            )
+            for dataset, rows in found.items()
+        )
+
+    def sets(self, metric: str) -> tuple[str, ...]:
+        """Titles of the sets a metric was measured on, the mean last."""
+        found = list(dict.fromkeys(row.dataset for row in self.rows if row.metric == metric))
+        return tuple([name for name in found if name != MEAN] + [MEAN] * (MEAN in found))
+
+    @cached_property
+    def scores(self) -> tuple[str, ...]:
+        """OOD scores measured, the headline's first."""
+        found = dict.fromkeys(row.score for row in self.rows if row.score)
+        return tuple(sorted(found, key=lambda name: name != self.score))
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """The headline's figures that at least one variant has."""
+        score = self.score.replace("_", " ")
+        clean = self.trained_on
+        which = {f.dataset: f" ({f.kind})" if len(self.families) > 1 else "" for f in self.families}
+        every = (
+            Measure("Clean accuracy, %", "clean accuracy", "accuracy", clean),
+            *(
+                Measure(f"Corruption accuracy{of}, %", f"accuracy under corruption{of}", "accuracy", corrupted, MEAN)
+                for corrupted, of in which.items()
+            ),
+            Measure("Smooth ECE, clean", "smooth ECE on clean images", "smooth_ece", clean),
+            *(
+                Measure(f"Smooth ECE, corrupted{of}", f"smooth ECE under corruption{of}", "smooth_ece", corrupted, MEAN)
+                for corrupted, of in which.items()
+            ),
+            Measure(f"OOD AUROC, % ({score})", "OOD AUROC", "auroc", MEAN, score=self.score),
+            Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
+        )
+        return tuple(m for m in every if any(self.measured(variant, m) for variant in self.variants))
+
+    def standard(self, variant: Variant) -> Variant | None:
+        """The standard network of the same architecture."""
+        return next((v for v in self.of(variant.architecture) if v.protocol == "standard"), None)
+
+    def unmasked(self, variant: Variant) -> Variant | None:
+        """The anchored network that a RAM variant adds masks to, alike otherwise; None for other variants."""
+        wanted = replace(variant, protocol="anchored", alpha=None)
+        return wanted if variant.protocol == "ram" and wanted in self.variants else None
+
+    def change(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Change | None:
+        """A variant's figure against another's, by default standard's; None where there is nothing to compare.
+
+        The p-value is corrected for all comparisons of the headline's figures with the same kind of network; another
+        OOD score's for those of all scores.
+        """
+        base = base or self.standard(variant)
+        if base is None or base == variant:
+            return None
+        family = self._families_of_changes[base == self.standard(variant), measure in self.measures]
+        return family.get((variant, measure))
+
+    @cached_property
+    def _families_of_changes(self) -> dict[tuple[bool, bool], dict[tuple[Variant, Measure], Change]]:
+        """Changes by (against standard, of the headline): against standard or against anchored, by every score."""
+        scored = [replace(m, score=score) for m in self.measures if m.score for score in self.scores]
+        families = {}
+        for standard in (True, False):
+            for headline, measures in ((True, self.measures), (False, scored)):
+                found = {
+                    (variant, measure): self._change(variant, measure, base)
+                    for variant in self.variants
+                    if (base := self.standard(variant) if standard else self.unmasked(variant)) and base != variant
+                    for measure in measures
+                }
+                families[standard, headline] = corrected({key: each for key, each in found.items() if each})
+        return families
+
+    def _change(self, variant: Variant, measure: Measure, base: Variant) -> Change | None:
+        return compare(self.measured(variant, measure), self.measured(base, measure), self._replicates)
+
+    def _replicates(self, row: Row) -> Tensor | None:
+        """The replicates of a row's figure, if its run's folder still has those of exactly these rows."""
+        name = Path(row.run).name
+        if name not in self._draws:
+            run, own = self.folder.run(name), [each for each in self.rows if each.run == row.run]
+            run = run.validation if self.validation else run
+            there = files.load_tensors(run.replicates_file)[0].get("draws") if run.replicates_file.exists() else None
+            fits = there is not None and there.dim() == 2 and len(there) == len(own)
+            self._draws[name] = (there if fits else None, {id(each): i for i, each in enumerate(own)})
+        draws, places = self._draws[name]
+        return None if draws is None else draws[places[id(row)]]
+
+    @cached_property
+    def _draws(self) -> dict[str, tuple[Tensor | None, dict[int, int]]]:
+        return {}
+
+    def run_of(self, variant: Variant) -> tuple[Run, int]:
+        """The run of the variant's smallest seed, and that seed: what single-network figures show."""
+        row = min((row for row in self.rows if variant_of(row) == variant), key=lambda row: row.seed)
+        return self.folder.run(Path(row.run).name), row.seed
+
+    def setting(self, section: str, name: str) -> Any:
+        """A setting of the study's recipe; ``UserError`` where study.json lacks it."""
+        values = self.recipe.get(section)
+        if not isinstance(values, dict) or name not in values:
+            raise UserError(f"{self.folder.study_file} has no setting {section}.{name}: another version wrote it")
+        return values[name]
+
+
+def variant_of(row: Row) -> Variant:
+    """The variant a row belongs to."""
+    return Variant(row.architecture, row.protocol, row.alpha, row.tail_weight)
+
+
+def read(folder: StudyFolder) -> Summary:
+    """A study's rows and settings, checked. ``UserError`` for no rows, foreign rows (with the line), another layout."""
+    study = files.read_json(folder.study_file)
+    if not isinstance(study, dict) or not isinstance(study.get("recipe"), dict):
+        raise UserError(f"{folder.study_file} does not describe a study")
+    made = study.get("made")
+    rows = layout.read_rows(folder.results_file)
+    if not rows:
+        raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
+    _check(rows, folder.results_file)
+    return Summary(folder, study["recipe"], made if isinstance(made, dict) else {}, tuple(rows))
+
+
+def validation_of(summary: Summary) -> Summary | None:
+    """What was measured on held-out training images, where the study chooses a knob. ``UserError`` as ``read``."""
+    path = summary.folder.validation_file
+    if not summary.recipe.get("choose") or not path.is_file() or not (rows := layout.read_rows(path)):
+        return None
+    _check(rows, path)
+    return Summary(summary.folder, summary.recipe, summary.made, tuple(rows), validation=True)
+
+
+def _check(rows: Sequence[Row], path: Path) -> None:
+    seen: dict[tuple[object, ...], int] = {}
+    for line, row in enumerate(rows, start=2):  # line 1 names the columns
+        wrong = _fault(row, rows[0])
+        key = (variant_of(row), row.seed, row.metric, row.dataset, row.severity, row.corruption, row.score)
+        if key in seen and not wrong:
+            wrong = f"says the same as line {seen[key]}: two studies in one file?"
+        if wrong:
+            raise UserError(f"{path}, line {line}: {wrong}")
+        seen[key] = line
+
+
+def _fault(row: Row, first: Row) -> str:
+    """What is wrong with a row, or nothing."""
+    if row.protocol not in PROTOCOLS:
+        return f"protocol '{row.protocol}' is none of {', '.join(PROTOCOLS)}"
+    if row.metric not in METRICS:
+        return f"metric '{row.metric}' is none of {', '.join(METRICS)}"
+    if row.trained_on != first.trained_on:
+        return f"trained on '{row.trained_on}', line 2 on '{first.trained_on}': a report is about one training set"
+    for name in ("value", "low", "high"):
+        number = getattr(row, name)
+        if number is None or not math.isfinite(number):
+            return f"{name} is {'missing' if number is None else number}: a finite number is needed"
+    for name in ("seed", "n"):
+        if getattr(row, name) is None:
+            return f"{name} is missing"
+    return "" if row.n > 0 else f"n is {row.n}: at least one image is needed"

@@ -1,0 +1,1 @@
+"""Studies: grids of trainings, who works on them, their progress, requirements and cost."""

@@ -1,0 +1,271 @@
+"""Before anything starts: what a recipe lacks here and how to get it, what it takes, how long it will run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from anchored.config.recipe import Recipe
+from anchored.config.settings import Data
+from anchored.corruptions import registry as corruptions
+from anchored.data import datasets
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.row import DataSet, File
+from anchored.data.inventory import amount, size
+from anchored.data.readers.files import data_root, lacking
+from anchored.data.synthetic_ood import OUTLIERS
+from anchored.errors import UserError
+from anchored.evaluation import evaluator, holdout
+from anchored.models import registry as networks
+from anchored.study.cost import Cost, corrupting, costs, count, duration
+from anchored.study.study import made
+
+
+@dataclass(frozen=True)
+class Need:
+    """One data set that a recipe uses: what it is for, what of it is missing, and the files that would bring that."""
+
+    name: str
+    use: str
+    missing: tuple[str, ...] = ()
+    files: tuple[File, ...] = ()
+    remedy: str = ""  # what to do by hand, or what is wrong with own images
+
+
+def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
+    """Every set that a recipe uses, once, with what of it is missing."""
+    settings = recipe.evaluate
+    uses: list[tuple[str, str, tuple[str, ...]]] = [(recipe.data.train, "training", ())]
+    uses += [(name, "out-of-distribution", ()) for name in settings.ood]
+    uses += [(name, "adaptation", ()) for name in settings.adaptation]
+    if recipe.choose:
+        chosen = holdout.settings_of(recipe)
+        others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
+        uses += [(name, f"choosing {recipe.choose}", ()) for name in others if name not in settings.adaptation]
+    if settings.corruption_source == "archive":
+        size = datasets.seen_by(recipe.data).size
+        archives: dict[str, list[str]] = {}
+        for kind in corruptions.expand(settings.corruptions, size, size):
+            archives.setdefault(evaluator.archive_of(recipe.data.train, kind), []).append(kind)
+        uses += [(name, "corruption", tuple(kinds)) for name, kinds in archives.items()]
+    found: dict[str, Need] = {}
+    for name, use, kinds in uses:
+        one = _need(name, use, kinds, root)
+        found[name] = replace(one, use=f"{found[name].use}, {use}") if name in found else one
+    return list(found.values())
+
+
+def _need(name: str, use: str, kinds: Sequence[str], root: Path | None) -> Need:
+    if catalog.is_own(name):
+        try:
+            datasets.row(name, Data())
+        except UserError as error:
+            return Need(name, use, (name,), remedy=str(error))
+        return Need(name, use)
+    row = catalog.get(name)
+    missing = lacking(row, root, [_entry(row, kind) for kind in kinds])
+    if not missing:
+        return Need(name, use)
+    tops = {entry.split("/")[0] for entry in missing}
+    bringing = [file for file in row.parts if tops & {*file.makes, *file.holds}]
+    files = bringing or [file for file in row.downloads if file.name in missing]
+    return Need(name, use, missing, tuple(files), row.manual)
+
+
+def _entry(row: DataSet, corruption: str) -> str:
+    ending = ".npy" if row.reader == "corrupted_blocks" else ""
+    return f"{row.images}/{corruption}{ending}".lstrip("/")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that ``anchored doctor`` found."""
+
+    recipe: Recipe
+    needs: list[Need]
+    costs: list[Cost]
+    corrupting: float  # seconds of one evaluation
+    root: Path | None = None
+    results: Path = Path()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the study could start now."""
+        return not any(need.missing for need in self.needs) and not list(self.shortages())
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the whole study on this machine, one training at a time."""
+        return sum(cost.trainings * (cost.training + cost.evaluation + self.corrupting) for cost in self.costs)
+
+    @property
+    def files(self) -> list[File]:
+        """The files to download, each once: sets can share one."""
+        return list({(file.name, file.hash): file for need in self.needs for file in need.files}.values())
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes that the downloads take on disk, as far as they are published; what is unpacked counts twice."""
+        return sum((file.bytes or 0) * (2 if file.makes or file.compressed else 1) for file in self.files)
+
+    @property
+    def results_size(self) -> int:
+        """Bytes of results."""
+        return sum(cost.trainings * cost.outputs for cost in self.costs)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory: this process at its largest, and the sets that are kept decoded."""
+        if not self.costs:
+            return _largest()
+        seen, settings = datasets.seen_by(self.recipe.data), self.recipe.data
+        names = {settings.train, *self.recipe.evaluate.ood, *self.recipe.evaluate.adaptation}
+        images = sum(count(self.recipe, name, split) for name in names for split in ("train", "test"))
+        return _largest() + round(min(settings.memory * 1e9, images * seen.channels * seen.size**2))
+
+    def shortages(self) -> Iterator[str]:
+        """What there is too little of, a line each."""
+        place = _existing(data_root(self.root))
+        for needed, folder, what in (
+            (self.unpacked, place, "data"),
+            (self.results_size, _existing(self.results), "results"),
+        ):
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                yield f"{what} need {amount(needed)} in {folder}, where {amount(free)} are free"
+        for cost in self.costs:
+            if not cost.fits:
+                step = f"a step of {cost.batch} images of {cost.network}, {cost.protocol},"
+                yield f"{step} runs out of the device's memory ({cost.measured} do not): lower train.batch_size"
+        available = _available()
+        if available and self.memory > available:
+            yield f"{amount(self.memory)} of memory are needed, {amount(available)} are free: lower data.memory"
+
+    def show(self, console: Console) -> None:
+        """Print the tables and the verdict."""
+        console.print(Group(self._data(), "", self._time(), "", self._room(), "", self._verdict()), highlight=False)
+
+    def _data(self) -> Table:
+        table = _table("data set", "for", ">download", "")
+        for need in self.needs:
+            state = Text("missing", "red") if need.missing else Text("here", "green")
+            download = size(need.files) if need.files else "by hand" if need.missing else "–"
+            table.add_row(need.name, need.use, download, state)
+        return table
+
+    def _time(self) -> Table:
+        table = _table("network", "protocol", ">runs", ">step", ">training", ">evaluation", ">together")
+        for cost in self.costs:
+            seconds = f"{1000 * cost.step:.0f} ms" if cost.step < 10 else duration(cost.step)
+            step = seconds + "*" * (cost.measured < cost.batch)
+            evaluation = cost.evaluation + self.corrupting
+            together = cost.trainings * (cost.training + evaluation)
+            row = (step, duration(cost.training), duration(evaluation), duration(together))
+            table.add_row(cost.network, cost.protocol, str(cost.trainings), *row)
+        trainings = sum(cost.trainings for cost in self.costs)
+        table.add_row("all", "", str(trainings), "", "", "", duration(self.seconds), style="bold")
+        smaller = min((cost.measured for cost in self.costs if cost.measured < cost.batch), default=0)
+        table.caption = "one training at a time on this machine, without reading images, probes and intervals" + (
+            f"; * measured at {smaller} or more images, not the whole batch" if smaller else ""
+        )
+        table.caption_justify = "left"
+        return table
+
+    def _room(self) -> Table:
+        table = _table("what", ">needed", "here")
+        place, results = _existing(data_root(self.root)), _existing(self.results)
+        table.add_row("download", size(self.files) if self.files else "–", f"to {data_root(self.root)}")
+        table.add_row(
+            "disk for data", amount(self.unpacked), f"{amount(shutil.disk_usage(place).free)} free in {place}"
+        )
+        free = f"{amount(shutil.disk_usage(results).free)} free in {results.resolve()}"
+        table.add_row("disk for results", amount(self.results_size), free)
+        available = _available()
+        memory = f"{amount(available)} free" if available else "not known"
+        table.add_row("memory", amount(self.memory), memory)
+        versions = made()
+        table.add_row("device", "", _devices())
+        names = ("anchored", "torch", "torchvision", "pytorch-lightning", "python")
+        table.add_row("versions", "", ", ".join(f"{name} {versions[name]}" for name in names))
+        return table
+
+    def _verdict(self) -> Text:
+        lines = list(self.shortages())
+        if fetched := [need.name for need in self.needs if need.files]:
+            lines.append(f"run: anchored data fetch {' '.join(fetched)}")
+        lines += [f"{need.name}: {need.remedy}" for need in self.needs if need.missing and need.remedy]
+        if self.ready:
+            return Text(f"ready: anchored study {self.recipe.name}", "bold green")
+        return Text("not ready\n" + "\n".join(f"- {line}" for line in lines), "bold red")
+
+
+def examine(
+    recipe: Recipe,
+    results: Path = Path(),
+    root: Path | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> Diagnosis:
+    """Look at a recipe's data, measure its networks here, and return what was found. Takes about a minute at most.
+
+    UserError for what no data could mend: unknown networks, sets or corruptions.
+    """
+    for network in recipe.grid.networks:
+        networks.get(network)
+    found = needs(recipe, root)
+    if any(need.missing for need in found if catalog.is_own(need.name)):
+        return Diagnosis(recipe, found, [], 0.0, root, results)  # without own images, their size is not known
+    return Diagnosis(recipe, found, costs(recipe, progress), corrupting(recipe), root, results)
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        left = not heading.startswith(">")
+        names = heading in ("network", "data set")  # to be typed as they are: never cut or broken
+        table.add_column(heading.lstrip(">"), justify="left" if left else "right", overflow="fold", no_wrap=names)
+    return table
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest folder above, or ``folder`` itself, that is there."""
+    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+
+
+def _available() -> int | None:
+    """Return the bytes of main memory that a new process can have; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _largest() -> int:
+    """Return the bytes of memory that this process had at its largest."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _devices() -> str:
+    threads = torch.get_num_threads()
+    cores = f"{os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)}"
+    if not torch.cuda.is_available():
+        return f"{cores}; no GPU found"
+    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return f"{cores}; " + ", ".join(f"{each.name} ({amount(each.total_memory)})" for each in names)

@@ -1,0 +1,117 @@
+"""How weights are moved: rates by part, frozen parts, the schedule, their moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from anchored.config.settings import Training
+from anchored.errors import UserError
+
+
+def factors(network: nn.Module, rates: Mapping[str, float], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """The factor on the learning rate of every parameter and module of ``network``, by name.
+
+    ``rates``: factors by the name of a module or parameter; the longest name that holds one decides, and 1 where there
+    is none. ``parts``: names such as ``stem`` that stand for modules. ``UserError`` for a name that leads nowhere.
+    """
+    names = [name for name, _ in (*network.named_modules(), *network.named_parameters())]
+    wanted = {name: factor for part, factor in rates.items() for name in parts.get(part, (part,))}
+    for name in wanted:
+        if name not in names:
+            known = ", ".join([*parts, *(child for child, _ in network.named_children())])
+            raise UserError(f"train.rates names '{name}', which the network has not: there are {known}")
+
+    def factor(name: str) -> float:
+        holders = [part for part in wanted if part in ("", name) or name.startswith(f"{part}.")]
+        return wanted[max(holders, key=len)] if holders else 1.0
+
+    return {name: factor(name) for name in names}
+
+
+def freeze(network: nn.Module, of: Mapping[str, float]) -> list[nn.Module]:
+    """Take the gradient from the parts whose factor is 0; the modules that must stay in evaluation mode."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(of[name] > 0)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UserError("train.rates freezes every part: leave one with a factor above 0, such as {'': 0, head: 1}")
+    return [module for name, module in network.named_modules() if of[name] == 0 and not list(module.children())]
+
+
+def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -> torch.optim.Optimizer:
+    """SGD or AdamW over the parts that are not frozen, one group for each factor (kept in the group)."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(of[name], []).append(parameter)
+    parts = [
+        {"params": parameters, "lr": settings.learning_rate * factor, "factor": factor}
+        for factor, parameters in groups.items()
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parts, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parts,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def rate(settings: Training, done: float) -> float:
+    """The learning rate's factor after the share ``done`` of training.
+
+    ``steps``: times ``decay`` after each milestone. ``cosine``: (1 + cos πt)/2, where t goes from 0 to 1 after warm-up.
+    Both rise straight from ``warmup_start`` over the share ``warmup``. ``one_cycle``: straight up over the first fifth,
+    straight to zero.
+    """
+    if settings.schedule == "one_cycle":
+        return min(1.0, max(done, 0.01) / 0.2, (1 - done) / 0.8)
+    if done < settings.warmup:
+        return settings.warmup_start + (1 - settings.warmup_start) * done / settings.warmup
+    if settings.schedule == "cosine":
+        return (1 + math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))) / 2
+    return settings.decay ** sum(done >= milestone for milestone in settings.milestones)
+
+
+@torch.no_grad()
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser's state, such as momentum, the layout in memory of its parameters, which files do not keep.
+
+    Sums over another layout round otherwise, and a resumed training would end on weights that differ in the last bit.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+class Average(WeightAveraging):
+    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
+
+    In warm-up it follows the weights. At the end of training it takes their place.
+    """
+
+    def __init__(self, decay: float, warmup: float) -> None:
+        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.warmup = warmup
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Average; a count of zero makes torch copy."""
+        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
+            assert self._average_model is not None
+            self._average_model.n_averaged.zero_()
+        super().on_train_batch_end(trainer, *rest)
+
+
+def averages(settings: Training) -> list[pl.Callback]:
+    """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
+    return [Average(settings.average, settings.warmup)] if settings.average else []

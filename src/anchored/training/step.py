@@ -1,0 +1,203 @@
+"""What happens to a batch in training: the loss is one visible line."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anchored.config.recipe import Cell
+from anchored.data.batches import Batches
+from anchored.errors import UserError
+from anchored.method import collectives
+from anchored.method import stem as stems
+from anchored.method.anchoring import AnchoredModel, average_statistics
+from anchored.method.hard_delta import Residuals, uniform_cross_entropy
+from anchored.models import folder as models
+from anchored.training import optimiser
+from anchored.training.checkpoints import Draws, everyones, own_of
+from anchored.training.mixup import mix
+
+
+class Diverged(UserError):
+    """The loss or the weights are no longer numbers."""
+
+
+class TrainingStep(pl.LightningModule):
+    """What happens to a batch, and the history that is kept of it."""
+
+    def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
+        super().__init__()
+        self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
+        network = model.network if isinstance(model, AnchoredModel) else model
+        self.factors = optimiser.factors(network, cell.train.rates, _parts(model) if cell.train.rates else {})
+        self.frozen = optimiser.freeze(network, self.factors)
+        self.history: list[dict[str, float]] = []
+        self.draws = Draws(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
+        self._within: dict[str, Any] | None = None  # what a checkpoint within an epoch holds of it
+        self._started = 0.0
+        self.begun = False  # whether a checkpoint, if there is one, was taken up
+
+    def on_train_start(self) -> None:
+        """Go on within an epoch, where the checkpoint was taken there."""
+        for module in self.frozen:
+            module.eval()
+        optimiser.lay_out(self.optimizers().optimizer)  # type: ignore[union-attr]
+        if self.residuals is not None:
+            self.residuals.keep()
+        if self._within is not None:
+            self._go_on(self._within)
+        self.begun = True
+
+    def on_train_epoch_start(self) -> None:
+        """Every draw of an epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one."""
+        self.draws.begin(self.current_epoch)
+        if self.residuals is not None and self._mining:
+            self.residuals.fit()
+        self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
+        self._finite = torch.zeros((), device=self.device)  # steps before the loss was no number
+        self._started = time.monotonic()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """One batch: images (B,C,H,W), labels (B,)."""
+        images, labels = batch
+        images, targets = self._mixed(images, labels)
+        logits, far_logits = self._logits(images)
+        if isinstance(self.model, AnchoredModel):
+            targets = self.model.targets(targets, self.classes)
+            if self.residuals is not None:
+                self.residuals.observe(images, self.model.order, labels)
+        loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
+        if len(far_logits):
+            loss = loss + self.cell.tail_weight * uniform_cross_entropy(far_logits)
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == labels).sum()
+            self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+            self._finite += self._sums[0].isfinite()
+        return loss
+
+    @property
+    def _mining(self) -> bool:
+        """Whether the warm-up of hard Δ mining is over."""
+        epochs = self.cell.train.epochs
+        return self.current_epoch >= min(max(1, round(self.cell.tail.warmup * epochs)), epochs - 1)
+
+    def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B,N) of a training pass, and (P,N) of tail points ``[0, 0 − t]``, once the warm-up is over."""
+        if self.residuals is None or not self._mining:
+            return self.model(images), images.new_zeros(0)
+        assert isinstance(self.model, AnchoredModel)
+        rank, world = collectives.place()  # all draw the same points, and each takes its share
+        far = -self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.draws.tail)[rank::world]
+        if self.cell.tail.batch_norm == "own":
+            return self.model(images), self.model.masked_pass(far)
+        logits = self.model(images, far)
+        return logits[: len(images)], logits[len(images) :]
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and targets after mixup or CutMix: probabilities (B,N) with either, labels (B,) without."""
+        settings = self.cell.train
+        if settings.mixup == settings.cutmix == 0:
+            return images, labels
+        onehot = functional.one_hot(labels, self.classes).to(images.dtype)
+        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self.draws.mixing)
+
+    def refuse_divergence(self) -> None:
+        """Raise ``Diverged`` where the loss or a weight is no longer a number; to be called before those are kept."""
+        epoch, learning_rate = self.current_epoch + 1, self.cell.train.learning_rate
+        mend = f"lower train.learning_rate (now {learning_rate:g}) or set train.clip_norm"
+        strategy, loss = self.trainer.strategy, collectives.summed(self._sums)[0].item()
+        finite = all(each.isfinite().all() for each in self.state_dict().values() if each.is_floating_point())
+        if not math.isfinite(loss):
+            step = int(strategy.reduce(self._finite, reduce_op="min")) + 1
+            told = f"the loss became {loss} in epoch {epoch}, step {step}"
+        elif strategy.reduce_boolean_decision(not finite, all=False):
+            told = f"weights became infinite or NaN in epoch {epoch}, step {self.trainer.global_step}"
+        else:
+            return
+        raise Diverged(f"{self.cell.label}: {told}: {mend}")
+
+    def close_epoch(self) -> None:
+        """Add a line to the history."""
+        loss, correct, images = collectives.summed(self._sums).tolist()
+        group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
+        self.history.append(
+            {
+                "epoch": self.current_epoch + 1,
+                "loss": loss / images,
+                "accuracy": 100 * correct / images,
+                "learning_rate": group["lr"] / group["factor"],
+                "seconds": time.monotonic() - self._started,
+            }
+        )
+        self.log_dict({"loss": loss / images, "accuracy": 100 * correct / images})  # for any logger of Lightning
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser and schedule, stepped once a batch."""
+        settings = self.cell.train
+        network = self.model.network if isinstance(self.model, AnchoredModel) else self.model
+        optimizer = optimiser.optimizer(network, settings, self.factors)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimiser.rate(settings, step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The history and the cell travel with the state, and within an epoch what has been drawn and summed of it.
+
+        The state is the first process's. At the end of an epoch it is made that of all, in place, since the checkpoint
+        holds the tensors already; within one, all keep theirs, so that a checkpoint changes nothing.
+        """
+        checkpoint["history"], checkpoint["cell"] = self.history, self.cell.digest()
+        if self.trainer.is_last_batch:
+            average_statistics(self.model)
+            if self.residuals is not None:
+                self.residuals.pool()
+            return
+        own = {**self.draws.state(self.device), "sums": self._sums, "finite": self._finite}
+        own |= {f"buffers.{name}": each for name, each in self._own_buffers()}
+        checkpoint["within"] = {
+            "each": everyones(self, own),
+            "fit": {} if self.residuals is None else self.residuals.fitted(),
+            "batches": self._batches.state_dict(),
+            "seconds": time.monotonic() - self._started,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history back; refuse the state of another training."""
+        if checkpoint.get("cell") != self.cell.digest():
+            raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
+        self.history, self._within = checkpoint["history"], checkpoint.get("within")
+
+    def _own_buffers(self) -> list[tuple[str, Tensor]]:
+        """What processes that train together have each of their own: statistics, moments."""
+        return [(n, each) for n, each in self.named_buffers() if each.numel()] if self.trainer.world_size > 1 else []
+
+    @property
+    def _batches(self) -> Batches:
+        batches = self.trainer.train_dataloader
+        assert isinstance(batches, Batches)
+        return batches
+
+    def _go_on(self, within: dict[str, Any]) -> None:
+        """Take back what a checkpoint holds of the epoch that it was taken in."""
+        own = own_of(self, within["each"])
+        for name, each in self._own_buffers():
+            each.copy_(own.pop(f"buffers.{name}"))
+        self._sums, self._finite = own.pop("sums").to(self.device), own.pop("finite").to(self.device)
+        self.draws.restore(own, self.device)
+        if self.residuals is not None:
+            self.residuals.refit(within["fit"])
+        self._batches.load_state_dict(within["batches"])  # Lightning's own way is closed once it has counted the steps
+        self._started = time.monotonic() - within["seconds"]
+
+
+def _parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """The first and the last layers of any network, by the names that ``train.rates`` knows them by."""
+    network = model.network if isinstance(model, AnchoredModel) else model
+    stem = model.stem if isinstance(model, AnchoredModel) else None
+    return {"stem": (stem or stems.find(network)).names, "head": (models.head_of(network),)}
