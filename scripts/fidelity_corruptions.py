@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "corruptions-fidelity.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
-from oracle import BY_LAW, FIXED, Levels, Pixels, plain, reference  # noqa: E402
+from fixtures.corruption_oracle import BY_LAW, FIXED, Levels, Pixels, plain, reference  # noqa: E402
 
 from anchored.corruptions.registry import CORRUPTIONS, corrupt  # noqa: E402
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import scipy.stats
-from test_page import row
+from fixtures.report_studies import row
 
 from anchored.config.recipe import canonical
 from anchored.metrics import intervals

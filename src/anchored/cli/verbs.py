@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from anchored.cli import arguments
 from anchored.config import recipe as recipes
-from anchored.data.readers.download import fetch
 from anchored.errors import UserError
 
 if TYPE_CHECKING:

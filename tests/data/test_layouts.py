@@ -1,0 +1,326 @@
+"""Every set of encoded images, read from a small copy in its original layout, and from damaged copies."""
+
+import io
+import pickle
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.catalog_copies import ADAPTATION, by_class, dtd, imagenet_kit, pack, picture, places, ucf101, write
+from PIL import Image
+from torchvision import datasets
+
+from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.row import DataSet
+from anchored.data.readers import read as readers
+from anchored.data.readers import verify
+from anchored.data.readers.files import is_here
+from anchored.data.readers.images import Folder, ImageIndex
+from anchored.errors import UserError
+
+
+def refused(row: DataSet, root: Path, text: str, split: str = "test") -> None:
+    with pytest.raises(UserError, match=text) as error:
+        readers.index(row, split, root)
+    assert "\n" not in str(error.value)
+
+
+def content(index: ImageIndex) -> list[tuple[str, int]]:
+    return list(zip(index.keys, index.labels.tolist(), strict=True))
+
+
+# --- ODIN's archives, scenes, textures, NINCO
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "ending"),
+    [
+        ("lsun-c", "LSUN/test", "jpg"),
+        ("lsun-r", "LSUN_resize/LSUN_resize", "jpg"),
+        ("isun", "iSUN/iSUN_patches", "jpeg"),
+        ("tiny-imagenet-r", "Imagenet_resize/Imagenet_resize", "jpg"),
+    ],
+)
+def test_odin(tmp_path: Path, name: str, folder: str, ending: str) -> None:
+    row = replace(catalog.get(name), test=3)
+    for number in range(3):
+        write(tmp_path / f"{name}/{folder}/{number}.{ending}", picture((32, 32)))
+    write(tmp_path / f"{name}/{folder}/._0.{ending}", b"what macOS leaves")
+    packed = pickle.dumps(readers.index(row, "test", tmp_path))  # as worker processes get it
+    found = pickle.loads(packed)  # noqa: S301
+    assert content(found) == [(f"{number}.{ending}", 0) for number in range(3)]
+    assert [found.decode(i).size for i in range(3)] == [(32, 32)] * 3
+    assert verify.images(row, found, every=True) == 3
+    refused(replace(row, test=4), tmp_path, "has 3 test images; the catalog says 4")
+    write(tmp_path / f"{name}/{folder}/1.{ending}", picture((36, 36)))
+    if not row.varied:
+        with pytest.raises(UserError, match=rf"1\.{ending} is 36 × 36, not 32 × 32"):
+            verify.images(row, found, every=True)
+
+
+def test_places365_is_read_from_its_tar_by_the_list(tmp_path: Path) -> None:
+    row = places(tmp_path)
+    assert len(set(catalog.get("places365").subset)) == 10_000
+    assert is_here(row, tmp_path)
+    found = readers.index(row, "test", tmp_path)
+    assert found.keys == row.subset
+    with tarfile.open(tmp_path / "places365/test_256.tar") as tar:
+        for i, key in enumerate(found.keys):
+            inside = tar.extractfile(f"test_256/{key}")
+            assert inside is not None
+            assert found.read(i) == inside.read()
+    again = readers.index(row, "test", tmp_path)  # by the index that the first pass left
+    assert [again.read(i) for i in range(3)] == [found.read(i) for i in range(3)]
+    refused(
+        replace(row, subset=("Places365_test_00000002.jpg",)), tmp_path, r"test_00000002\.jpg is missing, but Places365"
+    )
+
+
+def test_an_index_of_another_tar_is_not_used(tmp_path: Path) -> None:
+    row = places(tmp_path)
+    readers.index(row, "test", tmp_path)
+    path = tmp_path / "places365/test_256.tar"
+    other = {f"test_256/{name}": picture() for name in reversed(row.subset)}
+    pack(path, {"test_256/first.jpg": picture((50, 50)), **other})
+    readers.tars.members.cache_clear()
+    found = readers.index(row, "test", tmp_path)
+    assert [found.read(i) for i in range(3)] == [other[f"test_256/{key}"] for key in row.subset]
+    path.write_bytes(path.read_bytes()[:1500])
+    readers.tars.members.cache_clear()
+    refused(row, tmp_path, r"test_256\.tar is (cut short|not a whole tar file)")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("dtd-textures", "dtd/dtd/images"), ("ninco", "ninco/NINCO/NINCO_OOD_classes")]
+)
+def test_class_folders(tmp_path: Path, name: str, folder: str) -> None:
+    row = catalog.get(name)
+    expected = by_class(tmp_path, folder, row.classes)
+    row = replace(row, test=len(expected))
+    assert content(readers.index(row, "test", tmp_path)) == expected
+    write(tmp_path / folder / "stray" / "x.jpg")
+    refused(row, tmp_path, r"stray/x\.jpg is in no class folder")
+    (tmp_path / folder / "stray" / "x.jpg").unlink()
+    for path in (tmp_path / folder / row.classes[3]).iterdir():
+        path.unlink()
+    refused(row, tmp_path, f"no images of class '{row.classes[3]}'")
+
+
+def test_places_of_mos_has_no_labels(tmp_path: Path) -> None:
+    for name in ("b/2.jpg", "a/1.jpg"):
+        write(tmp_path / "places-mos/Places" / name)
+    row = replace(catalog.get("places-mos"), test=2)
+    assert content(readers.index(row, "test", tmp_path)) == [("a/1.jpg", 0), ("b/2.jpg", 0)]
+
+
+# --- ImageNet
+
+
+def test_imagenet_by_wordnet_id_with_either_kind_of_validation_folder(tmp_path: Path) -> None:
+    whole = catalog.get("imagenet")
+    assert list(whole.folders) == sorted(whole.folders)
+    assert (whole.folders[0], whole.classes[0], whole.folders[999], whole.classes[999]) == (
+        "n01440764",
+        "tench",
+        "n15075141",
+        "toilet tissue",
+    )
+    wnids = (whole.folders[0], whole.folders[7], whole.folders[500])
+    row = replace(whole, folders=wnids, classes=("a", "b", "c"), train=6, test=4)
+    expected = by_class(tmp_path, "imagenet/train", wnids)
+    assert content(readers.index(row, "train", tmp_path)) == expected
+    numbers = [2, 3, 2, 1]  # of images 1 to 4, in the kit's own order of classes
+    wnid_of = imagenet_kit(tmp_path / "imagenet/ILSVRC2012_devkit_t12/data", wnids, numbers)
+    names = [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(4)]
+    pairs = sorted((wnids.index(wnid_of[number]), name) for name, number in zip(names, numbers, strict=True))
+    for name in names:
+        write(tmp_path / "imagenet/val" / name)
+    flat = readers.index(row, "test", tmp_path)
+    assert content(flat) == [(name, label) for label, name in pairs]
+    for label, name in pairs:
+        place = tmp_path / "imagenet/val" / wnids[label]
+        place.mkdir(exist_ok=True)
+        (tmp_path / "imagenet/val" / name).rename(place / name)
+    sorted_in = readers.index(row, "test", tmp_path)
+    assert content(sorted_in) == [(f"{wnids[label]}/{name}", label) for label, name in pairs]
+    refused(replace(row, train=7), tmp_path, "6 train images; the catalog says 7", "train")
+
+
+def test_imagenet_with_damaged_validation_labels(tmp_path: Path) -> None:
+    whole = catalog.get("imagenet")
+    row = replace(whole, folders=whole.folders[:2], classes=("a", "b"), train=0, test=2)
+    for i in (1, 2):
+        write(tmp_path / f"imagenet/val/ILSVRC2012_val_{i:08d}.JPEG")
+    refused(row, tmp_path, r"devkit_t12/data/meta\.mat is missing .*log in at image-net\.org")
+    kit = tmp_path / "imagenet/ILSVRC2012_devkit_t12/data"
+    imagenet_kit(kit, row.folders, [1])
+    refused(row, tmp_path, "has 2 images, its ground truth 1 labels")
+    write(kit / "ILSVRC2012_validation_ground_truth.txt", "1\n3\n")
+    refused(row, tmp_path, "names no class by")
+    write(kit / "meta.mat", b"MATLAB 5.0 MAT-file" + bytes(300))
+    refused(row, tmp_path, r"meta\.mat is not a MATLAB file with 'synsets'")
+
+
+# --- sets to adapt to, against torchvision's readers of the same copies
+
+
+def torchvision_s(name: str, root: Path, split: str) -> list[tuple[str, int]]:
+    """The images and labels of a split as torchvision reads the same copy: DTD and Food-101 by class and name."""
+    parts = {"train": ("train", "val"), "test": ("test",)}[split]
+    set_: Any
+    if name == "dtd":
+        sets = [datasets.DTD(root, split=part) for part in parts]
+        return [(f"{p.parent.name}/{p.name}", y) for s in sets for p, y in zip(s._image_files, s._labels, strict=True)]
+    if name == "food101":
+        set_ = datasets.Food101(root / "food101", split=split)
+        return [(f"{p.parent.name}/{p.name}", y) for p, y in zip(set_._image_files, set_._labels, strict=True)]
+    if name == "oxford-pets":
+        set_ = datasets.OxfordIIITPet(root, split="trainval" if split == "train" else "test")
+        return [(p.name, y) for p, y in zip(set_._images, set_._labels, strict=True)]
+    if name == "flowers102":
+        sets = [datasets.Flowers102(root, split=part) for part in parts]
+        return [(p.name, y) for s in sets for p, y in zip(s._image_files, s._labels, strict=True)]
+    set_ = datasets.StanfordCars(root, split=split)
+    return [(Path(p).name, y) for p, y in set_._samples]
+
+
+THEIRS = {"oxford-pets": "oxford-iiit-pet", "flowers102": "flowers-102", "stanford-cars": "stanford_cars"}
+
+
+@pytest.mark.parametrize("name", [name for name in ADAPTATION if name != "ucf101"])
+def test_the_same_images_and_labels_as_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    row = ADAPTATION[name](tmp_path)
+    if name in THEIRS:
+        (tmp_path / THEIRS[name]).symlink_to(tmp_path / name)
+    unchecked = {key: (file, None) for key, (file, _) in datasets.Flowers102._file_dict.items()}
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", unchecked)  # the hashes of the real lists
+    for split in ("train", "test"):
+        found = readers.index(row, split, tmp_path)
+        assert content(found) == torchvision_s(name, tmp_path, split)
+        assert verify.images(row, found, every=True) == len(found)
+
+
+def test_ucf101_middle_frames(tmp_path: Path) -> None:
+    row = ucf101(tmp_path)
+    train, test = (readers.index(row, split, tmp_path) for split in ("train", "test"))
+    assert content(train) == [
+        ("Apply_Eye_Makeup/v_ApplyEyeMakeup_g08_c01.jpg", 0),
+        ("Handstand_Pushups/v_HandStandPushups_g08_c01.jpg", 1),
+    ]
+    assert content(test) == [("Yo_Yo/v_YoYo_g01_c01.jpg", 2), ("Apply_Eye_Makeup/v_ApplyEyeMakeup_g01_c01.jpg", 0)]
+    from_zip = [pickle.loads(pickle.dumps(test)).read(i) for i in range(2)]  # noqa: S301
+    with zipfile.ZipFile(tmp_path / "ucf101/UCF-101-midframes.zip") as packed:
+        packed.extractall(tmp_path / "ucf101")
+    unpacked = readers.index(row, "test", tmp_path)
+    assert isinstance(unpacked.source, Folder)
+    assert [unpacked.read(i) for i in range(2)] == from_zip
+    names = set(catalog.get("ucf101").classes)
+    assert {"HandstandPushups", "YoYo", "TaiChi", "BasketballDunk"} < names
+
+
+def test_class_lists_have_the_published_numbers_of_classes() -> None:
+    counts = {"ucf101": 101, "food101": 101, "flowers102": 102, "stanford-cars": 196, "oxford-pets": 37, "dtd": 47}
+    assert {name: len(catalog.get(name).classes) for name in counts} == counts
+    assert datasets.Flowers102.classes == list(catalog.get("flowers102").classes)
+    for name in ("food101", "dtd", "ninco"):
+        assert list(catalog.get(name).classes) == sorted(catalog.get(name).classes)
+    actions = catalog.get("ucf101").classes
+    assert (actions[34], actions[35], actions[36]) == ("Hammering", "HammerThrow", "HandstandPushups")
+
+
+def first(folder: Path, pattern: str) -> Path:
+    return next(iter(sorted(folder.rglob(pattern))))
+
+
+DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
+    ("dtd", lambda root: first(root, "test1.txt").write_text("zigzag/x.jpg\n"), "'zigzag/x.jpg', which is in none"),
+    ("dtd", lambda root: first(root, "test1.txt").unlink(), r"dtd/labels/test1\.txt is missing .*fetch dtd"),
+    ("dtd", lambda root: first(root, "test1.txt").write_bytes(b"\xff\xfe"), r"test1\.txt is not a list in UTF-8"),
+    (
+        "dtd",
+        lambda root: first(root, "banded_0002.jpg").unlink(),
+        r"banded_0002\.jpg is missing, but DTD's list has it",
+    ),
+    ("food101", lambda root: first(root, "test.txt").write_text("pizza/1\n"), "'pizza/1', which is in none"),
+    (
+        "food101",
+        lambda root: first(root, "test.txt").write_text("baklava/21\n"),
+        "has 1 test images; the catalog says 2",
+    ),
+    ("oxford-pets", lambda root: first(root, "test.txt").write_text("x_1 3 1 1\n"), r"names class 3; there are 1 to 2"),
+    ("oxford-pets", lambda root: first(root, "Abyssinian_1.jpg").unlink(), r"Abyssinian_1\.jpg is missing, but"),
+    ("flowers102", lambda root: first(root, "setid.mat").write_bytes(b"no MATLAB file"), r"setid\.mat is not a MATLAB"),
+    ("flowers102", lambda root: first(root, "imagelabels.mat").unlink(), r"imagelabels\.mat is missing"),
+    ("flowers102", lambda root: first(root, "image_00003.jpg").unlink(), r"image_00003\.jpg is missing, but"),
+    ("stanford-cars", lambda root: first(root, "cars_test_annos_withlabels.mat").unlink(), "official server no longer"),
+    (
+        "stanford-cars",
+        lambda root: first(root / "stanford-cars/cars_test", "00002.jpg").unlink(),
+        r"00002\.jpg is missing",
+    ),
+    (
+        "ucf101",
+        lambda root: first(root, "testlist01.txt").write_text("YoYo/v.avi 2"),
+        r"testlist01\.txt numbers YoYo 2, not 3",
+    ),
+    ("ucf101", lambda root: first(root, "testlist01.txt").write_text("Juggling/v.avi\n"), "'Juggling/v.avi', which is"),
+    (
+        "ucf101",
+        lambda root: first(root, "testlist01.txt").write_text("YoYo/v_YoYo_g09_c09.avi"),
+        r"g09_c09\.jpg is missing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "text"), DAMAGE)
+def test_a_damaged_set_is_one_line(tmp_path: Path, name: str, damage: Callable[[Path], object], text: str) -> None:
+    row = ADAPTATION[name](tmp_path)
+    damage(tmp_path)
+    refused(row, tmp_path, text)
+
+
+def test_a_damaged_image_is_one_line_that_names_it(tmp_path: Path) -> None:
+    row = dtd(tmp_path)
+    found = readers.index(row, "test", tmp_path)
+    path = found.source.path / found.keys[1]
+    good = path.read_bytes()
+    for bad in (good[: len(good) // 2], b"", b"<html>moved</html>", b"\x89PNG\r\n\x1a\n" + good[8:]):
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=rf"{path.name} is not a whole image") as error:
+            verify.images(row, found, every=True)
+        assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path.name} cannot be read \(No such file or directory\)"):
+        found.decode(1)
+
+
+def test_a_damaged_zip_is_one_line(tmp_path: Path) -> None:
+    row = ucf101(tmp_path)
+    found = readers.index(row, "test", tmp_path)
+    path = tmp_path / "ucf101/UCF-101-midframes.zip"
+    data = bytearray(path.read_bytes())
+    image = found.read(0)
+    data[data.find(image) + len(image) // 2] ^= 255
+    path.write_bytes(data)
+    readers.images._opened.cache_clear()
+    with pytest.raises(UserError, match=r"v_YoYo_g01_c01\.jpg cannot be read \(Bad CRC-32"):
+        found.decode(0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "expected"),
+    [("RGB", "JPEG", "RGB"), ("L", "JPEG", "L"), ("CMYK", "JPEG", "RGB"), ("RGBA", "PNG", "RGB"), ("P", "PNG", "RGB")],
+)
+def test_images_of_every_mode_become_grey_or_rgb(tmp_path: Path, mode: str, kind: str, expected: str) -> None:
+    image = Image.new("RGB", (5, 4), (200, 10, 60)).convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"transparency": bytes([0, 255])} if mode == "P" else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decoded = readers.images.decoded(stream.getvalue(), "here")
+    assert (decoded.mode, decoded.size) == (expected, (5, 4))

@@ -1,0 +1,271 @@
+"""Processes that work as one: jobs, errors, one network by two processes however they were started, shared passes."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing, nn
+
+from anchored.config.recipe import Cell, Recipe
+from anchored.config.settings import Anchoring, Data, Tail, Training
+from anchored.errors import UserError
+from anchored.evaluation import suites
+from anchored.method import collectives
+from anchored.store import files as disk
+from anchored.store.layout import Run
+from anchored.training import distributed as together
+from anchored.training.distributed import Lost, shared
+from anchored.training.fit import train
+
+STUDY = [
+    "study", "demo", "--scale", "0.03", "--train.epochs", "6", "--train.batch_size", "32", "--train.accelerator", "cpu",
+    "--grid.protocols", "[ram]", "--grid.tail_weights", "[0.1]", "--evaluate.bootstrap", "100",
+    "--evaluate.severities", "[1]", "--evaluate.corruptions", "[contrast]", "--evaluate.ood", "[blobs, digits]",
+    "--evaluate.adaptation", "[digits]",
+]  # fmt: skip
+CELL = "runs/small-ram-0.25-tail0.1-seed0"
+
+
+def plain_network(channels: int, classes: int) -> nn.Module:
+    """Without batch norm, whose statistics come from a process's own images."""
+    layers = nn.Conv2d(channels, 8, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(72, classes))
+
+
+def plain_cell(devices: int) -> Cell:
+    training = Training(
+        epochs=2,
+        batch_size=32,
+        learning_rate=0.1,
+        crop_padding=2,
+        accelerator="cpu",
+        average=0.5,
+        devices=devices,
+    )
+    images = Data("fashion-mini-known", 0.03)
+    return Cell(f"python:{__name__}:plain_network", "standard", 0.0, 0.0, 0, images, Anchoring(), Tail(), training)
+
+
+@shared(in_step=False)
+def place(*, base: int) -> int:
+    return base + collectives.place()[0]
+
+
+@shared(in_step=True)
+def fails(*, who: list[int]) -> float:
+    """An error in some processes, while the others wait for them."""
+    if collectives.place()[0] in who:
+        raise UserError(f"a bad image, seen by {collectives.place()[0]}")
+    return float(collectives.summed(torch.ones(())))
+
+
+@shared(in_step=False)
+def fails_alone(*, who: int) -> None:
+    if collectives.place()[0] == who:
+        raise UserError("a bad image")
+
+
+@shared(in_step=True)
+def dies(*, who: int) -> float:
+    if collectives.place()[0] == who:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return float(collectives.summed(torch.ones(())))
+
+
+def said(work: Any) -> str:
+    try:
+        return repr(work())
+    except UserError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def crew(rank: int, port: int, folder: str, end: str) -> None:
+    """One of two processes that somebody started."""
+    os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    together.GRACE = 2.0
+    found: list[str] = []
+
+    def work() -> None:
+        found.append(said(lambda: place(base=5)))
+        found.append(said(lambda: fails(who=[0, 1])))
+        found.append(said(lambda: fails_alone(who=1)))
+        found.append(said(lambda: fails_alone(who=0)))
+        if end == "stuck":
+            train(Run(Path(folder) / "run"), plain_cell(2))
+            found.append(said(lambda: fails(who=[1])))
+        else:
+            found.append(said(lambda: dies(who=1)))
+        (Path(folder) / "said.json").write_text(json.dumps(found))
+
+    together.run(work, 2, "cpu")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def both(folder: Path, end: str) -> list[str]:
+    """What the first process found."""
+    port, context = free_port(), multiprocessing.get_context("spawn")
+    processes = [context.Process(target=crew, args=(rank, port, str(folder), end)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL if end == "killed" else 0]
+    found: list[str] = json.loads((folder / "said.json").read_text())
+    return found
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return disk.load_tensors(Run(run).weights_file)[0]
+
+
+BEFORE = ["5", "UserError: a bad image, seen by 0", "UserError: process 2 of 2: a bad image", "UserError: a bad image"]
+
+
+def test_jobs_errors_and_a_training_that_equals_one_process(tmp_path: Path) -> None:
+    found = both(tmp_path, "stuck")
+    assert found == [*BEFORE, "Lost: process 2 of 2: a bad image, seen by 1"]
+    train(Run(tmp_path / "alone"), plain_cell(1))
+    alone = weights(tmp_path / "alone")
+    for name, value in weights(tmp_path / "run").items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    assert both(tmp_path, "killed") == [*BEFORE, f"Lost: {together.GONE}"]
+
+
+def command(*words: str, start: tuple[str, ...] = (), variables: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "LOCAL_"))}
+    line = [sys.executable, *(start or ("-m",)), "anchored", *words]
+    environment = {**known, "OMP_NUM_THREADS": "1", **(variables or {})}
+    return subprocess.Popen(
+        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """What a command said, which must be no complaint."""
+    out, complaints = process.communicate(timeout=300)
+    assert (process.returncode, complaints) == (0, "")
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = ["results.csv", *(f"{CELL}/{name}" for name in ("weights.safetensors", "cell.json", "rows.csv"))]
+    files += [f"{CELL}/outputs/{name}.safetensors" for name in ("test", "ood-digits", "corruption-contrast-1")]
+    return {name: (folder / name).read_bytes() for name in files}
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study by two processes that torchrun starts."""
+    folder = tmp_path_factory.mktemp("studies") / "two"
+    start = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m")
+    out = finished(command(*STUDY, "-o", str(folder), start=start))
+    assert out.count("Report: ") == 1
+    assert out.count("training took") == 1
+    return folder
+
+
+def test_one_process_evaluates_the_same_weights_to_the_same_rows(studied: Path, tmp_path: Path) -> None:
+    run, there = Run(tmp_path / Path(CELL).name), Run(studied / CELL)
+    run.path.mkdir()
+    for file in (there.cell_file, there.model_file, there.weights_file):
+        (run.path / file.name).write_bytes(file.read_bytes())
+    cell = Cell.parse(disk.read_json(run.cell_file), run.cell_file)
+    assert cell.train.devices == 2
+    settings = Recipe.parse({"evaluate": disk.read_json(there.recipe_file)["evaluate"]}).evaluate
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        suites.evaluate(run, cell, settings)
+    finally:
+        torch.set_num_threads(threads)
+    assert run.rows_file.read_bytes() == there.rows_file.read_bytes()
+    for file in sorted((there.path / "outputs").iterdir()):
+        (one, key), (two, same_key) = (disk.load_tensors(each.path / "outputs" / file.name) for each in (run, there))
+        assert key == same_key
+        assert one.keys() == two.keys()
+        assert all(torch.equal(value, two[name]) for name, value in one.items()), file.name
+
+
+def within_an_epoch(run: Run) -> bool:
+    """Whether the last checkpoint is one within an epoch, which holds the moments of both processes."""
+    return run.log_file.exists() and run.checkpoint_file.stat().st_size > 10_000_000
+
+
+def test_killed_under_slurm_and_finished_by_lightning_gives_the_same_bytes(studied: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    run = Run(folder / CELL)
+    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    job |= {"SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    every_step = [*STUDY, "--train.checkpoint_minutes", "0"]
+    tasks = [
+        command(*every_step, "-o", str(folder), variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+        for rank in (0, 1)
+    ]
+    while not within_an_epoch(run):
+        assert tasks[0].poll() is None
+        time.sleep(0.05)
+    for task in tasks:
+        task.kill()
+    assert [task.communicate()[0] for task in tasks] == ["", ""]
+    assert not run.weights_file.exists()
+    assert disk.load_tree(run.checkpoint_file)["epoch"] > 0
+    out = finished(command(*STUDY, "-o", str(folder), "--train.devices", "2"))
+    assert out.count("Report: ") == 1
+    assert contents(folder) == contents(studied)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")
+def test_two_hosts_give_the_same_bytes_as_one() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "two_hosts.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("two hosts and one: 6 files, 0 differ \n")
+
+
+def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert together.processes(3) == 3
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert together.processes(1) == together.processes(4) == 4
+    with pytest.raises(UserError, match="2 devices are asked for, but torchrun started 4 processes"):
+        together.processes(2)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(UserError, match=r"SLURM: .*--ntasks-per-node=2"):
+        together.processes(2)
+    with pytest.raises(UserError, match="at least 1"):
+        together.processes(0)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.devices is 2, but this is one process"):
+        train(Run(tmp_path), plain_cell(2))
+    for changes, text in (
+        ({"batch_size": 33, "devices": 2}, "train.batch_size is 33, shared by 2 devices"),
+        ({"batch_size": 6, "devices": 4}, "train.batch_size is 6, shared by 4 devices"),
+        ({"devices": 0}, "train.devices is 0"),
+    ):
+        with pytest.raises(UserError, match=text):
+            replace(Recipe(), train=replace(Training(), **changes)).check()  # type: ignore[arg-type]
+    assert issubclass(Lost, UserError)
+    assert not distributed.is_initialized()
