@@ -192,6 +192,7 @@ def _data_show(rows: list[DataSet], options: Namespace) -> None:
 
 
 def _data_fetch(rows: list[DataSet], options: Namespace) -> None:
+    from anchored.data.readers.download import fetch
 
     for row in rows:
         for path in fetch(row.name, offline=options.offline) or ("nothing to download",):
