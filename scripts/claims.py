@@ -28,7 +28,7 @@ from anchored.cli import main as cli
 from anchored.cli import verbs
 from anchored.config.recipe import Recipe, canonical
 from anchored.metrics import intervals
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.report import narrative as words
 from anchored.report.aggregate import SIGNIFICANT
 from anchored.report.comparison import Measure, Summary, Variant, read

@@ -11,7 +11,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics import intervals, metrics
+from anchored.metrics import calibration, classification, detection, intervals
+from anchored.metrics.classification import per_image
+from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
+from anchored.metrics.weighted import weighted_mean
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -70,7 +73,7 @@ def test_smooth_ece_of_many_resampled_images_equals_relplot(power: float) -> Non
     rng = np.random.default_rng(1)
     f = torch.from_numpy(rng.beta(5, 1.2, 12_000))
     y = torch.from_numpy((rng.random(len(f)) < f.numpy() ** power) * 1.0)
-    found = intervals.bootstrap(metrics.weighted_smooth_ece(f, y), [len(f)], seeded(), 9)
+    found = intervals.bootstrap(calibration.weighted_smooth_ece(f, y), [len(f)], seeded(), 9)
     counts = intervals._resample(len(f), 9, seeded(), "cpu").long()
     wanted = [relplot.smECE(f.repeat_interleave(c).numpy(), y.repeat_interleave(c).numpy()) for c in counts]
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9, rtol=0)
@@ -78,8 +81,8 @@ def test_smooth_ece_of_many_resampled_images_equals_relplot(power: float) -> Non
 
 def test_smooth_ece_of_resamples_equals_relplot() -> None:
     logits, labels = labelled()
-    f, y = metrics.confidence(logits, labels)
-    found = intervals.bootstrap(metrics.weighted_smooth_ece(f, y), [len(f)], seeded(), 12)
+    f, y, *_ = per_image(logits, labels)
+    found = intervals.bootstrap(calibration.weighted_smooth_ece(f, y), [len(f)], seeded(), 12)
     counts = intervals._resample(len(f), 12, seeded(), "cpu").long()
     wanted = [relplot.smECE(f.repeat_interleave(c).numpy(), y.repeat_interleave(c).numpy()) for c in counts]
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6, rtol=0)
@@ -90,7 +93,7 @@ def test_auroc_of_resamples_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(intervals, "_CHUNK", chunk)  # 64: one replicate at a time, memory bounded
     ins, outs = torch.randn(60, generator=seeded(1)), torch.randn(40, generator=seeded(2)) + 1
     seen: list[tuple[Tensor, Tensor]] = []
-    metric = metrics.OOD_METRICS["auroc"](ins, outs)
+    metric = OOD_METRICS["auroc"](ins, outs)
 
     def statistic(a: Tensor, b: Tensor) -> Tensor:
         seen.append((a.long(), b.long()))
@@ -106,25 +109,25 @@ def test_auroc_of_resamples_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch,
 
 def test_values_are_the_plain_metrics() -> None:
     logits, labels = labelled()
-    confidence, correct = metrics.confidence(logits, labels)
-    found = intervals.image_intervals(logits, labels, list(metrics.IMAGE_METRICS), seeded(), 100)
+    confidence, correct, *_ = per_image(logits, labels)
+    found = intervals.image_intervals(logits, labels, list(IMAGE_METRICS), seeded(), 100)
     wanted = {
-        "accuracy": metrics.accuracy(logits, labels),
-        "smooth_ece": metrics.smooth_ece(confidence, correct),
-        "smooth_ece_old": metrics.smooth_ece(confidence, correct, "reflect_old"),
-        "ece": metrics.ece(confidence, correct),
-        "brier": metrics.brier(logits, labels),
-        "nll": metrics.nll(logits, labels),
+        "accuracy": classification.accuracy(logits, labels),
+        "smooth_ece": calibration.smooth_ece(confidence, correct),
+        "smooth_ece_old": calibration.smooth_ece(confidence, correct, "reflect_old"),
+        "ece": calibration.ece(confidence, correct),
+        "brier": classification.brier(logits, labels),
+        "nll": classification.nll(logits, labels),
     }
     for name, value in wanted.items():
         assert found[name].value == pytest.approx(value, abs=1e-12)
         assert found[name].low <= found[name].value <= found[name].high
     ins, outs = torch.randn(300, generator=seeded(1)), torch.randn(200, generator=seeded(2)) + 1
-    ood = intervals.ood_intervals(ins, outs, list(metrics.OOD_METRICS), seeded(), 100)
+    ood = intervals.ood_intervals(ins, outs, list(OOD_METRICS), seeded(), 100)
     for name, value in {
-        "auroc": metrics.auroc(ins, outs),
-        "fpr95": metrics.fpr_at_tpr(ins, outs),
-        "aupr": metrics.aupr(ins, outs),
+        "auroc": detection.auroc(ins, outs),
+        "fpr95": detection.fpr_at_tpr(ins, outs),
+        "aupr": detection.aupr(ins, outs),
     }.items():
         assert ood[name].value == pytest.approx(value, abs=1e-12)
         assert ood[name].low < ood[name].value < ood[name].high
@@ -133,7 +136,7 @@ def test_values_are_the_plain_metrics() -> None:
 def test_widths_equal_the_known_standard_errors() -> None:
     logits, labels = labelled(2000)
     found = intervals.image_intervals(logits, labels, ["accuracy", "nll"], seeded(), 2000)
-    images = metrics.per_image(logits, labels)
+    images = per_image(logits, labels)
     for name, column in (("accuracy", images.correct), ("nll", images.log_loss)):
         wide = 2 * 1.96 * float(column.std(correction=0)) / math.sqrt(2000)
         assert found[name].high - found[name].low == pytest.approx(wide, rel=0.1)
@@ -162,7 +165,7 @@ def test_smooth_ece_interval_holds_the_truth(power: float, known: float | None) 
     if known is None:
         z = 2 * torch.randn(400_000, generator=generator, dtype=torch.float64).abs()
         f, p = (sharp * z).sigmoid().sort().values, z.sort().values.sigmoid()
-        known = float(metrics.weighted_smooth_ece(f, p)(torch.ones(1, len(f), dtype=torch.float64)))
+        known = float(calibration.weighted_smooth_ece(f, p)(torch.ones(1, len(f), dtype=torch.float64)))
         assert known > 0.05
     held, sets = 0, 60
     for _ in range(sets):
@@ -187,15 +190,16 @@ def test_paired_difference_removes_the_seeds_part() -> None:
     assert intervals.paired_difference([1.0, 2.0], [3.0, 3.0]).value == -1.5
 
 
-def test_paired_accuracy_is_narrower_than_two_intervals() -> None:
-    first = torch.rand(2000, generator=seeded(1)) < 0.8
+def test_resampled_difference_is_narrower_than_two_intervals() -> None:
+    first = (torch.rand(2000, generator=seeded(1)) < 0.8).double()
     second = first.clone()
-    second[:40] = False
-    found = intervals.paired_accuracy(first, second, seeded(), 2000)
+    second[:40] = 0
+    draws = [intervals.bootstrap(weighted_mean(correct), [2000], seeded(5), 2000) for correct in (first, second)]
+    values = float(first.mean()), float(second.mean())
+    found, _ = intervals.resampled_difference(values, (draws[0], draws[1]))
     assert found.value == pytest.approx(float(first[:40].sum()) / 2000)
-    error = float((first.double() - second.double()).std(correction=0)) / math.sqrt(2000)
+    error = float((first - second).std(correction=0)) / math.sqrt(2000)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
-    assert intervals.paired_accuracy(first, first, seeded(), 50) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -209,8 +213,6 @@ def test_paired_accuracy_is_narrower_than_two_intervals() -> None:
         (lambda: intervals.image_intervals(*labelled(9), [], seeded()), "nothing given"),
         (lambda: intervals.image_intervals(*labelled(9), ["nll"], seeded(), 1), "at least 2 replicates"),
         (lambda: intervals.ood_intervals(torch.ones(2), torch.ones(0), ["auroc"], seeded()), "out_scores must"),
-        (lambda: intervals.paired_accuracy(torch.ones(2), torch.ones(3), seeded()), "same images twice"),
-        (lambda: intervals.paired_accuracy(torch.ones(2), torch.full((2,), 0.5), seeded()), "0 or 1"),
     ],
 )
 def test_refuses(call: Any, message: str) -> None:
@@ -228,7 +230,7 @@ def pair_of_models(count: int, seed: int, gain: float) -> tuple[Tensor, Tensor, 
 
 
 def replicates(name: str, logits: Tensor, labels: Tensor, count: int = 400) -> tuple[float, Tensor]:
-    metric = metrics.IMAGE_METRICS[name](metrics.per_image(logits, labels))
+    metric = IMAGE_METRICS[name](per_image(logits, labels))
     value = float(metric(torch.ones(1, len(labels), dtype=torch.float64)))
     return value, intervals.bootstrap(metric, [len(labels)], seeded(5), count)
 
@@ -238,7 +240,9 @@ def test_resampled_difference_of_accuracy_is_the_paired_bootstrap() -> None:
     (a, a_draws), (b, b_draws) = (replicates("accuracy", logits, labels) for logits in (first, second))
     found, p = intervals.resampled_difference((a, b), (a_draws, b_draws))
     correct = [(logits.argmax(1) == labels) for logits in (first, second)]
-    wanted = intervals.paired_accuracy(correct[0], correct[1], seeded(5), 400)
+    difference = correct[0].double() - correct[1].double()
+    both = intervals.bootstrap(weighted_mean(difference), [500], seeded(5), 400)  # in one statistic
+    wanted = intervals.percentile_interval(float(difference.mean()), both)
     assert found == pytest.approx(wanted, abs=0.003)
     exact = scipy.stats.binomtest(
         int((correct[0] & ~correct[1]).sum()), int((correct[0] != correct[1]).sum())

@@ -23,8 +23,9 @@ from anchored.data.synthetic_ood import OUTLIERS, altered
 from anchored.errors import UserError
 from anchored.evaluation import inference
 from anchored.evaluation.inference import Outputs, Pass
-from anchored.metrics import intervals, metrics
+from anchored.metrics import intervals
 from anchored.metrics.intervals import Interval
+from anchored.metrics.registry import METRICS
 from anchored.models import folder as models
 from anchored.models import registry as networks
 from anchored.store.layout import Row, Run
@@ -223,7 +224,7 @@ def _helping(whose: str) -> Bench:
 
 def _unit(metric: str) -> float:
     """What fractions are multiplied with in rows."""
-    return 100.0 if metrics.METRICS[metric].percent else 1.0
+    return 100.0 if METRICS[metric].percent else 1.0
 
 
 def corruptions_of(settings: Evaluation, size: int) -> tuple[str, ...]:

@@ -23,9 +23,11 @@ from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation.evaluator import Bench, Progress, Split, archive_of, corruptions_of, load
 from anchored.evaluation.inference import Outputs, stored
-from anchored.metrics import metrics
+from anchored.metrics.classification import per_image
 from anchored.metrics.linear_probe import linear_probe, stratified
 from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
+from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric
 from anchored.models import folder as models
 from anchored.models import registry as networks
 from anchored.store import files, layout
@@ -41,8 +43,8 @@ EXAMPLES = 8  # images of each kind kept for the report
 def clean(bench: Bench) -> Iterator[Row]:
     """Accuracy and calibration on clean images."""
     found = bench.own(features=True)
-    images, n = metrics.per_image(found.logits, found.labels), len(found.labels)  # unsorted: others resample the same
-    weighted = [metrics.IMAGE_METRICS[name](images) for name in CLEAN]
+    images, n = per_image(found.logits, found.labels), len(found.labels)  # unsorted: others resample the same
+    weighted = [IMAGE_METRICS[name](images) for name in CLEAN]
 
     def statistic(weights: Tensor) -> Tensor:
         return torch.stack([metric(weights) for metric in weighted], dim=1)
@@ -68,7 +70,7 @@ def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row
     severities = bench.settings.severities
     grid = [(severity, kind) for severity in severities for kind in kinds]
     outputs = [bench.own(kind, severity) for severity, kind in grid]
-    images, n = [metrics.per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
+    images, n = [per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
     main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
     means = {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})}
     averaged = [(severity, name) for name in means for severity in (*severities, None)]
@@ -77,9 +79,9 @@ def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row
         chosen = [i for i, (at, kind) in enumerate(grid) if severity in (at, None) and kind in means[name]]
         shares[chosen, column] = 1 / len(chosen)
     for metric in CORRUPTED:
-        weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
+        weighted = [IMAGE_METRICS[metric](each) for each in images]
 
-        def statistic(weights: Tensor, weighted: list[metrics.WeightedMetric] = weighted) -> Tensor:
+        def statistic(weights: Tensor, weighted: list[WeightedMetric] = weighted) -> Tensor:
             single = torch.stack([each(weights) for each in weighted], dim=1)
             return torch.cat([single, single @ shares], dim=1)
 
@@ -99,9 +101,9 @@ def ood(bench: Bench) -> Iterator[Row]:
     titles = [bench.title(name) for name in bench.settings.ood]
     for score, function in SCORES.items():
         for metric in DETECTION:
-            weighted = [metrics.OOD_METRICS[metric](function(inside), function(each)) for each in outside]
+            weighted = [OOD_METRICS[metric](function(inside), function(each)) for each in outside]
 
-            def statistic(inner: Tensor, *outer: Tensor, each: list[metrics.WeightedOODMetric] = weighted) -> Tensor:
+            def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
                 return _with_mean([metric(inner, own) for metric, own in zip(each, outer, strict=True)])
 
             found = bench.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
@@ -116,11 +118,11 @@ def adaptation(bench: Bench) -> Iterator[Row]:
     probed = [_probed(bench, name) for name in bench.settings.adaptation]
     sizes = [len(each.labels) for each in probed]
     titles = [catalog.title(name) for name in bench.settings.adaptation]
-    images = [metrics.per_image(each.logits, each.labels) for each in probed]
+    images = [per_image(each.logits, each.labels) for each in probed]
     for metric, named in ADAPTED.items():
-        weighted = [metrics.IMAGE_METRICS[metric](each) for each in images]
+        weighted = [IMAGE_METRICS[metric](each) for each in images]
 
-        def statistic(*weights: Tensor, each: list[metrics.WeightedMetric] = weighted) -> Tensor:
+        def statistic(*weights: Tensor, each: list[WeightedMetric] = weighted) -> Tensor:
             return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
 
         found = bench.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)

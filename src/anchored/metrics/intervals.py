@@ -1,12 +1,12 @@
-"""Intervals: how sure each figure is, over images (bootstrap) and over seeds (Student's t).
+"""Confidence intervals and p-values, over images (bootstrap) and over seeds (Student's t).
 
 Legend: N images, M out-of-distribution images, K classes, R replicates, Q metrics. Every draw follows from the
 generator passed in, never from a global one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics import metrics
+from anchored.metrics.classification import per_image
+from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 
 REPLICATES = 1000
 """Bootstrap replicates: the 2.5 % tail then holds 25 of them, its end known to some 5 % of the width."""
 
 LEVEL = 0.95
-"""Coverage aimed at, a fraction."""
+"""Nominal coverage, a fraction."""
 
 _CHUNK = 1 << 20
 """Weights held at once (8 MiB of float64, which malloc keeps for the next ones), whatever the number of images."""
@@ -32,11 +33,11 @@ _MANY = 10_000
 """Images from which on Poisson counts are quicker than a draw for each image."""
 
 GAPS = ("smooth_ece", "smooth_ece_old", "ece")
-"""Metrics that sum absolute gaps: noise never cancels in them, so they, and their replicates more so, lie too high."""
+"""Metrics that sum absolute gaps: biased upwards, their replicates twice as much, since noise never cancels."""
 
 
 class Interval(NamedTuple):
-    """A figure and its interval, in the figure's own unit; ``low <= value <= high``."""
+    """A value and its interval, in the value's unit; ``low <= value <= high``."""
 
     value: float
     low: float
@@ -70,8 +71,8 @@ def _resample(size: int, rows: int, generator: torch.Generator, device: torch.de
     seed = torch.randint(1 << 62, (1,), generator=generator, device=generator.device)
     draw = np.random.Generator(np.random.SFC64(int(seed)))
     if size < _MANY:
-        places = draw.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-        weights = np.bincount(places.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+        images = draw.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
+        weights = np.bincount(images.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
     else:
         weights, table = np.empty((rows, size)), _Poisson(1 - 4 / math.sqrt(size))
         for row in weights:
@@ -84,9 +85,9 @@ def _resample(size: int, rows: int, generator: torch.Generator, device: torch.de
 class _Poisson:
     """Independent Poisson counts of one mean, most of them from eight random bits, exactly.
 
-    Given their total, such counts are as if so many images had been drawn, each with equal chance. So a mean a little
-    below one, and the few draws that are then missing made one by one, give the counts of a bootstrap resample, without
-    a draw for every image. Devroye 1986, chapter X.1, https://doi.org/10.1007/978-1-4613-8643-8
+    Given their total, such counts are multinomial. So a mean a little below one, with the few missing draws made one by
+    one, gives the counts of a bootstrap resample without a draw for every image.
+    Devroye 1986, chapter X.1, https://doi.org/10.1007/978-1-4613-8643-8
 
     A count k gets the whole 256ths of its probability as values of a byte; the few values left over stand for the
     remainders of all probabilities, and there a second draw decides.
@@ -119,19 +120,32 @@ def estimate(
     level: float = LEVEL,
     device: torch.device | str = "cpu",
 ) -> tuple[list[Interval], Tensor]:
-    """Values and intervals of Q figures that one statistic makes of resampled images, and their replicates (R,Q).
+    """Values and intervals of the Q values of one statistic of resampled images, and their replicates (R,Q).
 
     ``statistic`` and ``sizes`` are those of ``bootstrap``, giving (r, Q); the values are those at equal weights.
-    ``names`` (Q) says which metric each figure is (or is a mean of), and so which kind of interval it gets: a
+    ``names`` (Q) says which metric each value is (or is a mean of), and so which kind of interval it gets: a
     percentile interval for means and rates, the one that ``image_intervals`` describes for ``GAPS``.
     Raises ``UserError`` for ``level`` outside (0, 1), and as ``bootstrap``.
     """
     _check_level(level)
     values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
     draws = bootstrap(statistic, sizes, generator, replicates, device)
-    kinds = [_gap if name in GAPS else _percentile for name in names]
-    found = zip(kinds, values, draws.unbind(1), strict=True)
-    return [kind(float(value), own, level) for kind, value, own in found], draws
+    columns = zip(names, values.tolist(), draws.unbind(1), strict=True)
+    return [interval_of(name, value, replicas, level) for name, value, replicas in columns], draws
+
+
+def interval_of(name: str, value: float, draws: Tensor, level: float = LEVEL) -> Interval:
+    """The interval of a metric's ``value`` from its replicates ``draws`` (R,), by the rule for the metric ``name``."""
+    _, low, high = percentile_interval(value, draws, level)
+    if name in GAPS:
+        low = min(low, math.sqrt(max(0.0, 2 * value**2 - high**2)))
+    return Interval(value, low, high)
+
+
+def percentile_interval(value: float, draws: Tensor, level: float = LEVEL) -> Interval:
+    """The middle ``level`` of the draws (R,), extended to hold the value where a tiny set's draws do not."""
+    low, high = (float(draws.quantile(p)) for p in ((1 - level) / 2, (1 + level) / 2))
+    return Interval(value, min(low, value), max(high, value))
 
 
 def image_intervals(
@@ -144,8 +158,8 @@ def image_intervals(
 ) -> dict[str, Interval]:
     """Metrics of one labelled set with bootstrap intervals over its images: all on the same resamples.
 
-    ``logits`` (N, K), ``labels`` (N,); ``names`` out of ``metrics.IMAGE_METRICS``. Raises ``UserError`` for another
-    name, ``level`` outside (0, 1), and as ``metrics.per_image``.
+    ``logits`` (N, K), ``labels`` (N,); ``names`` out of ``registry.IMAGE_METRICS``. Raises ``UserError`` for another
+    name, ``level`` outside (0, 1), and as ``classification.per_image``.
 
     Means (accuracy, Brier, NLL): percentile interval. Calibration errors (``GAPS``) add noise in squares: about
     E θ̂² = θ² + s², and again + s² in a replicate. A percentile interval then lies above the truth: for perfectly
@@ -157,15 +171,12 @@ def image_intervals(
     0.955, 0.975, 0.945, 0.940. The percentile interval's: 0.000, 0.000, 0.900, 0.935; 0.000, 0.225, 0.915, 0.930;
     0.000, 0.910, 0.910, 0.925.
     """
-    _check(names, metrics.IMAGE_METRICS, level)
-    images = metrics.per_image(logits, labels).sorted()
-    weighted = [metrics.IMAGE_METRICS[name](images) for name in names]
-
-    def statistic(weights: Tensor) -> Tensor:
-        return torch.stack([metric(weights) for metric in weighted], 1)
-
-    found, _ = estimate(statistic, names, [len(labels)], generator, replicates, level, logits.device)
-    return dict(zip(names, found, strict=True))
+    _check_names(names, IMAGE_METRICS)
+    images = per_image(logits, labels)
+    order = images.confidence.argsort()  # smooth ECE then need not reorder every replicate's weights
+    images = images._make(column[order] for column in images)
+    weighted = [IMAGE_METRICS[name](images) for name in names]
+    return _estimate_each(weighted, names, [len(labels)], generator, replicates, level, logits.device)
 
 
 def ood_intervals(
@@ -178,44 +189,23 @@ def ood_intervals(
 ) -> dict[str, Interval]:
     """Detection metrics with percentile bootstrap intervals, both sets resampled independently: {name: Interval}.
 
-    ``in_scores`` (N,), ``out_scores`` (M,), higher = more out-of-distribution; ``names`` from ``metrics.OOD_METRICS``.
+    ``in_scores`` (N,), ``out_scores`` (M,), higher = more out-of-distribution; ``names`` from ``registry.OOD_METRICS``.
     The scores are sorted once, whatever the number of replicates. Raises ``UserError`` for another name, ``level``
-    outside (0, 1), and as ``metrics.auroc``.
+    outside (0, 1), and as ``detection.auroc``.
     """
-    _check(names, metrics.OOD_METRICS, level)
-    weighted = [metrics.OOD_METRICS[name](in_scores, out_scores) for name in names]
-
-    def statistic(weights_in: Tensor, weights_out: Tensor) -> Tensor:
-        return torch.stack([metric(weights_in, weights_out) for metric in weighted], 1)
-
-    sizes = (len(in_scores), len(out_scores))
-    found, _ = estimate(statistic, names, sizes, generator, replicates, level, in_scores.device)
-    return dict(zip(names, found, strict=True))
+    _check_names(names, OOD_METRICS)
+    weighted = [OOD_METRICS[name](in_scores, out_scores) for name in names]
+    sizes = [len(in_scores), len(out_scores)]
+    return _estimate_each(weighted, names, sizes, generator, replicates, level, in_scores.device)
 
 
-def paired_accuracy(
-    first_correct: Tensor,
-    second_correct: Tensor,
-    generator: torch.Generator,
-    replicates: int = REPLICATES,
-    level: float = LEVEL,
-) -> Interval:
-    """Accuracy of the first model minus the second's on the SAME images, in [−1, 1], paired percentile bootstrap.
+def _estimate_each(
+    weighted: Sequence[Callable[..., Tensor]], names: Sequence[str], sizes: Sequence[int], *settings: Any
+) -> dict[str, Interval]:
+    def statistic(*weights: Tensor) -> Tensor:
+        return torch.stack([metric(*weights) for metric in weighted], 1)
 
-    ``first_correct``, ``second_correct`` (N,) boolean or 0/1, in the same order of images. For two models of one seed;
-    positive: the first is better. Raises ``UserError`` for shapes that differ, no images, or other values.
-    """
-    _check_level(level)
-    if first_correct.shape != second_correct.shape or first_correct.ndim != 1 or not len(first_correct):
-        raise UserError(
-            f"a paired difference needs the same images twice, not {len(first_correct)} and {len(second_correct)}"
-        )
-    first, second = first_correct.double(), second_correct.double().to(first_correct.device)
-    if not bool(((first == 0) | (first == 1)).all() and ((second == 0) | (second == 1)).all()):
-        raise UserError("correct must be 0 or 1 (or boolean) for every image of both models")
-    mean = metrics.weighted_mean(first - second)
-    draws = bootstrap(mean, [len(first)], generator, replicates, first.device)
-    return _percentile(float((first - second).mean()), draws, level)
+    return dict(zip(names, estimate(statistic, names, sizes, *settings)[0], strict=True))
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -268,7 +258,7 @@ def resampled_difference(
     spread = spread - spread.mean() + difference
     error = float(spread.std())
     p = 2 * float(normal.sf(abs(difference) / error)) if error else float(difference == 0)
-    return _percentile(difference, spread, level), p
+    return percentile_interval(difference, spread, level), p
 
 
 def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
@@ -300,8 +290,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _check(names: Sequence[str], known: Mapping[str, object], level: float) -> None:
-    _check_level(level)
+def _check_names(names: Sequence[str], known: Collection[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise UserError(
@@ -312,15 +301,3 @@ def _check(names: Sequence[str], known: Mapping[str, object], level: float) -> N
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise UserError(f"an interval's level is a fraction in (0, 1), not {level}")
-
-
-def _percentile(value: float, draws: Tensor, level: float) -> Interval:
-    """The middle ``level`` of the draws, stretched to hold the value where a tiny set's draws do not."""
-    low, high = (float(draws.quantile(p)) for p in ((1 - level) / 2, (1 + level) / 2))
-    return Interval(value, min(low, value), max(high, value))
-
-
-def _gap(value: float, draws: Tensor, level: float) -> Interval:
-    """See ``image_intervals``."""
-    _, low, high = _percentile(value, draws, level)
-    return Interval(value, min(low, math.sqrt(max(0.0, 2 * value**2 - high**2))), high)

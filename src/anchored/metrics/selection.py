@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from anchored.errors import UserError
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 
 Errors = Sequence[Sequence[float]]
 """C rows of A errors."""

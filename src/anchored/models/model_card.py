@@ -9,7 +9,7 @@ from importlib import metadata
 from anchored.config.recipe import Cell, canonical
 from anchored.config.settings import Evaluation
 from anchored.data.catalog import registry as catalog
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.models import registry as networks
 from anchored.models.folder import ModelConfig, read_config
 from anchored.store.files import read_json

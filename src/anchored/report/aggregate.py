@@ -15,7 +15,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from anchored.metrics import intervals
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.store.layout import Row
 
 _Key = TypeVar("_Key")

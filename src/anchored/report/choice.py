@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from anchored.metrics import selection
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Change, Estimate, compare
 from anchored.report.comparison import Measure, Summary, Variant, validation_of
 from anchored.report.narrative import listed

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anchored.config.settings import PROTOCOLS
 from anchored.errors import UserError
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Change, Estimate, compare, corrected
 from anchored.store import files, layout
 from anchored.store.layout import Row, Run, StudyFolder

@@ -13,7 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from anchored.data.catalog import registry as catalog
-from anchored.metrics import metrics
+from anchored.metrics.calibration import smooth_ece
+from anchored.metrics.classification import per_image
+from anchored.metrics.detection import auroc
 from anchored.metrics.ood_scores import SCORES
 from anchored.report.comparison import Summary, Variant
 from anchored.report.figures import suffix
@@ -43,9 +45,8 @@ def confidences(run: Run, names: list[str]) -> Confidences | None:
     """Pooled over the outputs ``names``; None where one is missing."""
     if not names or not all(run.outputs_file(name).exists() for name in names):
         return None
-    pairs = [metrics.confidence(*_logits(run, name)) for name in names]
-    confidence, correct = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return Confidences(confidence, correct)
+    images = [per_image(*_logits(run, name)) for name in names]
+    return Confidences(torch.cat([part.confidence for part in images]), torch.cat([part.correct for part in images]))
 
 
 def _logits(run: Run, name: str) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ def _reliability_words(
         f"One network each: {_seeds_of(summary, [v for _, v in drawn])}. Smooth ECE is that of the images shown."
     )
     alt = f"Reliability diagrams of {architecture}: " + "; ".join(
-        f"{v.title}, {title}, smooth ECE {metrics.smooth_ece(images.confidence, images.correct):.3f}"
+        f"{v.title}, {title}, smooth ECE {smooth_ece(images.confidence, images.correct):.3f}"
         for (title, v), images in drawn.items()
     )
     return alt, caption
@@ -150,7 +151,7 @@ def _diagram(top: Axes, below: Axes, images: Confidences | None, summary: Summar
             axes.set(xticks=[], yticks=[])
         return
     line, points = mark(summary, variant), [point for point in binned(images) if point[2] >= LEAST]
-    error = metrics.smooth_ece(images.confidence, images.correct)
+    error = smooth_ece(images.confidence, images.correct)
     x, y = [p[0] for p in points], [p[1] for p in points]
     ends = [wilson(share, count) for _, share, count in points]
     top.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
@@ -249,7 +250,7 @@ def _histogram(
         heights = np.histogram(values.numpy(), edges)[0] / len(values)
         axes.stairs(heights, edges, fill=True, color=shade, alpha=opacity)
         axes.stairs(heights, edges, color=shade, linewidth=1.2)
-    axes.set_title(f"AUROC {100 * metrics.auroc(*pair):.1f} %", fontsize=9, pad=2)
+    axes.set_title(f"AUROC {100 * auroc(*pair):.1f} %", fontsize=9, pad=2)
 
 
 def _wrapped(text: str, width: int = 16) -> str:

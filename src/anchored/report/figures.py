@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, Family, Summary, Variant
 from anchored.report.style import WIDTH, Picture, blank, curve, mark

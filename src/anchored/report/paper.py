@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, Summary, Variant
 from anchored.report.tables import ADAPTATION, MISSING, Cell, Column, Table, basis, estimate_cell, joined, title_of

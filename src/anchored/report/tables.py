@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anchored.metrics.metrics import METRICS
+from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Change, Estimate
 from anchored.report.comparison import MEAN, Family, Summary, Variant
 

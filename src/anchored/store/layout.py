@@ -32,7 +32,7 @@ class Row:
     architecture: str  # title of the network, e.g. ResNet-18
     protocol: str  # standard, anchored or ram
     alpha: float | None  # mask probability of ram, else None
-    metric: str  # a key of anchored.metrics.METRICS
+    metric: str  # a key of anchored.metrics.registry.METRICS
     dataset: str  # title of the set measured on
     severity: int | None  # 1..5 for corruptions, else None
     value: float  # percent for accuracies, AUROC, FPR, AUPR; plain for calibration errors

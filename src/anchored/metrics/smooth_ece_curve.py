@@ -1,10 +1,10 @@
-"""σ ↦ smECE_σ of many replicates at once, and its fixed point; what it is: ``metrics.smooth_ece``.
+"""σ ↦ smECE_σ of many replicates at once, and its fixed point; what it is: ``calibration.smooth_ece``.
 
 The residuals c − y are put on a grid (two points share an image), smoothed by a Gaussian kernel that is reflected at 0
-and 1 (by FFT: reflection makes them periodic), and read off at points t. All is linear in a replicate's weights but for
-the absolute value at the end: the grid is a sparse product, and of the density only its sum over t is needed, which is
-one product with a vector that all replicates share.
-Legend: N images, R replicates, P grid points, T read-off points. Bandwidths are steps of 1 / STEPS.
+and 1 (by FFT: reflection makes them periodic), and interpolated at points t. All is linear in a replicate's weights but
+for the absolute value at the end: the grid is a sparse product, and of the density only its sum over t is needed, which
+is one product with a vector that all replicates share.
+Legend: N images, R replicates, P grid points, T points t. Bandwidths are multiples of 1 / STEPS, given as int steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 STEPS = 1 << 10  # the published search halves [0, 1] ten times
-LEAST = 0.001  # the published tolerance: no smaller bandwidth is looked at
+LEAST = 0.001  # the published tolerance: no smaller bandwidth is tried
 COARSE = 1001  # points of the grid for all bandwidths that need no finer one
 _BLOCK = 1 << 16  # weights that go onto the grid at once: with many images one replicate, which stays in a core's cache
 _STEADY = 0.02 / STEPS  # how far smECE_σ may rise with σ through its grid; it falls otherwise
@@ -32,8 +32,8 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Smoother:
-    """The kernel of one bandwidth on a grid of P points, read off at T = ``count`` points, or at all where it is 0."""
+class SmoothingKernel:
+    """The kernel of one bandwidth on P grid points, interpolated at T = ``count`` points; at the grid's own where 0."""
 
     step: int
     points: int
@@ -63,16 +63,15 @@ class Smoother:
 
     @cached_property
     def response(self) -> Tensor:
-        """Frequency response (F,) complex of the kernel: P taps over one unit, cut at ± ½ (or where it reaches to)."""
-        sigma, points, middle = self.step / STEPS, self.points, (self.points - 1) // 2
+        """Frequency response (F,) complex of the kernel: P taps over one unit, cut at ± ½ (or at ``reach``)."""
+        sigma, points = self.step / STEPS, self.points
         t = torch.arange(points, dtype=torch.float64) / (points - 1) - 0.5
         taps = torch.exp(-t.square() / (2 * sigma**2)) / (math.sqrt(2 * math.pi) * sigma)
         # An even P has no middle tap: the kernel then sits half a cell to the right, as published.
-        whole, offsets = torch.zeros(self.period, dtype=torch.float64), torch.arange(points) - middle
+        periodic, offsets = torch.zeros(self.period, dtype=torch.float64), torch.arange(points) - (points - 1) // 2
         near = offsets.abs() <= (self.reach or points)
-        whole[offsets[near] % self.period] = taps[near]
-        found: Tensor = torch.fft.rfft(whole).conj().resolve_conj()
-        return found
+        periodic[offsets[near] % self.period] = taps[near]
+        return torch.fft.rfft(periodic).conj().resolve_conj()
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
@@ -83,43 +82,47 @@ class Smoother:
 
     @cached_property
     def density(self) -> _Floats:
-        """g (P,): g · h is the sum over t of the smoothed h, for every histogram h; the adjoint of ``read``."""
+        """g (P,): g · h is the sum over t of the smoothed h, for every histogram h; the adjoint of ``smoothed``."""
         cell, share = self.places
         ends = torch.zeros(self.period, dtype=torch.float64)
         ends.index_add_(0, self.reach + cell, 1 - share).index_add_(0, self.reach + cell + 1, share)
         g = torch.fft.irfft(torch.fft.rfft(ends) * self.response.conj(), n=self.period)
         folded = torch.zeros(self.points, dtype=torch.float64)
-        found: _Floats = folded.index_add_(0, self.mirror, g[: len(self.mirror)]).numpy()
-        return found
+        density: _Floats = folded.index_add_(0, self.mirror, g[: len(self.mirror)]).numpy()
+        return density
 
     def spectra(self, histograms: Tensor) -> Tensor:
         """Histograms (n,P) -> spectra of the mirrored grid (n,F)."""
-        found: Tensor = torch.fft.rfft(histograms[:, self.mirror], n=self.period)
-        return found
+        return torch.fft.rfft(histograms[:, self.mirror], n=self.period)
 
 
 @lru_cache(maxsize=256)
-def smoother(step: int, points: int, old: bool) -> Smoother:
+def kernel_on(step: int, points: int, old: bool) -> SmoothingKernel:
     """One for each bandwidth and grid, shared by all sets."""
-    return Smoother(step, points, 0 if old else max(round(10 * STEPS / step), 200))
+    return SmoothingKernel(step, points, 0 if old else max(round(10 * STEPS / step), 200))
 
 
-def read(kernels: Sequence[Smoother], spectra: Tensor) -> Tensor:
-    """Spectra (n,F) of histograms, each with its kernel, of the same P and T all -> smoothed, at points t, (n,T)."""
-    one = kernels[0]
-    alike = all(each is one for each in kernels)
-    response = one.response if alike else torch.stack([each.response for each in kernels])
-    smooth: Tensor = torch.fft.irfft(spectra * response, n=one.period)[:, one.reach : one.reach + one.points]
-    if not one.count:
+def kernel_of(step: int) -> SmoothingKernel:
+    """The kernel of a bandwidth on its published grid."""
+    return kernel_on(step, max(COARSE, round(20 * STEPS / step) // 2 + 1), False)
+
+
+def smoothed(kernels: Sequence[SmoothingKernel], spectra: Tensor) -> Tensor:
+    """Spectra (n,F) of histograms, each with its kernel, all of one P and T -> smoothed, at the points t, (n,T)."""
+    first = kernels[0]
+    alike = all(kernel is first for kernel in kernels)
+    response = first.response if alike else torch.stack([kernel.response for kernel in kernels])
+    smooth: Tensor = torch.fft.irfft(spectra * response, n=first.period)[:, first.reach : first.reach + first.points]
+    if not first.count:
         return smooth
-    cell, share = one.places
+    cell, share = first.places
     return torch.lerp(smooth[:, cell], smooth[:, cell + 1], share)
 
 
-class Curve:
+class SmoothECECurve:
     """One set of images: weights (R,N) -> the fixed point of each replicate's curve (R,).
 
-    ``f`` (N,) confidences and ``r`` (N,) residuals, float64; ``old`` as ``metrics.smooth_ece``'s variant.
+    ``f`` (N,) confidences and ``r`` (N,) residuals, float64; ``old``: the variant "reflect_old" of ``smooth_ece``.
     """
 
     def __init__(self, f: Tensor, r: Tensor, old: bool) -> None:
@@ -127,14 +130,26 @@ class Curve:
         self.start = 0  # bandwidth of the last replicates, and how far smECE was above their |mean residual|
         self.above = 0.0
         self.grids: dict[int, csr_array] = {}
-        self.images: dict[int, _Floats] = {}  # densities, by bandwidth
+        self.densities: dict[int, _Floats] = {}  # by bandwidth
 
     def __call__(self, weights: Tensor) -> Tensor:
         """Compute on the CPU, whatever the weights' device."""
         search = _Halving if self.old else _Search
-        return torch.from_numpy(search(self, weights.cpu().numpy()).found()).to(weights.device)
+        return torch.from_numpy(search(self, weights.cpu().numpy()).fixed_points()).to(weights.device)
 
-    def grid(self, points: int) -> csr_array:
+    def density(self, kernel: SmoothingKernel) -> _Floats:
+        """(N,): what an image of weight one adds to the sum of the smoothed density over the points t."""
+        if kernel.step not in self.densities:
+            cell, share = self._cells(kernel.points)
+            self.densities[kernel.step] = kernel.density[cell] * (1 - share) + kernel.density[cell + 1] * share
+        return self.densities[kernel.step]
+
+    def _cells(self, points: int) -> tuple[NDArray[np.int64], _Floats]:
+        place = self.f * (points - 1)
+        cell = place.astype(np.int64).clip(0, points - 2)
+        return cell, place - cell
+
+    def _grid(self, points: int) -> csr_array:
         """(P,N): what an image of weight one adds to the histogram of residuals."""
         if points not in self.grids:
             cell, share = self._cells(points)
@@ -143,28 +158,16 @@ class Curve:
             self.grids[points] = csr_array((values, where), shape=(points, len(cell)))
         return self.grids[points]
 
-    def density(self, kernel: Smoother) -> _Floats:
-        """(N,): what an image of weight one adds to the sum of the smoothed density over the points t."""
-        if kernel.step not in self.images:
-            cell, share = self._cells(kernel.points)
-            self.images[kernel.step] = kernel.density[cell] * (1 - share) + kernel.density[cell + 1] * share
-        return self.images[kernel.step]
-
-    def _cells(self, points: int) -> tuple[NDArray[np.int64], _Floats]:
-        place = self.f * (points - 1)
-        cell = place.astype(np.int64).clip(0, points - 2)
-        return cell, place - cell
-
     def histograms(self, points: int, weights: _Floats, rows: NDArray[np.int64]) -> Tensor:
         """Weights (R,N) -> the residuals on the grid, of the replicates ``rows`` (n,P)."""
-        grid, found = self.grid(points), np.empty((len(rows), points))
-        together = _BLOCK // weights.shape[1]
-        for i in range(0, len(rows), max(1, together)):
-            if together < 2:  # without a copy
-                found[i] = grid @ weights[rows[i]]
+        grid, histograms = self._grid(points), np.empty((len(rows), points))
+        block = _BLOCK // weights.shape[1]
+        for i in range(0, len(rows), max(1, block)):
+            if block < 2:  # without a copy
+                histograms[i] = grid @ weights[rows[i]]
             else:
-                found[i : i + together] = (grid @ weights[rows[i : i + together]].T).T
-        return torch.from_numpy(found)
+                histograms[i : i + block] = (grid @ weights[rows[i : i + block]].T).T
+        return torch.from_numpy(histograms)
 
 
 class _Search:
@@ -174,64 +177,64 @@ class _Search:
     bandwidth, and it is found in two or three evaluations from where other replicates have theirs.
     """
 
-    def __init__(self, curve: Curve, weights: _Floats) -> None:
+    def __init__(self, curve: SmoothECECurve, weights: _Floats) -> None:
         self.curve, self.weights = curve, weights
         self.coarse: Tensor | None = None  # the spectra on the grid of most bandwidths
         self.residual = np.zeros(len(weights))  # |mean residual| of each replicate, known with them
 
-    def found(self) -> _Floats:
+    def fixed_points(self) -> _Floats:
         """Values (R,)."""
         curve, count = self.curve, len(self.weights)
         if not curve.start and count > 1:
-            _Search(curve, self.weights[:1]).found()
+            _Search(curve, self.weights[:1]).fixed_points()
         low, high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
-        values, probe = np.full(count, np.nan), self.guess()
+        values, guess = np.full(count, np.nan), self._first_guess()
         for attempt in range(2 * STEPS):
             left = np.flatnonzero((high - low > 1) | np.isnan(values))
             if not len(left):
                 break
-            probe[left] = probe[left].clip(low[left] + 1, np.maximum(high[left] - 1, low[left] + 1))
-            if attempt > 6:  # nothing that was guessed can go on for long
-                probe[left] = (low[left] + high[left] + 1) // 2
-            here, at = self.values(probe[left], left), probe[left]
-            up = here > at / STEPS
-            low[left[up]] = at[up]
-            down, value, step = left[~up], here[~up], at[~up]
-            high[down], values[down] = step, value
-            # It was no smaller at the next lower bandwidth: where it would do there, no need to look.
-            low[down] = np.where(value > (step - 1) / STEPS + _STEADY, step - 1, low[down])
-            probe[left] = np.ceil(here * STEPS)
+            guess[left] = guess[left].clip(low[left] + 1, np.maximum(high[left] - 1, low[left] + 1))
+            if attempt > 6:  # halve from here on: whatever the guesses, it ends
+                guess[left] = (low[left] + high[left] + 1) // 2
+            value, step = self._smooth_ece(guess[left], left), guess[left]
+            up = value > step / STEPS
+            low[left[up]] = step[up]
+            down, value_down, step_down = left[~up], value[~up], step[~up]
+            high[down], values[down] = step_down, value_down
+            # At the next lower bandwidth it is no smaller: where it exceeds that one, there is no need to try it.
+            low[down] = np.where(value_down > (step_down - 1) / STEPS + _STEADY, step_down - 1, low[down])
+            guess[left] = np.ceil(value * STEPS)
         curve.start = int(np.median(high))
         if self.coarse is not None:
             curve.above = float(np.median(values - self.residual))
         return values
 
-    def guess(self) -> NDArray[np.int64]:
+    def _first_guess(self) -> NDArray[np.int64]:
         """Bandwidths to begin with (R,): those of the last replicates, by the mean residuals of these.
 
         Where most images err to the same side, smECE is the mean residual but for a little.
         """
         count, start = len(self.weights), self.curve.start or STEPS // 16
-        if count == 1 or _kernel(start).points != COARSE:
+        if count == 1 or kernel_of(start).points != COARSE:
             return np.full(count, start)
-        self.spectra(_kernel(start), np.arange(count))
+        self._spectra(kernel_of(start), np.arange(count))
         return np.ceil(STEPS * (self.residual + self.curve.above)).astype(np.int64)
 
-    def values(self, steps: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
+    def _smooth_ece(self, steps: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
         """smECE of the replicates ``rows`` (n,), each at a bandwidth of its own: by the smoothed density's integral."""
-        kernels = [_kernel(int(step)) for step in steps]
-        found, forms = np.empty(len(rows)), defaultdict[tuple[int, int], list[int]](list)
+        kernels = [kernel_of(int(step)) for step in steps]
+        values, forms = np.empty(len(rows)), defaultdict[tuple[int, int], list[int]](list)
         for i, kernel in enumerate(kernels):
             forms[kernel.points, kernel.count].append(i)
         for (_, count), alike in forms.items():
-            own = [kernels[i] for i in alike]
-            smooth = read(own, self.spectra(own[0], rows[alike])).abs().sum(1).numpy()
+            spectra = self._spectra(kernels[alike[0]], rows[alike])
+            smooth = smoothed([kernels[i] for i in alike], spectra).abs().sum(1).numpy()
             density = [self.weights[rows[i]] @ self.curve.density(kernels[i]) for i in alike]
-            found[alike] = smooth / (np.array(density) + count * 1e-4)  # 1e-4: as published
-        return found
+            values[alike] = smooth / (np.array(density) + count * 1e-4)  # 1e-4: as published
+        return values
 
-    def spectra(self, kernel: Smoother, rows: NDArray[np.int64]) -> Tensor:
-        """The spectra of the replicates ``rows``; those of the grid of most bandwidths are made once, for all."""
+    def _spectra(self, kernel: SmoothingKernel, rows: NDArray[np.int64]) -> Tensor:
+        """The spectra of the replicates ``rows``; those of the grid of most bandwidths are computed once, for all."""
         if kernel.points != COARSE:
             return kernel.spectra(self.curve.histograms(kernel.points, self.weights, rows))
         if self.coarse is None:
@@ -241,38 +244,32 @@ class _Search:
         return self.coarse[rows]
 
 
-def _kernel(step: int) -> Smoother:
-    """The published grid for a bandwidth."""
-    return smoother(step, max(COARSE, round(20 * STEPS / step) // 2 + 1), False)
-
-
 class _Halving:
     """The older variant: the mean over grid points, on a grid that grows while the published search halves."""
 
-    def __init__(self, curve: Curve, weights: _Floats) -> None:
+    def __init__(self, curve: SmoothECECurve, weights: _Floats) -> None:
         self.curve, self.weights, self.total = curve, weights, weights.sum(1)
         self.points = np.full(len(weights), 200)  # each replicate's grid
-        self.grids: dict[int, Tensor] = {}
+        self.spectra: dict[int, Tensor] = {}  # by grid
 
-    def found(self) -> _Floats:
+    def fixed_points(self) -> _Floats:
         """Values (R,)."""
         low, high = np.zeros(len(self.weights), dtype=np.int64), np.full(len(self.weights), STEPS)
         for _ in range(int(math.log2(STEPS))):
             middle = (low + high) // 2
-            up = (middle < LEAST * STEPS) | (middle / STEPS < self.values(middle))
+            up = (middle < LEAST * STEPS) | (middle / STEPS < self._smooth_ece(middle))
             low, high = np.where(up, middle, low), np.where(up, high, middle)
-        return self.values(high)  # on the finest grid it came to need
+        return self._smooth_ece(high)  # on the finest grid it came to need
 
-    def values(self, steps: NDArray[np.int64]) -> _Floats:
+    def _smooth_ece(self, steps: NDArray[np.int64]) -> _Floats:
         """Bandwidths steps / STEPS (R,) -> smECE (R,); fourfold grids as needed, never fewer points again."""
         while (coarse := np.round(20 * STEPS / steps) > self.points).any():
             self.points = np.where(coarse, 4 * self.points, self.points)
-        out = np.empty(len(steps))
+        values = np.empty(len(steps))
         for step, points in sorted(set(zip(steps.tolist(), self.points.tolist(), strict=True))):
-            rows = np.flatnonzero((steps == step) & (self.points == points))
-            if points not in self.grids:
+            rows, kernel = np.flatnonzero((steps == step) & (self.points == points)), kernel_on(step, points, True)
+            if points not in self.spectra:
                 histograms = self.curve.histograms(points, self.weights, np.arange(len(self.weights)))
-                self.grids[points] = smoother(step, points, True).spectra(histograms)
-            smooth = read([smoother(step, points, True)], self.grids[points][rows])
-            out[rows] = smooth.abs().mean(1).numpy() / self.total[rows]
-        return out
+                self.spectra[points] = kernel.spectra(histograms)
+            values[rows] = smoothed([kernel], self.spectra[points][rows]).abs().mean(1).numpy() / self.total[rows]
+        return values
