@@ -12,7 +12,7 @@ from fixtures.corruption_oracle import BY_LAW, FED
 from PIL import Image
 from torch import Generator, Tensor
 
-from anchored.corruptions import jpeg
+from anchored.corruptions.digital import jpeg_compression
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.corruptions.registry import CORRUPTIONS, FAMILIES, corrupt, expand
 from anchored.data import datasets
@@ -382,7 +382,7 @@ def test_jpeg_compression_is_pils_at_any_size(size: tuple[int, int], grey: Tenso
     photos = grey[:6].view(2, 3, 28, 28).repeat(1, 1, 3, 3)[..., :height, :width]
     for images in (noise, photos, noise[:, :1], photos[:, :1]):
         for quality in (0, 10, 50, 100):
-            for before, after in zip(images, jpeg.compressed(images, quality), strict=True):
+            for before, after in zip(images, jpeg_compression(images, quality, torch.zeros(2)), strict=True):
                 file = io.BytesIO()
                 pil(before).save(file, "JPEG", quality=quality)
                 agree(after, levels(Image.open(file)))

@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import along, angles, cut, moved, nearest, smooth, stretched
+from anchored.corruptions.pixels import (
+    blur_along_lines,
+    convolve,
+    gaussian_filter,
+    random_angles,
+    truncate_levels,
+    zoom_rows,
+)
 from anchored.corruptions.randomness import uniform
 
 _SQUARE = 8  # px: a disk is smoothed in a square that reaches at least this far from its middle
@@ -23,7 +30,7 @@ def gaussian_blur(images: Tensor, sigma: float, keys: Tensor) -> Tensor:
 
     Nothing random.
     """
-    return cut(smooth(images.to(torch.float32), sigma))
+    return truncate_levels(gaussian_filter(images.to(torch.float32), sigma))
 
 
 class Disk(NamedTuple):
@@ -59,12 +66,12 @@ def defocus_blur(images: Tensor, disk: Disk, keys: Tensor) -> Tensor:
     if reach < _WIDEST:
         whole = whole.to(torch.int16)  # takes half the time
     half_widths = tuple(int(math.sqrt(disk.radius**2 - row**2)) for row in range(reach + 1))
-    total = along(along(_disk_sums(whole, half_widths), taps, 2), taps, 3)
+    total = convolve(convolve(_disk_sums(whole, half_widths), taps, 2), taps, 3)
     if taps[len(taps) // 2 - 1] > _FAINT and reach >= _SQUARE - 1:
         for axis in (2, 3):
             spilt = _spilt(whole, half_widths, len(taps) // 2, axis).to(torch.float32)
-            total.add_(along(spilt, taps, 5 - axis), alpha=taps[len(taps) // 2 - 1])
-    return cut(total.div_(2 * sum(2 * half + 1 for half in half_widths) - 2 * half_widths[0] - 1))
+            total.add_(convolve(spilt, taps, 5 - axis), alpha=taps[len(taps) // 2 - 1])
+    return truncate_levels(total.div_(2 * sum(2 * half + 1 for half in half_widths) - 2 * half_widths[0] - 1))
 
 
 def _disk_sums(whole: Tensor, half_widths: tuple[int, ...]) -> Tensor:
@@ -140,8 +147,8 @@ def glass_blur(images: Tensor, glass: Glass, keys: Tensor) -> Tensor:
     one it takes from, and pointers are followed, doubling their length, until they end at a value that no one has
     changed.
     """
-    soft = cut(smooth(images.to(torch.float32), glass.sigma))
-    source = shuffled(keys, images.shape[2], images.shape[3], glass)
+    soft = truncate_levels(gaussian_filter(images.to(torch.float32), glass.sigma))
+    source = shuffled_sources(keys, images.shape[2], images.shape[3], glass)
     packed = soft[:, 0].to(torch.int32)  # a pixel's channels in one number: they move together
     for channel in range(1, images.shape[1]):
         packed.add_(soft[:, channel], alpha=1 << 8 * channel)
@@ -150,10 +157,10 @@ def glass_blur(images: Tensor, glass: Glass, keys: Tensor) -> Tensor:
     levels = torch.empty(images.shape, device=images.device)
     for channel in range(images.shape[1]):
         levels[:, channel] = (taken >> 8 * channel).bitwise_and_(0xFF)
-    return cut(smooth(levels, glass.sigma))
+    return truncate_levels(gaussian_filter(levels, glass.sigma))
 
 
-def shuffled(keys: Tensor, height: int, width: int, glass: Glass) -> Tensor:
+def shuffled_sources(keys: Tensor, height: int, width: int, glass: Glass) -> Tensor:
     """Return where each pixel of an image takes its value from, int32 (B, H · W), after all rounds."""
     reach, count, device = glass.reach, len(keys) * height * width, keys.device
     # Nodes: the pixels' values while a round runs (0, ..., count − 1), each of which points at the node it is taken
@@ -195,9 +202,9 @@ class Motion(NamedTuple):
 def motion_blur(images: Tensor, motion: Motion, keys: Tensor) -> Tensor:
     """Blur along a line, border pixels repeated; its angle is random, uniform between −45 and 45 degrees.
 
-    The line is ImageMagick's (see ``pixels.lines``), and values are rounded to the nearest level as ImageMagick does.
+    Lines and rounding are ImageMagick's (see :func:`blur_along_lines`).
     """
-    return nearest(moved(images.to(torch.float32), motion.radius, motion.sigma, angles(keys, -45, 45)))
+    return blur_along_lines(images.to(torch.float32), motion.radius, motion.sigma, random_angles(keys, -45, 45))
 
 
 def zoom_blur(images: Tensor, span: tuple[float, float], keys: Tensor) -> Tensor:
@@ -213,6 +220,6 @@ def zoom_blur(images: Tensor, span: tuple[float, float], keys: Tensor) -> Tensor
     for factor in factors.tolist():
         rows, columns = math.ceil(height / factor), math.ceil(width / factor)
         top, left = (height - rows) // 2, (width - columns) // 2
-        wide = stretched(turned, left, columns, factor, width)[..., top : top + rows].transpose(2, 3).contiguous()
-        total += stretched(wide, 0, rows, factor, height)
-    return cut(total.div_(len(factors) + 1))
+        wide = zoom_rows(turned, left, columns, factor, width)[..., top : top + rows].transpose(2, 3).contiguous()
+        total += zoom_rows(wide, 0, rows, factor, height)
+    return truncate_levels(total.div_(len(factors) + 1))

@@ -5,28 +5,22 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from anchored.corruptions import jpeg
-from anchored.corruptions.pixels import cut, smooth
+from anchored.corruptions.pixels import gaussian_filter, truncate_levels
 from anchored.corruptions.randomness import uniform
-from anchored.corruptions.row import at_once
-
-_PIL_SIDE = 64  # px: from here on PIL's own functions are faster than ours on a CPU
 
 
 def contrast(images: Tensor, factor: float, keys: Tensor) -> Tensor:
     """(x − m) · factor + m, m the mean of each image's channel. Nothing random."""
     levels = images.to(torch.float32)
     means = levels.mean((2, 3), keepdim=True)
-    return cut(levels.mul_(factor).add_(means, alpha=1 - factor))
+    return truncate_levels(levels.mul_(factor).add_(means, alpha=1 - factor))
 
 
 class Saturation(NamedTuple):
@@ -50,7 +44,7 @@ def saturate(images: Tensor, saturation: Saturation, keys: Tensor) -> Tensor:
     saturated = (chroma / value.clamp(min=1)).mul_(saturation.factor).add_(saturation.shift).clamp_(0, 1).mul_(value)
     away = (value - levels).div_(chroma.clamp(min=1))
     away[:, 1:] += (1 - chroma).clamp_(min=0)
-    return cut(away.mul_(saturated).sub_(value).neg_())
+    return truncate_levels(away.mul_(saturated).sub_(value).neg_())
 
 
 @functools.lru_cache(maxsize=64)
@@ -93,60 +87,26 @@ def pixelate_margin(factor: float) -> int:
 def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:
     """Shrink to int(factor · side) px and enlarge again, both with PIL's BOX filter (averages of areas).
 
-    Nothing random. Columns are averaged first, rounded, then rows; enlarging with this filter repeats pixels. On the
-    CPU PIL does large images, which it does faster; small ones, and those on other devices, get the same to the bit.
+    Nothing random. Columns are averaged first, rounded, then rows; enlarging with this filter repeats pixels. The same
+    as PIL's to the bit, for whole batches.
     """
     height, width = images.shape[2:]
-    small = (int(width * factor), int(height * factor))
-    # PIL finds pixels to repeat by adding up steps: sure where none falls on the border of two, as powers of 2 tell.
-    sure = all(less & -less <= side & -side for less, side in zip(small, (width, height), strict=True))
-    if sure and images.device.type == "cpu" and min(height, width) >= _PIL_SIDE:
-        repeat = Image.Resampling.NEAREST
-        return _through_pil(images, lambda image: _shrunk(image, small).resize((width, height), repeat))
-
-    def changed(part: Tensor) -> Tensor:
-        turned = _blocks(part.transpose(2, 3).contiguous(), small[0])
-        return _blocks(turned.transpose(2, 3).contiguous(), small[1])
-
-    return torch.cat([changed(part) for part in torch.split(images, at_once(images))])
-
-
-def _shrunk(image: Image.Image, small: tuple[int, int]) -> Image.Image:
-    """Return the image shrunk to ``small`` (width, height) with PIL's BOX filter."""
-    if image.width % small[0] or image.height % small[1]:
-        return image.resize(small, Image.Resampling.BOX)
-    # PIL's function for boxes that are all alike is faster, and in two steps it rounds as the filter does.
-    return image.reduce((image.width // small[0], 1)).reduce((1, image.height // small[1]))
+    turned = _blocks(images.transpose(2, 3).contiguous(), int(width * factor))
+    return _blocks(turned.transpose(2, 3).contiguous(), int(height * factor))
 
 
 def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
-    """Compress to JPEG of ``quality`` (0 to 100) and decompress, as PIL does it.
-
-    Nothing random. On the CPU PIL does large images, which it does faster; small ones, and those on other devices, get
-    the same to the bit from :mod:`anchored.corruptions.jpeg`. (torchvision's own JPEG functions are deprecated.)
-    """
-    if images.device.type != "cpu" or min(images.shape[2:]) < _PIL_SIDE:
-        return torch.cat([jpeg.compressed(part, quality) for part in torch.split(images, at_once(images))])
-
-    def changed(image: Image.Image) -> Image.Image:
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=quality)
-        return Image.frombytes(image.mode, image.size, file.getbuffer(), "jpeg", image.mode, "")
-
-    return _through_pil(images, changed)
-
-
-def _through_pil(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """Return uint8 (B,C,H,W) with every image changed by a function of PIL images, mode RGB or L, that keeps both."""
+    """Compress to JPEG of ``quality`` (0 to 100) and decompress, by PIL on the CPU. Nothing random."""
     mode, size = "RGB" if images.shape[1] == 3 else "L", (images.shape[3], images.shape[2])
-    given = images.cpu().numpy()
-    made = np.empty_like(given)
-    for image, place in zip(given, made, strict=True):
-        bands = [Image.frombuffer("L", size, band, "raw", "L", 0, 1) for band in image]
-        changed = change(bands[0] if len(bands) == 1 else Image.merge(mode, bands))
-        for band, plane in zip(mode, place, strict=True):  # a band at a time is faster than an array of RGB pixels
-            plane.data.cast("B")[:] = changed.tobytes("raw", band)
-    return torch.from_numpy(made).to(images.device)
+    compressed = images.cpu().numpy().copy()
+    for planes in compressed:
+        bands = [Image.frombuffer("L", size, plane, "raw", "L", 0, 1) for plane in planes]
+        file = io.BytesIO()
+        Image.merge(mode, bands).save(file, "JPEG", quality=quality)
+        image = Image.frombytes(mode, size, file.getbuffer(), "jpeg", mode, "")
+        for band, plane in zip(mode, planes, strict=True):  # a band at a time is faster than an array of RGB pixels
+            plane.data.cast("B")[:] = image.tobytes("raw", band)
+    return torch.from_numpy(compressed).to(images.device)
 
 
 class Elastic(NamedTuple):
@@ -157,7 +117,7 @@ class Elastic(NamedTuple):
     corner: float
 
     @classmethod
-    def of(cls, side: float, strength: float, sigma: float, corner: float) -> Elastic:
+    def from_shares(cls, side: float, strength: float, sigma: float, corner: float) -> Elastic:
         """Return constants that are given as shares of ``side`` px."""
         return cls(side * strength, side * sigma, side * corner)
 
@@ -179,11 +139,11 @@ def elastic_transform(images: Tensor, elastic: Elastic, keys: Tensor) -> Tensor:
     levels = _read(images.to(torch.float32), *_affine(keys, height, width, elastic.corner), on_border=True)
     if elastic.strength:
         noise = uniform(keys, (2, height, width)).mul_(2).sub_(1)
-        field = smooth(noise, elastic.sigma, 3.0, "mirror").mul_(elastic.strength)
+        field = gaussian_filter(noise, elastic.sigma, 3.0, "mirror").mul_(elastic.strength)
         rows = torch.arange(height, dtype=torch.float32, device=keys.device)[:, None] + field[:, 0]
         columns = torch.arange(width, dtype=torch.float32, device=keys.device) + field[:, 1]
         levels = _read(levels, rows, columns, on_border=False)
-    return cut(levels)
+    return truncate_levels(levels)
 
 
 def _affine(keys: Tensor, height: int, width: int, corner: float) -> tuple[Tensor, Tensor]:

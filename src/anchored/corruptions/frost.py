@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import cut, grey_of
+from anchored.corruptions.pixels import to_grey, truncate_levels
 from anchored.corruptions.randomness import image_keys, uniform
 
 _SIDE = 640  # px, of a texture
@@ -71,7 +71,7 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
     for image, (which, top, left) in zip(levels, uniform(keys, (3,)).double().tolist(), strict=True):
         texture, row, column = textures[int(which * len(_TEXTURES))], int(top * side), int(left * side)
         image += texture[:, row : row + height, column : column + width] * frost.ice
-    return cut(levels)
+    return truncate_levels(levels)
 
 
 @functools.lru_cache(maxsize=8)
@@ -85,11 +85,11 @@ def _textures(size: float, channels: int) -> Tensor:
     """Return the textures, uint8 (5, channels, S, S), S = 640 · ``size`` px."""
     drawn = torch.stack([_drawn(which) for which in range(len(_TEXTURES))])
     if channels == 1:
-        drawn = grey_of(drawn)
+        drawn = to_grey(drawn)
     side = max(1, round(_SIDE * size))
     if side != _SIDE:
         drawn = F.interpolate(drawn, size=(side, side), mode="bilinear", align_corners=False)
-    return cut(drawn.clone())
+    return truncate_levels(drawn.clone())
 
 
 @functools.lru_cache(maxsize=len(_TEXTURES))

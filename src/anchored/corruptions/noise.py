@@ -9,18 +9,18 @@ import scipy.special
 import torch
 from torch import Tensor
 
-from anchored.corruptions.pixels import below, cut
+from anchored.corruptions.pixels import mask_below, truncate_levels
 from anchored.corruptions.randomness import normal, uniform
 
 
 def gaussian_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
     """x + scale · n, x in [0, 1], n standard normal and independent for every pixel and channel."""
-    return cut(normal(keys, tuple(images.shape[1:])).mul_(255 * scale).add_(images.to(torch.float32)))
+    return truncate_levels(normal(keys, tuple(images.shape[1:])).mul_(255 * scale).add_(images.to(torch.float32)))
 
 
 def speckle_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
     """x + scale · x · n, n standard normal and independent for every pixel and channel."""
-    return cut(normal(keys, tuple(images.shape[1:])).mul_(scale).add_(1).mul_(images.to(torch.float32)))
+    return truncate_levels(normal(keys, tuple(images.shape[1:])).mul_(scale).add_(1).mul_(images.to(torch.float32)))
 
 
 def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
     """
     draw = uniform(keys, tuple(images.shape[1:]))
-    salt, rest = (below(draw, limit).view(torch.uint8) for limit in (amount / 2, 1 - amount / 2))
+    salt, rest = (mask_below(draw, limit).view(torch.uint8) for limit in (amount / 2, 1 - amount / 2))
     return images.bitwise_or(salt).bitwise_and_(rest)
 
 
@@ -52,7 +52,7 @@ def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
         share[rows, least], other[rows, least] = left[rows, least], most
         left[rows, most] -= 1 - left[rows, least]
         undone[rows, least] = False
-    levels = cut(torch.from_numpy(counts).to(torch.float32) * (255 / photons))
+    levels = truncate_levels(torch.from_numpy(counts).to(torch.float32) * (255 / photons))
     return torch.from_numpy(share.ravel()).to(torch.float32), levels[torch.from_numpy(other.ravel())], levels
 
 
@@ -65,6 +65,6 @@ def shot_noise(images: Tensor, photons: int, keys: Tensor) -> Tensor:
     draw = uniform(keys, tuple(images.shape[1:])).mul_(photons + 1).flatten()
     count = draw.to(torch.int32)
     place = images.flatten().to(torch.int32).mul_(photons + 1).add_(count)
-    kept = below(draw.sub_(count.to(torch.float32)), shares.index_select(0, place)).view(torch.uint8)
+    keep = mask_below(draw.sub_(count.to(torch.float32)), shares.index_select(0, place)).view(torch.uint8)
     mine, other = levels.index_select(0, count), others.index_select(0, place)
-    return mine.bitwise_xor_(other).bitwise_and_(kept).bitwise_xor_(other).view(images.shape)
+    return mine.bitwise_xor_(other).bitwise_and_(keep).bitwise_xor_(other).view(images.shape)

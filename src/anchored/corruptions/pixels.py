@@ -1,4 +1,4 @@
-"""What several corruptions share: rounding, grey values, smoothing, zooming and lines of motion.
+"""What several corruptions share: rounding, grey values, Gaussian smoothing, zoom and motion blur.
 
 Sums are taken tap by tap with plain multiplications and additions: a convolution or a product of float32 matrices may
 run in TF32 on a GPU, off by a quarter of a level, and its last bits depend on the batch. On a CPU convolutions of many
@@ -32,7 +32,7 @@ _LANES = 16  # oneDNN's depthwise channels come in so many: sums are the same fo
 GREY = (0.299, 0.587, 0.114)  # weights of R, G and B (ITU-R 601)
 
 
-def cut(levels: Tensor) -> Tensor:
+def truncate_levels(levels: Tensor) -> Tensor:
     """Return uint8 of float32 grey ``levels``: clipped to 0..255, the fraction cut off; changes ``levels``.
 
     0.001 of a level is added before, more than all rounding errors together: what is exactly 200 stays 200.
@@ -40,12 +40,12 @@ def cut(levels: Tensor) -> Tensor:
     return levels.add_(_NUDGE).clamp_(0, 255).to(torch.int16).to(torch.uint8)  # faster by way of int16
 
 
-def nearest(levels: Tensor) -> Tensor:
+def _round_levels(levels: Tensor) -> Tensor:
     """Return uint8 of float32 grey ``levels``, clipped to 0..255 and rounded (halves upwards); changes ``levels``."""
     return levels.add_(0.5 + _NUDGE).clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
-def below(values: Tensor, limit: Tensor | float) -> Tensor:
+def mask_below(values: Tensor, limit: Tensor | float) -> Tensor:
     """Return int8 with all bits set where float32 ``values`` are below the ``limit``, else 0.
 
     On the CPU by NumPy, whose comparisons take a tenth of the time of torch's.
@@ -56,12 +56,12 @@ def below(values: Tensor, limit: Tensor | float) -> Tensor:
     return (values < limit).to(torch.int8).neg_()
 
 
-def kept(levels: Tensor, least: float) -> Tensor:
+def zero_below(levels: Tensor, least: float) -> Tensor:
     """Return float32 ``levels``, 0 where they are below ``least``."""
     return F.threshold(levels, float(np.nextafter(np.float32(least), np.float32(-np.inf))), 0.0)
 
 
-def grey_of(levels: Tensor) -> Tensor:
+def to_grey(levels: Tensor) -> Tensor:
     """Return the grey value (B,1,H,W) of float32 (B,C,H,W), C 1 or 3."""
     if levels.shape[1] == 1:
         return levels
@@ -70,32 +70,32 @@ def grey_of(levels: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def gaussian(sigma: float, truncate: float = 4.0) -> tuple[float, ...]:
+def gaussian_weights(sigma: float, truncate: float = 4.0) -> tuple[float, ...]:
     """Return the weights of a Gaussian of s.d. ``sigma`` px, cut at ``truncate`` s.d., as SciPy's filters have it."""
     radius = int(truncate * sigma + 0.5)
     weights = [math.exp(-0.5 * (i / sigma) ** 2) if i else 1.0 for i in range(-radius, radius + 1)]
     return tuple(weight / math.fsum(weights) for weight in weights)
 
 
-def smooth(levels: Tensor, sigma: float, truncate: float = 4.0, border: Border = "repeat") -> Tensor:
+def gaussian_filter(levels: Tensor, sigma: float, truncate: float = 4.0, border: Border = "repeat") -> Tensor:
     """Return float32 (B,C,H,W) under a Gaussian of s.d. ``sigma`` px, cut at ``truncate`` s.d.
 
     ``border``: the border pixels "repeat" outwards, or the image is "mirror"-ed beside them.
     """
-    weights = gaussian(sigma, truncate)
+    weights = gaussian_weights(sigma, truncate)
     if len(weights) == 1:
         return levels
     for axis in (2, 3):
         if len(weights) <= min(_TAPS, levels.shape[axis]):
-            levels = along(_padded(levels, len(weights) // 2, axis, border), weights, axis)
+            levels = convolve(_pad(levels, len(weights) // 2, axis, border), weights, axis)
         else:
-            matrix = _smoothing(levels.shape[axis], sigma, truncate, border).to(levels.device)
+            matrix = _gaussian_matrix(levels.shape[axis], sigma, truncate, border).to(levels.device)
             wide = levels.to(torch.float64)
             levels = (matrix @ wide if axis == 2 else wide @ matrix.T).to(torch.float32)
     return levels
 
 
-def _padded(levels: Tensor, reach: int, axis: int, border: Border) -> Tensor:
+def _pad(levels: Tensor, reach: int, axis: int, border: Border) -> Tensor:
     """Return (B,C,H,W) longer by ``reach`` px at both ends of ``axis``."""
     if border == "repeat":
         return F.pad(levels, (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0), mode="replicate")
@@ -103,7 +103,7 @@ def _padded(levels: Tensor, reach: int, axis: int, border: Border) -> Tensor:
     return torch.cat((first.flip(axis), levels, last.flip(axis)), axis)
 
 
-def _beyond(size: int, reach: int, border: Border) -> Tensor:
+def _outside_pixels(size: int, reach: int, border: Border) -> Tensor:
     """Return the pixels at −reach, ..., size + reach − 1, int64: those beyond the image are pixels inside."""
     places = torch.arange(-reach, size + reach)
     if border == "repeat":
@@ -113,19 +113,19 @@ def _beyond(size: int, reach: int, border: Border) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def _smoothing(size: int, sigma: float, truncate: float, border: Border) -> Tensor:
+def _gaussian_matrix(size: int, sigma: float, truncate: float, border: Border) -> Tensor:
     """Return the matrix that smooths ``size`` pixels, float64."""
-    weights = torch.tensor(gaussian(sigma, truncate), dtype=torch.float64)
-    sources = _beyond(size, len(weights) // 2, border).unfold(0, len(weights), 1)
+    weights = torch.tensor(gaussian_weights(sigma, truncate), dtype=torch.float64)
+    sources = _outside_pixels(size, len(weights) // 2, border).unfold(0, len(weights), 1)
     return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, sources, weights.expand(size, -1))
 
 
-def along(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
+def convolve(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
     """Convolve (B,C,H,W) along ``axis`` 2 or 3 with symmetric ``weights``; it gets len(weights) − 1 px shorter."""
     if len(weights) >= _FEW and _one_dnn_is_fast(padded):
         if axis == 2:
-            return _columns(padded, weights)
-        return _columns(padded.transpose(2, 3).contiguous(), weights).transpose(2, 3).contiguous()
+            return _convolve_columns(padded, weights)
+        return _convolve_columns(padded.transpose(2, 3).contiguous(), weights).transpose(2, 3).contiguous()
     radius, size = len(weights) // 2, padded.shape[axis] - len(weights) + 1
     total = padded.narrow(axis, radius, size) * weights[radius]
     for i in range(radius):
@@ -136,37 +136,37 @@ def along(padded: Tensor, weights: tuple[float, ...], axis: int) -> Tensor:
 
 def _one_dnn_is_fast(levels: Tensor) -> bool:
     """Whether convolutions of ``levels`` are oneDNN's compiled ones: on a CPU that it compiles for."""
-    there = levels.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return there and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    available = levels.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
-def _columns(padded: Tensor, weights: tuple[float, ...]) -> Tensor:
+def _convolve_columns(padded: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Convolve (B,C,H,W) downwards. Columns of pixels are depthwise channels: as memory has them."""
     count, channels, height, width = padded.shape
     rows = padded.reshape(count * channels, height, 1, width).permute(0, 3, 1, 2)
     kernel = torch.tensor(weights).view(1, 1, -1, 1).expand(width, 1, -1, 1).contiguous()
-    made = F.conv2d(rows, kernel, groups=width).permute(0, 2, 3, 1).contiguous()
-    return made.view(count, channels, -1, width)
+    convolved = F.conv2d(rows, kernel, groups=width).permute(0, 2, 3, 1).contiguous()
+    return convolved.view(count, channels, -1, width)
 
 
-def enlarged(part: Tensor, factor: float, height: int, width: int) -> Tensor:
+def zoom(part: Tensor, factor: float, height: int, width: int) -> Tensor:
     """Zoom float32 ``part`` (B,C,h,w) linearly by ``factor``, corner pixels on corners; return its middle (B,C,H,W).
 
     ``scipy.ndimage.zoom(order=1)``: the zoomed part has round(h · factor) rows, H or a few more.
     """
     rows, columns = part.shape[2:]
-    turned = stretched(part.transpose(2, 3).contiguous(), 0, columns, factor, width)
-    return stretched(turned.transpose(2, 3).contiguous(), 0, rows, factor, height)
+    turned = zoom_rows(part.transpose(2, 3).contiguous(), 0, columns, factor, width)
+    return zoom_rows(turned.transpose(2, 3).contiguous(), 0, rows, factor, height)
 
 
-def stretched(levels: Tensor, top: int, rows: int, factor: float, height: int) -> Tensor:
-    """Do the same along one axis: zoom the ``rows`` rows from ``top`` on, (B,C,·,W) -> (B,C,H,W)."""
-    above, below, share = (table.to(levels.device) for table in _stretching(top, rows, factor, height))
+def zoom_rows(levels: Tensor, top: int, rows: int, factor: float, height: int) -> Tensor:
+    """Along one axis: zoom the ``rows`` rows from ``top`` on, (B,C,·,W) -> (B,C,H,W)."""
+    above, below, share = (table.to(levels.device) for table in _zoom_tables(top, rows, factor, height))
     return torch.lerp(levels.index_select(2, above), levels.index_select(2, below), share)
 
 
 @functools.lru_cache(maxsize=256)
-def _stretching(top: int, size: int, factor: float, length: int) -> tuple[Tensor, Tensor, Tensor]:
+def _zoom_tables(top: int, size: int, factor: float, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return, for each of the middle ``length`` pixels, those before and after it and the latter's share, (·, 1)."""
     whole = round(size * factor)
     places = (torch.arange(length, dtype=torch.float64) + (whole - length) // 2) * ((size - 1) / max(1, whole - 1))
@@ -175,13 +175,13 @@ def _stretching(top: int, size: int, factor: float, length: int) -> tuple[Tensor
     return above.to(torch.int64) + top, above.add(1).clamp_(max=size - 1).to(torch.int64) + top, share
 
 
-def angles(keys: Tensor, low: float, high: float) -> list[float]:
+def random_angles(keys: Tensor, low: float, high: float) -> list[float]:
     """Return an angle per image, in degrees, uniform between ``low`` and ``high``."""
     draws: list[float] = uniform(keys, (1,)).double().flatten().tolist()
     return [low + (high - low) * draw for draw in draws]
 
 
-def lines(radius: int, sigma: float, degrees: list[float]) -> tuple[_Places, _Places, npt.NDArray[np.float64]]:
+def motion_kernels(radius: int, sigma: float, degrees: list[float]) -> tuple[_Places, _Places, npt.NDArray[np.float64]]:
     """Return ImageMagick's motion kernels: rows down (B,S), columns right (B,S) and weights (S,) of S steps.
 
     From the pixel itself up to 2 · ``radius`` steps in the direction of an angle (degrees, 0 to the right, 90
@@ -196,24 +196,27 @@ def lines(radius: int, sigma: float, degrees: list[float]) -> tuple[_Places, _Pl
     return down, right, weights
 
 
-def moved(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
-    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`lines`), border pixels repeated outwards."""
-    rows, columns, weights = lines(radius, sigma, degrees)
+def blur_along_lines(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
+    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`motion_kernels`), round: uint8.
+
+    Border pixels are repeated outwards.
+    """
+    rows, columns, weights = motion_kernels(radius, sigma, degrees)
     top, left = max(0, -rows.min()), max(0, -columns.min())
     border = (left, max(0, columns.max()), top, max(0, rows.max()))
     padded, rows, columns = F.pad(levels, border, mode="replicate"), rows + top, columns + left
     height, width = levels.shape[2:]
     if height * width <= _SMALL and _one_dnn_is_fast(levels):
-        return _moved_together(padded, rows, columns, weights).view(levels.shape)
-    done = torch.zeros_like(levels)
-    for image, total, down, right in zip(padded, done, rows.tolist(), columns.tolist(), strict=True):
+        return _round_levels(_blur_small_images(padded, rows, columns, weights).view(levels.shape))
+    blurred = torch.zeros_like(levels)
+    for image, total, down, right in zip(padded, blurred, rows.tolist(), columns.tolist(), strict=True):
         for row, column, weight in zip(down, right, weights.tolist(), strict=True):
             total.add_(image[:, row : row + height, column : column + width], alpha=weight)
-    return done
+    return _round_levels(blurred)
 
 
-def _moved_together(padded: Tensor, rows: _Places, columns: _Places, weights: npt.NDArray[np.float64]) -> Tensor:
-    """Do the same to small images as one depthwise convolution (B·C,H,W), with kernels that are mostly zeros."""
+def _blur_small_images(padded: Tensor, rows: _Places, columns: _Places, weights: npt.NDArray[np.float64]) -> Tensor:
+    """The same for small images, as one depthwise convolution (B·C,H,W), with kernels that are mostly zeros."""
     images = np.arange(len(rows))
     kernels = np.zeros((len(rows), rows.max() + 1, columns.max() + 1), dtype=np.float32)
     for down, across, weight in zip(rows.T, columns.T, weights, strict=True):
@@ -222,5 +225,5 @@ def _moved_together(padded: Tensor, rows: _Places, columns: _Places, weights: np
     planes = torch.from_numpy(kernels).repeat_interleave(channels, 0)[:, None]
     more = -count * channels % _LANES
     padded = F.pad(padded.flatten(0, 1), (0, 0, 0, 0, 0, more))
-    made = F.conv2d(padded[None], F.pad(planes, (0, 0, 0, 0, 0, 0, 0, more)), groups=len(padded))
-    return made[0, : count * channels]
+    blurred = F.conv2d(padded[None], F.pad(planes, (0, 0, 0, 0, 0, 0, 0, more)), groups=len(padded))
+    return blurred[0, : count * channels]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anchored.corruptions.bar import BAR
+from anchored.corruptions.c_bar import C_BAR
 from anchored.corruptions.common import COMMON
 from anchored.corruptions.randomness import image_keys
 from anchored.corruptions.row import SMALL, Corruption, at_once, published_size
@@ -22,7 +22,7 @@ from anchored.errors import UserError
 __all__ = ["CORRUPTIONS", "FAMILIES", "Corruption", "corrupt", "expand"]
 
 #: Every corruption by name.
-CORRUPTIONS: dict[str, Corruption] = {row.name: row for row in (*COMMON, *BAR)}
+CORRUPTIONS: dict[str, Corruption] = {row.name: row for row in (*COMMON, *C_BAR)}
 
 #: Families of corruptions, each a name in recipes and on the command line.
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(family for row in CORRUPTIONS.values() for family in row.families))
@@ -50,10 +50,11 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
     images = images.contiguous()
     if count >= len(images):
         return row.function(images, constants, keys)
-    made = torch.empty_like(images)
-    for place, part, own in zip(*(torch.split(each, count) for each in (made, images, keys)), strict=True):
-        place.copy_(row.function(part, constants, own))
-    return made
+    corrupted = torch.empty_like(images)
+    parts = (torch.split(values, count) for values in (corrupted, images, keys))
+    for target, some_images, some_keys in zip(*parts, strict=True):
+        target.copy_(row.function(some_images, constants, some_keys))
+    return corrupted
 
 
 def expand(names: Sequence[str], height: int, width: int) -> tuple[str, ...]:
@@ -63,14 +64,14 @@ def expand(names: Sequence[str], height: int, width: int) -> tuple[str, ...]:
     that is neither.
     """
     size = published_size(min(height, width))
-    found: list[str] = []
+    expanded: list[str] = []
     for name in names:
         if name in FAMILIES:
             rows = [row for row in CORRUPTIONS.values() if name in row.families]
-            found += [row.name for row in rows if (row.small if size == SMALL else row.large) is not None]
+            expanded += [row.name for row in rows if (row.small if size == SMALL else row.large) is not None]
         else:
-            found.append(_row(name).name)
-    return tuple(dict.fromkeys(found))
+            expanded.append(_row(name).name)
+    return tuple(dict.fromkeys(expanded))
 
 
 def _row(name: str) -> Corruption:

@@ -16,14 +16,12 @@ _AT_ONCE_ELSEWHERE = 1 << 26  # ... what keeps a GPU busy
 _NEAR = 1.5  # sides within this ratio of a published size get its constants as they are
 
 
-def keep(constants: Any, scale: float) -> Any:
-    """Return the constants as they are: nothing among them is a length in pixels."""
-    return constants
+def _scaled(constants: Any, scale: float) -> Any:
+    return constants.scaled(scale) if hasattr(constants, "scaled") else constants
 
 
-def no_margin(constants: Any) -> int:
-    """Return 0: an image may have any size."""
-    return 0
+def _margin(constants: Any) -> int:
+    return constants.margin() if hasattr(constants, "margin") else 0
 
 
 @dataclass(frozen=True)
@@ -35,20 +33,25 @@ class Corruption:
     ``small``, ``large``: the constants published for 32 × 32 and for 224 × 224 images, or None where none were.
     ``families``: the families it belongs to: "c" (all 19 common ones), "c15" (without the four extra ones), "c-bar".
     ``scaled(constants, scale)``: the constants with their lengths in pixels multiplied by ``scale``.
-    ``margin(constants)``: an image must have more pixels than this per side.
+    ``margin(constants)``: an image must have more pixels than this per side. Both are by default the method of that
+    name of the constants' class; without one nothing is scaled, and an image may have any size.
     ``grouped``: how many times :func:`at_once` images are handled at a time, for functions of so many small steps that
     more images a step count more than the cache.
     """
 
-    name: str
     group: str
     function: Callable[[Tensor, Any, Tensor], Tensor]
     small: Severities | None
     large: Severities | None
     families: tuple[str, ...] = ("c", "c15")
-    scaled: Callable[[Any, float], Any] = keep
-    margin: Callable[[Any], int] = no_margin
+    scaled: Callable[[Any, float], Any] = _scaled
+    margin: Callable[[Any], int] = _margin
     grouped: int = 1
+
+    @property
+    def name(self) -> str:
+        """The corruption's name: its function's."""
+        return self.function.__name__
 
     def constants(self, severity: int, height: int, width: int) -> Any:
         """Return the constants of ``severity`` (1 to 5) for images of this size.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import GREY, below, cut, kept, smooth
+from anchored.corruptions.pixels import GREY, gaussian_filter, mask_below, truncate_levels, zero_below
 from anchored.corruptions.randomness import normal
 
 _WATER = (175.0, 238.0, 238.0)  # pale turquoise, grey levels of R, G and B
@@ -47,15 +47,15 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     stays.) Grey images get the colours' grey values.
     """
     noise = normal(keys, (1, *images.shape[2:])).mul_(spatter.spread).add_(spatter.mean)
-    liquid = smooth(noise, spatter.sigma)
+    liquid = gaussian_filter(noise, spatter.sigma)
     colour = _colour(images, _MUD if spatter.mud else _WATER)
     if spatter.mud:
-        share = kept(smooth(liquid.sub_(spatter.threshold).sign_().clamp_(min=0), spatter.amount), 0.8)
-        return cut((images.to(torch.float32) * (1 - share)).add_(share * colour))
-    liquid = cut(kept(liquid, spatter.threshold).mul_(255)).to(torch.float32)
+        share = zero_below(gaussian_filter(liquid.sub_(spatter.threshold).sign_().clamp_(min=0), spatter.amount), 0.8)
+        return truncate_levels((images.to(torch.float32) * (1 - share)).add_(share * colour))
+    liquid = truncate_levels(zero_below(liquid, spatter.threshold).mul_(255)).to(torch.float32)
     share = rims(liquid).mul_(liquid)
     greatest = share.flatten(1).amax(1).clamp_(min=1).view(-1, 1, 1, 1)
-    return cut((share * (spatter.amount / greatest) * colour).add_(images.to(torch.float32)))
+    return truncate_levels((share * (spatter.amount / greatest) * colour).add_(images.to(torch.float32)))
 
 
 def _colour(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
@@ -70,7 +70,7 @@ def rims(liquid: Tensor) -> Tensor:
     Distance to the nearest edge, cut at 20 px, averaged over 3 × 3, cut to whole px; its histogram equalised; an emboss
     filter; averaged over 3 × 3. Images are mirrored at their border pixels.
     """
-    distance = _average(distances(edges(liquid))).add_(1e-4).floor_()
+    distance = _average(edge_distances(canny_edges(liquid))).add_(1e-4).floor_()
     equal = _equalised(distance)
     padded = F.pad(equal, (1, 1, 1, 1), mode="reflect")
     height, width = liquid.shape[2:]
@@ -91,7 +91,7 @@ def _average(levels: Tensor) -> Tensor:
     return total.add_(rows[..., 2:]).div_(9)
 
 
-def edges(levels: Tensor) -> Tensor:
+def canny_edges(levels: Tensor) -> Tensor:
     """Return Canny's edges, bool (B,1,H,W), of whole ``levels``: ``cv2.Canny(levels, 50, 150)``.
 
     Sobel's gradients, border pixels repeated; strength |dx| + |dy|, 0 outside the image; kept where it is the greatest
@@ -117,7 +117,7 @@ def edges(levels: Tensor) -> Tensor:
 
     flat, steep = 13573 / 32768, 13573 / 32768 + 2  # tan 22.5° and tan 67.5° in OpenCV's fixed point
     x, y = wide.to(torch.float32), tall.to(torch.float32)
-    lateral, upright = (below(*pair).to(torch.int16) for pair in ((y, x * flat), (x * steep, y)))
+    lateral, upright = (mask_below(*pair).to(torch.int16) for pair in ((y, x * flat), (x * steep, y)))
     opposite = (dx ^ dy) >> 15  # where both are 0 or one is, the direction is not oblique
     peak = above(0, -1).bitwise_and_(at_least(0, 1)).bitwise_and_(lateral)
     peak |= above(-1, 0).bitwise_and_(at_least(1, 0)).bitwise_and_(upright)
@@ -128,18 +128,18 @@ def edges(levels: Tensor) -> Tensor:
     return _connected(strong.to(torch.bool), weak.to(torch.bool))
 
 
-def _connected(found: Tensor, allowed: Tensor) -> Tensor:
-    """Return ``found``, bool (B,1,H,W), with all ``allowed`` pixels that touch it, directly or by way of others."""
+def _connected(region: Tensor, allowed: Tensor) -> Tensor:
+    """Return ``region``, bool (B,1,H,W), with all ``allowed`` pixels that touch it, directly or by way of others."""
     while True:
-        padded = F.pad(found, (1, 1, 1, 1))
+        padded = F.pad(region, (1, 1, 1, 1))
         rows = padded[..., :-2, :] | padded[..., 1:-1, :] | padded[..., 2:, :]
         grown = (rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]) & allowed
-        if torch.equal(grown, found):
-            return found
-        found = grown
+        if torch.equal(grown, region):
+            return region
+        region = grown
 
 
-def distances(edges: Tensor) -> Tensor:
+def edge_distances(edges: Tensor) -> Tensor:
     """Return the distance to the nearest of ``edges``, float32 (B,1,H,W), px, cut at 20.
 
     ``cv2.distanceTransform(DIST_L2, 5)``: lengths of paths of steps 1 (to the side), 1.4 (diagonal) and 2.1969 (a
@@ -153,13 +153,13 @@ def distances(edges: Tensor) -> Tensor:
         tall = torch.minimum(tall, torch.minimum(padded[..., : -2 * step, :], padded[..., 2 * step :, :]) + step)
     tall.clamp_(max=far)
     paths = _paths().to(edges.device)
-    found = paths[0].index_select(0, tall.flatten())
+    nearest = paths[0].index_select(0, tall.flatten())
     padded = F.pad(tall, (_FAR, _FAR, 0, 0), value=far)
     for wide in range(1, min(_FAR, width - 1) + 1):
         left, right = (padded[..., start : start + width] for start in (_FAR - wide, _FAR + wide))
         near = torch.minimum(left, right).flatten()
-        torch.minimum(found, paths[wide].index_select(0, near), out=found)
-    return found.view(edges.shape)
+        torch.minimum(nearest, paths[wide].index_select(0, near), out=nearest)
+    return nearest.view(edges.shape)
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anchored.corruptions.pixels import angles, cut, enlarged, grey_of, kept, moved, nearest
+from anchored.corruptions.pixels import blur_along_lines, random_angles, to_grey, truncate_levels, zero_below, zoom
 from anchored.corruptions.randomness import normal, uniform
 
 
@@ -22,7 +22,7 @@ def brightness(images: Tensor, shift: float, keys: Tensor) -> Tensor:
     value = levels.amax(1, keepdim=True)
     raised = (value + 255 * shift).clamp_(max=255)
     black = (1 - value).clamp_(min=0)
-    return cut(levels.mul_(raised / value.clamp_(min=1)).add_(raised.mul_(black)))
+    return truncate_levels(levels.mul_(raised / value.clamp_(min=1)).add_(raised.mul_(black)))
 
 
 class Fog(NamedTuple):
@@ -42,7 +42,7 @@ def fog(images: Tensor, fog: Fog, keys: Tensor) -> Tensor:
     added = (clouds[:, :height, :width] - low).mul_(255 * fog.depth / (high - low))
     greatest = images.flatten(1).amax(1).view(-1, 1, 1, 1).to(torch.float32)
     levels = images.to(torch.float32)
-    return cut(levels.add_(added[:, None]).mul_(greatest / (greatest + 255 * fog.depth)))
+    return truncate_levels(levels.add_(added[:, None]).mul_(greatest / (greatest + 255 * fog.depth)))
 
 
 def plasma(draws: Tensor, side: int, decay: float) -> Tensor:
@@ -103,9 +103,9 @@ def snow(images: Tensor, snow: Snow, keys: Tensor) -> Tensor:
     height, width = images.shape[2:]
     part = (1, math.ceil(height / snow.zoom), math.ceil(width / snow.zoom))
     noise = normal(keys, part, draw=1).mul_(snow.spread).add_(snow.mean)
-    flakes = enlarged(noise, snow.zoom, height, width)
-    flakes = cut(kept(flakes, snow.threshold).mul_(255)).to(torch.float32)
-    flakes = nearest(moved(flakes, snow.radius, snow.sigma, angles(keys, -135, -45))).to(torch.float32)
+    flakes = zoom(noise, snow.zoom, height, width)
+    flakes = truncate_levels(zero_below(flakes, snow.threshold).mul_(255)).to(torch.float32)
+    flakes = blur_along_lines(flakes, snow.radius, snow.sigma, random_angles(keys, -135, -45)).to(torch.float32)
     levels = images.to(torch.float32)
-    white = torch.maximum(levels, grey_of(levels).mul(1.5).add_(127.5)).mul_(1 - snow.clear)
-    return cut(white.add_(levels, alpha=snow.clear).add_(flakes).add_(flakes.flip(2, 3)))
+    white = torch.maximum(levels, to_grey(levels).mul(1.5).add_(127.5)).mul_(1 - snow.clear)
+    return truncate_levels(white.add_(levels, alpha=snow.clear).add_(flakes).add_(flakes.flip(2, 3)))

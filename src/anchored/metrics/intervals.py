@@ -17,7 +17,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics.classification import per_image
+from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 
 REPLICATES = 1000
@@ -174,7 +174,7 @@ def image_intervals(
     _check_names(names, IMAGE_METRICS)
     images = per_image(logits, labels)
     order = images.confidence.argsort()  # smooth ECE then need not reorder every replicate's weights
-    images = images._make(column[order] for column in images)
+    images = PerImage(*(column[order] for column in images))
     weighted = [IMAGE_METRICS[name](images) for name in names]
     return _estimate_each(weighted, names, [len(labels)], generator, replicates, level, logits.device)
 

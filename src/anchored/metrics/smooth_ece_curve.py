@@ -71,7 +71,8 @@ class SmoothingKernel:
         periodic, offsets = torch.zeros(self.period, dtype=torch.float64), torch.arange(points) - (points - 1) // 2
         near = offsets.abs() <= (self.reach or points)
         periodic[offsets[near] % self.period] = taps[near]
-        return torch.fft.rfft(periodic).conj().resolve_conj()
+        response: Tensor = torch.fft.rfft(periodic).conj().resolve_conj()
+        return response
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,8 @@ class SmoothingKernel:
 
     def spectra(self, histograms: Tensor) -> Tensor:
         """Histograms (n,P) -> spectra of the mirrored grid (n,F)."""
-        return torch.fft.rfft(histograms[:, self.mirror], n=self.period)
+        spectra: Tensor = torch.fft.rfft(histograms[:, self.mirror], n=self.period)
+        return spectra
 
 
 @lru_cache(maxsize=256)

@@ -8,19 +8,19 @@ from torch import Tensor
 from anchored.corruptions.randomness import uniform
 
 
-def side(images: Tensor) -> int:
+def short_side(images: Tensor) -> int:
     """Return the length, px, that the originals call the image's size: the shorter side of (B,C,H,W)."""
     return min(images.shape[2:])
 
 
-def pixels(images: Tensor) -> tuple[Tensor, Tensor]:
+def pixel_coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the row (H,1) and the column (1,W) of every pixel, float32."""
     height, width = images.shape[2:]
     rows = torch.arange(height, dtype=torch.float32, device=images.device)
     return rows[:, None], torch.arange(width, dtype=torch.float32, device=images.device)[None]
 
 
-def drawn(keys: Tensor, *ranges: tuple[float, float]) -> list[Tensor]:
+def uniform_in(keys: Tensor, *ranges: tuple[float, float]) -> list[Tensor]:
     """Return for each range a number per image, uniform between its ends (draw 0 of the keys): float32 (B,1,1)."""
     numbers = uniform(keys, (len(ranges),))
     return [low + (high - low) * numbers[:, i, None, None] for i, (low, high) in enumerate(ranges)]
@@ -41,6 +41,6 @@ def bilinear(levels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
             inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
             weight = (lower if down else 1 - lower) * (right if across else 1 - right) * inside
             place = y.clamp_(0, height - 1).mul_(width).add_(x.clamp_(0, width - 1))
-            found = levels.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
-            total.addcmul_(found.view_as(total), weight[:, None])
+            corner = levels.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
+            total.addcmul_(corner.view_as(total), weight[:, None])
     return total

@@ -14,14 +14,14 @@ image with three equal channels would get, or one channel of it where the channe
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from anchored.corruptions.bar_grid import drawn, pixels, side
-from anchored.corruptions.bar_noise import (
+from anchored.corruptions.c_bar_grid import pixel_coordinates, short_side, uniform_in
+from anchored.corruptions.c_bar_noise import (
     blue_noise_sample,
     brownish_noise,
     cocentric_sine_waves,
@@ -29,7 +29,7 @@ from anchored.corruptions.bar_noise import (
     plasma_noise,
     single_frequency_greyscale,
 )
-from anchored.corruptions.bar_warp import (
+from anchored.corruptions.c_bar_warp import (
     REACH,
     caustic_refraction,
     circular_motion_blur,
@@ -37,9 +37,9 @@ from anchored.corruptions.bar_warp import (
     ripple,
     transverse_chromatic_abberation,
 )
-from anchored.corruptions.pixels import cut
+from anchored.corruptions.pixels import truncate_levels
 from anchored.corruptions.randomness import normal, uniform
-from anchored.corruptions.row import Corruption, Severities
+from anchored.corruptions.row import Corruption
 
 _MOST_RAYS = 199  # of a sparkle
 _GREY = 128  # what covers the image in cut-outs and lines
@@ -50,11 +50,13 @@ def checkerboard_cutout(images: Tensor, severity: float, keys: Tensor) -> Tensor
 
     Random: the board's angle, the fields' side in [0.1, 0.25) · side (at least 1 px), which fields are covered.
     """
-    angle, scale = drawn(keys, (0, 2 * math.pi), (0.1 * side(images), 0.25 * side(images)))
-    rows, columns = pixels(images)
+    angle, scale = uniform_in(keys, (0, 2 * math.pi), (0.1 * short_side(images), 0.25 * short_side(images)))
+    rows, columns = pixel_coordinates(images)
     across = (angle.cos() * rows + angle.sin() * columns) / scale.clamp(min=1)
     along = (angle.cos() * columns - angle.sin() * rows) / scale.clamp(min=1)
-    fields = 2 * int(math.hypot(*images.shape[2:]) / max(0.1 * side(images), 1)) + 3  # a side, to both sides of zero
+    fields = (
+        2 * int(math.hypot(*images.shape[2:]) / max(0.1 * short_side(images), 1)) + 3
+    )  # a side, to both sides of zero
     covered = uniform(keys, (fields * fields,), 1) < severity / 10
     # The published table is read at the fields' numbers cut towards zero.
     field = across.trunc().long() % fields * fields + along.trunc().long() % fields
@@ -70,9 +72,9 @@ def lines(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     from it becomes d · x + (1 − d) · 128. Random: the points; a common angle; how far angles differ from it, up to
     ± π · v, v in [0.1, 1) for the image.
     """
-    (height, width), length = images.shape[2:], side(images)
+    (height, width), length = images.shape[2:], short_side(images)
     count = int(0.1 * severity * length)
-    common, spread = drawn(keys, (0, 2 * math.pi), (0.1, 1))
+    common, spread = uniform_in(keys, (0, 2 * math.pi), (0.1, 1))
     numbers = uniform(keys, (3, count), 1)
     y, x = numbers[:, 0] * height, numbers[:, 1] * width
     angle = common[:, 0] + 2 * math.pi * spread[:, 0] * (numbers[:, 2] - 0.5)
@@ -106,9 +108,9 @@ def _antialiased_line(ends: Tensor, height: int, width: int) -> Tensor:
     double = 2 * longer.clamp(min=1)
     own = torch.div((2 * k + 1) * shorter, double, rounding_mode="floor")
     before = torch.div((2 * k - 1) * shorter, double, rounding_mode="floor")
-    drawn_ = (j == own) | ((j == own + 1) & (k < longer)) | ((j == own - 1) & (k > 0) & (own > before))
+    on_line = (j == own) | ((j == own + 1) & (k < longer)) | ((j == own - 1) & (k > 0) & (own > before))
     distance = (j * longer - k * shorter).abs() / torch.hypot(longer.float(), shorter.float()).clamp(min=1)
-    return torch.where(drawn_ & (k >= 0) & (k <= longer), (1 - distance).clamp(min=0), 0)
+    return torch.where(on_line & (k >= 0) & (k <= longer), (1 - distance).clamp(min=0), 0)
 
 
 def _rays(images: Tensor, centre: tuple[Tensor, Tensor], lengths: Tensor, rays: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +119,7 @@ def _rays(images: Tensor, centre: tuple[Tensor, Tensor], lengths: Tensor, rays: 
     ``centre``: row and column, (B,1,1) px. ``rays`` (B,1,1) int64: how many, at equal angles, with the first ones of
     ``lengths`` (B, most) px; between two of them the length goes straight from one to the other, f being how far.
     """
-    rows, columns = pixels(images)
+    rows, columns = pixel_coordinates(images)
     y, x = rows - centre[0], columns - centre[1]
     turn = (torch.atan2(x, y) + math.pi) / (2 * math.pi) * rays
     ray = turn.long()
@@ -135,7 +137,7 @@ def sparkles(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     Rays' lengths are normal, mean 0.01 · severity · side and a quarter of it as s.d., at least 1 px. Random: the
     lengths; for each star its centre in the image and 50 to 199 rays.
     """
-    (height, width), radius = images.shape[2:], 0.01 * severity * side(images)
+    (height, width), radius = images.shape[2:], 0.01 * severity * short_side(images)
     numbers = uniform(keys, (5, 3))
     lengths = normal(keys, (5, _MOST_RAYS), 1).mul_(0.25 * radius).add_(radius).clamp_(min=1)
     levels = images.float()
@@ -143,7 +145,7 @@ def sparkles(images: Tensor, severity: float, keys: Tensor) -> Tensor:
         row, column, rays = (numbers[:, star, i, None, None] for i in range(3))
         between, near = _rays(images, (row * height, column * width), lengths[:, star], (50 + rays * 150).long())
         levels = torch.lerp(levels, torch.full_like(levels, 255), between.mul_(near).clamp_(0, 1)[:, None])
-    return cut(levels)
+    return truncate_levels(levels)
 
 
 def inverse_sparkles(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -153,39 +155,30 @@ def inverse_sparkles(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     centre in the middle half of the image, 50 to 199 rays.
     """
     height, width = images.shape[2:]
-    row, column, rays = drawn(keys, (0.25 * height, 0.75 * height), (0.25 * width, 0.75 * width), (50, 200))
-    lengths = (1 + 0.25 * normal(keys, (_MOST_RAYS,), 1)) * (0.25 * side(images))
+    row, column, rays = uniform_in(keys, (0.25 * height, 0.75 * height), (0.25 * width, 0.75 * width), (50, 200))
+    lengths = (1 + 0.25 * normal(keys, (_MOST_RAYS,), 1)) * (0.25 * short_side(images))
     between, near = _rays(images, (row, column), lengths, rays.long())
     seen = between.mul_(near.pow_(0.13 * severity)).clamp_(0, 1)
-    return cut(torch.lerp(torch.full((), 255.0, device=images.device), images.float(), seen[:, None]))
+    return truncate_levels(torch.lerp(torch.full((), 255.0, device=images.device), images.float(), seen[:, None]))
 
 
-def _bar(
-    group: str,
-    function: Callable[[Tensor, float, Tensor], Tensor],
-    small: Severities | None = None,
-    large: Severities | None = None,
-    margin: int = 3,
-) -> Corruption:
-    """Return the row of a C̄ corruption, called as its function is; images of 4 px do for most."""
-    return Corruption(function.__name__, group, function, small, large, ("c-bar",), margin=lambda severity: margin)
-
+_corruption = functools.partial(Corruption, families=("c-bar",), margin=lambda severity: 3)
 
 #: The rows, in the order of the published lists: CIFAR's ten, then the five that are ImageNet's only.
-BAR: tuple[Corruption, ...] = (
-    _bar("noise", blue_noise_sample, (0.7, 1.4, 2.1, 3.5, 4.2), (0.8, 1.6, 2.4, 4.0, 5.6)),
-    _bar("noise", brownish_noise, (2.5, 4.0, 5.5, 6.5, 7.0), (1.0, 2.0, 3.0, 4.0, 5.0)),
-    _bar("cover", checkerboard_cutout, (1.0, 2.0, 3.0, 4.0, 5.0), (2.0, 3.0, 4.0, 5.0, 6.0)),
-    _bar("cover", inverse_sparkles, (1.0, 1.5, 2.5, 4.5, 5.0), (1.0, 2.0, 4.0, 9.0, 10.0)),
-    _bar("warp", pinch_and_twirl, (5.5, 6.0, 6.5, 8.5, 10.0), margin=11),
-    _bar("warp", ripple, (5.5, 6.0, 6.5, 7.5, 8.0)),
-    _bar("blur", circular_motion_blur, (2.8, 3.6, 4.4, 5.2, 6.0), margin=REACH),
-    _bar("cover", lines, (0.5, 1.0, 1.5, 2.0, 2.5)),
-    _bar("cover", sparkles, (0.7, 3.5, 5.6, 6.3, 7.0), (1.0, 2.0, 3.0, 5.0, 6.0)),
-    _bar("warp", transverse_chromatic_abberation, (1.0, 2.0, 5.0, 9.0, 10.0)),
-    _bar("warp", caustic_refraction, None, (2.35, 3.2, 4.9, 6.6, 9.15)),
-    _bar("noise", cocentric_sine_waves, None, (3.0, 5.0, 8.0, 9.0, 10.0)),
-    _bar("noise", perlin_noise, None, (4.6, 5.2, 5.8, 7.6, 8.8)),
-    _bar("noise", plasma_noise, None, (4.75, 7.0, 8.5, 9.25, 10.0)),
-    _bar("noise", single_frequency_greyscale, None, (1.0, 1.5, 2.0, 4.5, 5.0)),
+C_BAR: tuple[Corruption, ...] = (
+    _corruption("noise", blue_noise_sample, (0.7, 1.4, 2.1, 3.5, 4.2), (0.8, 1.6, 2.4, 4.0, 5.6)),
+    _corruption("noise", brownish_noise, (2.5, 4.0, 5.5, 6.5, 7.0), (1.0, 2.0, 3.0, 4.0, 5.0)),
+    _corruption("cover", checkerboard_cutout, (1.0, 2.0, 3.0, 4.0, 5.0), (2.0, 3.0, 4.0, 5.0, 6.0)),
+    _corruption("cover", inverse_sparkles, (1.0, 1.5, 2.5, 4.5, 5.0), (1.0, 2.0, 4.0, 9.0, 10.0)),
+    _corruption("warp", pinch_and_twirl, (5.5, 6.0, 6.5, 8.5, 10.0), None, margin=lambda severity: 11),
+    _corruption("warp", ripple, (5.5, 6.0, 6.5, 7.5, 8.0), None),
+    _corruption("blur", circular_motion_blur, (2.8, 3.6, 4.4, 5.2, 6.0), None, margin=lambda severity: REACH),
+    _corruption("cover", lines, (0.5, 1.0, 1.5, 2.0, 2.5), None),
+    _corruption("cover", sparkles, (0.7, 3.5, 5.6, 6.3, 7.0), (1.0, 2.0, 3.0, 5.0, 6.0)),
+    _corruption("warp", transverse_chromatic_abberation, (1.0, 2.0, 5.0, 9.0, 10.0), None),
+    _corruption("warp", caustic_refraction, None, (2.35, 3.2, 4.9, 6.6, 9.15)),
+    _corruption("noise", cocentric_sine_waves, None, (3.0, 5.0, 8.0, 9.0, 10.0)),
+    _corruption("noise", perlin_noise, None, (4.6, 5.2, 5.8, 7.6, 8.8)),
+    _corruption("noise", plasma_noise, None, (4.75, 7.0, 8.5, 9.25, 10.0)),
+    _corruption("noise", single_frequency_greyscale, None, (1.0, 1.5, 2.0, 4.5, 5.0)),
 )

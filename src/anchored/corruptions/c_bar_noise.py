@@ -1,6 +1,6 @@
 """C̄ corruptions that add a noise or a pattern: blue, brownish, Perlin and plasma noise, sine waves.
 
-Definitions, constants and conventions: see ``bar.py``.
+Definitions, constants and conventions: see ``c_bar.py``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import math
 import torch
 from torch import Tensor
 
-from anchored.corruptions.bar_grid import drawn, pixels, side
-from anchored.corruptions.pixels import cut
+from anchored.corruptions.c_bar_grid import pixel_coordinates, short_side, uniform_in
+from anchored.corruptions.pixels import truncate_levels
 from anchored.corruptions.randomness import uniform
 
 
 def _distance(images: Tensor) -> Tensor:
     """Return each frequency's distance (H,W) from the centre (H/2, W/2) of the shifted spectrum, cycles an image."""
-    (rows, columns), (height, width) = pixels(images), images.shape[2:]
-    return torch.hypot((rows - height / 2) * side(images) / height, (columns - width / 2) * side(images) / width)
+    (rows, columns), (height, width) = pixel_coordinates(images), images.shape[2:]
+    return torch.hypot(
+        (rows - height / 2) * short_side(images) / height, (columns - width / 2) * short_side(images) / width
+    )
 
 
 def _spectral_noise(keys: Tensor, amplitude: Tensor, draw: int) -> Tensor:
@@ -53,7 +55,7 @@ def brownish_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     """
     amplitude = 1 / (_distance(images).square() + 1)
     noise = torch.stack([_spectral_noise(keys, amplitude, channel) for channel in range(images.shape[1])], 1)
-    return cut(noise.mul_(6.4 * severity).add_(images))
+    return truncate_levels(noise.mul_(6.4 * severity).add_(images))
 
 
 def single_frequency_greyscale(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -61,11 +63,11 @@ def single_frequency_greyscale(images: Tensor, severity: float, keys: Tensor) ->
 
     Random: one component of f (radians a px) in ±π, the other within ± the first, in either order; φ in [0, 2π).
     """
-    first, share, order, phase = drawn(keys, (-math.pi, math.pi), (-1, 1), (0, 1), (0, 2 * math.pi))
+    first, share, order, phase = uniform_in(keys, (-math.pi, math.pi), (-1, 1), (0, 1), (0, 2 * math.pi))
     second = share * first.abs()
-    (rows, columns), swapped = pixels(images), order < 0.5
+    (rows, columns), swapped = pixel_coordinates(images), order < 0.5
     angle = columns * torch.where(swapped, second, first) + rows * torch.where(swapped, first, second) + phase
-    return cut(angle.sin_().mul_(19.6 * severity)[:, None] + images)
+    return truncate_levels(angle.sin_().mul_(19.6 * severity)[:, None] + images)
 
 
 def cocentric_sine_waves(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -73,13 +75,13 @@ def cocentric_sine_waves(images: Tensor, severity: float, keys: Tensor) -> Tenso
 
     r, θ: distance and angle from a centre. Random: the centre in the image, f in [0, 10), a and w in [0, side / 10) px.
     """
-    (height, width), wide = images.shape[2:], side(images) / 10
-    x0, y0, frequency, amplitude, ring = drawn(keys, (0, width), (0, height), (0, 10), (0, wide), (0, wide))
-    rows, columns = pixels(images)
+    (height, width), wide = images.shape[2:], short_side(images) / 10
+    x0, y0, frequency, amplitude, ring = uniform_in(keys, (0, width), (0, height), (0, 10), (0, wide), (0, wide))
+    rows, columns = pixel_coordinates(images)
     y, x = rows - y0, columns - x0
     distance = torch.hypot(x, y) + torch.sin(torch.atan2(x, y) * frequency) * amplitude
     rings = torch.remainder(distance, ring).div_(ring).sub_(0.5)
-    return cut(rings.mul_(12.8 * severity)[:, None] + images)
+    return truncate_levels(rings.mul_(12.8 * severity)[:, None] + images)
 
 
 def plasma_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -90,9 +92,9 @@ def plasma_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     sin(x − τ), green sin((x + y + sin τ) / 2), blue sin(y + τ). Grey images get the red one. Random: τ in [0, 6π), 4 to
     6 steps, sharpness in [0.5, 1), scale in [0.075, 0.2) · side.
     """
-    time, steps, sharpness, scale = drawn(keys, (0, 6 * math.pi), (4, 7), (0.5, 1), (0.075, 0.2))
-    rows, columns = pixels(images)
-    y, x = (place / (scale * side(images)).expand(-1, *images.shape[2:]) for place in (rows, columns))
+    time, steps, sharpness, scale = uniform_in(keys, (0, 6 * math.pi), (4, 7), (0.5, 1), (0.075, 0.2))
+    rows, columns = pixel_coordinates(images)
+    y, x = (place / (scale * short_side(images)).expand(-1, *images.shape[2:]) for place in (rows, columns))
     frequency, growth, damping = 1.0, 1.0, torch.ones_like(sharpness)
     for step in range(6):
         weight = (steps.floor() > step) / damping
@@ -102,7 +104,7 @@ def plasma_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
         frequency, growth, damping = frequency * 1.93, growth * 1.15, damping * (2.25 - sharpness)
     waves = torch.stack((torch.sin(x - time), torch.sin((x + y + time.sin()) / 2), torch.sin(y + time)), 1)
     level = 6.4 * severity
-    return cut(waves[:, : images.shape[1]] * level + images * (1 - level / 255))
+    return truncate_levels(waves[:, : images.shape[1]] * level + images * (1 - level / 255))
 
 
 def perlin_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ def perlin_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     (components uniform, then normalised) and of a permutation. All octaves read the same tables, as published; there
     the permutation is made by 256 swaps with any place, which favours some permutations a little.
     """
-    rows, columns = (place * (7 / side(images)) for place in pixels(images))
+    rows, columns = (place * (7 / short_side(images)) for place in pixel_coordinates(images))
     # Lattice points that the finest octave reaches, and one more.
     height, width = (int(16 * float(place.max())) + 2 for place in (rows, columns))
     gradients = _lattice(keys, height, width)
@@ -121,7 +123,7 @@ def perlin_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
         total.add_(_perlin(gradients, rows[:, 0] * octave, columns[0] * octave).abs_(), alpha=1 / octave)
     alpha = 0.05 * severity
     noise = total.mul_(0.5).add_(0.5).clamp_(0, 1)
-    return cut(noise.mul_(255 * alpha)[:, None] + images * (1 - alpha))
+    return truncate_levels(noise.mul_(255 * alpha)[:, None] + images * (1 - alpha))
 
 
 def _lattice(keys: Tensor, height: int, width: int) -> Tensor:
@@ -142,8 +144,8 @@ def _perlin(gradients: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     lower, right = (rows - top)[:, None], columns - left
 
     def corner(down: int, across: int) -> Tensor:
-        found = gradients.index_select(2, top + down).index_select(3, left + across)
-        return found[:, 0] * (lower - down) + found[:, 1] * (right - across)
+        gradient = gradients.index_select(2, top + down).index_select(3, left + across)
+        return gradient[:, 0] * (lower - down) + gradient[:, 1] * (right - across)
 
     eased_lower, eased_right = (part.square() * (3 - 2 * part) for part in (lower, right))
     upper_edge = torch.lerp(corner(0, 0), corner(1, 0), eased_lower)

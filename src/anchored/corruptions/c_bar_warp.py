@@ -1,6 +1,6 @@
 """C̄ corruptions that move pixels: pinch and twirl, ripple, caustic refraction, circular blur, chromatic aberration.
 
-Definitions, constants and conventions: see ``bar.py``.
+Definitions, constants and conventions: see ``c_bar.py``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from anchored.corruptions.bar_grid import bilinear, drawn, pixels, side
-from anchored.corruptions.pixels import cut
+from anchored.corruptions.c_bar_grid import bilinear, pixel_coordinates, short_side, uniform_in
+from anchored.corruptions.pixels import truncate_levels
 from anchored.corruptions.randomness import uniform
 from anchored.corruptions.row import LARGE, published_size
 
@@ -27,10 +27,10 @@ def pinch_and_twirl(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     offset, turned by ± (π / 20) · severity · (1 − d)², a = 0.04 · severity + 0.1; linear between pixels. What is left
     over at the right and below stays. Random: the sign of each turn.
     """
-    count = 5 if published_size(side(images)) == LARGE else 3
+    count = 5 if published_size(short_side(images)) == LARGE else 3
     height, width = images.shape[2:]
     turns = torch.where(uniform(keys, (count * count,)) < 0.5, -1.0, 1.0) * (math.pi / 20 * severity)
-    rows, columns = (place.expand(height, width) for place in pixels(images))
+    rows, columns = (place.expand(height, width) for place in pixel_coordinates(images))
     row_cells, column_cells = height // count, width // count
     radius = min(row_cells, column_cells) / 2
     i, j = rows.div(row_cells, rounding_mode="floor"), columns.div(column_cells, rounding_mode="floor")
@@ -45,7 +45,7 @@ def pinch_and_twirl(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     sine, cosine = angle.sin() * stretch, angle.cos() * stretch
     from_rows = torch.where(moved, middle[0] + y * cosine - x * sine, rows)
     from_columns = torch.where(moved, middle[1] + y * sine + x * cosine, columns)
-    return cut(bilinear(images.float(), from_rows, from_columns))
+    return truncate_levels(bilinear(images.float(), from_rows, from_columns))
 
 
 def ripple(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ def ripple(images: Tensor, severity: float, keys: Tensor) -> Tensor:
 
     A = 0.0025 · severity · side px. Random, for rows and columns: λ in [0.1, 0.3) · side, φ in [0, 2π).
     """
-    length, whole = (0.1 * side(images), 0.3 * side(images)), (0.0, 2 * math.pi)
-    row_length, column_length, row_phase, column_phase = drawn(keys, length, length, whole, whole)
-    rows, columns = pixels(images)
-    amplitude = 0.0025 * severity * side(images)
+    length, whole = (0.1 * short_side(images), 0.3 * short_side(images)), (0.0, 2 * math.pi)
+    row_length, column_length, row_phase, column_phase = uniform_in(keys, length, length, whole, whole)
+    rows, columns = pixel_coordinates(images)
+    amplitude = 0.0025 * severity * short_side(images)
     from_rows = rows + amplitude * torch.sin(2 * math.pi * rows / row_length + row_phase)
     from_columns = columns + amplitude * torch.sin(2 * math.pi * columns / column_length + column_phase)
     form = (len(images), *images.shape[2:])
-    return cut(bilinear(images.float(), from_rows.expand(form), from_columns.expand(form)))
+    return truncate_levels(bilinear(images.float(), from_rows.expand(form), from_columns.expand(form)))
 
 
 def caustic_refraction(images: Tensor, severity: float, keys: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def caustic_refraction(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     px (from its own place where cos θ ≥ 0.999), linear between pixels and black outside. Then 0.2 · severity · 255 ·
     (u − v) grey levels are added. Random: the pattern's time in [0.5, 2) and size in [0.75, 1.25) · side.
     """
-    pattern = torch.nn.functional.pad(_softened(_caustics(images, keys)), (1, 1, 1, 1))
+    pattern = torch.nn.functional.pad(_blurred(_caustics(images, keys)), (1, 1, 1, 1))
     u = pattern[:, 2:, 1:-1] - pattern[:, :-2, 1:-1]
     v = pattern[:, 1:-1, 2:] - pattern[:, 1:-1, :-2]
     steepness = u.square() + v.square()
@@ -80,12 +80,12 @@ def caustic_refraction(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     sine = steepness.sqrt() * cosine
     refracted = sine / 4
     turned = sine * (1 - refracted.square()).sqrt() - cosine * refracted  # sin(θ − θ')
-    scale = 0.05 * severity * side(images)
+    scale = 0.05 * severity * short_side(images)
     shift = torch.where(cosine < 0.999, turned * scale / steepness.sqrt().clamp(min=1e-9), 0.0)
-    rows, columns = pixels(images)
+    rows, columns = pixel_coordinates(images)
     from_rows, from_columns = rows + _thousandths(u * shift), columns + _thousandths(v * shift)
     light = (u - v) * (0.2 * severity * 255)
-    return cut(bilinear(images.float(), from_rows, from_columns).add_(light[:, None]))
+    return truncate_levels(bilinear(images.float(), from_rows, from_columns).add_(light[:, None]))
 
 
 def _thousandths(values: Tensor) -> Tensor:
@@ -99,8 +99,8 @@ def _caustics(images: Tensor, keys: Tensor) -> Tensor:
     i becomes p + (cos(t − i₀) + sin(t + i₁), sin(t − i₁) + cos(t + i₀)), and c, from 1, grows by
     200 / √((p₀ / sin(i₀ + t))² + (p₁ / cos(i₁ + t))²). The pattern is |1.17 − (c / 5)^1.4|⁸, at most 1.
     """
-    time, size = drawn(keys, (0.5, 2), (0.75 * side(images), 1.25 * side(images)))
-    row_turn, column_turn = ((place / size).remainder(1) * (2 * math.pi) for place in pixels(images))
+    time, size = uniform_in(keys, (0.5, 2), (0.75 * short_side(images), 1.25 * short_side(images)))
+    row_turn, column_turn = ((place / size).remainder(1) * (2 * math.pi) for place in pixel_coordinates(images))
     p0, p1 = row_turn - 250, column_turn - 250
     # Only the angle matters to i: near 250 a float32 would leave out its last three digits.
     angle0, angle1 = (turn - math.fmod(250, 2 * math.pi) for turn in (row_turn, column_turn))
@@ -116,7 +116,7 @@ def _caustics(images: Tensor, keys: Tensor) -> Tensor:
     return (1.17 - (total / 5).pow(1.4)).abs().pow(8).clamp(max=1)
 
 
-def _softened(fields: Tensor) -> Tensor:
+def _blurred(fields: Tensor) -> Tensor:
     """Return (B,H,W) convolved with a Gaussian of s.d. 1 px cut at 4 px, the border mirrored with its own pixels."""
     weights = [math.exp(-0.5 * i * i) for i in range(-4, 5)]
     for axis in (1, 2):
@@ -178,7 +178,7 @@ def transverse_chromatic_abberation(images: Tensor, severity: float, keys: Tenso
         image, channel = (order == number).nonzero(as_tuple=True)
         if len(image):
             levels = _zoomed(images[image, channel].float(), scale)
-            result[image, channel] = cut(levels.add_(0.5))
+            result[image, channel] = truncate_levels(levels.add_(0.5))
     return result
 
 
@@ -226,4 +226,4 @@ def circular_motion_blur(images: Tensor, severity: float, keys: Tensor) -> Tenso
         total.add_(torch.nn.functional.embedding_bag(places, table, mode="sum", per_sample_weights=taps), alpha=weight)
         sum_of_weights += weight
     levels = total.div_(sum_of_weights).view(height, width, *images.shape[:2])
-    return cut(levels.permute(2, 3, 0, 1).contiguous())
+    return truncate_levels(levels.permute(2, 3, 0, 1).contiguous())

@@ -12,14 +12,14 @@ import skimage.draw
 import torch
 from torch import Tensor
 
-from anchored.corruptions.bar import BAR
+from anchored.corruptions.c_bar import C_BAR
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.corruptions.registry import CORRUPTIONS, corrupt, expand
 from anchored.data import datasets
 from anchored.errors import UserError
 
 Levels = npt.NDArray[np.float64]
-NAMES = [row.name for row in BAR]
+NAMES = [row.name for row in C_BAR]
 BOTH = ("blue_noise_sample", "brownish_noise", "checkerboard_cutout", "inverse_sparkles", "sparkles")
 CIFAR = (*BOTH, "circular_motion_blur", "lines", "pinch_and_twirl", "ripple", "transverse_chromatic_abberation")
 IMAGENET = (
@@ -51,7 +51,7 @@ def test_the_published_lists() -> None:
     for names, size in ((CIFAR, 32), (IMAGENET, 224)):
         assert sorted(expand(["c-bar"], size, size)) == sorted(names)
     assert sorted(NAMES) == sorted({*CIFAR, *IMAGENET})
-    assert all(CORRUPTIONS[row.name] is row for row in BAR)
+    assert all(CORRUPTIONS[row.name] is row for row in C_BAR)
 
 
 def test_published_severities_are_read_by_size() -> None:
