@@ -15,11 +15,9 @@ of the network's forward pass, one after the other. So does evaluation on a CPU.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -28,6 +26,7 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
+from timing import options_of, seconds
 from torch import Tensor
 
 from anchored.corruptions.registry import CORRUPTIONS, corrupt, expand
@@ -37,12 +36,6 @@ from anchored.models import registry as networks
 
 BATCH = {32: 256, 224: 8}
 SEVERITIES = (1, 2, 3, 4, 5)
-
-
-def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.process_time) -> float:
-    start = clock()
-    work()
-    return clock() - start
 
 
 def photos(size: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -75,8 +68,10 @@ def compare(names: list[str], size: int, turns: int) -> None:
         ratios = [each[0] for each in found]
         means.append(statistics.geometric_mean(ratios))
         mine, other = (statistics.mean(each[place] for each in found) for place in (1, 2))
-        span = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
-        print(f"  {name:18s} {mine:9.0f} {other:7.0f}  {means[-1]:7.2f}  {span}", flush=True)
+        print(
+            f"  {name:18s} {mine:9.0f} {other:7.0f}  {means[-1]:7.2f}  [{min(ratios):.2f}, {max(ratios):.2f}]",
+            flush=True,
+        )
     print(f"  geometric mean of {len(means)} ratios: {statistics.geometric_mean(means):.2f}, least {min(means):.2f}")
 
 
@@ -95,20 +90,18 @@ def sweep(size: int = 28, count: int = 1400) -> None:
     forward()
     for name in names:
         corrupt(images[:2], name, 1, seed=0)
-    made = spent = 0.0
+    corrupting = passes = 0.0
     for name in names:
         for severity in SEVERITIES:
-            made += seconds(functools.partial(corrupt, images, name, severity, seed=0), time.perf_counter)
-            spent += seconds(forward, time.perf_counter)
-    print(
-        f"sweep, {len(names)} × 5 over {count} images of {size} × {size}, {torch.get_num_threads()} threads: ", end=""
-    )
-    print(f"{made:.1f} s corrupting, {spent:.1f} s in the network, {made / (made + spent):.0%} of the sum")
+            corrupting += seconds(functools.partial(corrupt, images, name, severity, seed=0))
+            passes += seconds(forward)
+    threads, share = torch.get_num_threads(), corrupting / (corrupting + passes)
+    print(f"sweep, {len(names)} × 5 over {count} images of {size} × {size}, {threads} threads: ", end="")
+    print(f"{corrupting:.1f} s corrupting, {passes:.1f} s in the network, {share:.0%} of the sum")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
+    parser = options_of(__doc__, turns=3)
     parser.add_argument("--names", default="")
     parser.add_argument("--sizes", default="32,224")
     parser.add_argument("--cores", type=int, default=1)

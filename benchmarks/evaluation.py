@@ -10,13 +10,12 @@ on an idle machine.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from timing import median_and_range, options_of, seconds
 from torch import Tensor
 
 from anchored import anchor
@@ -50,17 +49,11 @@ def changed(name: str, severity: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 def swept(work: Callable[[str, int], object], names: tuple[str, ...]) -> float:
     """Seconds of ``work`` over a grid of corruptions and severities."""
-    start = time.perf_counter()
-    for name in names:
-        for severity in SEVERITIES:
-            work(name, severity)
-    return time.perf_counter() - start
+    return seconds(lambda: [work(name, severity) for name in names for severity in SEVERITIES])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=2)
-    options = parser.parse_args()
+    options = options_of(__doc__, turns=2).parse_args()
     model, config = model_and_config()
     images, batch = datasets.load(NAME, "test"), Evaluation().batch_size
     names = corruptions.expand(["c"], config.size, config.size)
@@ -83,17 +76,14 @@ def main() -> None:
     }
     for work in works.values():  # uncounted: tables are made, memory is asked for
         swept(work, names[::6])
-    found: dict[str, list[float]] = {title: [] for title in works}
+    times: dict[str, list[float]] = {title: [] for title in works}
     for _ in range(options.turns):
         for title, work in works.items():
-            found[title].append(swept(work, names))
+            times[title].append(swept(work, names))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(names)} × {len(SEVERITIES)} passes")
     for title in list(works)[1:]:
-        ratios = sorted(a / b for a, b in zip(found[title], found["forward passes"], strict=True))
-        print(
-            f"{title} ÷ forward passes: {statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]  "
-            f"({options.turns} turns, {statistics.median(found[title]):.1f} s)"
-        )
+        ratio = median_and_range(a / b for a, b in zip(times[title], times["forward passes"], strict=True))
+        print(f"{title} ÷ forward passes: {ratio}  ({options.turns} turns, {statistics.median(times[title]):.1f} s)")
 
 
 if __name__ == "__main__":

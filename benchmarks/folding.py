@@ -12,7 +12,6 @@ processor time, which other processes disturb less, else time on the wall.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib
 import itertools
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 from scipy import stats
+from timing import options_of, seconds
 from torch import Tensor, nn
 
 import anchored
@@ -41,7 +41,7 @@ K = 10
 COPIES = 4
 
 
-def paired(first: Callable[[], Any], second: Callable[[], Any], turns: int) -> str:
+def balanced(first: Callable[[], Any], second: Callable[[], Any], turns: int) -> str:
     """Median of the times of first / second over turns with its interval, after a turn of every copy."""
     for _ in range(COPIES):
         first(), second()
@@ -53,14 +53,8 @@ def paired(first: Callable[[], Any], second: Callable[[], Any], turns: int) -> s
 def _ratio(first: Callable[[], Any], second: Callable[[], Any], turned: bool) -> float:
     if turned:
         return 1 / _ratio(second, first, False)
-    return seconds(first) / seconds(second)
-
-
-def seconds(work: Callable[[], Any]) -> float:
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    work()
-    return clock() - start
+    return seconds(first, clock) / seconds(second, clock)
 
 
 def trained_alike(name: str, size: int) -> tuple[nn.Module, anchored.AnchoredModel]:
@@ -100,7 +94,7 @@ def report(title: str, turns: int, folder: str) -> None:
     folded, peer = anchored.fold(model), in_turn(standard, images)
 
     def against(module: nn.Module) -> str:
-        return paired(in_turn(module, images), peer, turns)
+        return balanced(in_turn(module, images), peer, turns)
 
     def passes() -> None:
         for _ in range(K):
@@ -112,18 +106,17 @@ def report(title: str, turns: int, folder: str) -> None:
     print("  folded, batch norm fused ÷ standard:", against(anchored.fold(model, fuse_batch_norm=True)))
     print("  anchored ÷ standard:", against(model))
     many = in_turn(anchored.fold(model, torch.randn(K, 3, size, size)), images)
-    print(f"  {K} references folded ÷ {K} standard passes:", paired(many, passes, max(3, turns // 4)))
+    print(f"  {K} references folded ÷ {K} standard passes:", balanced(many, passes, max(3, turns // 4)))
     ort, ort_peer = onnx_runtime(folded, images, folder), onnx_runtime(standard, images, folder)
-    print("  ONNX Runtime, folded ÷ standard:", paired(ort, ort_peer, turns))
-    print("  ONNX Runtime folded ÷ torch standard:", paired(ort, peer, turns), flush=True)
+    print("  ONNX Runtime, folded ÷ standard:", balanced(ort, ort_peer, turns))
+    print("  ONNX Runtime folded ÷ torch standard:", balanced(ort, peer, turns), flush=True)
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, turns=200)
     parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
     parser.add_argument("--only", choices=list(CASES), help="one network")
-    parser.add_argument("--turns", type=int, default=200)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)

@@ -11,7 +11,6 @@ are, the large set would take the last line's memory. Linux only.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from timing import options_of
 from torch import Tensor, nn
 
 from anchored.corruptions import registry as corruptions
@@ -94,7 +94,7 @@ def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--images", type=int, default=1000, help="of the smaller set")
     parser.add_argument("--size", type=int, default=224, help="of the network's input, pixels")
     options = parser.parse_args()

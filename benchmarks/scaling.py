@@ -11,7 +11,6 @@ The peer is as many processes that do not know of each other: what the machine's
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -20,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from timing import options_of, paired
 
 FAIR = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TRAINED = [
@@ -78,16 +79,11 @@ def studied(workers: int) -> float:
         return max(spent.values())
 
 
-def gain(one: Callable[[], float], two: Callable[[], float], turns: int) -> str:
-    """Median [least, greatest] of one / two over turns."""
-    ratios = sorted(one() / two() for _ in range(turns))
-    return f"{statistics.median(ratios):.2f}  [{ratios[0]:.2f}, {ratios[-1]:.2f}]  ({turns} turns)"
+gain = partial(paired, warm_up=0, digits=2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3, help="turns behind each median")
-    turns = parser.parse_args().turns
+    turns: int = options_of(__doc__, turns=3).parse_args().turns
     print(f"{os.cpu_count()} cores, one thread a process", flush=True)
     print("DDP by two processes, ResNet-18 (width 0.5) 32×32, batch 128 ÷ one process:", end=" ", flush=True)
     print(gain(lambda: trained(1), lambda: trained(2), turns), flush=True)

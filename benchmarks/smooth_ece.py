@@ -4,15 +4,15 @@
 ``python benchmarks/smooth_ece.py --coverage``  prints how often the 95 % interval holds the known truth
 """
 
-import argparse
 import statistics
 import time
 
 import relplot
 import torch
+from timing import median_and_range, options_of, seconds
 
-from anchored.metrics.intervals import _gap, _percentile, _resample, bootstrap
-from anchored.metrics.metrics import smooth_ece, weighted_smooth_ece
+from anchored.metrics.calibration import smooth_ece, weighted_smooth_ece
+from anchored.metrics.intervals import bootstrap, interval_of, percentile_interval, resample
 
 IMAGES, REPLICATES, PEER_CALLS = 50_000, 1000, 20
 
@@ -35,10 +35,8 @@ def speed(bias: float, turns: int) -> str:
     y = (torch.rand(IMAGES, generator=generator, dtype=torch.float64) < truth(f, bias)).double()
     ratios, ours, peers, apart = [], [], [], 0.0
     for _ in range(turns):
-        start = time.perf_counter()
-        bootstrap(weighted_smooth_ece(f, y), [IMAGES], generator, REPLICATES)
-        ours.append(time.perf_counter() - start)
-        counts = _resample(IMAGES, PEER_CALLS, generator, "cpu")
+        ours.append(seconds(lambda: bootstrap(weighted_smooth_ece(f, y), [IMAGES], generator, REPLICATES)))
+        counts = resample(IMAGES, PEER_CALLS, generator, "cpu")
         samples = [(f.repeat_interleave(n).numpy(), y.repeat_interleave(n).numpy()) for n in counts.long()]
         start = time.perf_counter()
         found = [relplot.smECE(*sample) for sample in samples]
@@ -46,7 +44,7 @@ def speed(bias: float, turns: int) -> str:
         ratios.append(peers[-1] / ours[-1])
         apart = max(apart, float((weighted_smooth_ece(f, y)(counts) - torch.tensor(found)).abs().max()))
     times = f"ours {statistics.median(ours):.2f} s, relplot {statistics.median(peers):.1f} s"
-    ratio = f"ratio {statistics.median(ratios):.1f} [{min(ratios):.1f}, {max(ratios):.1f}]"
+    ratio = f"ratio {median_and_range(ratios, 1)}"
     how = f"{turns} turns, relplot's from {PEER_CALLS} calls each; values differ by {apart:.0e} at most"
     return f"bias {bias}: {times}, {ratio}, {how}"
 
@@ -62,7 +60,7 @@ def coverage(count: int, bias: float, sets: int = 200, replicates: int = 200) ->
         y = (torch.rand(count, generator=generator, dtype=torch.float64) < truth(f, bias)).double()
         draws = bootstrap(weighted_smooth_ece(f, y), [count], generator, replicates)
         value = smooth_ece(f, y)
-        ours, percentile = _gap(value, draws, 0.95), _percentile(value, draws, 0.95)
+        ours, percentile = interval_of("smooth_ece", value, draws), percentile_interval(value, draws)
         held, plain = held + (ours.low <= known <= ours.high), plain + (percentile.low <= known <= percentile.high)
         width += (ours.high - ours.low) / sets
     return (
@@ -71,9 +69,8 @@ def coverage(count: int, bias: float, sets: int = 200, replicates: int = 200) ->
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = options_of(__doc__, turns=5)
     parser.add_argument("--coverage", action="store_true")
-    parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     if options.coverage:
         for n in (500, 2000, 10_000):

@@ -17,8 +17,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+
+from timing import options_of, seconds
 
 DEFAULT = "300000"  # of libgomp where threads are not more than cores
 
@@ -60,12 +61,7 @@ def measured() -> dict[str, float]:
 
 def least(work: Callable[[], object]) -> float:
     work()
-    found = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return min(found)
+    return min(seconds(work) for _ in range(3))
 
 
 @contextlib.contextmanager
@@ -91,9 +87,8 @@ def tried(spin: str) -> dict[str, float]:
 def main() -> None:
     from anchored.cli.main import SPIN
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, turns=2)
     parser.add_argument("--beside", type=int, default=2, help="other processes")
-    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:

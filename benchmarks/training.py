@@ -9,16 +9,14 @@ transforms in a torch DataLoader.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from timing import options_of, paired, seconds
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -34,19 +32,6 @@ from anchored.store.layout import Run
 from anchored.study.progress import quiet
 from anchored.training.fit import Keeper
 from anchored.training.step import TrainingStep
-
-
-def paired(first: Callable[[], float], second: Callable[[], float], turns: int) -> str:
-    """Median [least, greatest] of first / second over turns, after one uncounted turn."""
-    first(), second()
-    ratios = sorted(first() / second() for _ in range(turns))
-    return f"{statistics.median(ratios):.3f}  [{ratios[0]:.3f}, {ratios[-1]:.3f}]  ({turns} turns)"
-
-
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def steps(model: nn.Module, batches: list[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer | None) -> float:
@@ -203,9 +188,7 @@ def loader(channels: int, side: int, turns: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=15, help="turns behind each median")
-    turns = parser.parse_args().turns
+    turns: int = options_of(__doc__, turns=15).parse_args().turns
     quiet()
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

@@ -1,6 +1,7 @@
 """The method: pairs, masks, references, and that it works unchanged in other people's loops."""
 
 import copy
+import warnings
 from typing import Any, cast
 
 import pytest
@@ -278,3 +279,15 @@ def test_gradients_reach_both_halves_of_the_stem() -> None:
     gradient = model.network.get_parameter("stem.weight").grad
     assert gradient is not None
     assert (gradient.abs().sum(dim=(0, 2, 3)) > 0).all()
+
+
+def test_a_batch_of_one_image_warns_once() -> None:
+    model = anchored.anchor(small(), 0.25).eval()
+    model(images(1))  # no warning: there it meets the saved references
+    model.train()
+    for count, warned in ((2, 0), (1, 1), (1, 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model(images(count))
+        assert len(caught) == warned
+        assert all("its residual is zero" in str(warning.message) for warning in caught)

@@ -41,7 +41,7 @@ def covariance(residuals: Residuals) -> Tensor:
     d = residuals.sums.shape[1]
     normal = residuals.normal
     assert normal is not None
-    points, _ = normal.drawn(torch.randn(200_000, d, generator=generator(3)), generator(4))
+    points, _ = normal.transform(torch.randn(200_000, d, generator=generator(3)), generator(4))
     return points.double().T @ points.double() / len(points)
 
 

@@ -28,7 +28,7 @@ def labelled(count: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_counts_are_multinomial() -> None:
-    counts = intervals._resample(50, 4000, seeded(), "cpu")
+    counts = intervals.resample(50, 4000, seeded(), "cpu")
     assert bool((counts.sum(1) == 50).all())
     assert counts.mean() == 1
     assert counts.var() == pytest.approx(1 - 1 / 50, rel=0.02)
@@ -39,7 +39,7 @@ def test_counts_of_many_images_are_multinomial_too(monkeypatch: pytest.MonkeyPat
     """By Poisson counts and by one draw each: single counts, sums of neighbours, and what two images have in common."""
     monkeypatch.setattr(intervals, "_MANY", many)
     size, rows = 1000, 3000
-    counts = intervals._resample(size, rows, seeded(), "cpu").numpy()
+    counts = intervals.resample(size, rows, seeded(), "cpu").numpy()
     assert (counts.sum(1) == size).all()
     assert (counts == counts.round()).all()
     found = np.bincount(counts.astype(int).ravel(), minlength=8)
@@ -74,7 +74,7 @@ def test_smooth_ece_of_many_resampled_images_equals_relplot(power: float) -> Non
     f = torch.from_numpy(rng.beta(5, 1.2, 12_000))
     y = torch.from_numpy((rng.random(len(f)) < f.numpy() ** power) * 1.0)
     found = intervals.bootstrap(calibration.weighted_smooth_ece(f, y), [len(f)], seeded(), 9)
-    counts = intervals._resample(len(f), 9, seeded(), "cpu").long()
+    counts = intervals.resample(len(f), 9, seeded(), "cpu").long()
     wanted = [relplot.smECE(f.repeat_interleave(c).numpy(), y.repeat_interleave(c).numpy()) for c in counts]
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-9, rtol=0)
 
@@ -83,7 +83,7 @@ def test_smooth_ece_of_resamples_equals_relplot() -> None:
     logits, labels = labelled()
     f, y, *_ = per_image(logits, labels)
     found = intervals.bootstrap(calibration.weighted_smooth_ece(f, y), [len(f)], seeded(), 12)
-    counts = intervals._resample(len(f), 12, seeded(), "cpu").long()
+    counts = intervals.resample(len(f), 12, seeded(), "cpu").long()
     wanted = [relplot.smECE(f.repeat_interleave(c).numpy(), y.repeat_interleave(c).numpy()) for c in counts]
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6, rtol=0)
 

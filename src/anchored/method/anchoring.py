@@ -1,4 +1,4 @@
-"""The method, once: the pair, reference masking, the mean over K references, references kept with the model.
+"""Anchoring: the pair, reference masking, the mean over K references, references saved with the model.
 
 Letters: B batch, C image channels, H×W image size, K references, N classes, α mask probability.
 Sources: docs/method.md; arXiv 2406.00529.
@@ -7,6 +7,7 @@ Sources: docs/method.md; arXiv 2406.00529.
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -66,8 +67,8 @@ def checked_references(images: Tensor) -> Tensor:
 class AnchoredModel(nn.Module):
     """Images (B,C,H,W) in, logits (B,N) out, through a network that sees ``[reference, image − reference]``.
 
-    In training mode every image's reference is another image of its batch (a random permutation; an image may meet
-    itself), and with probability α the references are masked. In evaluation mode the output is deterministic: the
+    In training mode every image's reference is another image of its batch (a random permutation; an image may be its
+    own), and with probability α the references are masked. In evaluation mode the output is deterministic: the
     mean of the logits over the K saved references. Make one with :func:`anchor`.
 
     Attributes:
@@ -115,14 +116,15 @@ class AnchoredModel(nn.Module):
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.masked = torch.zeros(0, dtype=torch.bool)
         self.order = torch.zeros(0, dtype=torch.int64)
+        self._warned_of_single_images = False
         self.register_buffer("references", None)
 
     def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
         """Images (B,C,H,W), normalised floats, to logits (B,N).
 
         In training, residuals ``far`` (P,C,H,W) may be shown in the same pass, as ``[0, Δ]``: then logits are (B+P,N),
-        and what trains on them is the caller's (:func:`anchored.residuals.uniform_cross_entropy`, say). ``UserError``
-        for images or residuals of other sizes than the references', and for ``far`` in evaluation.
+        and their loss is the caller's (:func:`anchored.method.hard_delta.uniform_cross_entropy`, for example).
+        ``UserError`` for images or residuals of other sizes than the references', and for ``far`` in evaluation.
         """
         if not self.training:
             if far is not None:
@@ -150,6 +152,13 @@ class AnchoredModel(nn.Module):
         Processes that train together (with equal seeds and equally many images) draw for all of them, and each takes
         its own: references come from a process's own images, and a mask of the whole batch is one for all.
         """
+        if batch == 1 and not self._warned_of_single_images:
+            self._warned_of_single_images = True
+            warnings.warn(
+                "a training batch of one image is its own reference, so its residual is zero: train on batches of two "
+                "or more images per process",
+                stacklevel=2,
+            )
         (rank, world), here = collectives.place(), self.generator.device
         orders = [torch.randperm(batch, generator=self.generator, device=here) for _ in range(world)]
         units = 1 if self.mask_unit == "batch" else world * batch
@@ -224,7 +233,7 @@ def anchor(
     batch_norm: Literal["unmasked", "all"] = "unmasked",
     generator: torch.Generator | None = None,
 ) -> AnchoredModel:
-    """Anchor a network: the result takes the same images and, on the first day, gives the same answers.
+    """Anchor a network: the result takes the same images and, before training, gives the same logits.
 
     Args:
         network: any classifier of images (B,C,H,W) (or (B,C,L), (B,C,D,H,W), (B,C)) whose first layers are
@@ -233,7 +242,7 @@ def anchor(
         fresh_stem: draw the wide first layer anew, for training from scratch. By default both its halves take the
             given weights, and the network's function is kept exactly, for every reference.
         stem: name of the first layer (``"features.0"``). By default every layer that meets the image is widened, found
-            by running a copy of the network on random images (:mod:`anchored.stem`).
+            by running a copy of the network on random images (:mod:`anchored.method.stem`).
         example: a batch of images, of which only the shape matters, where the network does not run on a usual size.
         mask_unit: one mask draw for the whole ``"batch"`` (published) or one per ``"image"``.
         masked_target: train masked pairs towards their ``"label"`` or the ``"uniform"`` distribution (then compute
@@ -244,14 +253,14 @@ def anchor(
 
     Raises:
         UserError: α outside [0, 1), an unknown setting, or a first layer that cannot be found or widened: the widened
-            network is compared with the given one, and refused where it answers differently.
+            network is compared with the given one, and refused where its logits differ.
 
     Example:
         >>> model = anchor(torchvision.models.resnet18(weights="DEFAULT"), mask_probability=0.25)
         >>> logits = model(images)  # in any training loop
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    wide, found = stems.widen(network, stem, fresh=fresh_stem, generator=generator, example=example)
+    wide, wide_stem = stems.widen(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
         wide,
         mask_probability,
@@ -259,7 +268,7 @@ def anchor(
         masked_target=masked_target,
         batch_norm=batch_norm,
         generator=generator,
-        stem=found,
+        stem=wide_stem,
     ).train(network.training)
 
 

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, and sums over all of them; a process by itself is rank 0 of 1."""
+"""Rank and world size, and collectives that also work in a single process (rank 0 of 1)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor, distributed
 
 
 def place() -> tuple[int, int]:
-    """This process's rank, and the number of processes that work together."""
+    """This process's rank, and the world size."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum over all processes, each of which must ask: the same on all of them."""
+    """The sum over all processes, the same on all of them; a collective: every process must call it."""
     if place()[1] > 1:
         values = values.clone()
         distributed.all_reduce(values)
@@ -22,7 +22,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def stacked(rows: Tensor) -> Tensor:
-    """Rows (M,d) of each process -> those of all, (world · M,d), by rank."""
+    """Rows (M,d) of each process -> those of all, (world · M,d), by rank; a collective."""
     world = place()[1]
     if world == 1:
         return rows

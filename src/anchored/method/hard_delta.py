@@ -1,8 +1,9 @@
 """Hard Δ mining: the distribution of residuals, points from its tail, and the loss on them.
 
 While an anchored network trains, a normal distribution is fitted to the residuals Δ = x − r that it sees. Points t of
-that distribution's tail are shown as ``[0, 0 − t]``, and the network is trained to be as unsure of them as it can be:
-``λ · CE(uniform, F([0, 0 − t]))``. A larger λ rejects foreign images better and costs accuracy under corruption.
+that distribution's tail are shown as ``[0, 0 − t]``, and the network is trained towards the uniform distribution on
+them: ``λ · CE(uniform, F([0, 0 − t]))``. A larger λ detects out-of-distribution images better and costs accuracy under
+corruption.
 
 Letters: B batch, d = C·H·W numbers of an image, K classes, P points, k rank of the sketch, ε tail mass.
 Sources: docs/method.md; virtual outlier synthesis, the same idea in feature space, arXiv 2202.01197.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from scipy.special import chdtri
@@ -29,28 +30,20 @@ JITTER = 1e-6
 """Added to every variance, relative to their mean: pixels that never change (black borders) have none of their own."""
 
 
-class Normal(Protocol):
-    """A centred normal distribution in d dimensions."""
-
-    def drawn(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Standard normal noise (P,d) -> points of this distribution (P,d) and their Mahalanobis radii (P,)."""
-        ...
-
-
 @dataclass(frozen=True)
 class FullNormal:
-    """Given by the Cholesky factor (d,d) of its covariance."""
+    """Centred normal distribution, given by the Cholesky factor (d,d) of its covariance."""
 
     factor: Tensor
 
-    def drawn(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See ``Normal``: the radius of L z is |z|."""
+    def transform(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Standard normal noise (P,d) -> points of this distribution (P,d) and their Mahalanobis radii (P,)."""
         return noise @ self.factor.T, noise.norm(dim=1)
 
 
 @dataclass(frozen=True)
 class LowRankNormal:
-    """Covariance ``directions @ directions.T + diag(diagonal)``: (d,k) and (d,) float64, the diagonal positive."""
+    """The same with covariance ``directions @ directions.T + diag(diagonal)``: (d,k), (d,) float64, diagonal > 0."""
 
     directions: Tensor
     diagonal: Tensor
@@ -60,8 +53,8 @@ class LowRankNormal:
         one = torch.eye(self.directions.shape[1], dtype=torch.float64, device=self.directions.device)
         return one + self.directions.T @ (self.directions / self.diagonal[:, None])
 
-    def drawn(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See ``Normal``: radii by the matrix inversion lemma, so that nothing of size d × d ever exists.
+    def transform(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """See ``FullNormal``; radii by the matrix inversion lemma, so that nothing of size d × d ever exists.
 
         In float64: the lemma takes the difference of two numbers that may be close.
         """
@@ -69,8 +62,8 @@ class LowRankNormal:
         more = torch.randn(count, rank, generator=generator, dtype=torch.float64).to(noise.device)
         points = noise * self.diagonal.sqrt() + more @ self.directions.T
         scaled = points / self.diagonal
-        seen = scaled @ self.directions
-        squared = (points * scaled).sum(1) - (seen * torch.linalg.solve(self._inner, seen.T).T).sum(1)
+        projected = scaled @ self.directions
+        squared = (points * scaled).sum(1) - (projected * torch.linalg.solve(self._inner, projected.T).T).sum(1)
         return points, squared.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
 
 
@@ -121,9 +114,9 @@ class Residuals(nn.Module):
             rows, mean_residuals = math.sqrt(2) * centred, centred
         else:
             rows = mean_residuals = x - x[order]
-        own = labels if len(self.count) > 1 else torch.zeros_like(labels)
-        self.count.index_add_(0, own, torch.ones_like(own, dtype=torch.float64))
-        self.sums.index_add_(0, own, mean_residuals)
+        group = labels if len(self.count) > 1 else torch.zeros_like(labels)
+        self.count.index_add_(0, group, torch.ones_like(group, dtype=torch.float64))
+        self.sums.index_add_(0, group, mean_residuals)
         if self.full:
             self.moment.addmm_(rows.T, rows)
         else:
@@ -133,7 +126,7 @@ class Residuals(nn.Module):
     @torch.no_grad()
     def fit(self) -> None:
         """Fit the distribution to all that was observed, by all processes where several train together."""
-        count, sums, moment = (collectives.summed(each) for each in (self.count, self.sums, self.moment))
+        count, sums, moment = map(collectives.summed, (self.count, self.sums, self.moment))
         total = count.sum()
         if total < 2:
             raise UserError("hard Δ mining has seen no residuals to fit a distribution to: observe batches first")
@@ -151,33 +144,34 @@ class Residuals(nn.Module):
         """The last fit, which the moments no longer give once more was observed; empty before the first one."""
         if self.normal is None:
             return {}
-        own = {each.name: getattr(self.normal, each.name) for each in fields(self.normal)}
-        return {"means": self.means, "shares": self.shares, **own}
+        return {
+            "means": self.means,
+            "shares": self.shares,
+            **{field.name: getattr(self.normal, field.name) for field in fields(self.normal)},
+        }
 
     def refit(self, fitted: dict[str, Tensor]) -> None:
-        """Take back what ``fitted`` gave, on the device of the moments."""
-        own = {name: value.to(self.sums.device) for name, value in fitted.items()}
-        if own:
-            self.means, self.shares = own.pop("means"), own.pop("shares")
-            # Columns one after another, as Cholesky leaves them: in another layout products round otherwise.
-            self.normal = FullNormal(own["factor"].T.contiguous().T) if self.full else LowRankNormal(**own)
+        """Restore what ``fitted`` gave, on the device of the moments."""
+        if not fitted:
+            return
+        tensors = {name: value.to(self.sums.device) for name, value in fitted.items()}
+        self.means, self.shares = tensors.pop("means"), tensors.pop("shares")
+        # Columns one after another, as Cholesky leaves them: in another layout products round otherwise.
+        self.normal = FullNormal(tensors["factor"].T.contiguous().T) if self.full else LowRankNormal(**tensors)
 
     @torch.no_grad()
     def pool(self) -> None:
-        """Bring what all processes observed to the first, of which a checkpoint is made; the others begin anew."""
+        """Move what all processes observed to the first, which writes the checkpoint; the others begin anew."""
         if collectives.place()[1] == 1:
             return
-        moments: tuple[Tensor, ...] = (self.count, self.sums, self.moment)
-        whole = [collectives.summed(each) for each in moments]
+        for moments in (self.count, self.sums, self.moment):
+            moments.copy_(collectives.summed(moments))
         if not self.full:
-            moments = (*moments, self.sketch)
-            whole.append(_compressed(collectives.stacked(self.sketch), self.rank))
-        for own, of_all in zip(moments, whole, strict=True):
-            own.copy_(of_all)
+            self.sketch.copy_(_compressed(collectives.stacked(self.sketch), self.rank))
         self.keep()
 
     def keep(self) -> None:
-        """Leave what a checkpoint gave to every process to the first: it is to count once."""
+        """Zero the moments of all processes but the first: what a checkpoint restored everywhere is to count once."""
         if collectives.place()[0] > 0:
             for moments in self.buffers():
                 moments.zero_()
@@ -193,12 +187,12 @@ class Residuals(nn.Module):
         if self.normal is None:
             raise UserError("hard Δ mining has no distribution to sample from: call fit() first")
         size, device = self.sums.shape[1], self.sums.device
-        own = torch.multinomial(self.shares.cpu(), points, replacement=True, generator=generator)
+        group = torch.multinomial(self.shares.cpu(), points, replacement=True, generator=generator)
         radius = chi_tail(size, mass, 1 - torch.rand(points, generator=generator, dtype=torch.float64))
         noise = torch.randn(points, size, generator=generator).to(device)
         with torch.autocast(device.type, enabled=False):  # a radius in bfloat16 would leave its tail
-            drawn, norms = self.normal.drawn(noise, generator)
-            tail = drawn * (radius.to(device) / norms)[:, None] + self.means[own.to(device)]
+            sampled, norms = self.normal.transform(noise, generator)
+            tail = sampled * (radius.to(device) / norms)[:, None] + self.means[group.to(device)]
         return tail.float().view(points, *self.shape)
 
 
@@ -236,9 +230,9 @@ def _compressed(rows: Tensor, rank: int) -> Tensor:
     """
     gram = rows @ rows.T  # (M,M): M is far below d
     values, vectors = torch.linalg.eigh(gram)
-    kept = values[-2 * rank :]
-    lowered = (kept - values[-2 * rank - 1]).clamp(min=0)
-    safe = kept.clamp(min=torch.finfo(torch.float64).tiny)
+    leading = values[-2 * rank :]
+    lowered = (leading - values[-2 * rank - 1]).clamp(min=0)
+    safe = leading.clamp(min=torch.finfo(torch.float64).tiny)
     compressed: Tensor = (lowered / safe).sqrt()[:, None] * (vectors[:, -2 * rank :].T @ rows)
     return compressed
 
@@ -246,8 +240,8 @@ def _compressed(rows: Tensor, rank: int) -> Tensor:
 def _low_rank(sketch: Tensor, between: Tensor, total: Tensor, diagonal: Tensor, rank: int) -> LowRankNormal:
     """The leading directions of the sketch without the classes' share, and what the diagonal has beyond them."""
     basis, _ = torch.linalg.qr(torch.cat([sketch, between]).T)
-    inside, out = sketch @ basis, between @ basis
-    values, vectors = torch.linalg.eigh((inside.T @ inside - out.T @ out) / total)
+    rows, class_rows = sketch @ basis, between @ basis
+    values, vectors = torch.linalg.eigh((rows.T @ rows - class_rows.T @ class_rows) / total)
     directions = basis @ (vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt())
     rest = diagonal - directions.square().sum(1)
     floor = JITTER * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny)

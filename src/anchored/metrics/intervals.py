@@ -63,10 +63,10 @@ def bootstrap(
         raise UserError(f"a bootstrap needs at least 2 replicates ({replicates}) of at least one image ({list(sizes)})")
     rows = max(1, min(replicates, _CHUNK // sum(sizes)))
     counts = [min(rows, replicates - done) for done in range(0, replicates, rows)]
-    return torch.cat([statistic(*(_resample(size, n, generator, device) for size in sizes)) for n in counts])
+    return torch.cat([statistic(*(resample(size, n, generator, device) for size in sizes)) for n in counts])
 
 
-def _resample(size: int, rows: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+def resample(size: int, rows: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
     """How often each of ``size`` images was drawn: (rows, size) float64, each row summing to ``size``."""
     seed = torch.randint(1 << 62, (1,), generator=generator, device=generator.device)
     draw = np.random.Generator(np.random.SFC64(int(seed)))

@@ -1,0 +1,42 @@
+"""What the benchmarks share: times of two things in turn in one process, as medians of ratios with their range."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Clock = Callable[[], float]
+
+
+def options_of(doc: str | None, turns: int | None = None) -> argparse.ArgumentParser:
+    """The parser of a benchmark: its docstring as help, and ``--turns`` where a default is given."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if turns is not None:
+        parser.add_argument("--turns", type=int, default=turns, help="turns behind each median (%(default)s)")
+    return parser
+
+
+def seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    """Seconds of one call."""
+    start = clock()
+    work()
+    return clock() - start
+
+
+def median_and_range(ratios: Iterable[float], digits: int = 3) -> str:
+    """``median [least, greatest]``."""
+    values: Sequence[float] = sorted(ratios)
+    return f"{statistics.median(values):.{digits}f}  [{values[0]:.{digits}f}, {values[-1]:.{digits}f}]"
+
+
+def paired(
+    first: Callable[[], float], second: Callable[[], float], turns: int, *, warm_up: int = 1, digits: int = 3
+) -> str:
+    """``median [least, greatest]`` of first / second measured in turn (A B A B ...), after uncounted turns."""
+    for _ in range(warm_up):
+        first(), second()
+    ratios = [first() / second() for _ in range(turns)]
+    return f"{median_and_range(ratios, digits)}  ({turns} turns)"
