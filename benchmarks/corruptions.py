@@ -79,7 +79,7 @@ def compare(names: list[str], size: int, turns: int) -> None:
 def sweep(size: int = 28, count: int = 1400) -> None:
     """Seconds of both parts of the demo's sweep, one after the other."""
     test = datasets.load("fashion-mini-known", "test")
-    network = networks.build("small", channels=1, classes=7, seed=0).eval()
+    network = networks.build_network("small", channels=1, classes=7, seed=0).eval()
     images = test.images[:count]
     inputs = to_input(images, (0.3,), (0.3,))
     names = expand(["c"], size, size)

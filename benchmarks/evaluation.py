@@ -35,7 +35,7 @@ SEVERITIES = (1, 3, 5)
 def model_and_config() -> tuple[AnchoredModel, ModelConfig]:
     """The demo's anchored network, untrained, with one reference."""
     row = datasets.row(NAME, Data())
-    model = anchor(networks.build("small", channels=row.channels, classes=len(row.classes), seed=0))
+    model = anchor(networks.build_network("small", channels=row.channels, classes=len(row.classes), seed=0))
     model.references = torch.zeros(1, row.channels, row.size, row.size)
     config = ModelConfig(
         "small", "anchored", 0.0, row.channels, row.size, row.mean, row.std, row.classes, NAME, references=1

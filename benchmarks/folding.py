@@ -59,7 +59,7 @@ def _ratio(first: Callable[[], Any], second: Callable[[], Any], turned: bool) ->
 
 def trained_alike(name: str, size: int) -> tuple[nn.Module, anchored.AnchoredModel]:
     """A standard network and an anchored one, both in evaluation mode, whose folding needs a map."""
-    network = networks.build(name, channels=3, classes=10, seed=0, size=size).eval()
+    network = networks.build_network(name, channels=3, classes=10, seed=0, size=size).eval()
     model = anchored.anchor(network, fresh_stem=True, example=torch.zeros(1, 3, size, size)).eval()
     model.set_references(torch.randn(1, 3, size, size))
     return network, model

@@ -60,7 +60,7 @@ def random_batches(count: int, size: int, channels: int, side: int) -> list[tupl
 
 def anchoring_step(turns: int) -> str:
     """Anchored (α = 0.25) step ÷ standard step, ResNet-18, 32×32, batch 64, optimiser included."""
-    network = networks.build("resnet18", channels=3, classes=7, seed=0)
+    network = networks.build_network("resnet18", channels=3, classes=7, seed=0)
     batches = random_batches(2, 64, 3, 32)
 
     def stepping(model: nn.Module) -> Callable[[], float]:
@@ -76,7 +76,7 @@ def mining_step(turns: int) -> str:
 
     ResNet-18, 32×32, batch 64, 32 tail points.
     """
-    model = anchor(networks.build("resnet18", channels=3, classes=7, seed=0), 0.25).train()
+    model = anchor(networks.build_network("resnet18", channels=3, classes=7, seed=0), 0.25).train()
     model = model.to(memory_format=torch.channels_last)
     batches, draws = random_batches(2, 64, 3, 32), torch.Generator()
     fixed, residuals = torch.randn(32, 3, 32, 32), Residuals((3, 32, 32))
@@ -101,7 +101,7 @@ def loop(network: str, channels: int, side: int, count: int, batch: int, turns: 
     """A whole step of our training (batches, augmentation, optimiser, Lightning, log) ÷ bare forward and backward."""
     settings = Training(epochs=1, batch_size=batch, learning_rate=1e-4, accelerator="cpu", crop_padding=2)
     cell = Cell(network, "anchored", 0.0, 0.0, 0, Data(), Anchoring(), Tail(), settings)
-    model = anchor(networks.build(network, channels=channels, classes=7, seed=0)).train()
+    model = anchor(networks.build_network(network, channels=channels, classes=7, seed=0)).train()
     model = model.to(memory_format=torch.channels_last)
     images = torch.randint(256, (count * batch, channels, side, side), dtype=torch.uint8)
     names = tuple("abcdefg")

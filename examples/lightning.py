@@ -44,4 +44,4 @@ def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
 
 if __name__ == "__main__":
     known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
-    train(networks.build("small", channels=1, classes=7, seed=0), known)
+    train(networks.build_network("small", channels=1, classes=7, seed=0), known)

@@ -33,6 +33,6 @@ def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
 
 if __name__ == "__main__":
     known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
-    trained = train(networks.build("small", channels=1, classes=7, seed=0), known)
+    trained = train(networks.build_network("small", channels=1, classes=7, seed=0), known)
     plain = anchored.fold(trained)  # an ordinary network again: no references, no pairs
     print(plain(torch.zeros(1, 1, 28, 28)).shape)

@@ -34,7 +34,8 @@ from anchored.report.aggregate import SIGNIFICANT
 from anchored.report.comparison import Measure, Summary, Variant, read
 from anchored.report.tables import counted
 from anchored.store import files, layout
-from anchored.store.layout import Row, StudyFolder
+from anchored.store.layout import StudyFolder
+from anchored.store.rows import Row, read_rows, write_rows
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -344,7 +345,7 @@ def same(settings: Mapping[str, Any], recipe: Recipe) -> bool:
     except (TypeError, AttributeError):
         return False
     apart = dict.fromkeys(("name", "title", "grid", "choose", "validate"))
-    return not layout.difference({**found, **apart}, {**json.loads(canonical(recipe)), **apart})
+    return not layout.first_difference({**found, **apart}, {**json.loads(canonical(recipe)), **apart})
 
 
 def needed(row: Row, score: str) -> bool:
@@ -361,9 +362,7 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     recipe = recipe_of(key)
     if not folder.study_file.exists() or not same(files.read_json(folder.study_file)["recipe"], recipe):
         return
-    new = [
-        row for run in folder.runs() for row in layout.read_rows(run.rows_file) if needed(row, recipe.evaluate.score)
-    ]
+    new = [row for run in folder.runs() for row in read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
     if not new:
         return
     found, seconds = files.read_json(folder.study_file), dict[str, float]()
@@ -372,7 +371,7 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
         seconds = files.read_json(kept.study_file)["made"].get("seconds", {})
     fresh = {row.run for row in new}
     rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
-    layout.write_rows(kept.results_file, rows)
+    write_rows(kept.results_file, rows)
     spent = words.seconds(Summary(folder, found["recipe"], {}, tuple(new)))
     told = {name: value for name, value in found["made"].items() if name != "command"}
     told["seconds"] = {name: round(value, 1) for name, value in sorted({**seconds, **spent}.items())}
@@ -383,7 +382,7 @@ def kept_rows(key: str, kept: StudyFolder) -> list[Row]:
     """The rows that are kept of a study, if they were made with its settings."""
     if not kept.study_file.exists() or not same(files.read_json(kept.study_file)["recipe"], recipe_of(key)):
         return []
-    return layout.read_rows(kept.results_file)
+    return read_rows(kept.results_file)
 
 
 def missing_seeds(key: str, done: set[str]) -> list[int]:

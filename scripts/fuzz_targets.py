@@ -32,10 +32,12 @@ from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.models import folder as model
+from anchored.models.initialisation import model_config
 from anchored.report import page as report
 from anchored.store import files as disk
 from anchored.store import layout
-from anchored.store.layout import Row, Run, StudyFolder
+from anchored.store.layout import Run, StudyFolder
+from anchored.store.rows import Row, read_rows, write_rows
 from anchored.study import jobs, study
 from anchored.training import fit
 
@@ -89,7 +91,7 @@ def rows_file(folder: Path) -> Path:
     """Rows as a run has them."""
     plain = replace(ROW, protocol="standard", alpha=None, metric="accuracy", score="", dataset=ROW.trained_on)
     corrupt = replace(plain, dataset=f"{ROW.trained_on}-C", corruption="contrast", severity=1)
-    layout.write_rows(folder / "results.csv", [ROW, plain, replace(plain, seed=4), corrupt])
+    write_rows(folder / "results.csv", [ROW, plain, replace(plain, seed=4), corrupt])
     return folder / "results.csv"
 
 
@@ -146,10 +148,10 @@ def options(arguments: Sequence[str]) -> Recipe:
 def model_folder(folder: Path) -> Run:
     """A trained network's folder."""
     run, cell = Run(folder), next(cell for cell in RECIPE.cells() if cell.protocol == "ram")
-    config = model.config_of(cell)
-    made = model.build(config)
+    config = model_config(cell)
+    made = model.build_model(config)
     made.set_references(torch.zeros(1, config.channels, config.size, config.size))  # type: ignore[operator]
-    model.save(run, made, config)
+    model.save_model(run, made, config)
     return run
 
 
@@ -383,7 +385,7 @@ ARGUMENTS = (
 )
 
 TARGETS = (
-    Target("rows", rows_file, layout.read_rows),
+    Target("rows", rows_file, read_rows),
     Target("results", of_study("results"), reported),
     Target("study.json", of_study("study"), lambda path: shown(path.parent), "json"),
     Target("study.json, report", of_study("study"), reported, "json"),

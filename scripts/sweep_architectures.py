@@ -31,9 +31,10 @@ from torch import nn
 
 import anchored
 from anchored.method.anchoring import pair
-from anchored.method.equivalence import answers, difference
-from anchored.method.stem import core
+from anchored.method.equivalence import max_relative_difference, network_outputs
+from anchored.method.stem import inner_layer
 from anchored.models import registry as networks
+from anchored.models.features import penultimate_features
 from anchored.store import files
 
 DOCS = Path(__file__).parent.parent / "docs" / "networks.md"
@@ -177,22 +178,22 @@ def examine(family: str) -> Result:
     side = size or (get_pretrained_cfg_value(name, "input_size") or (224,))[-1]
     images, references = (torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     try:
-        network: Any = networks.build(f"timm:{name}", channels=3, classes=10, seed=0, size=size).eval()
+        network: Any = networks.build_network(f"timm:{name}", channels=3, classes=10, seed=0, size=size).eval()
         awaken(network)
         precision = "single"
         if rounding(network, images) > 1e-5:  # in single precision its own answers are not that exact
             network, images, references, precision = network.double(), images.double(), references.double(), "double"
         model = anchored.anchor(network, example=images)
-        exact = answers(network, images).unlike(answers(model.network, pair(images, references)))
+        exact = network_outputs(network, images).difference(network_outputs(model.network, pair(images, references)))
         assert model.stem is not None
         generator = torch.Generator().manual_seed(2)
         for layer in model.stem.names:
-            weight = core(model.network.get_submodule(layer)).weight
+            weight = inner_layer(model.network.get_submodule(layer)).weight
             weight.normal_(std=float(weight.std()), generator=generator)
         model.set_references(references)
         expected = model(images)
-        folded = difference(expected, anchored.fold(model)(images))
-        fused = difference(expected, anchored.fold(model, fuse_batch_norm=True)(images))
+        folded = max_relative_difference(expected, anchored.fold(model)(images))
+        fused = max_relative_difference(expected, anchored.fold(model, fuse_batch_norm=True)(images))
     except anchored.UserError as error:
         return Result(family, name, side, error=str(error))
     return Result(family, name, side, precision, model.stem.names, exact, folded, fused, features(network, images))
@@ -200,7 +201,7 @@ def examine(family: str) -> Result:
 
 def rounding(network: nn.Module, images: torch.Tensor) -> float:
     """How far a network's answers in single precision are from those in double precision."""
-    return difference(copy.deepcopy(network).double()(images.double()), network(images))
+    return max_relative_difference(copy.deepcopy(network).double()(images.double()), network(images))
 
 
 def awaken(network: nn.Module) -> None:
@@ -216,12 +217,12 @@ def awaken(network: nn.Module) -> None:
 
 def features(network: nn.Module, images: torch.Tensor) -> str:
     """How many penultimate features there are, and whether they are those that timm names."""
-    with networks.features_of(network) as seen:
+    with penultimate_features(network) as seen:
         network(images)
     known: Any = network
     own = known.forward_head(known.forward_features(images), pre_logits=True)
     own = own if own.dim() == 2 else own.flatten(2).mean(dim=2)
-    same = own.shape == seen[0].shape and difference(own, seen[0]) < 1e-5
+    same = own.shape == seen[0].shape and max_relative_difference(own, seen[0]) < 1e-5
     return f"{seen[0].shape[1]}{'' if same else ' (not timm’s)'}"
 
 

@@ -19,8 +19,9 @@ from fixtures.report_studies import row
 from anchored.config.recipe import canonical
 from anchored.metrics import intervals
 from anchored.report import comparison as summary
-from anchored.store import files, layout
-from anchored.store.layout import Row, StudyFolder
+from anchored.store import files
+from anchored.store.layout import StudyFolder
+from anchored.store.rows import Row, write_rows
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "claims.py"
 SEEDS = (0, 1, 2, 3, 4)
@@ -168,7 +169,7 @@ def finished(claims: ModuleType, folder: StudyFolder, key: str, seeds: Sequence[
             figures = [CLEAN, CORRUPTED, AUROC, ("smooth_ece", "Data-C", "mean"), ("accuracy", "Data-C", "fog")]
             rows = [rows_of(figure, way, [value + gain])[0] for figure in figures]
             rows = [dataclasses.replace(each, seed=cell.seed, run=cell.name) for each in rows]
-            layout.write_rows(folder.run(cell.name).rows_file, rows)
+            write_rows(folder.run(cell.name).rows_file, rows)
             files.write_text(folder.run(cell.name).log_file, "epoch,seconds\n1,10\n2,20\n")
     made = {"command": "anchored of another script", "torch": "2.15"}
     files.write_json(folder.study_file, {"recipe": json.loads(canonical(recipe)), "made": made})

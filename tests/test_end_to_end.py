@@ -19,7 +19,8 @@ from anchored.data.batches import to_input
 from anchored.method.anchoring import AnchoredModel
 from anchored.store import files as disk
 from anchored.store import layout
-from anchored.store.layout import Row, StudyFolder
+from anchored.store.layout import StudyFolder
+from anchored.store.rows import Row, read_rows
 
 TOY = ["study", "demo", "--scale", "0.02", "--evaluate.bootstrap", "100", "--grid.seeds", "[0, 1]"]
 TOY += ["--evaluate.severities", "[1, 5]", "--train.accelerator", "cpu", "--anchoring.references", "2"]
@@ -34,7 +35,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def rows_of(folder: StudyFolder, **wanted: object) -> list[Row]:
-    rows = layout.read_rows(folder.results_file)
+    rows = read_rows(folder.results_file)
     return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
@@ -87,7 +88,7 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
 
 def test_every_row_has_its_replicates(study: StudyFolder) -> None:
     run = study.run("small-anchored-seed1")
-    rows, draws = layout.read_rows(run.rows_file), disk.load_tensors(run.replicates_file)[0]["draws"]
+    rows, draws = read_rows(run.rows_file), disk.load_tensors(run.replicates_file)[0]["draws"]
     assert draws.shape == (len(rows), 100)
     for row, own in zip(rows, draws, strict=True):
         if row.metric in ("accuracy", "auroc", "linear_probe_accuracy"):
@@ -169,14 +170,14 @@ def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.C
     assert main(["train", *TOY[1:], *single, "-o", str(run.path)]) == 0
     assert main(["evaluate", str(run.path)]) == 0
     expected = rows_of(study, run="small-ram-0.25-seed0")
-    found = layout.read_rows(run.rows_file)
+    found = read_rows(run.rows_file)
     assert [(r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in found] == [
         (r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in expected
     ]
     assert main(["evaluate", str(run.path), "--evaluate.ood", "[digits]", "--evaluate.corruptions", "[]"]) == 0
-    assert {row.dataset for row in layout.read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean"}
+    assert {row.dataset for row in read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean"}
     assert main(["evaluate", str(run.path), "--evaluate.corruptions", "[c, ripple]", "--evaluate.ood", "[]"]) == 0
-    check_means(layout.read_rows(run.rows_file))
+    check_means(read_rows(run.rows_file))
     study.report_file.unlink()
     assert main(["report", str(study.path)]) == 0
     assert study.report_file.exists()

@@ -35,7 +35,7 @@ def images() -> ImageSet:
 
 @pytest.mark.parametrize("name", ["plain_loop", "lightning", "hugging_face_trainer", "timm_pieces"])
 def test_in_other_peoples_loops(name: str, images: ImageSet) -> None:
-    network = networks.build("small", channels=1, classes=7, seed=0)
+    network = networks.build_network("small", channels=1, classes=7, seed=0)
     torch.manual_seed(0)
     model = example(name).train(network, images, epochs=6)
     assert isinstance(model, AnchoredModel)
@@ -63,7 +63,7 @@ def test_timms_mixup_comes_before_anchoring(images: ImageSet, monkeypatch: pytes
             return result
 
     monkeypatch.setattr(module, "Mixup", Watched)
-    network = networks.build("small", channels=1, classes=7, seed=0)
+    network = networks.build_network("small", channels=1, classes=7, seed=0)
     honest = AnchoredModel._logits
 
     def watched(self: AnchoredModel, pairs: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def test_every_recipe_is_sound(name: str) -> None:
     cells = list(recipe.cells())
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
-        networks.get(cell.network)
+        networks.find_network(cell.network)
     for row in (recipe.data.train, *recipe.evaluate.ood, *recipe.evaluate.adaptation):
         catalog.get(row)
     assert recipe.title
@@ -70,7 +70,9 @@ def test_a_table_s_recipe_trains_and_measures_what_the_table_holds(name: str) ->
     numbers = [each for each in paper.published() if each.table == TABLES[name]]
     assert {each.trained_on for each in numbers} == {trained_on}
     trained = [
-        summary.Variant(networks.get(cell.network).title, cell.protocol, cell.alpha or None, cell.tail_weight or None)
+        summary.Variant(
+            networks.find_network(cell.network).title, cell.protocol, cell.alpha or None, cell.tail_weight or None
+        )
         for cell in recipe.cells()
         if cell.seed == 0
     ]

@@ -21,8 +21,8 @@ from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import load
 from anchored.report import choice
 from anchored.report import comparison as summary
-from anchored.store import layout
-from anchored.store.layout import Row, StudyFolder
+from anchored.store.layout import StudyFolder
+from anchored.store.rows import Row, read_rows
 
 TITLE = "Fashion-MNIST (mini), known classes"
 TOY = [
@@ -52,7 +52,7 @@ def recipe_of(folder: StudyFolder) -> Recipe:
 
 
 def test_rows_of_held_out_images(study: StudyFolder) -> None:
-    rows, tested = layout.read_rows(study.validation_file), layout.read_rows(study.results_file)
+    rows, tested = read_rows(study.validation_file), read_rows(study.results_file)
     assert {each.run for each in rows} == {each.run for each in tested}
     assert len({each.run for each in rows}) == 8
     held_out = len(load("fashion-mini-known", "validation", recipe_of(study).data))
@@ -78,7 +78,7 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     accuracy = 100 * float((logits.argmax(1) == images.labels).double().mean())
     (found,) = [
         each
-        for each in layout.read_rows(study.validation_file)
+        for each in read_rows(study.validation_file)
         if (each.run, each.metric, each.dataset) == (run.name, "accuracy", TITLE)
     ]
     assert found.value == pytest.approx(accuracy)
@@ -104,13 +104,13 @@ def mean_error(rows: list[Row], alpha: float | None, protocol: str) -> float:
 
 
 def test_the_pick_is_made_from_these_rows(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = layout.read_rows(study.validation_file)
+    rows = read_rows(study.validation_file)
     (found,) = choice.of(summary.read(study))
     candidates = {(None, "anchored"): 0.0, (0.25, "ram"): 0.25, (0.5, "ram"): 0.5}
     errors = {alpha: mean_error(rows, *key) for key, alpha in candidates.items()}
     assert found.picked is not None
     assert (found.picked.alpha or 0.0) == min(errors, key=errors.__getitem__)
-    tested = layout.read_rows(study.results_file)
+    tested = read_rows(study.results_file)
     on_test = {alpha: mean_error(tested, *key) for key, alpha in candidates.items()}
     assert found.regret == pytest.approx(on_test[found.picked.alpha or 0.0] / min(on_test.values()) - 1)
     assert main(["report", str(study.path)]) == 0

@@ -25,6 +25,7 @@ from anchored.evaluation import inference
 from anchored.evaluation.inference import Outputs, Pass, passed
 from anchored.models import folder as models
 from anchored.models.folder import ModelConfig
+from anchored.models.initialisation import model_config
 from anchored.store import files
 from anchored.store.layout import Run
 
@@ -33,13 +34,13 @@ KEY = "these weights, this set"
 
 def config() -> ModelConfig:
     cell = next(Recipe().cells())
-    return models.config_of(Cell(**{**vars(cell), "network": "small", "data": Data("fashion-mini")}))
+    return model_config(Cell(**{**vars(cell), "network": "small", "data": Data("fashion-mini")}))
 
 
 def work(images: Images | None = None, features: bool = True, batch_size: int = 16) -> Pass:
     made = config()
     whole = datasets.scaled(datasets.load("fashion-mini", "test"), 0.05)
-    return Pass(models.build(made, seed=3), made, images or whole, batch_size, features)
+    return Pass(models.build_model(made, seed=3), made, images or whole, batch_size, features)
 
 
 def equal(one: Outputs, other: Outputs) -> bool:
@@ -136,7 +137,7 @@ def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Pat
     def change(images: Tensor, places: Tensor) -> Tensor:
         return corruptions.corrupt(images, "gaussian_noise", 3, seed=1, indices=places)
 
-    made, model = config(), models.build(config())
+    made, model = config(), models.build_model(config())
     expected = ImageSet("mine", corruptions.corrupt(pixels, "gaussian_noise", 3, seed=1), labels, stream.classes)
     kinds = [Pass(model, made, expected, 5, True), Pass(model, made, stream, 5, True, change)]
     kinds.append(Pass(model, made, memory, 5, True, change))

@@ -18,7 +18,7 @@ from anchored.store.files import load_tensors, save_tensors
 
 
 def small(channels: int = 3, classes: int = 5) -> nn.Module:
-    return networks.build("small", channels=channels, classes=classes, seed=1)
+    return networks.build_network("small", channels=channels, classes=classes, seed=1)
 
 
 def images(count: int = 6, channels: int = 3, size: int = 12, seed: int = 0) -> Tensor:

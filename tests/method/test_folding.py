@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import anchored
 from anchored.method import stem
 from anchored.method.anchoring import AnchoredModel, pair
-from anchored.method.equivalence import difference
+from anchored.method.equivalence import max_relative_difference
 from anchored.method.folding import Folded, Mapped
 from anchored.models import registry as networks
 
@@ -45,7 +45,7 @@ def trained(network: nn.Module, references: int = 1, size: int = 12, **options: 
 
 
 def small(channels: int = 3) -> nn.Module:
-    return networks.build("small", channels=channels, classes=5, seed=1)
+    return networks.build_network("small", channels=channels, classes=5, seed=1)
 
 
 def norms(network: nn.Module) -> int:
@@ -56,10 +56,10 @@ def norms(network: nn.Module) -> int:
 @pytest.mark.parametrize("references", [0, 1, 4])
 @pytest.mark.parametrize("name", ["small", "wrn40_2"])
 def test_folded_gives_the_anchored_networks_answers(name: str, references: int, fused: bool) -> None:
-    model = trained(networks.build(name, channels=3, classes=5, seed=1, width=0.5), references)
+    model = trained(networks.build_network(name, channels=3, classes=5, seed=1, width=0.5), references)
     folded = anchored.fold(model, fuse_batch_norm=fused)
     x = noise(3, 3, 12, 12)
-    assert difference(model(x), folded(x)) < 2e-6  # of the greatest logit, which is 55 for the deep one
+    assert max_relative_difference(model(x), folded(x)) < 2e-6  # of the greatest logit, which is 55 for the deep one
     exact = anchored.fold(model.double(), fuse_batch_norm=fused)
     torch.testing.assert_close(exact(x.double()), model(x.double()), rtol=1e-10, atol=1e-10)
     assert (norms(folded) < norms(model) / 2 + 1) is fused or references > 0
@@ -68,7 +68,7 @@ def test_folded_gives_the_anchored_networks_answers(name: str, references: int, 
 @pytest.mark.parametrize("references", [1, 4])
 @pytest.mark.parametrize("name", ["resnet18", "timm:test_efficientnet"])
 def test_the_batch_norm_after_a_map_is_part_of_the_map(name: str, references: int) -> None:
-    model = trained(networks.build(name, channels=3, classes=5, seed=1, size=32), references, size=32)
+    model = trained(networks.build_network(name, channels=3, classes=5, seed=1, size=32), references, size=32)
     assert norms(anchored.fold(model)) == norms(model) - 1
     assert norms(anchored.fold(model, fuse_batch_norm=True)) == 0
 
@@ -256,7 +256,7 @@ def test_compiled_autocast_channels_last_and_half() -> None:
 
 
 def test_a_network_that_was_wide_already() -> None:
-    wide, _ = stem.widen(small(), fresh=True, generator=torch.Generator().manual_seed(3))
+    wide, _ = stem.widen_stem(small(), fresh=True, generator=torch.Generator().manual_seed(3))
     model = AnchoredModel(wide).eval()
     model.set_references(noise(2, 3, 12, 12))
     x = noise(2, 3, 12, 12, seed=1)

@@ -155,7 +155,7 @@ def test_uniform_cross_entropy_by_hand() -> None:
 
 
 def test_the_loss_raises_entropy_on_tails_and_leaves_statistics_alone() -> None:
-    model = anchor(networks.build("small", channels=1, classes=5, seed=0), 0.25).train()
+    model = anchor(networks.build_network("small", channels=1, classes=5, seed=0), 0.25).train()
     with torch.no_grad():
         model.network.get_parameter("head.weight").mul_(10)  # sure of itself, as a trained network is
     residuals = observed(Residuals((1, 8, 8)), images(400, size=8))
@@ -184,7 +184,7 @@ def test_shown_with_the_batch_tails_are_unsure_in_evaluation_and_shown_alone_the
 
     def entropy(joint: bool) -> float:
         """Of tail points in evaluation, as a share of the most, after 60 steps."""
-        model = anchor(networks.build("small", channels=1, classes=2, seed=0), 0.25).train()
+        model = anchor(networks.build_network("small", channels=1, classes=2, seed=0), 0.25).train()
         optimizer, draw = torch.optim.SGD(model.parameters(), 0.1, 0.9), generator(12)
         for _ in range(60):
             some, far = torch.randint(400, (64,), generator=draw), -residuals.tail(32, 1e-4, draw)
@@ -205,7 +205,7 @@ def test_the_loop_in_the_docs_runs() -> None:
     text = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
     (loop,) = [part.partition("```")[0] for part in text.split("```python")[1:] if "Residuals" in part]
     batches = [(torch.randn(8, 3, 32, 32, generator=generator(i)), torch.arange(8)) for i in range(2)]
-    model = anchor(networks.build("small", channels=3, classes=10, seed=0), 0.25).train()
+    model = anchor(networks.build_network("small", channels=3, classes=10, seed=0), 0.25).train()
     names = {"torch": torch, "model": model, "loader": batches, "epochs": 2}
     names |= {"cross_entropy": nn.functional.cross_entropy}
     exec(loop, names)

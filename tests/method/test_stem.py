@@ -23,7 +23,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def check(network: nn.Module, shape: tuple[int, ...], example: Tensor | None = None, **options: Any) -> stem.Stem:
     """Widening keeps the outputs for random references; gives the stem that was found."""
     network = network.eval()
-    wide, found = stem.widen(network, fresh=False, example=example, **options)
+    wide, found = stem.widen_stem(network, fresh=False, example=example, **options)
     x, r = noise(2, *shape, seed=1), noise(2, *shape, seed=2)
     torch.testing.assert_close(wide(torch.cat([r, x - r], dim=1)), network(x), rtol=1e-4, atol=1e-5)
     return found
@@ -71,8 +71,8 @@ def test_any_convolution(
 
 def test_groups_keep_their_own_channels() -> None:
     layer = nn.Conv2d(2, 2, 1, groups=2, bias=False)
-    wide, _ = stem.widen(layer, fresh=False)
-    core = stem.core(wide)
+    wide, _ = stem.widen_stem(layer, fresh=False)
+    core = stem.inner_layer(wide)
     assert core.groups == 2
     with torch.no_grad():
         core.weight.copy_(torch.tensor([[1.0, 10.0], [100.0, 1000.0]]).view(2, 2, 1, 1))
@@ -98,7 +98,7 @@ class Patches(nn.Module):
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_linear_patch_embedding(channels_last: bool) -> None:
     assert check(Patches(channels_last), (3, 8, 8)).names == ("proj",)
-    wide, _ = stem.widen(Patches(channels_last), fresh=False)
+    wide, _ = stem.widen_stem(Patches(channels_last), fresh=False)
     assert isinstance(wide.get_submodule("proj"), stem.PairOrder) is channels_last
 
 
@@ -153,7 +153,7 @@ class Twice(nn.Module):
 
 def test_one_layer_used_twice() -> None:
     assert check(Twice(), (3, 8, 8)).calls == {"first": 2}
-    wide, _ = stem.widen(Twice(), fresh=False)
+    wide, _ = stem.widen_stem(Twice(), fresh=False)
     assert wide.get_submodule("first") is wide.get_submodule("again")
 
 
@@ -172,7 +172,7 @@ class Counting(nn.Module):
 
 def test_noted_channel_counts_are_doubled() -> None:
     network = Counting()
-    wide, _ = stem.widen(network, fresh=False)
+    wide, _ = stem.widen_stem(network, fresh=False)
     x, r = noise(2, 3, 8, 8), noise(2, 3, 8, 8, seed=1)
     torch.testing.assert_close(wide(torch.cat([r, x - r], dim=1))["logits"], network(x)["logits"])
 
@@ -181,7 +181,7 @@ def test_noted_channel_counts_are_doubled() -> None:
 def test_other_precisions(dtype: torch.dtype) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
     network(torch.zeros(1, 3, 32, 32))
-    wide, _ = stem.widen(network.to(dtype), fresh=False)
+    wide, _ = stem.widen_stem(network.to(dtype), fresh=False)
     weight = wide.get_parameter("0.weight")
     assert weight.dtype == dtype
     assert torch.equal(weight[:, :3], weight[:, 3:])
@@ -190,7 +190,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 def test_looking_leaves_no_trace() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
     before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
-    wide, _ = stem.widen(network, fresh=True, generator=torch.Generator().manual_seed(0))
+    wide, _ = stem.widen_stem(network, fresh=True, generator=torch.Generator().manual_seed(0))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(module.training for module in (*network.modules(), *wide.modules()))
@@ -246,7 +246,7 @@ def parametrised() -> Any:
 )
 def test_what_cannot_be_widened_is_one_line(network: nn.Module, name: str | None, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        stem.widen(network, name, fresh=False)
+        stem.widen_stem(network, name, fresh=False)
     assert "\n" not in str(caught.value)
 
 
@@ -255,11 +255,11 @@ def test_a_head_of_zeros_hides_nothing() -> None:
     nn.init.zeros_(head.weight)
     network = Squared(nn.Conv2d(3, 2, 1), nn.Flatten(), head)
     with pytest.raises(UserError, match="cannot be anchored exactly at '0'"):
-        stem.widen(network, "0", fresh=False, example=torch.zeros(1, 3, 8, 8))
+        stem.widen_stem(network, "0", fresh=False, example=torch.zeros(1, 3, 8, 8))
 
 
 def test_an_example_of_an_unusual_size() -> None:
     network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 8 * 11, 2))
     assert check(network, (3, 10, 13), torch.zeros(4, 3, 10, 13)).shape == (3, 10, 13)
     with pytest.raises(UserError, match=r"does not run on images of 3×9×9 .*example="):
-        stem.widen(network, fresh=False, example=torch.zeros(1, 3, 9, 9))
+        stem.widen_stem(network, fresh=False, example=torch.zeros(1, 3, 9, 9))

@@ -20,6 +20,7 @@ from anchored.method.anchoring import AnchoredModel
 from anchored.models import export
 from anchored.models import folder as model
 from anchored.models import registry as networks
+from anchored.models.convert import convert
 from anchored.models.folder import ModelConfig, read_config
 from anchored.store import files
 from anchored.store.layout import Run
@@ -46,13 +47,13 @@ def images(count: int = 5) -> Tensor:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A folder whose halves of the stem, batch norms and references are all different."""
     made = Run(tmp_path_factory.mktemp("runs") / "ram")
-    anchored_model = model.build(CONFIG, seed=1)
+    anchored_model = model.build_model(CONFIG, seed=1)
     assert isinstance(anchored_model, AnchoredModel)
     inputs = CONFIG.preprocess(datasets.load("photos", "test", channels=3, size=24).images[:40])
     for part in torch.split(inputs, 8):
         anchored_model.train()(part)
     anchored_model.set_references(inputs[7:9])
-    model.save(made, anchored_model, CONFIG)
+    model.save_model(made, anchored_model, CONFIG)
     return made
 
 
@@ -93,7 +94,7 @@ def test_pt2_is_a_plain_program(run: Run, tmp_path: Path) -> None:
 def test_every_kind_of_input_gives_the_same(run: Run, takes: Any) -> None:
     module = export.Deployed(anchored.load(run.path), CONFIG, takes)
     with torch.no_grad():
-        found = module(export.inputs(images(), CONFIG, takes))
+        found = module(export.as_input(images(), CONFIG, takes))
     assert torch.allclose(found, expected(run, images()), atol=1e-4)
 
 
@@ -111,10 +112,10 @@ def test_safetensors_is_loaded_as_a_plain_network(run: Run, tmp_path: Path) -> N
 
 
 def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
-    plain = networks.build("small", channels=3, classes=3, seed=4).eval()
+    plain = networks.build_network("small", channels=3, classes=3, seed=4).eval()
     files.save_tensors(tmp_path / "plain.safetensors", dict(plain.state_dict()))
     sizes: dict[str, Any] = {"channels": 3, "size": 24, "classes": 3, "mean": CONFIG.mean, "std": CONFIG.std}
-    written = export.convert(
+    written = convert(
         "small", tmp_path / "wide", checkpoint=str(tmp_path / "plain.safetensors"), mask_probability=0.1, **sizes
     )
     assert written.difference <= 1e-5 * written.scale
@@ -127,9 +128,9 @@ def test_a_converted_network_exports_to_its_own_weights(tmp_path: Path) -> None:
 
 def test_timm_weights_bring_their_own_preprocessing(tmp_path: Path) -> None:
     name = "timm:tf_efficientnet_lite0"
-    plain = networks.build(name, channels=3, classes=1000, seed=0)
+    plain = networks.build_network(name, channels=3, classes=1000, seed=0)
     files.save_tensors(tmp_path / "lite.safetensors", dict(plain.state_dict()))
-    export.convert(name, tmp_path / "lite", checkpoint=str(tmp_path / "lite.safetensors"), size=32)
+    convert(name, tmp_path / "lite", checkpoint=str(tmp_path / "lite.safetensors"), size=32)
     config = read_config(Run(tmp_path / "lite"))
     assert (config.mean, config.std, config.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
     assert (config.classes[0], config.classes[281], len(config.classes)) == ("tench", "tabby", 1000)
@@ -137,12 +138,12 @@ def test_timm_weights_bring_their_own_preprocessing(tmp_path: Path) -> None:
 
 def test_a_standard_run_converts_and_an_anchored_one_does_not(run: Run, tmp_path: Path) -> None:
     config = replace(CONFIG, protocol="standard", mask_probability=0.0, references=0)
-    model.save(Run(tmp_path / "standard"), model.build(config, seed=2), config)
-    export.convert(str(tmp_path / "standard"), tmp_path / "wide")
+    model.save_model(Run(tmp_path / "standard"), model.build_model(config, seed=2), config)
+    convert(str(tmp_path / "standard"), tmp_path / "wide")
     assert read_config(Run(tmp_path / "wide")).classes == ("a", "b", "c")
     assert main(["export", str(tmp_path / "standard"), str(tmp_path / "standard.safetensors")]) == 0
     with pytest.raises(UserError, match="is anchored already"):
-        export.convert(str(run.path), tmp_path / "wider")
+        convert(str(run.path), tmp_path / "wider")
 
 
 @pytest.mark.parametrize(

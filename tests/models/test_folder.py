@@ -38,9 +38,9 @@ CONFIG = ModelConfig(
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     made = Run(tmp_path / "run")
-    network: Any = folder.build(CONFIG, seed=1)
+    network: Any = folder.build_model(CONFIG, seed=1)
     network.set_references(torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)))
-    folder.save(made, network, CONFIG)
+    folder.save_model(made, network, CONFIG)
     return made
 
 
@@ -183,7 +183,7 @@ def test_a_folder_of_before_these_fields_still_loads(run: Run) -> None:
 
 
 def own_network(channels: int, classes: int) -> torch.nn.Module:
-    return networks.build("small", channels=channels, classes=classes, seed=0)
+    return networks.build_network("small", channels=channels, classes=classes, seed=0)
 
 
 def test_code_is_imported_only_where_the_caller_names_it(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,9 +118,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     made = Run(tmp_path / "runs" / "ram")
-    network: Any = model.build(CONFIG, seed=1)
+    network: Any = model.build_model(CONFIG, seed=1)
     network.set_references(torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)))
-    model.save(made, network, CONFIG)
+    model.save_model(made, network, CONFIG)
     (made.path / "rows.private.csv").write_text("not for others")
     return made
 
@@ -140,12 +140,12 @@ def test_pushed_and_pulled_it_answers_alike(run: Run, server: type[Hub], capsys:
 
 
 def test_only_the_files_of_a_model_folder_are_downloaded(run: Run, server: type[Hub]) -> None:
-    pinned = hub.push(run.path, "hub:owner/ram", public=True)
+    pinned = hub.upload_folder(run.path, "hub:owner/ram", public=True)
     assert server.private["owner/ram"] is False
     (files,) = server.repositories["owner/ram"].values()
     assert sorted(files) == ["model.json", "weights.safetensors"]
     files |= {"model.py": b"import os", "weights.bin": b"\x80\x04", "sub/model.json": b"{}"}
-    folder = hub.fetch(pinned)
+    folder = hub.download_folder(pinned)
     assert folder.name == pinned.rpartition("@")[2]
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
         "model.json",
@@ -156,7 +156,7 @@ def test_only_the_files_of_a_model_folder_are_downloaded(run: Run, server: type[
 
 def test_code_named_by_a_downloaded_model_is_not_imported(run: Run, server: type[Hub]) -> None:
     run.model_file.write_text(run.model_file.read_text().replace('"small"', '"python:antigravity:fly"'))
-    pinned = hub.push(run.path, "hub:owner/ram")
+    pinned = hub.upload_folder(run.path, "hub:owner/ram")
     with pytest.raises(UserError, match="is code to be imported"):
         anchored.load(pinned)
 
@@ -172,7 +172,7 @@ def test_code_named_by_a_downloaded_model_is_not_imported(run: Run, server: type
     ],
 )
 def test_what_is_not_there_is_one_line(run: Run, server: type[Hub], name: str, said: str) -> None:
-    hub.push(run.path, "hub:owner/ram")
+    hub.upload_folder(run.path, "hub:owner/ram")
     with pytest.raises(UserError, match=said) as raised:
         anchored.load(name)
     assert "\n" not in str(raised.value)

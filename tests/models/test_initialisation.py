@@ -19,7 +19,7 @@ from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import initialisation
 from anchored.models import registry as networks
-from anchored.models.export import convert
+from anchored.models.convert import convert
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.fit import train
@@ -46,7 +46,7 @@ def cell(protocol: Protocol = "ram", checkpoint: str | Path = "", **changes: Any
 @pytest.fixture(scope="module")
 def plain() -> nn.Module:
     """A network whose batch norms and weights are not those of any seed."""
-    network = networks.build("small", channels=1, classes=7, seed=123)
+    network = networks.build_network("small", channels=1, classes=7, seed=123)
     for index in range(3):
         network(torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(index)))
     return network.eval()
@@ -79,7 +79,7 @@ def test_every_protocol_starts_with_the_checkpoints_answers(
     protocol: Protocol, kind: str, plain: nn.Module, request: pytest.FixtureRequest
 ) -> None:
     chosen = cell(protocol, request.getfixturevalue(kind))
-    model = initialisation.begin(chosen, initialisation.config_of(chosen)).eval()
+    model = initialisation.initial_model(chosen, initialisation.model_config(chosen)).eval()
     images, references = torch.randn(2, 3, 1, 28, 28, generator=torch.Generator().manual_seed(9))
     if isinstance(model, AnchoredModel):
         model.set_references(references)
@@ -89,7 +89,7 @@ def test_every_protocol_starts_with_the_checkpoints_answers(
 
 def test_a_head_for_other_classes_starts_at_zero(plain: nn.Module, checkpoint: Path) -> None:
     chosen = cell("standard", checkpoint, data=Data("fashion-mini-novel"))
-    begun = initialisation.begin(chosen, initialisation.config_of(chosen)).state_dict()
+    begun = initialisation.initial_model(chosen, initialisation.model_config(chosen)).state_dict()
     assert begun["head.weight"].shape[0] == 3
     assert not begun["head.weight"].any()
     assert all(torch.equal(value, begun[name]) for name, value in plain.state_dict().items() if "head" not in name)
@@ -97,22 +97,22 @@ def test_a_head_for_other_classes_starts_at_zero(plain: nn.Module, checkpoint: P
 
 def test_training_anchored_goes_on_from_a_trained_folder(trained: Path) -> None:
     chosen = cell(checkpoint=trained)
-    begun, before = initialisation.begin(chosen, initialisation.config_of(chosen)), anchored.load(trained)
+    begun, before = initialisation.initial_model(chosen, initialisation.model_config(chosen)), anchored.load(trained)
     assert isinstance(begun, AnchoredModel)
     assert isinstance(before, AnchoredModel)
     for name, value in before.network.state_dict().items():
         assert torch.equal(begun.network.state_dict()[name], value)
     with pytest.raises(UserError, match="was trained anchored: a standard network cannot start from it"):
-        initialisation.begin(cell("standard", trained), initialisation.config_of(chosen))
+        initialisation.initial_model(cell("standard", trained), initialisation.model_config(chosen))
 
 
 def test_the_checkpoints_normalisation_is_taken_unless_the_recipe_says_otherwise(checkpoint: Path) -> None:
     folder = checkpoint.parent / "half"
     convert("small", folder, checkpoint=str(checkpoint), like="fashion-mini-known", mean=(0.5,), std=(0.25,))
-    assert initialisation.config_of(cell(checkpoint=folder)).mean == (0.5,)
+    assert initialisation.model_config(cell(checkpoint=folder)).mean == (0.5,)
     own = cell(checkpoint=folder, data=Data("fashion-mini-known", mean=(0.1,), std=(0.2,)))
-    assert (initialisation.config_of(own).mean, initialisation.config_of(own).std) == ((0.1,), (0.2,))
-    assert initialisation.config_of(cell()).mean == catalog.get("fashion-mini-known").mean
+    assert (initialisation.model_config(own).mean, initialisation.model_config(own).std) == ((0.1,), (0.2,))
+    assert initialisation.model_config(cell()).mean == catalog.get("fashion-mini-known").mean
 
 
 def test_input_shape_is_the_recipes(tmp_path: Path) -> None:
@@ -125,23 +125,23 @@ def test_input_shape_is_the_recipes(tmp_path: Path) -> None:
     assert model.references.shape == (1, 3, 20, 20)
     grey = cell(data=Data("cifar10", channels=1))
     with pytest.raises(UserError, match=r"cifar10 has 3 channels and data.channels is 1: give data.mean"):
-        initialisation.config_of(grey)
+        initialisation.model_config(grey)
 
 
 def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> None:
-    network = initialisation.pinned(Network(checkpoint=str(checkpoint)))
+    network = initialisation.with_checkpoint_hash(Network(checkpoint=str(checkpoint)))
     assert len(network.sha256) == 64
     assert cell(start=network).digest() != cell(checkpoint=checkpoint).digest()
     other = tmp_path / "plain.safetensors"
-    files.save_tensors(other, dict(networks.build("small", channels=1, classes=7, seed=5).state_dict()))
+    files.save_tensors(other, dict(networks.build_network("small", channels=1, classes=7, seed=5).state_dict()))
     changed = replace(network, checkpoint=str(other))
     with pytest.raises(UserError, match="the recipe says"):
-        initialisation.pinned(changed)
+        initialisation.with_checkpoint_hash(changed)
     chosen = cell(start=changed)
     with pytest.raises(UserError, match="holds other weights than the study began with"):
-        initialisation.begin(chosen, initialisation.config_of(chosen))
+        initialisation.initial_model(chosen, initialisation.model_config(chosen))
     with pytest.raises(UserError, match="there is no such file"):
-        initialisation.pinned(Network(checkpoint="nowhere"))
+        initialisation.with_checkpoint_hash(Network(checkpoint="nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_unfit_checkpoints_are_one_line(checkpoint: Path, tmp_path: Path, change
     files.save_tensors(path, weights)
     chosen = cell("standard", path)
     with pytest.raises(UserError, match=said) as raised:
-        initialisation.begin(chosen, initialisation.config_of(chosen))
+        initialisation.initial_model(chosen, initialisation.model_config(chosen))
     assert "\n" not in str(raised.value)
     assert str(path) in str(raised.value)
 
@@ -197,6 +197,6 @@ def test_a_cell_of_before_these_settings_is_still_known(tmp_path: Path) -> None:
 
 def test_real_images_are_prepared_alike(checkpoint: Path) -> None:
     """Preprocessing of images that fit already is the one that training and evaluation use."""
-    config = initialisation.config_of(cell())
+    config = initialisation.model_config(cell())
     images = datasets.load("fashion-mini-known", "test").images[:4]
     assert torch.equal(config.preprocess(images), to_input(images, config.mean, config.std))

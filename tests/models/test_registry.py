@@ -17,6 +17,7 @@ from anchored.config.settings import Grid
 from anchored.errors import UserError
 from anchored.models import registry as networks
 from anchored.models import third_party
+from anchored.models.features import penultimate_features
 
 
 def parameters(network: nn.Module) -> int:
@@ -35,9 +36,9 @@ def parameters(network: nn.Module) -> int:
     ],
 )
 def test_parameters_and_features(name: str, channels: int, classes: int, published: int, width: int) -> None:
-    network = networks.build(name, channels=channels, classes=classes, seed=0).eval()
+    network = networks.build_network(name, channels=channels, classes=classes, seed=0).eval()
     assert parameters(network) == published
-    with networks.features_of(network) as seen:
+    with penultimate_features(network) as seen:
         logits = network(torch.randn(2, channels, 32, 32))
     assert seen[0].shape == (2, width)
     head = network.get_submodule("fc" if classes == 1000 else "head")
@@ -46,12 +47,12 @@ def test_parameters_and_features(name: str, channels: int, classes: int, publish
 
 def test_vit_parameters() -> None:
     with torch.device("meta"):  # 86,567,656 is torchvision's published count
-        assert parameters(third_party.vit_b_16(third_party.Wanted(3, 1000))) == 86_567_656
+        assert parameters(third_party.vit_b_16(third_party.NetworkSpec(3, 1000))) == 86_567_656
 
 
 @pytest.mark.parametrize("name", list(networks.NETWORKS))
 def test_width_scales_rows_and_any_channels_do(name: str) -> None:
-    network = networks.build(name, channels=1, classes=4, seed=0, size=32, width=0.25).eval()
+    network = networks.build_network(name, channels=1, classes=4, seed=0, size=32, width=0.25).eval()
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
     assert parameters(network) < 6e6
     model = anchor(network, fresh_stem=True)
@@ -60,19 +61,21 @@ def test_width_scales_rows_and_any_channels_do(name: str) -> None:
 
 def test_full_width_rows_are_torchvisions() -> None:
     """The same weights from the same seed as torchvision's own function, so that its recipes and weights fit."""
-    ours = networks.build("resnet18_imagenet", channels=3, classes=7, seed=3)
-    theirs = networks.build("torchvision:resnet18", channels=3, classes=7, seed=3)
+    ours = networks.build_network("resnet18_imagenet", channels=3, classes=7, seed=3)
+    theirs = networks.build_network("torchvision:resnet18", channels=3, classes=7, seed=3)
     assert type(theirs).__module__ == "torchvision.models.resnet"
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in ours.state_dict().items())
-    names = networks.build("regnety_800mf", channels=3, classes=7, seed=3).state_dict()
-    theirs = networks.build("torchvision:regnet_y_800mf", channels=3, classes=7, seed=3)
+    names = networks.build_network("regnety_800mf", channels=3, classes=7, seed=3).state_dict()
+    theirs = networks.build_network("torchvision:regnet_y_800mf", channels=3, classes=7, seed=3)
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in names.items())
 
 
 @pytest.mark.parametrize("name", ["small", "timm:test_resnet", "torchvision:squeezenet1_1"])
 def test_weights_follow_from_the_seed_alone(name: str) -> None:
     state = torch.random.get_rng_state()
-    first, same, other = (list(networks.build(name, channels=1, classes=3, seed=s).parameters()) for s in (0, 0, 1))
+    first, same, other = (
+        list(networks.build_network(name, channels=1, classes=3, seed=s).parameters()) for s in (0, 0, 1)
+    )
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
     assert not torch.equal(first[0], other[0])
@@ -80,14 +83,14 @@ def test_weights_follow_from_the_seed_alone(name: str) -> None:
 
 
 def test_an_image_size_where_the_network_needs_one() -> None:
-    vit = networks.build("timm:test_vit", channels=3, classes=4, seed=0, size=64)
+    vit = networks.build_network("timm:test_vit", channels=3, classes=4, seed=0, size=64)
     assert vit(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
-    convolutional = networks.build("timm:test_resnet", channels=3, classes=4, seed=0, size=48)
+    convolutional = networks.build_network("timm:test_resnet", channels=3, classes=4, seed=0, size=48)
     assert convolutional(torch.zeros(1, 3, 48, 48)).shape == (1, 4)
     with pytest.raises(UserError, match="'vit_b_16' cuts images into patches of 16 pixels: 28 is not a multiple"):
-        networks.build("vit_b_16", channels=3, classes=4, seed=0, size=28, width=0.1)
+        networks.build_network("vit_b_16", channels=3, classes=4, seed=0, size=28, width=0.1)
     with pytest.raises(UserError, match="'timm:vgg11' cannot be built for 3×8×8 images"):
-        networks.build("timm:vgg11", channels=3, classes=4, seed=0, size=8)
+        networks.build_network("timm:vgg11", channels=3, classes=4, seed=0, size=8)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +107,13 @@ def test_an_image_size_where_the_network_needs_one() -> None:
 )
 def test_unknown_names_suggest(name: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        networks.get(name)
+        networks.find_network(name)
 
 
 def test_titles() -> None:
-    assert networks.get("vit_b_16").title == "ViT-b-16"
-    assert networks.get("timm:vit_base_patch16_224.augreg_in1k").title == "vit_base_patch16_224.augreg_in1k"
-    assert networks.get("python:a.b:make").title == "make"
+    assert networks.find_network("vit_b_16").title == "ViT-b-16"
+    assert networks.find_network("timm:vit_base_patch16_224.augreg_in1k").title == "vit_base_patch16_224.augreg_in1k"
+    assert networks.find_network("python:a.b:make").title == "make"
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_own_factory(own: Any) -> None:
-    network = networks.build(
+    network = networks.build_network(
         "python:own_networks:linear", channels=3, classes=4, seed=0, size=8, allow_import=True
     )  # fmt: skip
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
@@ -144,13 +147,13 @@ def test_own_factory(own: Any) -> None:
 )
 def test_own_factory_refused_in_one_line(own: Any, path: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        networks.build(f"python:{path}", channels=3, classes=4, seed=0, size=8, allow_import=True)
+        networks.build_network(f"python:{path}", channels=3, classes=4, seed=0, size=8, allow_import=True)
     assert "\n" not in str(caught.value)
 
 
 def test_code_is_imported_only_where_that_is_said(own: Any) -> None:
     with pytest.raises(UserError, match="is code to be imported: only your own recipe or command line may name it"):
-        networks.build("python:own_networks:linear", channels=3, classes=4, seed=0)
+        networks.build_network("python:own_networks:linear", channels=3, classes=4, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +180,7 @@ def test_refusals_are_one_line(name: str, options: dict[str, Any], said: str, mo
 
         monkeypatch.setattr("socket.socket.connect", refuse)
     with pytest.raises(UserError, match=said) as caught:
-        networks.build(name, channels=3, classes=4, seed=0, **options)
+        networks.build_network(name, channels=3, classes=4, seed=0, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -186,12 +189,12 @@ def test_pretrained_weights_are_taken_and_the_head_is_new(monkeypatch: pytest.Mo
     weights = torchvision.models.get_model_weights("resnet18")
     monkeypatch.setattr(weights, "get_state_dict", lambda self, **_: donor.state_dict())  # what a download gives
     for name in ("torchvision:resnet18", "resnet18_imagenet"):
-        same = networks.build(name, channels=3, classes=1000, seed=0, pretrained=True).state_dict()
+        same = networks.build_network(name, channels=3, classes=1000, seed=0, pretrained=True).state_dict()
         assert all(torch.equal(value, same[key]) for key, value in donor.state_dict().items())
-        other = networks.build(name, channels=3, classes=7, seed=0, pretrained=True).state_dict()
+        other = networks.build_network(name, channels=3, classes=7, seed=0, pretrained=True).state_dict()
         assert other["fc.weight"].shape == (7, 512)
         assert torch.equal(other["layer1.0.conv1.weight"], donor.layer1[0].conv1.weight)
-        grey = networks.build(name, channels=1, classes=7, seed=0, pretrained=True).eval()
+        grey = networks.build_network(name, channels=1, classes=7, seed=0, pretrained=True).eval()
         # A grey image alone gives what it gives as three equal channels.
         assert torch.equal(grey.get_parameter("conv1.weight"), donor.conv1.weight.sum(1, keepdim=True))
 
@@ -214,7 +217,7 @@ def test_preprocessing() -> None:
 
 
 def test_no_linear_layer_no_features() -> None:
-    with pytest.raises(UserError, match="no linear layer"), networks.features_of(torch.nn.ReLU()):
+    with pytest.raises(UserError, match="no linear layer"), penultimate_features(torch.nn.ReLU()):
         pass
 
 
@@ -231,15 +234,15 @@ class HeadFirst(nn.Module):
 
 def test_features_are_what_the_last_linear_layer_is_given() -> None:
     network, x = HeadFirst(), torch.randn(3, 4)
-    with networks.features_of(network) as seen:
+    with penultimate_features(network) as seen:
         network(x)
         network(2 * x)
     assert torch.equal(torch.stack(seen), torch.stack([network.body(x), network.body(2 * x)]))
 
 
 def test_features_of_a_network_that_ends_in_a_convolution() -> None:
-    network = networks.build("torchvision:squeezenet1_1", channels=3, classes=4, seed=0).eval()
-    with networks.features_of(network) as seen:
+    network = networks.build_network("torchvision:squeezenet1_1", channels=3, classes=4, seed=0).eval()
+    with penultimate_features(network) as seen:
         network(torch.zeros(2, 3, 64, 64))
     assert seen[0].shape == (2, 512)
 
@@ -247,7 +250,7 @@ def test_features_of_a_network_that_ends_in_a_convolution() -> None:
 def test_features_of_distilled_networks_are_timms() -> None:
     network: Any = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, img_size=32).eval()
     x = torch.randn(2, 3, 32, 32)
-    with networks.features_of(network) as seen:
+    with penultimate_features(network) as seen:
         network(x)
     torch.testing.assert_close(seen[0], network.forward_head(network.forward_features(x), pre_logits=True))
 

@@ -14,8 +14,9 @@ from anchored.config.settings import Validation
 from anchored.report import choice, choice_figure, formats, style
 from anchored.report import comparison as summary
 from anchored.report import page as report
-from anchored.store import files, layout
-from anchored.store.layout import Row, StudyFolder
+from anchored.store import files
+from anchored.store.layout import StudyFolder
+from anchored.store.rows import Row, read_rows, write_rows
 
 Figures = tuple[float, float, float, float, float]  # clean, corruption accuracy, its smooth ECE, AUROC, adaptation
 Way = tuple[str, float | None, float | None]
@@ -70,8 +71,8 @@ def folder_of(
     architectures: tuple[str, ...] = ("Net",),
 ) -> StudyFolder:
     folder = StudyFolder(path)
-    layout.write_rows(folder.results_file, rows_of(test, "C", seeds, architectures))
-    layout.write_rows(folder.validation_file, rows_of(held_out, "C̄", seeds, architectures))
+    write_rows(folder.results_file, rows_of(test, "C", seeds, architectures))
+    write_rows(folder.validation_file, rows_of(held_out, "C̄", seeds, architectures))
     recipe = Recipe(choose=knob, validate=Validation(tolerance=tolerance))  # type: ignore[arg-type]
     files.write_json(folder.study_file, {"recipe": dataclasses.asdict(recipe), "made": {}})
     return folder
@@ -195,6 +196,6 @@ def test_without_a_choice_there_is_no_section(tmp_path: Path) -> None:
 
 def test_only_seeds_that_all_have_count(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, HELD_OUT, seeds=(0, 1))
-    rows = [each for each in layout.read_rows(folder.validation_file) if (each.alpha, each.seed) != (0.5, 1)]
-    layout.write_rows(folder.validation_file, rows)
+    rows = [each for each in read_rows(folder.validation_file) if (each.alpha, each.seed) != (0.5, 1)]
+    write_rows(folder.validation_file, rows)
     assert only(folder).seeds == (0,)

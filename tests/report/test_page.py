@@ -12,8 +12,9 @@ from fixtures.report_studies import make_study, row
 
 from anchored.report import comparison as summary
 from anchored.report import page as report
-from anchored.store import files, layout
+from anchored.store import files
 from anchored.store.layout import StudyFolder
+from anchored.store.rows import read_rows, write_rows
 
 SECTIONS = ["results", "radar", "severity", "ood", "adaptation", "calibration", "examples", "made", "read"]
 
@@ -116,9 +117,9 @@ def test_one_protocol_alone(tmp_path: Path, protocols: tuple[int, ...]) -> None:
 
 def test_one_severity_and_two_architectures(tmp_path: Path) -> None:
     folder = make_study(tmp_path, n=60, parts=("corruption", "ood"))
-    rows = [each for each in layout.read_rows(folder.results_file) if each.severity in (None, 3)]
+    rows = [each for each in read_rows(folder.results_file) if each.severity in (None, 3)]
     second = [row(**{**vars(each), "architecture": "Wide/Net 2", "run": "gone"}) for each in rows]
-    layout.write_rows(folder.results_file, [*rows, *second])
+    write_rows(folder.results_file, [*rows, *second])
     text = report.write(folder).read_text(encoding="utf-8")
     assert "Only one severity was measured." in text
     names = {path.name for path in folder.figures.glob("*.png")}

@@ -19,7 +19,8 @@ from anchored.report import comparison as summary
 from anchored.report import formats, paper, tables
 from anchored.report import page as report
 from anchored.report.comparison import Summary, Variant
-from anchored.store.layout import Row, StudyFolder
+from anchored.store.layout import StudyFolder
+from anchored.store.rows import Row
 
 SHARED = [Path(__file__).parents[up] / "shared" / "paper" / "tables.csv" for up in (1, 2)]
 FILE = resources.files("anchored") / "report" / "paper.csv"

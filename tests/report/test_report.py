@@ -24,7 +24,7 @@ from anchored.report import narrative as words
 from anchored.report import page as report
 from anchored.report.tables import Cell, Column, Table
 from anchored.store import files as disk
-from anchored.store.layout import Row
+from anchored.store.rows import Row
 
 
 def estimate(*values: float, n: int = 100, metric: str = "accuracy", half: float = 2.0) -> estimates.Estimate:

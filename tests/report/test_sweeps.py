@@ -18,7 +18,7 @@ from anchored.report import comparison as summary
 from anchored.report import narrative as words
 from anchored.report import page as report
 from anchored.report import radar, style, sweeps
-from anchored.store.layout import Row
+from anchored.store.rows import Row
 
 ALPHAS = (0.0625, 0.125, 0.25)
 

@@ -7,7 +7,7 @@ import pytest
 
 from anchored.errors import UserError
 from anchored.store import layout
-from anchored.store.layout import Row
+from anchored.store.rows import Row, read_rows, write_rows
 
 ROW = Row(
     "CIFAR-10", "ResNet-18", "ram", 0.25, "auroc", "LSUN (C)", None, 97.4, None, 3, "", "energy", 97.0, 97.8, 10, "r"
@@ -16,8 +16,8 @@ ROW = Row(
 
 def test_rows_survive(tmp_path: Path) -> None:
     rows = [ROW, replace(ROW, alpha=None, severity=5, value=0.1 + 0.2, dataset='a,"b"\nc')]
-    layout.write_rows(tmp_path / "rows.csv", rows)
-    assert layout.read_rows(tmp_path / "rows.csv") == rows
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv") == rows
 
 
 @pytest.mark.parametrize(
@@ -31,15 +31,15 @@ def test_rows_survive(tmp_path: Path) -> None:
 )
 def test_bad_rows_name_file_and_line(tmp_path: Path, change: object, said: str) -> None:
     path = tmp_path / "rows.csv"
-    layout.write_rows(path, [ROW])
+    write_rows(path, [ROW])
     path.write_text(change(path.read_text()))  # type: ignore[operator]
     with pytest.raises(UserError, match=said) as raised:
-        layout.read_rows(path)
+        read_rows(path)
     assert str(path) in str(raised.value)
 
 
 def test_difference_names_the_first_setting() -> None:
     there, here = {"train": {"epochs": 10, "decay": 0.2}}, {"train": {"epochs": 12, "decay": 0.2}}
-    assert layout.difference(there, here) == "train.epochs: 10 there, 12 here"
-    assert layout.difference(here, here) == ""
-    assert layout.difference({}, {"a": 1}) == "a: null there, 1 here"
+    assert layout.first_difference(there, here) == "train.epochs: 10 there, 12 here"
+    assert layout.first_difference(here, here) == ""
+    assert layout.first_difference({}, {"a": 1}) == "a: null there, 1 here"

@@ -24,8 +24,8 @@ from anchored.models import folder as model
 from anchored.report import gallery, image_report
 from anchored.report.gallery import Prediction
 from anchored.store import files as disk
-from anchored.store import layout
 from anchored.store.layout import Run, StudyFolder
+from anchored.store.rows import read_rows
 
 RECIPE = """
 title: My own images
@@ -69,7 +69,7 @@ MASKED, STANDARD = Run(Path("study/runs/small-ram-0.25-seed0")), Run(Path("stand
 
 
 def test_the_study_measures_everything(home: Path) -> None:
-    rows = layout.read_rows(StudyFolder(Path("study")).results_file)
+    rows = read_rows(StudyFolder(Path("study")).results_file)
     assert {row.trained_on for row in rows} == {"images"}
     sets = {(row.metric, row.dataset) for row in rows}
     for wanted in (
@@ -99,7 +99,7 @@ def test_rows_can_be_had_again_from_the_files() -> None:
     with torch.no_grad():
         logits = network(to_input(pixels, config.mean, config.std))
     truth = torch.tensor([config.classes.index(file.parent.name) for file in files])
-    (row,) = [row for row in layout.read_rows(run.rows_file) if row.metric == "accuracy" and row.dataset == "images"]
+    (row,) = [row for row in read_rows(run.rows_file) if row.metric == "accuracy" and row.dataset == "images"]
     assert row.value == pytest.approx(100 * (logits.argmax(1) == truth).double().mean().item())
 
 
@@ -120,7 +120,7 @@ def test_a_changed_folder_is_another_study(home: Path, capsys: pytest.CaptureFix
         assert main(["evaluate", str(MASKED.path)]) == 0
         (row,) = [
             row
-            for row in layout.read_rows(MASKED.rows_file)
+            for row in read_rows(MASKED.rows_file)
             if (row.metric, row.dataset, row.score) == ("auroc", "odd", "energy")
         ]
         assert row.n == 30 + 21

@@ -21,6 +21,7 @@ from anchored.config.settings import Grid
 from anchored.errors import UserError
 from anchored.store import files, layout
 from anchored.store.layout import StudyFolder
+from anchored.store.rows import read_rows
 from anchored.study import jobs, study, workers
 from anchored.training import fit
 
@@ -74,7 +75,7 @@ def test_workers_measure_anew_what_was_measured_otherwise(alone: StudyFolder, tm
     shutil.copytree(alone.path, folder.path)
     changed = replace(TINY, evaluate=replace(TINY.evaluate, severities=(1, 2)))
     study.study(changed, folder.path, Console(), workers=2)
-    rows = layout.read_rows(folder.results_file)
+    rows = read_rows(folder.results_file)
     assert {(row.run, row.severity) for row in rows if row.corruption == "contrast"} == {
         (cell.name, severity) for cell in TINY.cells() for severity in (1, 2)
     }
@@ -97,7 +98,7 @@ def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
     said = r"1 of 4 trainings failed: small · standard · seed 0: ZeroDivisionError: of all things; the others are in"
     with pytest.raises(UserError, match=said):
         study.study(TINY, folder.path, Console())
-    assert len({row.run for row in layout.read_rows(folder.results_file)}) == 3
+    assert len({row.run for row in read_rows(folder.results_file)}) == 3
     assert folder.report_file.exists()
     console = Console(width=200, record=True)
     console.print(study.status(folder.path))
@@ -118,7 +119,7 @@ def test_two_studies_in_one_folder_share_the_work(tmp_path: Path) -> None:
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert len({row.run for row in layout.read_rows(folder.results_file)}) == 2
+    assert len({row.run for row in read_rows(folder.results_file)}) == 2
 
 
 def test_workers_end_with_their_study(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     one = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))
     (cell,) = one.cells()
     run = folder.run(cell.name)
-    with files.held(run.lock_file) as mine:
+    with files.locked(run.lock_file) as mine:
         assert mine
         assert jobs.work(run, cell, TINY) is None
         with pytest.raises(UserError, match="another process works on"):
@@ -200,7 +201,7 @@ def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(workers.Work, "show", kill)
     with pytest.raises(UserError, match=r"1 of 2 trainings failed: .*its process was lost 3 times \(exit status -9"):
         study.study(recipe, folder.path, Console(), workers=2)
-    assert len({row.run for row in layout.read_rows(folder.results_file)}) == 1
+    assert len({row.run for row in read_rows(folder.results_file)}) == 1
 
 
 def test_workers_that_cannot_begin_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

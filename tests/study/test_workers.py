@@ -77,7 +77,7 @@ def test_nobody_is_started_for_what_another_study_works_on(tmp_path: Path, monke
     monkeypatch.setattr(time, "sleep", wait)
     with work.display, contextlib.ExitStack() as held:
         for run in others:
-            assert held.enter_context(files.held(run.lock_file))
+            assert held.enter_context(files.locked(run.lock_file))
         workers._supervise(work, start, len(others))
     assert len(waits) == 10
     assert len(starts) == len(others)

@@ -18,7 +18,7 @@ def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     try:
-        network = networks.build("small", channels=1, classes=3, seed=0)
+        network = networks.build_network("small", channels=1, classes=3, seed=0)
         model = anchored.anchor(network, 0.5)
         model.set_references(torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5)))
         parallel = DistributedDataParallel(model)
@@ -90,7 +90,7 @@ def test_residuals_are_fitted_to_what_all_processes_saw(tmp_path: Path) -> None:
 def test_two_processes_agree(tmp_path: Path) -> None:
     multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
-    start = networks.build("small", channels=1, classes=3, seed=0).state_dict()
+    start = networks.build_network("small", channels=1, classes=3, seed=0).state_dict()
     masked = first.pop("masked")
     assert torch.equal(masked, second.pop("masked"))  # a whole batch is that of all processes
     assert 0 < masked.mean() < 1

@@ -20,6 +20,7 @@ from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder
 from anchored.models import registry as networks
+from anchored.models.initialisation import model_config
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.checkpoints import TensorCheckpoints
@@ -112,7 +113,7 @@ def test_training_learns(trained: Run) -> None:
 
 
 def test_protocols_share_everything_but_the_stem() -> None:
-    standard, anchored_model = (folder.build(folder.config_of(cell(p)), seed=5) for p in ("standard", "anchored"))
+    standard, anchored_model = (folder.build_model(model_config(cell(p)), seed=5) for p in ("standard", "anchored"))
     assert isinstance(anchored_model, AnchoredModel)
     wide = anchored_model.network.state_dict()
     same = [n for n, v in standard.state_dict().items() if n != "stem.weight" and torch.equal(v, wide[n])]
@@ -201,7 +202,7 @@ class OwnModule(pl.LightningModule):
 def test_in_somebody_elses_lightning_module() -> None:
     images = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.02)
     batches = Batches(images, 35, (0.3,), (0.3,), shuffle=True)
-    network = networks.build("small", channels=1, classes=7, seed=0)
+    network = networks.build_network("small", channels=1, classes=7, seed=0)
     module = OwnModule(anchored.anchor(network, 0.25))
     pl.Trainer(
         max_epochs=4,

@@ -72,7 +72,7 @@ def test_with_both_each_batch_takes_one_of_the_two() -> None:
 
 def test_images_are_mixed_before_they_are_anchored() -> None:
     """The pair that the network sees is [r, x − r] of mixed images x and r, so that r + (x − r) is a mixed image."""
-    model = anchor(networks.build("small", channels=3, classes=4, seed=0), 0.0).train()
+    model = anchor(networks.build_network("small", channels=3, classes=4, seed=0), 0.0).train()
     seen: list[Tensor] = []
     model.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     mixed, _ = mix(IMAGES, TARGETS, mixup=1, cutmix=0, generator=Drawn(0.75))
@@ -85,7 +85,7 @@ def test_images_are_mixed_before_they_are_anchored() -> None:
 def test_targets_of_masked_mixed_images() -> None:
     """Soft targets pass through; with uniform masked targets, masked pairs become uniform."""
     soft = torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]])
-    network = networks.build("small", channels=3, classes=2, seed=0)
+    network = networks.build_network("small", channels=3, classes=2, seed=0)
     assert anchor(network, 0.5).targets(soft, 2) is soft
     model = anchor(network, 0.5, masked_target="uniform")
     model.masked = torch.tensor([False, True, True])

@@ -45,9 +45,9 @@ def recipe_of(options: Namespace) -> Recipe:
     devices = recipe.train.devices if getattr(options, "ray", None) else distributed.processes(recipe.train.devices)
     recipe = replace(recipe, train=replace(recipe.train, devices=devices)).check()
     if recipe.network.checkpoint:
-        from anchored.models.initialisation import pinned
+        from anchored.models.initialisation import with_checkpoint_hash
 
-        recipe = replace(recipe, network=pinned(recipe.network))
+        recipe = replace(recipe, network=with_checkpoint_hash(recipe.network))
     row = CATALOG.get(recipe.data.train)
     return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
 
@@ -215,7 +215,7 @@ DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
 
 
 def _convert(options: Namespace) -> None:
-    from anchored.models.export import convert
+    from anchored.models.convert import convert
 
     given = {key: value for key, value in options.as_dict().items() if key not in ("network", "output")}
     print(convert(options.network, Path(options.output), **given))

@@ -119,7 +119,7 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
         found = disk.read_json(file)
         if not isinstance(found, dict):
             raise UserError(f"{file} does not describe corrupted images: choose another folder with -o")
-        if changed := runs.difference(found, wanted):
+        if changed := runs.first_difference(found, wanted):
             raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
         return _done(folder.done_file, request.images) if folder.done_file.exists() else 0
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
@@ -201,7 +201,7 @@ def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int)
     def opened(name: str) -> npt.NDArray[np.uint8]:
         finished = folder.blocks_file(name)
         path = finished if finished.exists() else folder.part_file(name)
-        with disk.mending(path, "write"):
+        with disk.os_errors_as_user_errors(path, "write"):
             if done and not path.exists():
                 raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
             mode: Literal["r+", "w+"] = "r+" if done else "w+"
@@ -223,7 +223,7 @@ def _finish_blocks(folder: CorruptedFolder, request: Request, source: _Source) -
     for name in request.corruptions:
         part, finished = folder.part_file(name), folder.blocks_file(name)
         if part.exists():
-            with disk.mending(finished, "write"):
+            with disk.os_errors_as_user_errors(finished, "write"):
                 part.replace(finished)
     if source.labels is not None:
         file = io.BytesIO()

@@ -28,7 +28,8 @@ from anchored.metrics.intervals import Interval
 from anchored.metrics.registry import METRICS
 from anchored.models import folder as models
 from anchored.models import registry as networks
-from anchored.store.layout import Row, Run
+from anchored.store.layout import Run
+from anchored.store.rows import Row
 from anchored.training import distributed
 
 Split = Literal["test", "validation"]
@@ -187,7 +188,7 @@ class Bench:
         value, low, high = (bound * _unit(metric) for bound in found)
         return Row(
             trained_on=catalog.title(self.cell.data.train),
-            architecture=networks.get(self.cell.network).title,
+            architecture=networks.find_network(self.cell.network).title,
             protocol=self.cell.protocol,
             alpha=self.cell.alpha if self.cell.protocol == "ram" else None,
             metric=metric,

@@ -20,7 +20,7 @@ from anchored.data.streaming import Images, ahead
 from anchored.errors import UserError, is_out_of_memory
 from anchored.method import collectives
 from anchored.method.anchoring import AnchoredModel
-from anchored.models import registry as networks
+from anchored.models.features import penultimate_features
 from anchored.models.folder import ModelConfig
 from anchored.store import files
 from anchored.store.layout import Run
@@ -96,7 +96,7 @@ def forward(
         raise UserError(f"images are {shapes[0]}, the network takes {shapes[1]} (channels×height×width): convert them")
     network = model.network if isinstance(model, AnchoredModel) else model
     inputs = to_input(images, config.mean, config.std).contiguous(memory_format=torch.channels_last)
-    with networks.features_of(network) as seen:
+    with penultimate_features(network) as seen:
         logits = model(inputs).float().cpu()
     if not torch.isfinite(logits).all():
         raise UserError("the network's logits are not finite: its weights are damaged or its training diverged")

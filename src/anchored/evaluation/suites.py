@@ -30,8 +30,9 @@ from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric
 from anchored.models import folder as models
 from anchored.models import registry as networks
-from anchored.store import files, layout
-from anchored.store.layout import Row, Run, StudyFolder
+from anchored.store import files
+from anchored.store.layout import Run, StudyFolder
+from anchored.store.rows import Row, write_rows
 
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
 CORRUPTED = ("accuracy", "smooth_ece")
@@ -181,7 +182,7 @@ def evaluate(
     draws = torch.cat(bench.draws, dim=1).T.float()
     assert len(draws) == len(rows)
     files.save_tensors(bench.kept.replicates_file, {"draws": draws})
-    layout.write_rows(bench.kept.rows_file, rows)
+    write_rows(bench.kept.rows_file, rows)
     files.write_json(bench.kept.evaluation_file, _made_from(run, cell, settings))
     return rows
 
@@ -209,7 +210,7 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
     recipe = replace(recipe, data=datasets.bound(recipe.data))
     row, settings = datasets.describe(recipe.data, root), recipe.evaluate
     for name in recipe.grid.networks:
-        networks.get(name)
+        networks.find_network(name)
     if settings.score not in SCORES:
         raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
     for name in settings.adaptation:

@@ -260,7 +260,7 @@ def anchor(
         >>> logits = model(images)  # in any training loop
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    wide, wide_stem = stems.widen(network, stem, fresh=fresh_stem, generator=generator, example=example)
+    wide, wide_stem = stems.widen_stem(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
         wide,
         mask_probability,

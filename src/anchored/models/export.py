@@ -1,6 +1,6 @@
-"""From a network to an anchored model folder, and from a model to a plain file or a folder to share.
+"""Export of a trained model to a plain file (ONNX, PT2, safetensors), or to a model folder to share.
 
-Whatever is written is run on real images before it takes its place, and the largest difference is told.
+Whatever is written is loaded and run on photographs before it takes its place; the largest difference is reported.
 """
 
 from __future__ import annotations
@@ -12,33 +12,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from anchored.data import datasets
-from anchored.data.catalog import registry as catalog
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.method.folding import fold
 from anchored.models import folder as models
 from anchored.models import hub
-from anchored.models import registry as networks
 from anchored.models.folder import ModelConfig
-from anchored.models.model_card import card
-from anchored.store.files import load_tensors, placing, save_tensors, write_text
+from anchored.models.model_card import model_card
+from anchored.store.files import atomic_path, save_tensors, write_text
 from anchored.store.layout import Run
 
 Input = Literal["uint8", "unit", "normalised"]
 INPUTS = ("uint8", "unit", "normalised")
-IMAGES = 16  # real images that everything written is checked on
-TOLERANCE = 1e-4  # of the largest logit: more than another order of float32 sums makes, less than a wrong weight
+IMAGES = 16  # photographs that every export is checked on
+TOLERANCE = 1e-4  # of the largest logit: above the rounding of float32 sums in another order, below a wrong weight
 
 
 @dataclass(frozen=True)
-class Written:
-    """What was written, and how far its logits are from the original's on real images."""
+class Exported:
+    """What was written, and how far its logits are from the original's on photographs."""
 
     place: str
     difference: float  # largest absolute difference of a logit
@@ -69,47 +67,42 @@ class Deployed(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).mul(level).view(-1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images as ``takes`` says to logits."""
+        """Images of the kind that ``takes`` names to logits (B,N)."""
         if self.takes != "normalised":
             images = (images.to(torch.float32) - self.shift) / self.scale
         logits: Tensor = self.network(images)
         return logits
 
 
-def inputs(images: Tensor, config: ModelConfig, takes: Input) -> Tensor:
-    """Raw images (B,C,size,size) uint8 as a file that ``takes`` them so is fed."""
-    return {
-        "uint8": lambda: images,
-        "unit": lambda: images.to(torch.float32) / 255,
-        "normalised": lambda: config.preprocess(images),
-    }[takes]()
+def as_input(images: Tensor, config: ModelConfig, takes: Input) -> Tensor:
+    """Raw images (B,C,size,size) uint8 as the input of a file that ``takes`` uint8, unit or normalised images."""
+    if takes == "normalised":
+        return config.preprocess(images)
+    return images if takes == "uint8" else images.to(torch.float32) / 255
 
 
-def real_images(config: ModelConfig) -> Tensor:
+def sample_photos(config: ModelConfig) -> Tensor:
     """Embedded photographs (IMAGES,C,size,size) uint8."""
     photos = datasets.load("photos", "test", channels=config.channels, size=config.size).images
     return photos[torch.linspace(0, len(photos) - 1, IMAGES).long()]
 
 
-def compared(place: str, found: Tensor, expected: Tensor) -> Written:
-    """The largest difference of logits (M,N); ``UserError`` where it is more than arithmetic in another order."""
-    difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
+def check_logits(place: str, logits: Tensor, expected: Tensor) -> Exported:
+    """Compare logits (M,N) with the expected ones; ``UserError`` where rounding does not explain the difference."""
+    difference, scale = (logits - expected).abs().max().item(), expected.abs().max().item()
     if not difference <= TOLERANCE * scale:  # also refuses NaN
         raise UserError(
             f"{place}: its logits differ by {difference:.1e} from the original's (the largest is {scale:.3g}), so it "
             "was not kept; please report the network's name"
         )
-    return Written(place, difference, scale, len(expected))
-
-
-# --- to a file ---------------------------------------------------------------------------------------------------
+    return Exported(place, difference, scale, len(expected))
 
 
 @dataclass(frozen=True)
 class Format:
-    """A row: how a module is written to a file with text beside it, and how images are run through the file.
+    """A file format: ``write`` a module, an example input and text metadata to a path; ``run`` the file on images.
 
-    The last argument of ``run`` is that of :func:`anchored.load`.
+    The last argument of ``run`` is ``network`` of :func:`anchored.load`.
     """
 
     write: Callable[[Deployed, Tensor, dict[str, str], Path], None]
@@ -117,7 +110,7 @@ class Format:
 
 
 def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
-    _needs("onnx", "onnxscript", "onnxruntime")
+    _require_packages("onnx", "onnxscript", "onnxruntime")
     program = torch.onnx.export(
         module,
         (example,),
@@ -133,7 +126,7 @@ def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: P
 
 
 def _run_onnx(path: Path, images: Tensor, _: nn.Module | str | None) -> Tensor:
-    _needs("onnxruntime")
+    _require_packages("onnxruntime")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -146,7 +139,7 @@ def _write_pt2(module: Deployed, example: Tensor, text: dict[str, str], path: Pa
 
 
 def _run_pt2(path: Path, images: Tensor, _: nn.Module | str | None) -> Tensor:
-    # torch.export.load can unpickle what a hostile file holds: this one was written a moment ago, by us.
+    # torch.export.load can unpickle what a hostile file holds: this one was written just now, by _write_pt2.
     logits: Tensor = torch.export.load(path).module()(images)
     return logits
 
@@ -168,7 +161,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def _needs(*packages: str) -> None:
+def _require_packages(*packages: str) -> None:
     from importlib.util import find_spec
 
     missing = [name for name in packages if find_spec(name) is None]
@@ -184,8 +177,8 @@ def export(
     force: bool = False,
     public: bool = False,
     network: nn.Module | str | None = None,
-) -> Written:
-    """Write a trained model for use elsewhere, check it on real images, and move it to its place.
+) -> Exported:
+    """Write a trained model for use elsewhere, and check it on photographs.
 
     Args:
         source: the folder of a run or of a converted model, or its place on the hub.
@@ -193,155 +186,48 @@ def export(
             model folder; ``hub:owner/name`` to push such a folder to the hub.
         takes: what the file's input is, see :class:`Deployed` (a safetensors file holds the network alone).
         force: replace a file that is there.
-        public: a repository that has to be made on the hub is public.
-        network: see :func:`anchored.model.load`.
+        public: make a new repository on the hub public.
+        network: see :func:`anchored.load`.
 
     Raises:
-        UserError: no complete model, something in its place, a missing package, or a result that differs.
+        UserError: no complete model, an existing target, a missing package, or logits that differ.
     """
-    model = models.load(source, network=network)
-    run = Run(hub.fetch(str(source)) if hub.is_name(source) else Path(source))
-    suffix = Path(target).suffix
-    if hub.is_name(target):
+    model, run = models.load(source, network=network), hub.local_run(source)
+    if hub.is_hub_name(target):
         with tempfile.TemporaryDirectory() as folder:
-            written = _export_folder(run, model, Path(folder) / run.name, target, network)
-            return dataclasses.replace(written, place=hub.push(Path(folder) / run.name, target, public=public))
-    if suffix not in FORMATS:
+            exported = _export_folder(run, model, Path(folder) / run.name, target, network)
+            return dataclasses.replace(
+                exported, place=hub.upload_folder(Path(folder) / run.name, target, public=public)
+            )
+    if Path(target).suffix not in FORMATS:
         return _export_folder(run, model, Path(target), target, network)
-    with placing(Path(target), force=force) as path:
+    with atomic_path(Path(target), force=force) as path:
         return _export_file(run, model, path, takes, target, network)
 
 
 def _export_file(
     run: Run, model: nn.Module, path: Path, takes: Input, target: str, network: nn.Module | str | None
-) -> Written:
-    config, form = models.read_config(run), FORMATS[path.suffix]
+) -> Exported:
+    config, file_format = models.read_config(run), FORMATS[path.suffix]
     takes = "normalised" if path.suffix == ".safetensors" else takes
     plain = fold(model) if isinstance(model, AnchoredModel) else model
-    module = Deployed(plain, config, takes).eval()
-    raw = real_images(config)
-    images = inputs(raw, config, takes)
-    made = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
-    form.write(module, images[:2], {"anchored": json.dumps({**made, "model": dataclasses.asdict(config)})}, path)
-    # All at once, and one alone: the size of a batch must be free.
-    found = [form.run(path, part, network) for part in (images, images[:1])]
+    raw = sample_photos(config)
+    inputs = as_input(raw, config, takes)
+    origin = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
+    text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config)})}
+    file_format.write(Deployed(plain, config, takes).eval(), inputs[:2], text, path)
+    # All at once, and one alone: the batch size must be free.
+    logits = [file_format.run(path, part, network) for part in (inputs, inputs[:1])]
     with torch.inference_mode():
         expected = model(config.preprocess(raw))
-    return compared(target, torch.cat(found), torch.cat([expected, expected[:1]]))
+    return check_logits(target, torch.cat(logits), torch.cat([expected, expected[:1]]))
 
 
-def _export_folder(run: Run, model: nn.Module, place: Path, target: str, network: nn.Module | str | None) -> Written:
+def _export_folder(run: Run, model: nn.Module, folder: Path, target: str, network: nn.Module | str | None) -> Exported:
     config = models.read_config(run)
-    with placing(place) as path:
-        folder = Run(path)
-        models.save(folder, model, config)
-        write_text(folder.card_file, card(run, target))
-        raw = config.preprocess(real_images(config))
+    inputs = config.preprocess(sample_photos(config))
+    with atomic_path(folder) as path:
+        models.save_model(Run(path), model, config)
+        write_text(Run(path).card_file, model_card(run, target))
         with torch.inference_mode():
-            return compared(target, models.load(path, network=network)(raw), model(raw))
-
-
-# --- from a network ----------------------------------------------------------------------------------------------
-
-
-def convert(
-    name: str,
-    output: Path,
-    *,
-    pretrained: bool = False,
-    checkpoint: str = "",
-    like: str = "",
-    mask_probability: float = 0.0,
-    stem: str = "",
-    channels: int = 0,
-    size: int = 0,
-    classes: int = 0,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
-) -> Written:
-    """Anchor a network with its weights, exactly, and write it as a model folder, which a recipe can start from.
-
-    Args:
-        name: a network's name, or the folder of a standard run (here or on the hub), which brings all the rest.
-        output: the new folder.
-        pretrained: take the weights that come with the name.
-        checkpoint: take these, a safetensors file of the plain network's.
-        like: a row of the catalog whose channels, size, mean, standard deviation and classes the weights are for.
-        mask_probability: α, of a later training.
-        stem: name of the first layer, where it is not found without.
-        channels, size, classes, mean, std: where neither the name's weights nor ``like`` say them, or otherwise.
-
-    Raises:
-        UserError: weights that do not fit or are not given, a network that cannot be anchored, something in the way.
-    """
-    if hub.is_name(name) or Path(name).is_dir():
-        plain = models.load(name)
-        if isinstance(plain, AnchoredModel):
-            raise UserError(f"{name} is anchored already: load it, train it on, or export it")
-        config = models.read_config(Run(hub.fetch(name) if hub.is_name(name) else Path(name)))
-    else:
-        facts = _facts(name, like, channels=channels, size=size, classes=classes, mean=mean, std=std)
-        config = ModelConfig(name, "standard", 0.0, references=0, trained_on=like, **facts)
-        if pretrained == bool(checkpoint):
-            raise UserError(f"{name}: say which weights are anchored, --pretrained or --checkpoint FILE.safetensors")
-        plain = models.plain(config, pretrained=pretrained).eval()
-        if checkpoint:
-            models.fill(plain, load_tensors(Path(checkpoint))[0], Path(checkpoint))
-    config = dataclasses.replace(
-        config, protocol="ram" if mask_probability else "anchored", mask_probability=mask_probability, stem=stem
-    )
-    with placing(output) as path:
-        models.save(Run(path), models.build(config, fresh_stem=False, network=plain), config)
-        write_text(Run(path).card_file, card(Run(path), str(output)))
-        return _converted(path, plain, config, str(output))
-
-
-def _converted(path: Path, plain: nn.Module, config: ModelConfig, output: str) -> Written:
-    """Compare what was written with the plain network: with the zero reference, and with real images for it."""
-    model, images = models.load(path), config.preprocess(real_images(config))
-    assert isinstance(model, AnchoredModel)
-    with torch.inference_mode():
-        found = [model(images)]
-        model.set_references(images[:2].clone())
-        found.append(model(images))
-        return compared(output, torch.cat(found), plain(images).repeat(2, 1))
-
-
-def _facts(name: str, like: str, classes: int, **given: Any) -> dict[str, Any]:
-    """Input and classes of a network: as given, else of the catalog's row, else published with the name's weights."""
-    facts: dict[str, Any] = {}
-    if weights := networks.get(name).weights:
-        published = networks.preprocessing(name)
-        facts = {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
-        facts |= {"crop": published.size / published.resize, "channels": len(published.mean)}
-        facts["classes"] = _class_names(weights)
-    if like:
-        row = catalog.get(like)
-        facts |= {key: getattr(row, key) for key in ("channels", "size", "mean", "std", "classes")}
-        facts |= {"interpolation": "bilinear", "crop": 1.0}
-    facts |= {key: value for key, value in given.items() if value}
-    if classes and classes != len(facts.get("classes", ())):
-        facts["classes"] = tuple(map(str, range(classes)))
-    missing = [key for key in ("channels", "size", "mean", "std", "classes") if not facts.get(key)]
-    if missing:
-        flags = ", ".join(f"--{key}" for key in missing)
-        raise UserError(
-            f"{name}: what its weights are for is not known, give {flags}, or --like with a data set's name"
-        )
-    return facts
-
-
-def _class_names(weights: str) -> tuple[str, ...]:
-    """Names of the classes of published weights: torchvision's categories, ImageNet's for timm's 1000, else numbers."""
-    library, _, name = weights.partition(":")
-    if library == "torchvision":
-        from torchvision.models import get_model_weights
-
-        return tuple(get_model_weights(name).DEFAULT.meta["categories"])
-    from timm import get_pretrained_cfg
-    from timm.data.imagenet_info import ImageNetInfo
-
-    config: Any = get_pretrained_cfg(name)
-    if config.num_classes != 1000:
-        return tuple(map(str, range(config.num_classes)))
-    return tuple(ImageNetInfo().index_to_description(each).partition(",")[0] for each in range(1000))
+            return check_logits(target, models.load(path, network=network)(inputs), model(inputs))

@@ -1,7 +1,7 @@
-"""A network and its folder: from settings to module, from module to files and back.
+"""Model folders: building a module from its configuration, writing it to a folder, and loading it again.
 
-A folder is ``weights.safetensors`` (weights and references) and one ``model.json`` (everything else that is needed to
-rebuild the module and to feed it). Nothing is unpickled, and no code that a folder names is run.
+A folder is ``weights.safetensors`` (weights and references) and ``model.json`` (all else that is needed to rebuild the
+module and its preprocessing). Nothing is unpickled, and no code that a folder names is run.
 """
 
 from __future__ import annotations
@@ -19,26 +19,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 
-from anchored.config.recipe import Cell, derived_seed
-from anchored.config.settings import PROTOCOLS, Anchoring, Data, Network, Protocol
-from anchored.data import datasets
+from anchored.config.recipe import derived_seed
+from anchored.config.settings import PROTOCOLS, Anchoring, Network, Protocol
 from anchored.data.batches import as_seen_by, to_input
-from anchored.data.catalog.row import DataSet
 from anchored.data.streaming import Interpolation, View
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, anchor
 from anchored.method.folding import fold
 from anchored.models import hub
 from anchored.models import registry as networks
+from anchored.models.features import head_name
 from anchored.store.files import load_tensors, read_json, save_tensors, write_json
 from anchored.store.layout import Run
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is needed to rebuild a module and to feed it: ``model.json``."""
+    """What is needed to rebuild a module and to prepare its inputs: ``model.json``."""
 
     network: str
     protocol: Protocol
@@ -87,11 +84,11 @@ class ModelConfig:
 
     @property
     def view(self) -> View:
-        """How images become what the network sees."""
+        """The conversion of an image to the network's channels and size."""
         return View(self.channels, self.size, self.crop, self.interpolation)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """From images as they are, (B,C,H,W) uint8 of any size, to what the network takes, float32.
+        """Raw images (B,C,H,W) uint8 of any size to the network's inputs (B,channels,size,size) float32.
 
         As in evaluation: grey and colour are converted, the shorter side is resized to ``size / crop`` pixels with
         antialiasing, the middle square is cut out, and each channel is normalised, ``(image / 255 − mean) / std``.
@@ -111,44 +108,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def config_of(cell: Cell, start: Normalisation | None = None) -> ModelConfig:
-    """The model that a cell trains, normalised like the one it starts from (``start``), where there is one."""
-    row, seen = datasets.describe(cell.data), datasets.seen_by(cell.data)
-    mean, std = _normalisation(cell.data, row, seen.channels, start)
-    return ModelConfig(
-        network=cell.network,
-        protocol=cell.protocol,
-        mask_probability=cell.alpha,
-        channels=seen.channels,
-        size=seen.size,
-        mean=mean,
-        std=std,
-        classes=row.classes,
-        trained_on=row.name,
-        references=0 if cell.protocol == "standard" else cell.anchoring.references,
-        mask_unit=cell.anchoring.mask_unit,
-        masked_target=cell.anchoring.masked_target,
-        batch_norm=cell.anchoring.batch_norm,
-        width=cell.start.width,
-        interpolation=seen.interpolation,
-        crop=seen.crop,
-    )
-
-
-def _normalisation(settings: Data, row: DataSet, channels: int, start: Normalisation | None) -> Normalisation:
-    """Mean and s.d. of a cell's inputs: the recipe's, else those of the model it starts from, else the set's own."""
-    mean, std = (settings.mean, settings.std) if settings.mean else start or (row.mean, row.std)
-    if len(mean) == 1 and channels == 3:  # grey repeated
-        mean, std = mean * 3, std * 3
-    if len(mean) != channels:
-        raise UserError(
-            f"{row.name} has {row.channels} channels and data.channels is {channels}: give data.mean and data.std, "
-            f"{channels} values each"
-        )
-    return mean, std
-
-
-def build(
+def build_model(
     config: ModelConfig, *, seed: int = 0, fresh_stem: bool = True, network: nn.Module | None = None
 ) -> nn.Module:
     """The untrained module: images (B,C,H,W), normalised, to logits (B,N).
@@ -156,7 +116,7 @@ def build(
     Protocols with the same seed have the same initial weights, the stem apart. ``network``: the plain network to anchor
     in place of a freshly initialised one.
     """
-    network = plain(config, seed) if network is None else network
+    network = build_plain_network(config, seed) if network is None else network
     if config.protocol == "standard":
         return network
     return anchor(
@@ -176,9 +136,11 @@ def _example(config: ModelConfig) -> Tensor:
     return torch.zeros(1, config.channels, config.size, config.size)
 
 
-def plain(config: ModelConfig, seed: int = 0, *, pretrained: bool = False, allow_import: bool = False) -> nn.Module:
+def build_plain_network(
+    config: ModelConfig, seed: int = 0, *, pretrained: bool = False, allow_import: bool = False
+) -> nn.Module:
     """The plain C-channel network of a model, freshly initialised by seed, or with its published weights."""
-    return networks.build(
+    return networks.build_network(
         config.network,
         channels=config.channels,
         classes=len(config.classes),
@@ -190,47 +152,36 @@ def plain(config: ModelConfig, seed: int = 0, *, pretrained: bool = False, allow
     )
 
 
-def head_of(network: nn.Module) -> str:
-    """Name of the layer that gives the logits: timm's classifier, else the linear layer that was registered last."""
-    named = getattr(network, "get_classifier", lambda: None)()
-    heads: list[str] = [
-        n for n, m in network.named_modules() if m is named or (named is None and isinstance(m, nn.Linear))
-    ]
-    if not heads:
-        raise UserError(f"{type(network).__name__} has no linear layer to take for its head")
-    return heads[-1]
-
-
-def fill(module: nn.Module, weights: dict[str, Tensor], where: Path, *, replace_head: bool = False) -> None:
+def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path, *, replace_head: bool = False) -> None:
     """Load ``weights`` into a module, which must have exactly these, by name, shape and dtype; all must be finite.
 
-    ``replace_head`` starts a head for another number of classes at zero, so that pretrained features are not at first
-    trained towards random logits (whose scale is the library's whim). Raises ``UserError`` naming the first tensor that
-    does not fit, and the file ``where`` it comes from.
+    ``replace_head`` sets a head for another number of classes to zero, so that pretrained features are not at first
+    trained towards random logits, whose scale differs between libraries. Raises ``UserError`` naming the first tensor
+    that does not fit, and the file ``path`` that the weights come from.
     """
-    wanted = module.state_dict()
+    expected = module.state_dict()
     if replace_head:
-        head = head_of(module)
+        head = head_name(module)
         for name in (f"{head}.weight", f"{head}.bias"):
-            if name in wanted and name in weights and weights[name].shape[0] != wanted[name].shape[0]:
-                weights = {**weights, name: torch.zeros_like(wanted[name])}
-    wrong = next(_misfits(wanted, weights), None)
+            if name in expected and name in weights and weights[name].shape[0] != expected[name].shape[0]:
+                weights = {**weights, name: torch.zeros_like(expected[name])}
+    wrong = next(_misfits(expected, weights), None)
     if wrong:
-        raise UserError(f"{where} does not fit {type(module).__name__}: {wrong}")
+        raise UserError(f"{path} does not fit {type(module).__name__}: {wrong}")
     module.load_state_dict(weights)
 
 
-def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
-    """What is wrong with weights, one text each."""
-    yield from (f"'{name}' is missing" for name in wanted if name not in found)
-    yield from (f"'{name}' is not one of its weights" for name in found if name not in wanted)
-    for name, here in wanted.items():
-        there = found[name]
-        if there.shape != here.shape:
-            yield f"'{name}' is {_shape(there)}, not {_shape(here)}"
-        if there.dtype != here.dtype:
-            yield f"'{name}' is {str(there.dtype)[6:]}, not {str(here.dtype)[6:]}"
-        if there.is_floating_point() and not torch.isfinite(there).all():
+def _misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
+    """Differences of weights from the expected ones by name, shape and dtype, and weights that are not finite."""
+    yield from (f"'{name}' is missing" for name in expected if name not in weights)
+    yield from (f"'{name}' is not one of its weights" for name in weights if name not in expected)
+    for name, tensor in expected.items():
+        weight = weights[name]
+        if weight.shape != tensor.shape:
+            yield f"'{name}' is {_shape(weight)}, not {_shape(tensor)}"
+        if weight.dtype != tensor.dtype:
+            yield f"'{name}' is {str(weight.dtype)[6:]}, not {str(tensor.dtype)[6:]}"
+        if weight.is_floating_point() and not torch.isfinite(weight).all():
             yield f"'{name}' holds NaN or infinity"
 
 
@@ -238,8 +189,8 @@ def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a single number"
 
 
-def save(run: Run, model: nn.Module, config: ModelConfig) -> None:
-    """Write ``model.json``, then the weights and references: their presence says that training is complete."""
+def save_model(run: Run, model: nn.Module, config: ModelConfig) -> None:
+    """Write ``model.json``, then the weights and references, whose file exists exactly when training is complete."""
     write_json(run.model_file, dataclasses.asdict(config))
     save_tensors(run.weights_file, dict(model.state_dict()))
 
@@ -279,57 +230,57 @@ def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Mo
         >>> names = [model.classes[i] for i in model(model.preprocess(images)).argmax(dim=1)]
     """
     if Path(source).suffix == ".safetensors":
-        return load_file(Path(source), network)
-    run = Run(hub.fetch(str(source)) if hub.is_name(source) else Path(source))
+        return _load_exported(Path(source), network)
+    run = hub.local_run(source)
     config = read_config(run)
     if not run.weights_file.exists():
         raise UserError(f"{run.path}: training is not complete, there is no {run.weights_file.name}; train it first")
-    model = build(config, network=_plain(config, run.model_file, network))
+    model = build_model(config, network=_plain_network(config, run.model_file, network))
     weights, _ = load_tensors(run.weights_file)
     if isinstance(model, AnchoredModel):
-        _take_references(run, model, config, weights.get("references"))
-    fill(model, weights, run.weights_file)
-    return _ready(model, config)
+        _set_references(run, model, config, weights.get("references"))
+    load_weights(model, weights, run.weights_file)
+    return _with_preprocessing(model, config)
 
 
-def load_file(path: Path, network: nn.Module | str | None = None) -> nn.Module:
+def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:
     """The folded network of a safetensors file that ``anchored export`` wrote; see :func:`load`."""
     weights, text = load_tensors(path)
     try:
         config = _config(json.loads(text["anchored"])["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a model that anchored exported: {error}") from error
-    folded = _plain(config, path, network)
+    folded = _plain_network(config, path, network)
     if config.protocol != "standard" and weights.keys() != folded.state_dict().keys():
         wide = anchor(folded, fresh_stem=True, stem=config.stem or None, example=_example(config))
-        # Anything but zeros, so that the maps that the weights are loaded into are there.
+        # References other than zero, so that the folded network has the maps that are loaded into it.
         folded = fold(wide, torch.ones(config.references, *_example(config).shape[1:]))
-    fill(folded, weights, path)
-    return _ready(folded, config)
+    load_weights(folded, weights, path)
+    return _with_preprocessing(folded, config)
 
 
-def _plain(config: ModelConfig, where: Path, network: nn.Module | str | None) -> nn.Module:
-    """The plain network of a folder: the one given, else by its name, which only the caller may make one of code."""
+def _plain_network(config: ModelConfig, path: Path, network: nn.Module | str | None) -> nn.Module:
+    """The given network, else the one that the file ``path`` names: imported only where the caller gives that name."""
     if isinstance(network, nn.Module):
         return network
     if network not in (None, config.network):
-        raise UserError(f"{where} is of network '{config.network}', not '{network}'")
+        raise UserError(f"{path} is of network '{config.network}', not '{network}'")
     try:
-        return plain(config, allow_import=network is not None)
+        return build_plain_network(config, allow_import=network is not None)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
 
 
-def _ready(model: nn.Module, config: ModelConfig) -> nn.Module:
+def _with_preprocessing(model: nn.Module, config: ModelConfig) -> nn.Module:
     model.__dict__.update(preprocess=config.preprocess, classes=config.classes)
     return model.eval()
 
 
-def _take_references(run: Run, model: AnchoredModel, config: ModelConfig, references: Tensor | None) -> None:
-    wanted = (config.references, config.channels, config.size, config.size) if config.references else None
-    found = None if references is None else tuple(references.shape)
-    if found != wanted:
-        raise UserError(f"{run.weights_file} holds references {found}, but {run.model_file} says {wanted}")
+def _set_references(run: Run, model: AnchoredModel, config: ModelConfig, references: Tensor | None) -> None:
+    expected = (config.references, config.channels, config.size, config.size) if config.references else None
+    shape = None if references is None else tuple(references.shape)
+    if shape != expected:
+        raise UserError(f"{run.weights_file} holds references {shape}, but {run.model_file} says {expected}")
     if references is not None:
         try:
             model.set_references(references)
@@ -338,5 +289,5 @@ def _take_references(run: Run, model: AnchoredModel, config: ModelConfig, refere
 
 
 def weights_digest(run: Run) -> str:
-    """Short hash of the weights file: outputs are bound to it."""
+    """First 16 hexadecimal digits of the SHA-256 of the weights file, which cached outputs are bound to."""
     return hashlib.sha256(run.weights_file.read_bytes()).hexdigest()[:16]

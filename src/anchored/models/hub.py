@@ -14,32 +14,37 @@ from pathlib import Path
 from anchored.errors import UserError, first_line
 from anchored.store.layout import Run
 
-FILES = tuple(file.name for file in Run(Path()).shared)
+FILES = tuple(file.name for file in Run(Path()).model_folder_files)
 
 
-def is_name(source: str | Path) -> bool:
-    """Whether ``source`` is a place on the hub, ``hub:owner/name[@revision]``."""
+def is_hub_name(source: str | Path) -> bool:
+    """Whether ``source`` names a repository on the hub, ``hub:owner/name[@revision]``."""
     return str(source).startswith("hub:")
 
 
-def split(name: str) -> tuple[str, str | None]:
+def parse_hub_name(name: str) -> tuple[str, str | None]:
     """``owner/name`` and the revision (branch, tag or commit; None where none is given)."""
-    found = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
-    if not found:
+    match = re.fullmatch(r"hub:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    if not match:
         raise UserError(f"'{name}' is not a place on the hub: give hub:owner/name, or hub:owner/name@revision")
-    return found[1], found[2]
+    return match[1], match[2]
 
 
-def fetch(name: str) -> Path:
+def local_run(source: str | Path) -> Run:
+    """The folder of a model: downloaded where ``source`` is a name on the hub, else the path itself."""
+    return Run(download_folder(str(source)) if is_hub_name(source) else Path(source))
+
+
+def download_folder(name: str) -> Path:
     """Download a model folder, or find it in the cache; the last part of the path is the commit.
 
-    A name without a revision takes what the repository holds now; a warning gives the name that stays. Raises
+    A name without a revision takes the newest one, and a warning gives the name with the commit. Raises
     ``UserError`` where the repository or revision does not exist, is private, or cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
-    repository, revision = split(name)
-    with _refusals(name):
+    repository, revision = parse_hub_name(name)
+    with _hub_errors(name):
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
     if revision is None:
         pinned = f"hub:{repository}@{folder.name}"
@@ -49,15 +54,15 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def push(folder: Path, name: str, *, public: bool = False) -> str:
+def upload_folder(folder: Path, name: str, *, public: bool = False) -> str:
     """Upload a model folder to a repository, made (private unless ``public``) where there is none; the commit's name.
 
     The result, ``hub:owner/name@commit``, is what others load. Raises ``UserError`` where that is not allowed.
     """
     from huggingface_hub import HfApi
 
-    repository, revision = split(name)
-    with _refusals(name):
+    repository, revision = parse_hub_name(name)
+    with _hub_errors(name):
         api = HfApi()
         api.create_repo(repository, private=not public, exist_ok=True)
         commit = api.upload_folder(
@@ -71,8 +76,8 @@ def push(folder: Path, name: str, *, public: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _refusals(name: str) -> Iterator[None]:
-    """Turn the hub's refusals into one line."""
+def _hub_errors(name: str) -> Iterator[None]:
+    """Raise the hub's errors as one-line ``UserError``s."""
     try:
         yield
     except Exception as error:  # whatever the client and the network raise, which differs between its versions

@@ -1,4 +1,4 @@
-"""What a training begins with: fresh weights, those published with the network's name, or a checkpoint's."""
+"""What a training starts from: fresh weights, those published with the network's name, or a checkpoint's."""
 
 from __future__ import annotations
 
@@ -10,87 +10,120 @@ from torch import Tensor, nn
 
 from anchored.config.recipe import Cell
 from anchored.config.settings import Network
+from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.method.folding import fold
-from anchored.models import folder as model
+from anchored.models import folder as models
 from anchored.models import hub
 from anchored.models import registry as networks
-from anchored.models.folder import ModelConfig, Normalisation
+from anchored.models.folder import ModelConfig
 from anchored.store.files import load_tensors
 from anchored.store.layout import Run
 
 
-def config_of(cell: Cell) -> ModelConfig:
-    """The model that a cell trains, normalised like the one it starts from where the recipe does not say."""
-    return model.config_of(cell, _normalisation(cell))
+def model_config(cell: Cell) -> ModelConfig:
+    """The model that a cell trains."""
+    row, view = datasets.describe(cell.data), datasets.seen_by(cell.data)
+    mean, std = _normalisation(cell)
+    if len(mean) == 1 and view.channels == 3:  # grey repeated
+        mean, std = mean * 3, std * 3
+    if len(mean) != view.channels:
+        raise UserError(
+            f"{row.name} has {row.channels} channels and data.channels is {view.channels}: give data.mean and "
+            f"data.std, {view.channels} values each"
+        )
+    return ModelConfig(
+        network=cell.network,
+        protocol=cell.protocol,
+        mask_probability=cell.alpha,
+        channels=view.channels,
+        size=view.size,
+        mean=mean,
+        std=std,
+        classes=row.classes,
+        trained_on=row.name,
+        references=0 if cell.protocol == "standard" else cell.anchoring.references,
+        mask_unit=cell.anchoring.mask_unit,
+        masked_target=cell.anchoring.masked_target,
+        batch_norm=cell.anchoring.batch_norm,
+        width=cell.start.width,
+        interpolation=view.interpolation,
+        crop=view.crop,
+    )
 
 
-def _normalisation(cell: Cell) -> Normalisation | None:
-    """How inputs of the model that a cell starts from are normalised; None where that is not known."""
+def _normalisation(cell: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of a cell's inputs.
+
+    The recipe's, else those of the weights that the cell starts from, else the data set's.
+    """
+    if cell.data.mean:
+        return cell.data.mean, cell.data.std
     if cell.start.pretrained:
         published = networks.preprocessing(cell.network)
         return published.mean, published.std
-    if not cell.start.checkpoint:
-        return None
-    folder = Run(_weights_file(cell.start.checkpoint).parent)
-    if not folder.model_file.exists():
-        return None
-    config = model.read_config(folder)
-    return config.mean, config.std
+    if cell.start.checkpoint:
+        run = Run(_weights_file(cell.start.checkpoint).parent)
+        if run.model_file.exists():
+            config = models.read_config(run)
+            return config.mean, config.std
+    row = datasets.describe(cell.data)
+    return row.mean, row.std
 
 
-def begin(cell: Cell, config: ModelConfig) -> nn.Module:
-    """The module that a cell's training begins with, before its references are set.
+def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
+    """The module that a cell's training starts from, before its references are set.
 
-    Every protocol starts from the same plain weights, the stem widened as ``anchoring.stem`` says. Only a folder that
-    was *trained* anchored is another start: for anchored protocols alone, with its wide stem.
+    Every protocol starts from the same plain weights, the stem widened as ``anchoring.stem`` says. The exception is a
+    checkpoint that was *trained* anchored: only anchored protocols can start from it, with its wide stem.
     """
-    plain = model.plain(config, cell.seed, pretrained=cell.start.pretrained, allow_import=True)  # the recipe's own
-    wide = None
+    # The name is the recipe's own, so code may be imported.
+    plain = models.build_plain_network(config, cell.seed, pretrained=cell.start.pretrained, allow_import=True)
+    path, anchored_weights = Path(), None
     if cell.start.checkpoint:
         path = _weights_file(cell.start.checkpoint)
         if cell.start.sha256 not in ("", _sha256(path)):
             raise UserError(f"{path} holds other weights than the study began with (sha256 {cell.start.sha256})")
         weights = _checkpoint(path)
         if not isinstance(weights, AnchoredModel):
-            model.fill(plain, weights, path, replace_head=True)
+            models.load_weights(plain, weights, path, replace_head=True)
         elif cell.protocol == "standard":
             raise UserError(f"network.checkpoint {path} was trained anchored: a standard network cannot start from it")
         else:
-            wide = dict(weights.network.state_dict())
-    made = model.build(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh", network=plain)
-    if wide is not None:
-        assert isinstance(made, AnchoredModel)
-        model.fill(made.network, wide, path, replace_head=True)
-    return made
+            anchored_weights = dict(weights.network.state_dict())
+    model = models.build_model(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh", network=plain)
+    if anchored_weights is not None:
+        assert isinstance(model, AnchoredModel)
+        models.load_weights(model.network, anchored_weights, path, replace_head=True)
+    return model
 
 
 def _checkpoint(path: Path) -> dict[str, Tensor] | AnchoredModel:
     """Weights of the plain network, or the model where it was trained anchored."""
-    folder = Run(path.parent)
-    if not folder.model_file.exists():
+    run = Run(path.parent)
+    if not run.model_file.exists():
         return load_tensors(path)[0]
-    started = model.load(folder.path)
-    if not isinstance(started, AnchoredModel):
-        return dict(started.state_dict())
+    model = models.load(run.path)
+    if not isinstance(model, AnchoredModel):
+        return dict(model.state_dict())
     # Converted and not trained: the same for every reference, and exactly the plain network's weights.
-    return started if started.references is not None else dict(fold(started).state_dict())
+    return model if model.references is not None else dict(fold(model).state_dict())
 
 
-def pinned(start: Network) -> Network:
-    """The same start with the hash of its checkpoint's weights, so that a study's results are bound to them."""
+def with_checkpoint_hash(start: Network) -> Network:
+    """The same settings with the hash of the checkpoint's weights, which binds a study's results to them."""
     if not start.checkpoint:
         return start
-    found = _sha256(_weights_file(start.checkpoint))
-    if start.sha256 not in ("", found):
-        raise UserError(f"network.checkpoint {start.checkpoint} has sha256 {found}, the recipe says {start.sha256}")
-    return replace(start, sha256=found)
+    digest = _sha256(_weights_file(start.checkpoint))
+    if start.sha256 not in ("", digest):
+        raise UserError(f"network.checkpoint {start.checkpoint} has sha256 {digest}, the recipe says {start.sha256}")
+    return replace(start, sha256=digest)
 
 
 def _weights_file(checkpoint: str) -> Path:
-    """The weights of a checkpoint: the file itself, or a folder's, here or on the hub."""
-    path = hub.fetch(checkpoint) if hub.is_name(checkpoint) else Path(checkpoint)
+    """The weights of a checkpoint: the file itself, or those in a model folder, here or on the hub."""
+    path = hub.local_run(checkpoint).path
     path = Run(path).weights_file if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"network.checkpoint {checkpoint}: there is no such file, and no folder with weights")

@@ -52,6 +52,9 @@ class PreActivationBlock(nn.Module):
         return y + skipped
 
 
+Block = Callable[[int, int, int], nn.Module]  # input channels, output channels, stride
+
+
 class ResNet(nn.Module):
     """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``."""
 
@@ -63,7 +66,7 @@ class ResNet(nn.Module):
         stem: int,
         widths: tuple[int, ...],
         depth: int,
-        block: Callable[[int, int, int], nn.Module] = PostActivationBlock,
+        block: Block = PostActivationBlock,
     ) -> None:
         super().__init__()
         self.stem = _conv(channels, stem)

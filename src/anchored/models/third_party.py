@@ -1,4 +1,4 @@
-"""Networks of other libraries: timm's, torchvision's, and what an import path leads to."""
+"""Networks of other libraries: timm's, torchvision's (the ImageNet rows of the registry too), and imported ones."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from anchored.method import stem as stems
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a network is built for."""
+class NetworkSpec:
+    """The images and classes that a network is built for."""
 
     channels: int
     classes: int
-    size: int | None = None  # height and width of the images, pixels; None for the network's own
+    size: int | None = None  # height and width of the images, pixels; None for the network's default
     width: float = 1.0  # factor of the hidden widths
     pretrained: bool = False
 
     def scaled(self, channels: int, step: int = 1) -> int:
-        """A hidden width times the factor, a whole multiple of ``step``."""
+        """A hidden width times the factor, rounded to a multiple of ``step``, which it is at least."""
         return step * max(1, round(channels * self.width / step))
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pretrained weights want images: resized, cropped at the centre, then ``(x − mean) / std`` of x in [0, 1]."""
+    """Inputs of pretrained weights: images resized, cropped at the centre, then ``(x − mean) / std`` of x in [0, 1]."""
 
     resize: int  # pixels of the shorter side
     size: int  # height and width of the crop, pixels
@@ -51,10 +51,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Library:
-    """A library: its networks' names, how to build one, and how its pretrained weights want images."""
+    """A library: the names of its networks, the builder of one, and the preprocessing of its pretrained weights."""
 
     names: Callable[[], frozenset[str]]
-    build: Callable[[str, Wanted], nn.Module]
+    build: Callable[[str, NetworkSpec], nn.Module]
     preprocessing: Callable[[str], Preprocessing]
 
 
@@ -65,28 +65,28 @@ def _timm_names() -> frozenset[str]:
     return frozenset(timm.list_models()) | frozenset(timm.list_pretrained())
 
 
-def _timm_build(name: str, wanted: Wanted) -> nn.Module:
+def _timm_build(name: str, spec: NetworkSpec) -> nn.Module:
     import timm
 
     def create(**options: Any) -> nn.Module:
         network: nn.Module = timm.create_model(
-            name, wanted.pretrained, num_classes=wanted.classes, in_chans=wanted.channels, **options
+            name, spec.pretrained, num_classes=spec.classes, in_chans=spec.channels, **options
         )
         return network
 
-    if wanted.pretrained and not (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).has_weights:
+    if spec.pretrained and not (timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).has_weights:
         raise UserError(f"timm has no pretrained weights for '{name}': near ones are in timm.list_pretrained()")
     try:
-        if wanted.size is None:
+        if spec.size is None:
             return create()
         try:
-            return create(img_size=wanted.size)
+            return create(img_size=spec.size)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
             return create()  # a network for images of any size
     except Exception as error:  # whatever the library and its downloads raise
-        raise _cannot(f"timm:{name}", wanted, error) from error
+        raise _cannot(f"timm:{name}", spec, error) from error
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:
@@ -96,18 +96,16 @@ def _timm_preprocessing(name: str) -> Preprocessing:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise UserError(f"timm has no pretrained weights for '{name}', so no preprocessing")
-    found = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
-    size = int(found["input_size"][-1])
-    resize = math.floor(size / found["crop_pct"])
-    return Preprocessing(resize, size, found["interpolation"], tuple(found["mean"]), tuple(found["std"]))
+    data = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
+    size = int(data["input_size"][-1])
+    resize = math.floor(size / data["crop_pct"])
+    return Preprocessing(resize, size, data["interpolation"], tuple(data["mean"]), tuple(data["std"]))
 
 
-# Options of torchvision's networks: no second head, whose logits a training loop would not expect, and no change of the
-# image inside the network, which preprocessing does better (these two divide [−1, 1] instead of ImageNet's deviations).
-_INCEPTIONS: dict[str, dict[str, bool]] = {
-    "googlenet": {"aux_logits": False, "transform_input": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "transform_input": False, "init_weights": True},
-}
+# No auxiliary heads, whose logits a training loop would not expect, and no normalisation inside the network, which is
+# left to preprocessing: these networks want [−1, 1] instead of ImageNet's mean and standard deviation.
+_INCEPTION_OPTIONS = {"aux_logits": False, "transform_input": False, "init_weights": True}
+_INCEPTIONS = ("googlenet", "inception_v3")
 
 
 @cache
@@ -115,67 +113,66 @@ def _torchvision_names() -> frozenset[str]:
     return frozenset(torchvision.models.list_models(module=torchvision.models))
 
 
-def _torchvision_build(name: str, wanted: Wanted) -> nn.Module:
-    options: dict[str, Any] = dict(_INCEPTIONS.get(name, {}))
-    if wanted.size is not None and name.startswith("vit_"):
-        options["image_size"] = wanted.size
-    if wanted.size is not None and name.startswith("maxvit_"):
-        options["input_size"] = (wanted.size, wanted.size)
+def _torchvision_build(name: str, spec: NetworkSpec) -> nn.Module:
+    options: dict[str, Any] = dict(_INCEPTION_OPTIONS) if name in _INCEPTIONS else {}
+    if spec.size is not None and name.startswith("vit_"):
+        options["image_size"] = spec.size
+    if spec.size is not None and name.startswith("maxvit_"):
+        options["input_size"] = (spec.size, spec.size)
     try:
-        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=wanted.classes, **options)
+        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=spec.classes, **options)
     except Exception as error:  # whatever the library raises
-        raise _cannot(f"torchvision:{name}", wanted, error) from error
-    return _finished(network, name, wanted)
+        raise _cannot(f"torchvision:{name}", spec, error) from error
+    return _with_weights_and_channels(network, name, spec)
 
 
 def _torchvision_preprocessing(name: str) -> Preprocessing:
-    found = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    mean, std = (((0.5,) * 3,) * 2) if name in _INCEPTIONS else (tuple(found.mean), tuple(found.std))
-    return Preprocessing(found.resize_size[0], found.crop_size[0], found.interpolation.value, mean, std)
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    mean, std = (((0.5,) * 3,) * 2) if name in _INCEPTIONS else (tuple(preset.mean), tuple(preset.std))
+    return Preprocessing(preset.resize_size[0], preset.crop_size[0], preset.interpolation.value, mean, std)
 
 
-def _finished(network: nn.Module, name: str, wanted: Wanted) -> nn.Module:
-    """A network of torchvision's class with the weights and the number of channels that are wanted."""
-    if wanted.pretrained:
-        _load(network, name, wanted)
-    if wanted.channels != 3:
-        example = None if wanted.size is None else torch.zeros(1, 3, wanted.size, wanted.size)
-        for each in stems.find(network, example=example).names:
-            _respread(network.get_submodule(each), wanted)
+def _with_weights_and_channels(network: nn.Module, name: str, spec: NetworkSpec) -> nn.Module:
+    """The torchvision network of 3 channels, changed to the weights and the number of channels of ``spec``."""
+    if spec.pretrained:
+        _load_pretrained(network, name, spec)
+    if spec.channels != 3:
+        example = None if spec.size is None else torch.zeros(1, 3, spec.size, spec.size)
+        for layer in stems.find_stem(network, example=example).names:
+            _set_input_channels(network.get_submodule(layer), spec)
     return network
 
 
-def _load(network: nn.Module, name: str, wanted: Wanted) -> None:
+def _load_pretrained(network: nn.Module, name: str, spec: NetworkSpec) -> None:
     """Load torchvision's best weights, all but those of a head of another number of classes."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:
-        found = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
+        published = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True)
     except Exception as error:  # whatever the download raises
-        raise _cannot(f"torchvision:{name}", wanted, error) from error
-    own = network.state_dict()
-    fitting = {key: value for key, value in found.items() if key in own and own[key].shape == value.shape}
-    missing = sorted(set(own) - set(fitting))
-    head = {key for key in missing if own[key].shape[:1] == (wanted.classes,)}
-    if wanted.classes == len(weights.meta["categories"]):
-        head = set()
-    if set(missing) - head:
+        raise _cannot(f"torchvision:{name}", spec, error) from error
+    state = network.state_dict()
+    fitting = {key: value for key, value in published.items() if key in state and state[key].shape == value.shape}
+    missing = set(state) - set(fitting)
+    if spec.classes != len(weights.meta["categories"]):  # another head
+        missing = {key for key in missing if state[key].shape[:1] != (spec.classes,)}
+    if missing:
         raise UserError(
-            f"torchvision:{name}: the pretrained weights do not fit images of {wanted.size} pixels "
-            f"('{min(set(missing) - head)}'): use {weights.transforms().crop_size[0]}"
+            f"torchvision:{name}: the pretrained weights do not fit images of {spec.size} pixels "
+            f"('{min(missing)}'): use {weights.transforms().crop_size[0]}"
         )
     network.load_state_dict(fitting, strict=False)
 
 
-def _respread(layer: Any, wanted: Wanted) -> None:
-    """Give a first layer of 3 channels another number: pretrained weights repeated and rescaled (summed for one)."""
+def _set_input_channels(layer: Any, spec: NetworkSpec) -> None:
+    """Change the channels of a first layer of 3: pretrained weights repeated and rescaled (summed for one)."""
     weight = layer.weight.detach()
     outputs, _, *kernel = weight.shape
-    if wanted.pretrained:
-        repeated = weight.repeat(1, math.ceil(wanted.channels / 3), *[1] * len(kernel))[:, : wanted.channels]
-        spread = weight.sum(dim=1, keepdim=True) if wanted.channels == 1 else repeated * (3 / wanted.channels)
+    if spec.pretrained:
+        repeated = weight.repeat(1, math.ceil(spec.channels / 3), *[1] * len(kernel))[:, : spec.channels]
+        weight = weight.sum(dim=1, keepdim=True) if spec.channels == 1 else repeated * (3 / spec.channels)
     else:
-        spread = torch.randn(outputs, wanted.channels, *kernel) * weight.std()
-    layer.weight, layer.in_channels = nn.Parameter(spread), wanted.channels
+        weight = torch.randn(outputs, spec.channels, *kernel) * weight.std()
+    layer.weight, layer.in_channels = nn.Parameter(weight), spec.channels
 
 
 LIBRARIES: dict[str, Library] = {
@@ -187,83 +184,84 @@ LIBRARIES: dict[str, Library] = {
 class _ScaledResNet(TorchvisionResNet):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's ResNet-18 with every width scaled."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
-        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=wanted.classes)
-        if wanted.width != 1:
-            self.conv1 = nn.Conv2d(3, wanted.scaled(64), 7, 2, 3, bias=False)
+    def __init__(self, spec: NetworkSpec) -> None:
+        self.spec = spec
+        super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=spec.classes)
+        if spec.width != 1:
+            self.conv1 = nn.Conv2d(3, spec.scaled(64), 7, 2, 3, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-            self.bn1 = nn.BatchNorm2d(wanted.scaled(64))
-            self.fc = nn.Linear(wanted.scaled(512), wanted.classes)
+            self.bn1 = nn.BatchNorm2d(spec.scaled(64))
+            self.fc = nn.Linear(spec.scaled(512), spec.classes)
 
     def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> nn.Sequential:
-        if planes == 64:  # the first: what enters it is the stem's output
-            self.inplanes = self.wanted.scaled(64)
-        stage: nn.Sequential = super()._make_layer(block, self.wanted.scaled(planes), blocks, stride, dilate)
+        if planes == 64:  # the first stage: its input is the stem's output
+            self.inplanes = self.spec.scaled(64)
+        stage: nn.Sequential = super()._make_layer(block, self.spec.scaled(planes), blocks, stride, dilate)
         return stage
 
 
-def resnet18(wanted: Wanted) -> nn.Module:
+def resnet18(spec: NetworkSpec) -> nn.Module:
     """ResNet-18 for ImageNet (arXiv 1512.03385)."""
-    return _finished(_ScaledResNet(wanted), "resnet18", wanted)
+    return _with_weights_and_channels(_ScaledResNet(spec), "resnet18", spec)
 
 
-def regnety_800mf(wanted: Wanted) -> nn.Module:
+def regnety_800mf(spec: NetworkSpec) -> nn.Module:
     """RegNetY-800MF (arXiv 2003.13678), with the constants of torchvision's ``regnet_y_800mf``."""
     params = BlockParams.from_init_params(
-        depth=14, w_0=wanted.scaled(56, 8), w_a=38.84 * wanted.width, w_m=2.4, group_width=16, se_ratio=0.25
+        depth=14, w_0=spec.scaled(56, 8), w_a=38.84 * spec.width, w_m=2.4, group_width=16, se_ratio=0.25
     )
     norm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
-    network = RegNet(params, num_classes=wanted.classes, stem_width=wanted.scaled(32, 8), norm_layer=norm)
-    return _finished(network, "regnet_y_800mf", wanted)
+    network = RegNet(params, num_classes=spec.classes, stem_width=spec.scaled(32, 8), norm_layer=norm)
+    return _with_weights_and_channels(network, "regnet_y_800mf", spec)
 
 
-def vit_b_16(wanted: Wanted) -> nn.Module:
+def vit_b_16(spec: NetworkSpec) -> nn.Module:
     """ViT-B/16 (arXiv 2010.11929); the width scales the number of heads, of 64 features each."""
-    size, heads = wanted.size or 224, wanted.scaled(12)
+    size, heads = spec.size or 224, spec.scaled(12)
     if size % 16:
         raise UserError(f"network 'vit_b_16' cuts images into patches of 16 pixels: {size} is not a multiple")
-    network = VisionTransformer(size, 16, 12, heads, 64 * heads, 256 * heads, num_classes=wanted.classes)
-    return _finished(network, "vit_b_16", wanted)
+    network = VisionTransformer(size, 16, 12, heads, 64 * heads, 256 * heads, num_classes=spec.classes)
+    return _with_weights_and_channels(network, "vit_b_16", spec)
 
 
-def imported(path: str, wanted: Wanted) -> nn.Module:
-    """What ``package.module:factory`` makes of (channels, classes)."""
+def import_network(path: str, spec: NetworkSpec) -> nn.Module:
+    """The network that ``package.module:factory`` returns for (channels, classes)."""
     module, _, factory = path.partition(":")
     if not (module and factory):
         raise UserError(f"network 'python:{path}': write python:package.module:factory")
     try:
-        make = getattr(importlib.import_module(module), factory)
+        build = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"network 'python:{path}' cannot be imported: {first_line(error)}") from error
     try:
-        network = make(wanted.channels, wanted.classes)
+        network = build(spec.channels, spec.classes)
     except Exception as error:  # whatever the user's own code raises
-        raise _cannot(f"python:{path}", wanted, error) from error
+        raise _cannot(f"python:{path}", spec, error) from error
     if not isinstance(network, nn.Module):
         raise UserError(f"network 'python:{path}' gives a {type(network).__name__}: it has to give a torch.nn.Module")
     return network
 
 
-def check(network: nn.Module, name: str, wanted: Wanted) -> None:
-    """Refuse a network that does not turn the images wanted into logits."""
-    size = wanted.size or 224
+def check_logits_shape(network: nn.Module, name: str, spec: NetworkSpec) -> None:
+    """Refuse a network that does not turn one image (1,C,H,W) into logits (1,N)."""
+    size = spec.size or 224
     try:
-        logits = equivalence.run(equivalence.twin(network), torch.zeros(1, wanted.channels, size, size))
+        images = torch.zeros(1, spec.channels, size, size)
+        logits = equivalence.run_network(equivalence.evaluation_copy(network), images)
     except Exception as error:  # whatever the library or the user's own code raises
-        raise _cannot(name, wanted, error) from error
-    if not isinstance(logits, Tensor) or logits.shape != (1, wanted.classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"network '{name}' gives {found} for one image, not logits (1, {wanted.classes})")
+        raise _cannot(name, spec, error) from error
+    if not isinstance(logits, Tensor) or logits.shape != (1, spec.classes):
+        output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"network '{name}' gives {output} for one image, not logits (1, {spec.classes})")
 
 
-def _cannot(name: str, wanted: Wanted, error: Exception) -> UserError:
+def _cannot(name: str, spec: NetworkSpec, error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
-    side = "" if wanted.size is None else f"×{wanted.size}×{wanted.size}"
-    what = "pretrained weights cannot be had" if wanted.pretrained else "cannot be built"
-    hint = ": is the network reachable, or are they in the library's cache?" if wanted.pretrained else ""
+    side = "" if spec.size is None else f"×{spec.size}×{spec.size}"
+    what = "pretrained weights cannot be had" if spec.pretrained else "cannot be built"
+    hint = ": is the network reachable, or are they in the library's cache?" if spec.pretrained else ""
     return UserError(
-        f"network '{name}' {what} for {wanted.channels}{side} images and {wanted.classes} classes "
+        f"network '{name}' {what} for {spec.channels}{side} images and {spec.classes} classes "
         f"({first_line(error)}){hint}"
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anchored.metrics import intervals
 from anchored.metrics.registry import METRICS
-from anchored.store.layout import Row
+from anchored.store.rows import Row
 
 _Key = TypeVar("_Key")
 

@@ -19,8 +19,9 @@ from anchored.config.settings import PROTOCOLS
 from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Change, Estimate, compare, corrected
-from anchored.store import files, layout
-from anchored.store.layout import Row, Run, StudyFolder
+from anchored.store import files
+from anchored.store.layout import Run, StudyFolder
+from anchored.store.rows import Row, read_rows
 
 MEAN = "mean"
 """The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
@@ -285,7 +286,7 @@ def read(folder: StudyFolder) -> Summary:
     if not isinstance(study, dict) or not isinstance(study.get("recipe"), dict):
         raise UserError(f"{folder.study_file} does not describe a study")
     made = study.get("made")
-    rows = layout.read_rows(folder.results_file)
+    rows = read_rows(folder.results_file)
     if not rows:
         raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
     _check(rows, folder.results_file)
@@ -295,7 +296,7 @@ def read(folder: StudyFolder) -> Summary:
 def validation_of(summary: Summary) -> Summary | None:
     """What was measured on held-out training images, where the study chooses a knob. ``UserError`` as ``read``."""
     path = summary.folder.validation_file
-    if not summary.recipe.get("choose") or not path.is_file() or not (rows := layout.read_rows(path)):
+    if not summary.recipe.get("choose") or not path.is_file() or not (rows := read_rows(path)):
         return None
     _check(rows, path)
     return Summary(summary.folder, summary.recipe, summary.made, tuple(rows), validation=True)

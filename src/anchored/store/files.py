@@ -1,4 +1,4 @@
-"""Reading and writing of files: whole or not at all, refused in one line, nothing pickled or unpickled."""
+"""Reading and writing files: atomic writes, one-line errors, safetensors and JSON; nothing is pickled or unpickled."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from anchored.errors import UserError
 
-UNFINISHED = ".part"  # end of the names of files that are being written
+UNFINISHED = ".anchored-part"  # suffix of the names of files that are being written: .NAME.RANDOM.anchored-part
 
 
 @contextlib.contextmanager
-def mending(path: Path, action: str) -> Iterator[None]:
-    """Turn the system's refusals about ``path`` (full disk, no permission ...) into one line."""
+def os_errors_as_user_errors(path: Path, action: str) -> Iterator[None]:
+    """Raise every ``OSError`` about ``path`` (full disk, no permission ...) as a one-line ``UserError``."""
     try:
         yield
     except OSError as error:
@@ -31,20 +31,25 @@ def mending(path: Path, action: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
-    """A stream to a file that appears whole or not at all: beside its place first, flushed to disk, then renamed."""
-    with mending(path, "write"):
+def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
+    """A binary stream to a file that appears whole or not at all: a temporary file beside it, synced, then renamed.
+
+    Raises ``UserError`` where ``path`` is a symbolic link: the file that it leads to is not ours to replace.
+    """
+    refuse_link(path)
+    with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+        temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
@@ -54,75 +59,83 @@ def _umask() -> int:
     return current
 
 
-def sweep(folder: Path, *, deep: bool = True) -> None:
-    """Remove what a killed process left half-written in ``folder``, and below it unless ``deep`` is false.
+def refuse_link(path: Path) -> Path:
+    """The path; ``UserError`` where it is a symbolic link, so that nothing outside a result folder is ever changed."""
+    if path.is_symlink():
+        raise UserError(
+            f"{path} is a symbolic link: nothing is written or removed through it, put a real file or folder there"
+        )
+    return path
 
-    Nobody else may be writing there.
+
+def remove_unfinished(folder: Path, *, recursive: bool = True) -> None:
+    """Remove the temporary files that a killed process left in ``folder`` (and below it); links are not followed.
+
+    No other process may be writing there.
     """
-    for file in (folder.rglob if deep else folder.glob)(f".*{UNFINISHED}"):
-        with mending(file, "remove"):
-            file.unlink(missing_ok=True)
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        for name in names:
+            if name.startswith(".") and name.endswith(UNFINISHED):
+                with os_errors_as_user_errors(Path(parent, name), "remove"):
+                    Path(parent, name).unlink(missing_ok=True)
+        if not recursive:
+            folders.clear()
 
 
 @contextlib.contextmanager
-def placing(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Gives a path in a new folder beside ``path`` to write a file or folder to; it is moved to its place at the end.
+def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary path to write a file or folder to, which is moved to ``path`` at the end; nothing is left on errors.
 
-    Where the body raises, nothing is left. Raises ``UserError`` where something is there already, unless ``force``
-    (then it is replaced; a folder only where it is empty).
+    Raises ``UserError`` where ``path`` exists; with ``force`` a file is replaced. An empty folder is always replaced.
     """
-    taken = any(path.iterdir()) if path.is_dir() else path.exists() and not force
-    if taken:
-        hint = "choose another place" if path.is_dir() else "choose another place, or replace it with --force"
-        raise UserError(f"{path} exists already: {hint}")
-    with mending(path, "write"):
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} exists already: choose another place")
+    if path.exists() and not path.is_dir() and not force:
+        raise UserError(f"{path} exists already: choose another place, or replace it with --force")
+    with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            made = Path(folder) / path.name
-            yield made
-            made.replace(path)
+            temporary = Path(folder) / path.name
+            yield temporary
+            temporary.replace(path)
 
 
 @contextlib.contextmanager
-def held(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Within it, this process alone holds the lock file ``path``; gives False where another one does, or waits for it.
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Lock the file ``path`` for this process; gives False where another one holds it, unless ``wait``.
 
-    The system gives the lock back however the process ends, so nothing is ever left locked.
+    The operating system releases the lock however the process ends.
     """
-    with mending(path, "lock"):
+    lock = FileLock(refuse_link(path))
+    with os_errors_as_user_errors(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
+        with contextlib.suppress(Timeout):
             lock.acquire(blocking=wait)
-        except Timeout:
-            mine = False
-        else:
-            mine = True
     try:
-        yield mine
+        yield lock.is_locked
     finally:
         lock.release()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with writing(path) as stream:
+    """Write a file atomically."""
+    with atomic_writer(path) as stream:
         stream.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that people can read."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """Read JSON; ``UserError`` where the file is missing or is not JSON."""
-    with mending(path, "read"):
+    with os_errors_as_user_errors(path, "read"):
         content = path.read_bytes()
     try:
         return json.loads(content)
@@ -131,16 +144,16 @@ def read_json(path: Path) -> Any:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors (any device; copied to CPU) and text as one safetensors file, atomically."""
+    """Write named tensors (of any device) and text metadata as one safetensors file, atomically."""
     # clone: safetensors refuses tensors that share memory, and views of larger ones would be saved whole.
     write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, metadata))
 
 
 def join_tensors(path: Path, parts: Sequence[Path], metadata: dict[str, str]) -> None:
-    """Write the tensors of several files one after another, along their first axis, as one file.
+    """Concatenate the tensors of several safetensors files along their first axis, into one file, atomically.
 
-    Only one tensor of one part is in memory at a time. The format is github.com/huggingface/safetensors#format: eight
-    bytes with the header's length, a JSON header, the data.
+    One tensor of one part is in memory at a time, which safetensors' own writer cannot do. The format is
+    github.com/huggingface/safetensors#format: eight bytes with the header's length, a JSON header, the data.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     with contextlib.ExitStack() as stack:
@@ -148,13 +161,12 @@ def join_tensors(path: Path, parts: Sequence[Path], metadata: dict[str, str]) ->
         names, end = list(opened[0].keys()), 0
         for name in names:
             slices = [part.get_slice(name) for part in opened]
-            shape = [sum(each.get_shape()[0] for each in slices), *slices[0].get_shape()[1:]]
-            size = sum(part.get_tensor(name).nbytes for part in opened)
-            header[name] = {"dtype": slices[0].get_dtype(), "shape": shape, "data_offsets": [end, end + size]}
-            end += size
+            shape = [sum(rows.get_shape()[0] for rows in slices), *slices[0].get_shape()[1:]]
+            start, end = end, end + sum(part.get_tensor(name).nbytes for part in opened)
+            header[name] = {"dtype": slices[0].get_dtype(), "shape": shape, "data_offsets": [start, end]}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        with writing(path) as stream:
+        with atomic_writer(path) as stream:
             stream.write(struct.pack("<Q", len(text)) + text)
             for name in names:
                 for part in opened:
@@ -162,23 +174,29 @@ def join_tensors(path: Path, parts: Sequence[Path], metadata: dict[str, str]) ->
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: named CPU tensors, and the text kept with them."""
+    """Read a safetensors file: CPU tensors by name, and its text metadata; ``UserError`` where it cannot be read."""
     try:
-        with mending(path, "read"), safe_open(path, framework="pt") as stored:
+        with os_errors_as_user_errors(path, "read"), safe_open(path, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): remove it and run again") from error
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}): it was cut short, or is of another format"
+        ) from error
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file."""
+    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file.
+
+    The tensors are the file's; the structure around them is JSON in its metadata.
+    """
     tensors: dict[str, Tensor] = {}
 
     def packed(node: Any) -> Any:
         match node:
             case Tensor():
-                tensors[f"t{len(tensors)}"] = node
-                return {"tensor": f"t{len(tensors) - 1}"}
+                name = f"t{len(tensors)}"
+                tensors[name] = node
+                return {"tensor": name}
             case dict():  # as pairs, since keys may be numbers
                 return {"dict": [[packed(key), packed(value)] for key, value in node.items()]}
             case tuple():
@@ -189,12 +207,12 @@ def save_tree(path: Path, tree: Any) -> None:
                 return node
         raise TypeError(f"a checkpoint cannot hold a {type(node).__name__}")
 
-    text = json.dumps(packed(tree))
-    save_tensors(path, tensors, {"tree": text})
+    structure = json.dumps(packed(tree))
+    save_tensors(path, tensors, {"tree": structure})
 
 
 def load_tree(path: Path) -> Any:
-    """Read what ``save_tree`` wrote."""
+    """Read what ``save_tree`` wrote; ``UserError`` where the file is something else."""
     tensors, metadata = load_tensors(path)
 
     def unpacked(node: Any) -> Any:
@@ -212,4 +230,4 @@ def load_tree(path: Path) -> Any:
     try:
         return unpacked(json.loads(metadata["tree"]))
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a checkpoint of anchored: remove it to train from the start") from error
+        raise UserError(f"{path} is not a checkpoint of anchored: train into another folder to start anew") from error

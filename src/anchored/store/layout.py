@@ -1,4 +1,4 @@
-"""A run's and a study's folders, and their rows: the only module that knows names on disk.
+"""The folders of results: the only module that knows the names of their files.
 
 A study's folder::
 
@@ -11,44 +11,27 @@ A study's folder::
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from anchored.errors import UserError
-from anchored.store.files import mending, write_text
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measured number: a line of ``results.csv``. The first eight columns are those of the paper's tables."""
-
-    trained_on: str  # title of the training set, e.g. CIFAR-10
-    architecture: str  # title of the network, e.g. ResNet-18
-    protocol: str  # standard, anchored or ram
-    alpha: float | None  # mask probability of ram, else None
-    metric: str  # a key of anchored.metrics.registry.METRICS
-    dataset: str  # title of the set measured on
-    severity: int | None  # 1..5 for corruptions, else None
-    value: float  # percent for accuracies, AUROC, FPR, AUPR; plain for calibration errors
-    tail_weight: float | None  # λ of hard-Δ mining, None without
-    seed: int
-    corruption: str  # one corruption's name; "mean" for the mean over corruptions; "" elsewhere
-    score: str  # OOD score, "" elsewhere
-    low: float  # ends of the 95 % interval over images
-    high: float
-    n: int  # test images behind the value
-    run: str  # name of the run's folder
+from anchored.store.files import os_errors_as_user_errors, refuse_link, remove_unfinished
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
-_INTEGERS = {"severity", "seed", "n"}
-_NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
+class _Folder(Protocol):
+    @property
+    def path(self) -> Path: ...
+
+
+class _Entry:
+    """An attribute of a folder: the path of the file or folder ``name`` in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: _Folder, owner: type) -> Path:
+        return folder.path / self.name
 
 
 @dataclass(frozen=True)
@@ -57,106 +40,68 @@ class Run:
 
     path: Path
 
+    cell_file = _Entry("cell.json")  # the settings that decide the weights
+    state_file = _Entry("state.json")  # how far its training and evaluation are
+    lock_file = _Entry(".lock")  # locked by the process that works on it
+    recipe_file = _Entry("recipe.json")  # the whole recipe that the run belongs to
+    model_file = _Entry("model.json")  # what is needed to rebuild the module: network, protocol, preprocessing, classes
+    weights_file = _Entry(
+        "weights.safetensors"
+    )  # final weights and references; there exactly when training is complete
+    card_file = _Entry("README.md")  # the model card
+    checkpoint_file = _Entry("checkpoint.safetensors")  # of an unfinished training; removed when training is complete
+    log_file = _Entry("training.csv")  # one line per epoch: loss, accuracy, learning rate, seconds
+    rows_file = _Entry("rows.csv")  # the run's rows; there exactly when evaluation is complete
+    replicates_file = _Entry("replicates.safetensors")  # bootstrap replicates (rows,R) in the rows' order and unit
+    evaluation_file = _Entry("evaluation.json")  # the settings that made the rows, and the hash of the weights
+
     @property
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
 
     @property
-    def cell_file(self) -> Path:
-        """The settings that decide the weights."""
-        return self.path / "cell.json"
-
-    @property
-    def state_file(self) -> Path:
-        """How far its training and evaluation are."""
-        return self.path / "state.json"
-
-    @property
-    def lock_file(self) -> Path:
-        """Locked by the process that works on it."""
-        return self.path / ".lock"
-
-    @property
-    def recipe_file(self) -> Path:
-        """The whole recipe that the run belongs to."""
-        return self.path / "recipe.json"
-
-    @property
-    def model_file(self) -> Path:
-        """What is needed to rebuild the module: network, protocol, preprocessing, classes."""
-        return self.path / "model.json"
-
-    @property
-    def weights_file(self) -> Path:
-        """Final weights and references; there exactly when training is complete."""
-        return self.path / "weights.safetensors"
-
-    @property
-    def card_file(self) -> Path:
-        """The model card, for those whom the folder is given to."""
-        return self.path / "README.md"
-
-    @property
-    def shared(self) -> tuple[Path, Path, Path]:
+    def model_folder_files(self) -> tuple[Path, Path, Path]:
         """The files that make a model folder: all that is needed to use the network elsewhere."""
         return self.model_file, self.weights_file, self.card_file
 
     @property
-    def checkpoint_file(self) -> Path:
-        """State of an unfinished training; removed when training is complete."""
-        return self.path / "checkpoint.safetensors"
-
-    @property
     def last_good(self) -> Run:
-        """A model folder with the last weights that were numbers, where training diverged."""
-        return Run(self.path / "last-good")
-
-    @property
-    def log_file(self) -> Path:
-        """One line per epoch: loss, accuracy, learning rate, seconds."""
-        return self.path / "training.csv"
-
-    @property
-    def rows_file(self) -> Path:
-        """The run's rows; there exactly when evaluation is complete."""
-        return self.path / "rows.csv"
-
-    @property
-    def replicates_file(self) -> Path:
-        """Replicates of every row (rows,R), in the rows' order and unit: what paired comparisons are made from."""
-        return self.path / "replicates.safetensors"
-
-    @property
-    def evaluation_file(self) -> Path:
-        """The settings that made the rows, and the hash of the weights they were made from."""
-        return self.path / "evaluation.json"
+        """A model folder with the last finite weights, where training diverged."""
+        return Run(refuse_link(self.path / "last-good"))
 
     @property
     def validation(self) -> Run:
         """What was measured on held-out training images: rows, replicates, their settings and outputs, no network."""
-        return Run(self.path / "validation")
+        return Run(refuse_link(self.path / "validation"))
 
     def outputs_file(self, name: str) -> Path:
         """Logits, features and labels on one set."""
-        return self.path / "outputs" / f"{name}.safetensors"
+        return refuse_link(self.path / "outputs") / f"{name}.safetensors"
+
+    def parts_folder(self, name: str) -> Path:
+        """Outputs on one set while a pass over it goes on; ``UserError`` where it is a symbolic link."""
+        return refuse_link(refuse_link(self.path / "outputs") / f"{name}.parts")
 
     def part_file(self, name: str, start: int) -> Path:
-        """Outputs on the images from ``start`` on, while a pass over a large set goes on."""
-        return self.path / "outputs" / f"{name}.parts" / f"{start:09d}.safetensors"
+        """Outputs on the images from ``start`` on."""
+        return self.parts_folder(name) / f"{start:09d}.safetensors"
 
     def part_files(self, name: str) -> dict[int, Path]:
         """The parts that are there, by their first image."""
-        files = sorted(self.part_file(name, 0).parent.glob("[0-9]*.safetensors"))
+        files = sorted(self.parts_folder(name).glob(f"{'[0-9]' * 9}.safetensors"))
         return {int(file.stem): file for file in files}
 
     def remove_parts(self, name: str) -> None:
-        """Remove the parts, and whatever a killed process left beside them."""
-        folder = self.part_file(name, 0).parent
-        with mending(folder, "remove"):
-            for file in folder.glob("*") if folder.is_dir() else ():
+        """Remove the parts, what a killed process left beside them, and their folder if it holds nothing else."""
+        folder = self.parts_folder(name)
+        if not folder.is_dir():
+            return
+        remove_unfinished(folder, recursive=False)
+        with os_errors_as_user_errors(folder, "remove"):
+            for file in self.part_files(name).values():
                 file.unlink(missing_ok=True)
-            if folder.is_dir():
+            if not any(folder.iterdir()):
                 folder.rmdir()
 
 
@@ -166,45 +111,15 @@ class StudyFolder:
 
     path: Path
 
-    @property
-    def lock_file(self) -> Path:
-        """Locked by the process that writes the study's own files."""
-        return self.path / ".lock"
-
-    @property
-    def study_file(self) -> Path:
-        """The resolved recipe and how it was run."""
-        return self.path / "study.json"
-
-    @property
-    def results_file(self) -> Path:
-        """All rows of all runs."""
-        return self.path / "results.csv"
-
-    @property
-    def validation_file(self) -> Path:
-        """All rows that were measured on held-out training images, to choose α or λ; the columns of results.csv."""
-        return self.path / "validation.csv"
-
-    @property
-    def report_file(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
-
-    @property
-    def examples_file(self) -> Path:
-        """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
-        return self.path / "examples.safetensors"
-
-    @property
-    def figures(self) -> Path:
-        """Figures as PNG and PDF."""
-        return self.path / "figures"
-
-    @property
-    def tables(self) -> Path:
-        """Tables as Markdown and LaTeX."""
-        return self.path / "tables"
+    lock_file = _Entry(".lock")  # locked by the process that writes the study's own files
+    study_file = _Entry("study.json")  # the resolved recipe and how it was run
+    results_file = _Entry("results.csv")  # all rows of all runs
+    validation_file = _Entry("validation.csv")  # rows of held-out training images, in the columns of results.csv
+    report_file = _Entry("report.html")
+    examples_file = _Entry("examples.safetensors")
+    """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
+    figures = _Entry("figures")  # as PNG and PDF
+    tables = _Entry("tables")  # as Markdown and LaTeX
 
     def run(self, name: str) -> Run:
         """The run of one cell."""
@@ -221,25 +136,10 @@ class CorruptedFolder:
 
     path: Path
 
-    @property
-    def request_file(self) -> Path:
-        """What was asked for."""
-        return self.path / "request.json"
-
-    @property
-    def done_file(self) -> Path:
-        """How many of the images are done."""
-        return self.path / "done.json"
-
-    @property
-    def sheet_file(self) -> Path:
-        """The contact sheet."""
-        return self.path / "contact-sheet.png"
-
-    @property
-    def labels_file(self) -> Path:
-        """Labels of all blocks, int64 (5 N,)."""
-        return self.path / "labels.npy"
+    request_file = _Entry("request.json")  # what was asked for
+    done_file = _Entry("done.json")  # how many of the images are done
+    sheet_file = _Entry("contact-sheet.png")
+    labels_file = _Entry("labels.npy")  # of all blocks, int64 (5 N,)
 
     def blocks_file(self, corruption: str) -> Path:
         """One corruption's five blocks of images, uint8 (5 N,H,W,C)."""
@@ -254,45 +154,11 @@ class CorruptedFolder:
         return self.path / corruption / str(severity) / f"{name}.JPEG"
 
 
-def difference(there: Any, here: Any, name: str = "") -> str:
+def first_difference(there: Any, here: Any, name: str = "") -> str:
     """The first setting in which two resolved settings differ: ``train.epochs: 10 there, 12 here``; "" where equal."""
     if isinstance(there, dict) and isinstance(here, dict):
-        parts = (difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in {**there, **here})
+        parts = (
+            first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in {**there, **here}
+        )
         return next(filter(None, parts), "")
     return "" if there == here else f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"
-
-
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV; None is an empty field, floats keep their full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(dataclasses.astuple(row) for row in rows)
-    write_text(path, text.getvalue())
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read rows; ``UserError`` naming file and line where a field is missing or not a number."""
-    with mending(path, "read"):
-        text = path.read_text(encoding="utf-8", errors="replace")
-    reader = csv.DictReader(io.StringIO(text))
-    try:
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path}: the first line must name the columns {','.join(COLUMNS)}")
-        return [_row(fields) for fields in reader]
-    except UserError:
-        raise
-    except (ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
-
-
-def _row(fields: dict[str, str]) -> Row:
-    def value(name: str) -> Any:
-        text = fields[name]
-        if text is None or None in fields:
-            raise ValueError(f"expected {len(COLUMNS)} fields")
-        if name in _INTEGERS | _NUMBERS and text == "":
-            return None
-        return int(text) if name in _INTEGERS else float(text) if name in _NUMBERS else text
-
-    return Row(**{name: value(name) for name in COLUMNS})

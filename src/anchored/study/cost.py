@@ -20,6 +20,7 @@ from anchored.errors import is_out_of_memory
 from anchored.evaluation import holdout, inference
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
+from anchored.models.initialisation import model_config
 
 SECONDS = 40.0  # for all measurements of networks together; those of corruptions get a quarter more
 STEPS = 3  # steps that are timed, after one that is not
@@ -136,10 +137,10 @@ class _Timing:
 
 def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
     """Time steps of more and more images, up to the recipe's batch or a third of ``limit`` seconds; then passes."""
-    config = models.config_of(cell)
+    config = model_config(cell)
     on_gpu = torch.cuda.is_available() and cell.train.accelerator in ("auto", "gpu", "cuda")
     device = torch.device("cuda" if on_gpu else "cpu")
-    model = models.build(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
+    model = models.build_model(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
     generator, shape = torch.Generator().manual_seed(0), (config.channels, config.size, config.size)
     if isinstance(model, AnchoredModel):
         model.set_references(torch.randn(config.references, *shape, generator=generator))

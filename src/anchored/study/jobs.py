@@ -85,7 +85,7 @@ def free(run: Run) -> bool:
     """Whether nobody works on a cell."""
     if not run.path.exists():
         return True
-    with files.held(run.lock_file) as nobody:
+    with files.locked(run.lock_file) as nobody:
         return nobody
 
 
@@ -110,12 +110,12 @@ def work(
 
     An error ends the cell, not the study: it is kept in the state. Being interrupted is no error.
     """
-    with files.held(run.lock_file) as mine:
+    with files.locked(run.lock_file) as mine:
         if not mine:
             return None
         keeper = Keeper(run, show)
         try:
-            files.sweep(run.path)
+            files.remove_unfinished(run.path)
             if not done(run, cell, recipe):
                 files.write_json(run.recipe_file, json.loads(canonical(recipe)))
                 with keeper.phase("training"):

@@ -218,7 +218,7 @@ def examine(
     UserError for what no data could mend: unknown networks, sets or corruptions.
     """
     for network in recipe.grid.networks:
-        networks.get(network)
+        networks.find_network(network)
     found = needs(recipe, root)
     if any(need.missing for need in found if catalog.is_own(need.name)):
         return Diagnosis(recipe, found, [], 0.0, root, results)  # without own images, their size is not known

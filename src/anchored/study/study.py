@@ -25,6 +25,7 @@ from anchored.evaluation import holdout, suites
 from anchored.report import page as report
 from anchored.store import files, layout
 from anchored.store.layout import Run, StudyFolder
+from anchored.store.rows import read_rows, write_rows
 from anchored.study import jobs
 from anchored.study.progress import Display
 from anchored.study.workers import Work, alone, on_cluster, on_this_machine
@@ -72,7 +73,7 @@ def study(
             on_this_machine(work, workers)
         else:
             alone(work)
-    with files.held(folder.lock_file, wait=True):
+    with files.locked(folder.lock_file, wait=True):
         _write(folder, recipe, every, root)
     _refuse_failures(folder, every)
     return folder.report_file
@@ -81,12 +82,12 @@ def study(
 def _write(folder: StudyFolder, recipe: Recipe, every: Sequence[Cell], root: Path | None) -> None:
     """The results and the report of all cells that are done; who calls it holds the folder's lock."""
     for place in (folder.path, folder.tables, folder.figures):
-        files.sweep(place, deep=False)
+        files.remove_unfinished(place, recursive=False)
     whole = [run for cell in every if jobs.done(run := folder.run(cell.name), cell, recipe)]
-    layout.write_rows(folder.results_file, [row for run in whole for row in layout.read_rows(run.rows_file)])
+    write_rows(folder.results_file, [row for run in whole for row in read_rows(run.rows_file)])
     if recipe.choose:
-        chosen_on = [row for run in whole for row in layout.read_rows(run.validation.rows_file)]
-        layout.write_rows(folder.validation_file, chosen_on)
+        chosen_on = [row for run in whole for row in read_rows(run.validation.rows_file)]
+        write_rows(folder.validation_file, chosen_on)
     if whole:
         suites.save_examples(folder, recipe, root)
         report.write(folder)
@@ -159,7 +160,7 @@ def evaluate_one(
 @contextlib.contextmanager
 def _single(run: Run, cell: Cell, console: Console) -> Iterator[jobs.Keeper]:
     """One cell by itself: held, and shown."""
-    with files.held(run.lock_file) as mine, Display(console, {cell.name: cell.label}) as display:
+    with files.locked(run.lock_file) as mine, Display(console, {cell.name: cell.label}) as display:
         if not mine:
             raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
         yield jobs.Keeper(run, lambda state: display.show(cell.name, state))
@@ -177,13 +178,13 @@ def bind(folder: StudyFolder, recipe: Recipe) -> None:
         found = there["recipe"]
         with contextlib.suppress(UserError):  # settings that are new since then take their defaults
             found = json.loads(canonical(Recipe.parse(found)))
-        changed = layout.difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
+        changed = layout.first_difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
         if changed:
             raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
         started = there.get("made", {}).get("started", started)
     elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
-    with files.held(folder.lock_file, wait=True):
+    with files.locked(folder.lock_file, wait=True):
         files.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
 
 

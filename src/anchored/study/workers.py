@@ -164,7 +164,7 @@ class Losses:
             found = jobs.state(run)
             if found is None or found.ended:
                 continue
-            with files.held(run.lock_file) as free:  # by nobody, though its state says that it is worked on
+            with files.locked(run.lock_file) as free:  # by nobody, though its state says that it is worked on
                 if free:
                     self._lose(cell, found, exitcode)
         self.idle = 0 if sum(map(len, self.lost.values())) > before else self.idle + 1

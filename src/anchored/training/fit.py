@@ -105,7 +105,7 @@ def _train(
 ) -> None:
     """What each process does to train a cell; the first one writes."""
     run, cell = Run(Path(folder)), Cell.parse(settings, folder)
-    config = initialisation.config_of(cell)
+    config = initialisation.model_config(cell)
     seen, resized = datasets.seen_by(cell.data), cell.train.crop == "resized"
     images = datasets.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
@@ -113,7 +113,7 @@ def _train(
             f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
             f"{cell.train.batch_size}: lower the batch size or raise data.fraction"
         )
-    model = initialisation.begin(cell, config)
+    model = initialisation.initial_model(cell, config)
     if isinstance(model, AnchoredModel):
         model.set_references(_references(images, config, cell.seed))
     # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
@@ -154,7 +154,7 @@ def _train(
     )
     _fit(engine, step, batches, run, config)
     if engine.is_global_zero:
-        models.save(run, step.model, config)
+        models.save_model(run, step.model, config)
         run.checkpoint_file.unlink(missing_ok=True)
 
 
@@ -191,7 +191,7 @@ def _last_good(run: Run, model: nn.Module, config: models.ModelConfig) -> str:
         return ", and train into another folder"
     state = files.load_tree(run.checkpoint_file)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): each for name, each in state.items() if name[:6] == "model."})
-    models.save(run.last_good, model, config)
+    models.save_model(run.last_good, model, config)
     return (
         f"; the last good weights are kept: start from them, into another folder, with --network.checkpoint "
         f"{run.last_good.path} --anchoring.stem kept"
@@ -201,13 +201,13 @@ def _last_good(run: Run, model: nn.Module, config: models.ModelConfig) -> str:
 def bind(run: Run, cell: Cell) -> None:
     """Claim a folder for a cell; ``UserError`` where it holds another one."""
     settings = json.loads(canonical(cell))
-    with files.mending(run.path, "read"):
+    with files.os_errors_as_user_errors(run.path, "read"):
         claimed = run.cell_file.exists()
     if claimed:
         found = json.loads(canonical(Cell.parse(files.read_json(run.cell_file), run.cell_file)))
         if found != settings:
             raise UserError(
-                f"{run.path} holds another training ({layout.difference(found, settings)}): choose another folder"
+                f"{run.path} holds another training ({layout.first_difference(found, settings)}): choose another folder"
             )
         return
     files.write_json(run.cell_file, settings)

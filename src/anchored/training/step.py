@@ -18,7 +18,7 @@ from anchored.method import collectives
 from anchored.method import stem as stems
 from anchored.method.anchoring import AnchoredModel, average_statistics
 from anchored.method.hard_delta import Residuals, uniform_cross_entropy
-from anchored.models import folder as models
+from anchored.models.features import head_name
 from anchored.training import optimiser
 from anchored.training.checkpoints import Draws, everyones, own_of
 from anchored.training.mixup import mix
@@ -200,4 +200,4 @@ def _parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """The first and the last layers of any network, by the names that ``train.rates`` knows them by."""
     network = model.network if isinstance(model, AnchoredModel) else model
     stem = model.stem if isinstance(model, AnchoredModel) else None
-    return {"stem": (stem or stems.find(network)).names, "head": (models.head_of(network),)}
+    return {"stem": (stem or stems.find_stem(network)).names, "head": (head_name(network),)}

@@ -108,7 +108,7 @@ def fetch(
             raise UserError(f"cannot fetch {row.title}: {row.manual}; put it into {data_root(root) / row.folder}")
         return ()
     job = _Job(row, root, progress, offline or is_offline(), timeout)
-    with disk.mending(job.folder, "write to"):
+    with disk.os_errors_as_user_errors(job.folder, "write to"):
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(job.folder / ".lock", timeout=0):

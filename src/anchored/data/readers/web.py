@@ -121,7 +121,7 @@ def _fill(url: str, state: _State, progress: Progress, timeout: float) -> bool:
             while block := response.read1(BLOCK):  # what is there: a stall loses nothing
                 if not have and is_web_page(block[:64]):
                     raise TransferError("the server sent a web page, not the file")
-                with files.mending(state.path, "write"):
+                with files.os_errors_as_user_errors(state.path, "write"):
                     out.write(block)
                 have += len(block)
                 progress(have, total)

@@ -1,0 +1,77 @@
+"""Rows of results: one measured number each, read from and written to ``results.csv``."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anchored.errors import UserError
+from anchored.store.files import os_errors_as_user_errors, write_text
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number: a line of ``results.csv``. The first eight columns are those of the paper's tables."""
+
+    trained_on: str  # title of the training set, e.g. CIFAR-10
+    architecture: str  # title of the network, e.g. ResNet-18
+    protocol: str  # standard, anchored or ram
+    alpha: float | None  # mask probability of ram, else None
+    metric: str  # a key of anchored.metrics.METRICS
+    dataset: str  # title of the set measured on
+    severity: int | None  # 1..5 for corruptions, else None
+    value: float  # percent for accuracies, AUROC, FPR, AUPR; plain for calibration errors
+    tail_weight: float | None  # λ of hard-Δ mining, None without
+    seed: int
+    corruption: str  # one corruption's name; "mean" for the mean over corruptions; "" elsewhere
+    score: str  # OOD score, "" elsewhere
+    low: float  # ends of the 95 % interval over images
+    high: float
+    n: int  # test images behind the value
+    run: str  # name of the run's folder
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+_INTEGERS = {"severity", "seed", "n"}
+_NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as CSV; None is an empty field, floats keep their full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(dataclasses.astuple(row) for row in rows)
+    write_text(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read rows; ``UserError`` naming file and line where a field is missing or not a number."""
+    with os_errors_as_user_errors(path, "read"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path}: the first line must name the columns {','.join(COLUMNS)}")
+        return [_row(fields) for fields in reader]
+    except UserError:
+        raise
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _row(fields: dict[str, str]) -> Row:
+    def value(name: str) -> Any:
+        text = fields[name]
+        if text is None or None in fields:
+            raise ValueError(f"expected {len(COLUMNS)} fields")
+        if name in _INTEGERS | _NUMBERS and text == "":
+            return None
+        return int(text) if name in _INTEGERS else float(text) if name in _NUMBERS else text
+
+    return Row(**{name: value(name) for name in COLUMNS})
