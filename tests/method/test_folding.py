@@ -309,3 +309,22 @@ def test_other_modules_and_sizes_are_one_line() -> None:
         anchored.fold(small())
     with pytest.raises(anchored.UserError, match="images are 3×8×8, the folded network takes 3×12×12"):
         anchored.fold(trained(small()))(noise(1, 3, 8, 8))
+
+
+class Amplified(nn.Module):
+    """Multiplies the rounding of its first layer by 100,000: about 1e-2 in single precision, 1e-11 in double."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(1e5 * self.norm(self.conv(x)))
+
+
+def test_a_network_that_amplifies_rounding_is_compared_in_double_precision() -> None:
+    model = trained(Amplified(), references=2, example=torch.zeros(1, 3, 12, 12))
+    x = noise(2, 3, 12, 12, seed=3)
+    assert max_relative_difference(model(x), anchored.fold(model)(x)) > 1e-4
+    exact = anchored.fold(model.double(), fuse_batch_norm=True)
+    torch.testing.assert_close(exact(x.double()), model(x.double()), rtol=0, atol=1e-6)

@@ -68,3 +68,34 @@ def test_bad_json_is_one_line(tmp_path: Path) -> None:
         files.read_json(tmp_path / "x.json")
     with pytest.raises(UserError, match=r"cannot read .*: no such file"):
         files.read_json(tmp_path / "y.json")
+
+
+# --- symbolic links: nothing behind them is touched ---------------------------------------------------------------
+
+
+def test_nothing_is_written_or_locked_through_a_link(tmp_path: Path) -> None:
+    thesis, link = tmp_path / "thesis.tex", tmp_path / "run" / "state.json"
+    thesis.write_text("precious")
+    link.parent.mkdir()
+    link.symlink_to(thesis)
+    with pytest.raises(UserError, match=r"state\.json is a symbolic link") as raised:
+        files.write_json(link, {})
+    assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="is a symbolic link"), files.locked(link):
+        pass
+    assert (thesis.read_text(), link.is_symlink()) == ("precious", True)
+
+
+def test_only_our_unfinished_files_are_removed_and_links_are_not_followed(tmp_path: Path) -> None:
+    run, home = tmp_path / "run", tmp_path / "home"
+    ours = [run / f".x.abc{files.UNFINISHED}", run / "outputs" / f".y.abc{files.UNFINISHED}"]
+    theirs = [run / ".download.part", run / f"notes{files.UNFINISHED}", home / f".z.abc{files.UNFINISHED}"]
+    for file in (*ours, *theirs):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    (run / "link").symlink_to(home)
+    files.remove_unfinished(run, recursive=False)
+    assert [file.exists() for file in ours] == [False, True]
+    files.remove_unfinished(run)
+    assert not any(file.exists() for file in ours)
+    assert all(file.exists() for file in theirs)

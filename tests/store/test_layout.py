@@ -1,41 +1,12 @@
-"""Rows: read back equal, refused in one line."""
+"""Folders of results: differing settings, and parts of outputs, which are removed by name and never through links."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from anchored.errors import UserError
-from anchored.store import layout
-from anchored.store.rows import Row, read_rows, write_rows
-
-ROW = Row(
-    "CIFAR-10", "ResNet-18", "ram", 0.25, "auroc", "LSUN (C)", None, 97.4, None, 3, "", "energy", 97.0, 97.8, 10, "r"
-)
-
-
-def test_rows_survive(tmp_path: Path) -> None:
-    rows = [ROW, replace(ROW, alpha=None, severity=5, value=0.1 + 0.2, dataset='a,"b"\nc')]
-    write_rows(tmp_path / "rows.csv", rows)
-    assert read_rows(tmp_path / "rows.csv") == rows
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda text: text.replace("97.4", "lots"), "line 2: could not convert string to float: 'lots'"),
-        (lambda text: text.replace("trained_on", "on"), "the first line must name the columns"),
-        (lambda text: text.rpartition(",")[0], "line 2: expected 16 fields"),
-        (lambda text: "", "the first line must name the columns"),
-    ],
-)
-def test_bad_rows_name_file_and_line(tmp_path: Path, change: object, said: str) -> None:
-    path = tmp_path / "rows.csv"
-    write_rows(path, [ROW])
-    path.write_text(change(path.read_text()))  # type: ignore[operator]
-    with pytest.raises(UserError, match=said) as raised:
-        read_rows(path)
-    assert str(path) in str(raised.value)
+from anchored.store import files, layout
+from anchored.store.layout import Run
 
 
 def test_difference_names_the_first_setting() -> None:
@@ -43,3 +14,46 @@ def test_difference_names_the_first_setting() -> None:
     assert layout.first_difference(there, here) == "train.epochs: 10 there, 12 here"
     assert layout.first_difference(here, here) == ""
     assert layout.first_difference({}, {"a": 1}) == "a: null there, 1 here"
+
+
+def test_parts_are_removed_by_their_own_names(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    parts = [run.part_file("test", start) for start in (0, 32)]
+    unfinished = run.parts_folder("test") / f".{parts[0].name}.abc{files.UNFINISHED}"
+    for file in (*parts, unfinished):
+        files.write_text(file, "")
+    assert run.part_files("test") == {0: parts[0], 32: parts[1]}
+    notes = run.parts_folder("test") / "notes.txt"
+    notes.write_text("precious")
+    run.remove_parts("test")
+    assert list(run.parts_folder("test").iterdir()) == [notes]
+    notes.unlink()
+    run.remove_parts("test")
+    run.remove_parts("test")
+    assert not run.parts_folder("test").exists()
+
+
+@pytest.mark.parametrize("linked", ["outputs/test.parts", "outputs"])
+def test_parts_behind_a_link_are_refused(tmp_path: Path, linked: str) -> None:
+    run, victim = Run(tmp_path / "run"), tmp_path / "victim"
+    precious = victim / ("000000000.safetensors" if linked != "outputs" else "test.parts/000000000.safetensors")
+    files.write_text(precious, "precious")
+    link = run.path / linked
+    link.parent.mkdir(parents=True)
+    link.symlink_to(victim)
+    for action in (
+        lambda: run.remove_parts("test"),
+        lambda: run.part_files("test"),
+        lambda: files.write_text(run.part_file("test", 0), "new"),
+    ):
+        with pytest.raises(UserError, match=f"{link} is a symbolic link") as raised:
+            action()
+        assert "\n" not in str(raised.value)
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["validation", "last-good"])
+def test_folders_within_a_run_are_not_links(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        getattr(Run(tmp_path), name.replace("-", "_"))

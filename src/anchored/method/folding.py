@@ -367,8 +367,8 @@ def _inner_layer(layer: Any) -> Any:
 
 def _difference(wide: nn.Module, references: Tensor, folded: nn.Module) -> float:
     """How far a folded network's outputs are from the mean of the wide one's over references, on random images."""
-    images = torch.cat([equivalence.random_image(tuple(references.shape[1:]), seed) for seed in (7, 8)])
-    probe, each_reference = equivalence.evaluation_copy(wide), torch.split(references, 1)
+    images = torch.cat([equivalence.random_image(tuple(references.shape[1:]), seed) for seed in (7, 8)]).double()
+    probe, each_reference = equivalence.evaluation_copy(wide), torch.split(references.double(), 1)
     by_reference = [equivalence.network_outputs(probe, pair(images, reference)) for reference in each_reference]
     expected = by_reference[-1]
     if len(by_reference) > 1:

@@ -1,0 +1,37 @@
+"""Rows: read back equal, refused in one line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from anchored.errors import UserError
+from anchored.store.rows import Row, read_rows, write_rows
+
+ROW = Row(
+    "CIFAR-10", "ResNet-18", "ram", 0.25, "auroc", "LSUN (C)", None, 97.4, None, 3, "", "energy", 97.0, 97.8, 10, "r"
+)
+
+
+def test_rows_survive(tmp_path: Path) -> None:
+    rows = [ROW, replace(ROW, alpha=None, severity=5, value=0.1 + 0.2, dataset='a,"b"\nc')]
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv") == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("97.4", "lots"), "line 2: could not convert string to float: 'lots'"),
+        (lambda text: text.replace("trained_on", "on"), "the first line must name the columns"),
+        (lambda text: text.rpartition(",")[0], "line 2: expected 16 fields"),
+        (lambda text: "", "the first line must name the columns"),
+    ],
+)
+def test_bad_rows_name_file_and_line(tmp_path: Path, change: object, said: str) -> None:
+    path = tmp_path / "rows.csv"
+    write_rows(path, [ROW])
+    path.write_text(change(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(UserError, match=said) as raised:
+        read_rows(path)
+    assert str(path) in str(raised.value)
