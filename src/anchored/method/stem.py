@@ -140,7 +140,7 @@ def widen_stem(
     Everything else is copied unchanged; the given network is not touched. A wide weight is ``[W_r, W_d]`` along its
     second dimension, within each group of a grouped convolution.
 
-    Raises ``UserError`` where :func:`find` does, or the network, run on pairs, does not give the same outputs.
+    Raises ``UserError`` where :func:`find_stem` does, or the network, run on pairs, does not give the same outputs.
     """
     stem = find_stem(network, name, example)
     wide = copy.deepcopy(network)
