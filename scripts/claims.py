@@ -31,8 +31,8 @@ from anchored.metrics import intervals
 from anchored.metrics.registry import METRICS
 from anchored.report import narrative as words
 from anchored.report.aggregate import SIGNIFICANT
-from anchored.report.comparison import Measure, Summary, Variant, read
-from anchored.report.tables import counted
+from anchored.report.comparison import Measure, Summary, Variant, read_summary
+from anchored.report.tables import number_list
 from anchored.store import files, layout
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows, write_rows
@@ -278,7 +278,7 @@ def made(key: str, summary: Summary) -> str:
     told = summary.made
     known = ", ".join(f"{name} {value}" for name, value in told.items() if value and name not in ("command", "seconds"))
     spent = math.fsum(told.get("seconds", {}).values())
-    took = f" Training took {words.duration(spent)} in all." if spent else ""
+    took = f" Training took {words.duration_text(spent)} in all." if spent else ""
     return f"{next(words.what_was_run(summary))} `anchored {' '.join(command_of(key))}`: {known}.{took}"
 
 
@@ -319,7 +319,7 @@ def page(studies: Mapping[str, Summary]) -> str:
     for key, study in STUDIES.items():
         missing = missing_seeds(key, {row.run for row in studies[key].rows} if key in studies else set())
         if missing:
-            left.append(f"{study.title} ({counted(missing, 'seed')})")
+            left.append(f"{study.title} ({number_list(missing, 'seed')})")
     parts += [f"Not run yet, or not whole: {'; '.join(left)}. The same command goes on there."] * bool(left)
     return "\n\n".join(parts) + "\n"
 
@@ -372,7 +372,7 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     fresh = {row.run for row in new}
     rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
     write_rows(kept.results_file, rows)
-    spent = words.seconds(Summary(folder, found["recipe"], {}, tuple(new)))
+    spent = words.training_seconds(Summary(folder, found["recipe"], {}, tuple(new)))
     told = {name: value for name, value in found["made"].items() if name != "command"}
     told["seconds"] = {name: round(value, 1) for name, value in sorted({**seconds, **spent}.items())}
     files.write_json(kept.study_file, {"recipe": json.loads(canonical(recipe)), "made": told})
@@ -400,7 +400,7 @@ def summary_of(key: str, docs: Path) -> Summary | None:
         names, have = {cell.name for cell in recipe_of(key).cells()}, {row.run for row in own}
         rows = kept_rows(base, StudyFolder(docs / "claims" / base))
         shared = [row for row in rows if row.run in names - have]
-    return replace(read(kept), rows=(*own, *shared))
+    return replace(read_summary(kept), rows=(*own, *shared))
 
 
 def run(key: str, folder: StudyFolder, docs: Path, workers: str) -> None:

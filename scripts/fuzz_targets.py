@@ -135,7 +135,7 @@ def shown(path: Path) -> None:
 
 def reported(path: Path) -> None:
     """The tables of a study on the terminal."""
-    report.terminal(StudyFolder(path.parent), 100)
+    report.terminal_tables(StudyFolder(path.parent), 100)
 
 
 def options(arguments: Sequence[str]) -> Recipe:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from anchored.report import narrative as words
-from anchored.report.comparison import Summary, read
+from anchored.report.comparison import Summary, read_summary
+from anchored.report.tables import and_list
 from anchored.store.files import write_text
 from anchored.store.layout import StudyFolder
 
@@ -35,7 +36,7 @@ def said(summary: Summary) -> str:
     for reading in words.readings(summary):
         parts = [("clearly better", reading.better), ("clearly worse", reading.worse)]
         parts.append(("no clear difference", reading.unclear))
-        told = [f"**{name}**: {words.listed(found)}" for name, found in parts if found]
+        told = [f"**{name}**: {and_list(found)}" for name, found in parts if found]
         told += [f"other OOD scores tell otherwise: {reading.scores}"] * bool(reading.scores)
         lines.append(f"- *{reading.title}.* {'; '.join(told)}.")
     return "\n".join(lines)
@@ -59,7 +60,7 @@ def page(summary: Summary, tables: Path) -> str:
 def main(folder: str) -> None:
     """Read the study, write the page and the README's part."""
     study = StudyFolder(Path(folder))
-    summary = read(study)
+    summary = read_summary(study)
     write_text(ROOT / "docs" / "results.md", page(summary, study.tables))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     before, begin, rest = readme.partition(BEGIN)

@@ -67,7 +67,7 @@ def test_every_recipe_is_sound(name: str) -> None:
 def test_a_table_s_recipe_trains_and_measures_what_the_table_holds(name: str) -> None:
     recipe = read(name)
     trained_on = catalog.get(recipe.data.train).title
-    numbers = [each for each in paper.published() if each.table == TABLES[name]]
+    numbers = [each for each in paper.published_numbers() if each.table == TABLES[name]]
     assert {each.trained_on for each in numbers} == {trained_on}
     trained = [
         summary.Variant(
@@ -274,8 +274,8 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
         # Recipes of one training set share a folder, and what is trained already; fig4b trains longer when shrunken.
         folder = StudyFolder(tmp_path / (name if name == "fig4b" else read(name).data.train))
         assert main([*small(name), "-o", str(folder.path)]) == 0, capsys.readouterr().err
-        found = summary.read(folder)
-        tables = [each for each in paper.tables(found) if name in TABLES and f"_table{TABLES[name]}_" in each.name]
+        found = summary.read_summary(folder)
+        tables = [t for t in paper.paper_tables(found) if name in TABLES and f"_table{TABLES[name]}_" in t.name]
         for table in tables:
             ours = [cell.text for row in table.rows if row[2].text == "here" for cell in row[3:]]
             figures += [float(each) for text in ours for each in text.split(" / ")]  # "—" would be no number
@@ -292,7 +292,7 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
         ["table6_ood"], ["table7_calibration"], ["table8_ood", "table8_adaptation"], ["table9_calibration"],
         ["table10_calibration"], ["table11_ood"],
     ]  # fmt: skip
-    assert len(figures) == len(paper.published()) == 444
+    assert len(figures) == len(paper.published_numbers()) == 444
     printed = capsys.readouterr().out
     assert all(f"Table {number} of the paper beside this study" in printed for number in TABLES.values())
 

@@ -48,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def recipe_of(folder: StudyFolder) -> Recipe:
-    return Recipe.parse(summary.read(folder).recipe)
+    return Recipe.parse(summary.read_summary(folder).recipe)
 
 
 def test_rows_of_held_out_images(study: StudyFolder) -> None:
@@ -105,7 +105,7 @@ def mean_error(rows: list[Row], alpha: float | None, protocol: str) -> float:
 
 def test_the_pick_is_made_from_these_rows(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
     rows = read_rows(study.validation_file)
-    (found,) = choice.of(summary.read(study))
+    (found,) = choice.find_choices(summary.read_summary(study))
     candidates = {(None, "anchored"): 0.0, (0.25, "ram"): 0.25, (0.5, "ram"): 0.5}
     errors = {alpha: mean_error(rows, *key) for key, alpha in candidates.items()}
     assert found.picked is not None

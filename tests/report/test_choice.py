@@ -79,7 +79,7 @@ def folder_of(
 
 
 def only(folder: StudyFolder) -> choice.Choice:
-    (found,) = choice.of(summary.read(folder))
+    (found,) = choice.find_choices(summary.read_summary(folder))
     return found
 
 
@@ -104,7 +104,7 @@ def test_the_tolerance_decides_who_is_let_in(tmp_path: Path) -> None:
         worse[way] = (clean, *HELD_OUT[way][1:])
     none = only(folder_of(tmp_path / "none", worse))
     assert none.picked is None
-    assert [table.name for table in choice.tables([none])] == ["choice"]
+    assert [table.name for table in choice.choice_tables([none])] == ["choice"]
     (said,) = choice.sentences(none)
     assert said.startswith(
         "Nothing is picked: every candidate loses more than 1 point of clean accuracy against standard"
@@ -130,7 +130,7 @@ def test_words_and_tables(tmp_path: Path) -> None:
     said = " ".join(choice.sentences(found))
     assert "pick α = 0.1, as 3 of 3 seeds alone do." in said
     assert "On test α = 0.5 has the least mean error: the pick's is 42.0 % above it." in said
-    candidates, regrets = choice.tables([found])
+    candidates, regrets = choice.choice_tables([found])
     assert candidates.title == "Choosing α: α = 0.1 is picked"
     assert [each[0].text for each in candidates.rows] == ["Standard", "Anchored", "RAM α=0.1 (picked)", "RAM α=0.5"]
     assert [each[1].text for each in candidates.rows] == ["no", "no", "no", "yes"]
@@ -156,7 +156,7 @@ def test_lambda_is_chosen_at_each_alpha(tmp_path: Path) -> None:
     found = only(folder_of(tmp_path, turned(HELD_OUT), turned(TEST), knob="lambda"))
     assert found.picked == variant(("ram", 0.25, 0.1))
     assert [found.name(each) for each in found.candidates] == ["λ = 0", "λ = 0.1", "λ = 1"]
-    assert next(iter(choice.tables([found]))).title == "Choosing λ at α = 0.25: λ = 0.1 is picked"
+    assert next(iter(choice.choice_tables([found]))).title == "Choosing λ at α = 0.25: λ = 0.1 is picked"
 
 
 def test_the_page_shows_it(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_page_shows_it(tmp_path: Path) -> None:
 
 def test_the_pick_is_ringed_and_what_is_beaten_is_hollow(tmp_path: Path) -> None:
     with style.drawing():
-        drawn = choice_figure.picture(only(folder_of(tmp_path, HELD_OUT)))
+        drawn = choice_figure.choice_figure(only(folder_of(tmp_path, HELD_OUT)))
     axes = drawn.figure.axes[0]
     points = {str(line.get_label()): line for line in axes.lines if line.get_marker() not in ("None", "", "|", "_")}
     assert points["RAM α=0.5"].get_markerfacecolor() != "white"
@@ -188,10 +188,10 @@ def test_the_pick_is_ringed_and_what_is_beaten_is_hollow(tmp_path: Path) -> None
 
 def test_without_a_choice_there_is_no_section(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, HELD_OUT, knob="")
-    assert list(choice.of(summary.read(folder))) == []
+    assert list(choice.find_choices(summary.read_summary(folder))) == []
     assert '<section id="choice">' not in report.write(folder).read_text(encoding="utf-8")
     folder.validation_file.unlink()
-    assert list(choice.of(summary.read(folder_of(tmp_path / "other", HELD_OUT)))) != []
+    assert list(choice.find_choices(summary.read_summary(folder_of(tmp_path / "other", HELD_OUT)))) != []
 
 
 def test_only_seeds_that_all_have_count(tmp_path: Path) -> None:

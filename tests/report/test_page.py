@@ -124,5 +124,5 @@ def test_one_severity_and_two_architectures(tmp_path: Path) -> None:
     assert "Only one severity was measured." in text
     names = {path.name for path in folder.figures.glob("*.png")}
     assert {"severity-0-resnet-8.png", "severity-1-wide-net-2.png"} <= names
-    assert summary.read(folder).families[0].severities == (3,)
+    assert summary.read_summary(folder).families[0].severities == (3,)
     assert len(set(Page(text).ids)) == len(Page(text).ids)

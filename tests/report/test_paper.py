@@ -30,7 +30,7 @@ def rows_of(trained_on: str, shift: float = 0.5, seeds: tuple[int, ...] = (0,), 
     """A study that found the paper's numbers, moved by ``shift`` (calibration errors by a hundredth of it)."""
     rows = []
     for seed in seeds:
-        for each in paper.published():
+        for each in paper.published_numbers():
             if each.trained_on == trained_on:
                 unit = 1.0 if each.metric in ("auroc", "linear_probe_accuracy") else 0.01
                 value = float(each.printed or "50") + (shift + seed) * unit
@@ -58,7 +58,7 @@ def rows_of(trained_on: str, shift: float = 0.5, seeds: tuple[int, ...] = (0,), 
 
 
 def study_of(path: Path, rows: list[Row], recipe: Recipe | None = None) -> Summary:
-    return summary.read(folder_of(path, rows, recipe))
+    return summary.read_summary(folder_of(path, rows, recipe))
 
 
 # --- The numbers ------------------------------------------------------------------------------------------------------
@@ -66,8 +66,8 @@ def study_of(path: Path, rows: list[Row], recipe: Recipe | None = None) -> Summa
 
 def test_all_444_numbers_are_as_printed() -> None:
     text = FILE.read_text(encoding="utf-8")
-    assert len(paper.published()) == 444
-    assert len({(each.table, each.trained_on, each.key) for each in paper.published()}) == 444
+    assert len(paper.published_numbers()) == 444
+    assert len({(each.table, each.trained_on, each.key) for each in paper.published_numbers()}) == 444
     digest = "97aca89ece790ad8e6f7f68cc67570fc9b6557f981551923488c288f09cb5a87"
     assert hashlib.sha256(text.encode()).hexdigest() == digest
     shared = next((path for path in SHARED if path.exists()), None)
@@ -77,7 +77,7 @@ def test_all_444_numbers_are_as_printed() -> None:
 
 
 def test_numbers_under_our_names() -> None:
-    found = {(each.table, *each.key): each.printed for each in paper.published()}
+    found = {(each.table, *each.key): each.printed for each in paper.published_numbers()}
     standard, ram = Variant("ResNet-18", "standard", None, None), Variant("ResNet-18", "ram", 0.25, None)
     assert found[6, standard, "auroc", ("CIFAR-100", None)] == "87.16"
     assert found[7, ram, "smooth_ece", ("CIFAR-10-C", 1)] == "0.04"  # the table calls it severity 0
@@ -85,8 +85,8 @@ def test_numbers_under_our_names() -> None:
     assert found[8, standard, "linear_probe_accuracy", ("CIFAR-10", None)] == ""  # printed 0 / 0: missing
     assert found[8, Variant("WRN-40-2", "standard", None, None), "auroc", ("LSUN (C)", None)] == "96.40"
     assert found[10, standard, "smooth_ece", ("ImageNet-C̄", 5)] == "0.239"
-    assert sum(each.printed == "" for each in paper.published()) == 2
-    assert {each.severity for each in paper.published()} == {None, 1, 2, 3, 4, 5}
+    assert sum(each.printed == "" for each in paper.published_numbers()) == 2
+    assert {each.severity for each in paper.published_numbers()} == {None, 1, 2, 3, 4, 5}
 
 
 # --- The join ---------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ LAYOUT = {
 
 @pytest.mark.parametrize("trained_on", LAYOUT)
 def test_every_cell_of_every_table_has_both_sides(tmp_path: Path, trained_on: str) -> None:
-    found = {table.name: table for table in paper.tables(study_of(tmp_path, rows_of(trained_on)))}
+    found = {table.name: table for table in paper.paper_tables(study_of(tmp_path, rows_of(trained_on)))}
     assert {name: (len(t.rows) // 3, len(t.columns) - 3) for name, t in found.items()} == LAYOUT[trained_on]
     for table in found.values():
         assert [each[2].text for each in table.rows] == ["paper", "here", "diff."] * (len(table.rows) // 3)
@@ -115,7 +115,7 @@ def cells(table: tables.Table, variant: str, column: str) -> list[tuple[str, str
 
 
 def test_paper_here_and_difference_of_one_seed(tmp_path: Path) -> None:
-    ood, adaptation, calibration = paper.tables(study_of(tmp_path, rows_of("CIFAR-100")))
+    ood, adaptation, calibration = paper.paper_tables(study_of(tmp_path, rows_of("CIFAR-100")))
     assert cells(ood, "RAM α=0.125", "LSUN (R)") == [("79.21", ""), ("79.71", "79.5–79.9"), ("+0.50", "")]
     assert cells(adaptation, "Anchored", "DTD") == [
         ("25.95 / 0.402", ""), ("26.45 / 0.407", "26.2–26.6 / 0.405–0.409"), ("+0.50 / +0.005", ""),
@@ -128,12 +128,12 @@ def test_paper_here_and_difference_of_one_seed(tmp_path: Path) -> None:
 
 
 def test_a_wide_interval_that_holds_the_papers_number_is_marked(tmp_path: Path) -> None:
-    ood, *_ = paper.tables(study_of(tmp_path, rows_of("CIFAR-10", shift=-0.5, half=0.6)))
+    ood, *_ = paper.paper_tables(study_of(tmp_path, rows_of("CIFAR-10", shift=-0.5, half=0.6)))
     assert cells(ood, "Standard", "iSUN") == [("94.05", ""), ("93.55", "93.0–94.1"), ("≈\u00a0−0.50", "")]
 
 
 def test_several_seeds_have_an_interval_over_seeds(tmp_path: Path) -> None:
-    ood, *_ = paper.tables(study_of(tmp_path, rows_of("CIFAR-10", seeds=(0, 1, 2))))
+    ood, *_ = paper.paper_tables(study_of(tmp_path, rows_of("CIFAR-10", seeds=(0, 1, 2))))
     # Values v + 0.5, v + 1.5, v + 2.5: mean v + 1.5, half-width 4.302653 / √3 = 2.48.
     assert cells(ood, "Standard", "iSUN") == [("94.05", ""), ("95.55", "± 2.5"), ("≈\u00a0+1.50", "")]
     assert "Student-t interval over seeds" in ood.caption
@@ -143,7 +143,7 @@ def test_several_seeds_have_an_interval_over_seeds(tmp_path: Path) -> None:
 def test_what_is_missing_on_either_side_is_marked(tmp_path: Path) -> None:
     kept = [r for r in rows_of("CIFAR-10") if r.dataset != "iSUN" and r.alpha != 0.125]
     more = [dataclasses.replace(r, alpha=0.5) for r in kept if r.alpha == 0.25]
-    ood, _ = paper.tables(study_of(tmp_path, [*kept, *more]))
+    ood, _ = paper.paper_tables(study_of(tmp_path, [*kept, *more]))
     assert [t for each in ood.rows if (t := each[1].text)] == [
         "Standard", "Anchored", "RAM α=0.0625", "RAM α=0.125", "RAM α=0.25", "RAM α=0.5",
     ]  # fmt: skip
@@ -154,20 +154,20 @@ def test_what_is_missing_on_either_side_is_marked(tmp_path: Path) -> None:
 
 def test_different_numbers_of_images_are_not_averaged(tmp_path: Path) -> None:
     rows = [dataclasses.replace(r, n=r.n - r.seed) for r in rows_of("CIFAR-10", seeds=(0, 1))]
-    ood, *_ = paper.tables(study_of(tmp_path, rows))
+    ood, *_ = paper.paper_tables(study_of(tmp_path, rows))
     assert [text for text, _ in cells(ood, "Standard", "iSUN")] == ["94.05", "—‡", "—"]
     assert "‡ not averaged" in ood.caption
 
 
 def test_another_score_or_another_training_set_meets_nothing(tmp_path: Path) -> None:
     other = [dataclasses.replace(r, score="entropy") for r in rows_of("CIFAR-10") if r.metric in ("auroc", "accuracy")]
-    assert paper.tables(study_of(tmp_path / "score", other)) == []
-    assert paper.tables(study_of(tmp_path / "set", [row()])) == []
+    assert paper.paper_tables(study_of(tmp_path / "score", other)) == []
+    assert paper.paper_tables(study_of(tmp_path / "set", [row()])) == []
 
 
 def test_a_trial_says_so(tmp_path: Path) -> None:
     found = study_of(tmp_path, rows_of("CIFAR-10"), Recipe(data=Data(fraction=0.02)))
-    assert all("A trial on 2 % of the images" in table.caption for table in paper.tables(found))
+    assert all("A trial on 2 % of the images" in table.caption for table in paper.paper_tables(found))
 
 
 # --- The formats ------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_trial_says_so(tmp_path: Path) -> None:
 
 def printed(folder: StudyFolder, width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(*report.terminal(folder, width))
+    console.print(*report.terminal_tables(folder, width))
     return console.export_text()
 
 
@@ -185,20 +185,20 @@ def test_the_terminal_keeps_every_number_whole(tmp_path: Path, trained_on: str, 
     folder = folder_of(tmp_path, rows_of(trained_on))
     text = printed(folder, width)
     assert max(map(len, text.splitlines())) <= width
-    for table in paper.tables(summary.read(folder)):
+    for table in paper.paper_tables(summary.read_summary(folder)):
         for cell in (cell for each in table.rows for cell in each):
             assert all(part in text for part in cell.text.split(" / "))
     assert "…" not in text
 
 
 def test_table_8_takes_a_hundred_columns_whole(tmp_path: Path) -> None:
-    (ood, *_) = paper.tables(study_of(tmp_path, rows_of("CIFAR-100")))
+    (ood, *_) = paper.paper_tables(study_of(tmp_path, rows_of("CIFAR-100")))
     assert len(formats.terminal(ood, 100)) == 1
     assert [len(part.columns) for part in formats.terminal(ood, 80)] == [3 + 4, 3 + 3]
 
 
 def test_severities_of_two_sets_stand_apart(tmp_path: Path) -> None:
-    (calibration, _) = paper.tables(study_of(tmp_path, rows_of("ImageNet")))
+    (calibration, _) = paper.paper_tables(study_of(tmp_path, rows_of("ImageNet")))
     parts = formats.terminal(calibration, 100)
     assert [str(part.title).splitlines()[1] for part in parts] == [
         "ImageNet-C, Smooth ECE ↓", "ImageNet-C̄, Smooth ECE ↓",

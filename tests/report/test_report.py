@@ -22,7 +22,7 @@ from anchored.report import diagnostics as panels
 from anchored.report import formats, style, tables
 from anchored.report import narrative as words
 from anchored.report import page as report
-from anchored.report.tables import Cell, Column, Table
+from anchored.report.tables import Column, Table, TableCell
 from anchored.store import files as disk
 from anchored.store.rows import Row
 
@@ -60,17 +60,17 @@ def test_one_seed_keeps_its_interval_over_images() -> None:
 def test_epochs_are_those_of_each_network(tmp_path: Path, own: Any, said: str) -> None:
     grid = Grid(networks=("small", "resnet18"), per_network={"resnet18": PerNetwork(train=own)})
     recipe = Recipe(grid=grid, train=Training(epochs=1))
-    assert said in next(words.what_was_run(summary.read(folder_of(tmp_path, [row()], recipe))))
+    assert said in next(words.what_was_run(summary.read_summary(folder_of(tmp_path, [row()], recipe))))
 
 
 def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:
     rows = [row(seed=0, value=10.0, n=100), row(seed=1, value=90.0, n=200)]
-    found = summary.read(folder_of(tmp_path, rows))
+    found = summary.read_summary(folder_of(tmp_path, rows))
     mixed = found.get(found.variants[0], "accuracy", "Data")
     assert mixed is not None
     assert mixed.mixed
     assert math.isnan(mixed.value)
-    table = tables.headline(found)
+    table = tables.headline_table(found)
     assert table.rows[0][1].text == "—‡"
     assert "‡ not averaged" in table.caption
     assert "50.0" not in formats.markdown(table)
@@ -78,7 +78,7 @@ def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:
 
 def test_a_figure_of_fewer_seeds_is_marked(tmp_path: Path) -> None:
     rows = [row(seed=0), row(seed=1), row(protocol="anchored", seed=0)]
-    table = tables.headline(summary.read(folder_of(tmp_path, rows)))
+    table = tables.headline_table(summary.read_summary(folder_of(tmp_path, rows)))
     assert [each[1].text for each in table.rows] == ["50.0", "50.0†"]
     assert "† only seed 0." in table.caption
 
@@ -86,7 +86,7 @@ def test_a_figure_of_fewer_seeds_is_marked(tmp_path: Path) -> None:
 def test_variants_come_in_order(tmp_path: Path) -> None:
     rows = [row(protocol="ram", alpha=a, run=str(a)) for a in (0.25, 0.0625)]
     rows += [row(protocol="anchored"), row(), row(protocol="ram", alpha=0.25, tail_weight=0.1)]
-    titles = [variant.title for variant in summary.read(folder_of(tmp_path, rows)).variants]
+    titles = [variant.title for variant in summary.read_summary(folder_of(tmp_path, rows)).variants]
     assert titles == ["Standard", "Anchored", "RAM α=0.0625", "RAM α=0.25", "RAM α=0.25, λ=0.1"]
 
 
@@ -107,7 +107,7 @@ def test_variants_come_in_order(tmp_path: Path) -> None:
 def test_change_of_one_seed(
     name: str, metric: str, before: float, after: float, relative: float, clear: bool, better: bool
 ) -> None:
-    change = estimates.compare(estimate(after, metric=metric), estimate(before, metric=metric))
+    change = estimates.paired_difference(estimate(after, metric=metric), estimate(before, metric=metric))
     assert change is not None
     assert change.relative == pytest.approx(relative)
     assert (change.clear, change.better) == (clear, better)
@@ -116,11 +116,11 @@ def test_change_of_one_seed(
 def test_seeds_are_compared_in_pairs() -> None:
     # The spread over seeds is large, the paired difference is 1 ± 0.1: clear though the intervals overlap.
     base, mine = estimate(10.0, 50.0, 90.0), estimate(11.0, 51.1, 90.9)
-    change = estimates.compare(mine, base)
+    change = estimates.paired_difference(mine, base)
     assert change is not None
     assert (change.clear, change.better, change.seeds) == (True, True, 3)
     assert change.after - change.before == pytest.approx(1.0)
-    noisy = estimates.compare(estimate(20.0, 40.0, 95.0), base)
+    noisy = estimates.paired_difference(estimate(20.0, 40.0, 95.0), base)
     assert noisy is not None
     assert not noisy.clear
 
@@ -131,27 +131,27 @@ def test_one_seed_is_compared_on_shared_resamples() -> None:
     shared = 3 * torch.randn(500, generator=draw)
     draws = {50.0: 50 + shared, 50.5: 50.5 + shared + 0.05 * torch.randn(500, generator=draw)}
     mine, base = estimate(50.5), estimate(50.0)
-    change = estimates.compare(mine, base, lambda row: draws[row.value])
+    change = estimates.paired_difference(mine, base, lambda row: draws[row.value])
     assert change is not None
     assert change.clear
     assert (change.low, change.high) == pytest.approx((0.4, 0.6), abs=0.02)
-    assert estimates.compare(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
-    assert estimates.compare(mine, base).clear is False  # type: ignore[union-attr]
+    assert estimates.paired_difference(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
+    assert estimates.paired_difference(mine, base).clear is False  # type: ignore[union-attr]
 
 
 def test_changes_of_one_table_are_corrected_for_their_number() -> None:
-    change = estimates.Change(50.0, 51.0, low=0.1, high=1.9, p=0.02, clear=True, better=True, seeds=1)
-    told = estimates.Change(50.0, 51.0, low=math.nan, high=math.nan, p=math.nan, clear=True, better=True, seeds=1)
-    three = estimates.corrected({"a": change, "b": dataclasses.replace(change, p=0.001), "c": change, "d": told})
+    change = estimates.Difference(50.0, 51.0, low=0.1, high=1.9, p=0.02, clear=True, better=True, seeds=1)
+    told = estimates.Difference(50.0, 51.0, low=math.nan, high=math.nan, p=math.nan, clear=True, better=True, seeds=1)
+    three = estimates.holm_corrected({"a": change, "b": dataclasses.replace(change, p=0.001), "c": change, "d": told})
     assert [each.p for each in three.values()] == pytest.approx([0.04, 0.003, 0.04, math.nan], nan_ok=True)
     assert [each.clear for each in three.values()] == [True, True, True, True]
-    four = estimates.corrected(dict.fromkeys("abc", change))
+    four = estimates.holm_corrected(dict.fromkeys("abc", change))
     assert not any(each.clear for each in four.values())
 
 
 def test_only_common_seeds_are_compared() -> None:
     mine = estimates.Estimate(tuple(row(seed=i, value=v, low=v, high=v) for i, v in ((1, 20.0), (2, 40.0))))
-    change = estimates.compare(mine, estimate(0.0, 10.0))  # seed 1 is the only common one
+    change = estimates.paired_difference(mine, estimate(0.0, 10.0))  # seed 1 is the only common one
     assert change is not None
     assert (change.before, change.after, change.seeds) == (10.0, 20.0, 1)
 
@@ -165,14 +165,14 @@ def test_only_common_seeds_are_compared() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_not(name: str, mine: estimates.Estimate, base: estimates.Estimate | None) -> None:
-    assert estimates.compare(mine, base) is None
+    assert estimates.paired_difference(mine, base) is None
 
 
 def test_a_change_from_zero_has_no_share() -> None:
-    change = estimates.compare(estimate(0.5), estimate(0.0))
+    change = estimates.paired_difference(estimate(0.5), estimate(0.0))
     assert change is not None
     assert change.relative is None
-    assert tables.relative(change) == "+0.500"
+    assert tables.relative_text(change) == "+0.500"
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_reading_tells_both_ways(tmp_path: Path) -> None:
             row(protocol=protocol, metric="auroc", dataset="mean", score="energy", value=auroc, low=0, high=100),
         ]
 
-    found = summary.read(folder_of(tmp_path, [*of("standard", 90, 0.2, 80), *of("anchored", 80, 0.1, 81)]))
+    found = summary.read_summary(folder_of(tmp_path, [*of("standard", 90, 0.2, 80), *of("anchored", 80, 0.1, 81)]))
     (reading,) = words.readings(found)
     assert reading.title == "Anchored against standard"
     assert reading.better == ("lower smooth ECE on clean images (0.200 → 0.100)",)
@@ -202,7 +202,7 @@ def test_reading_tells_what_masking_does_and_where_other_scores_disagree(tmp_pat
         return [dataclasses.replace(plain, score=k, value=v, low=v - 1, high=v + 1) for k, v in values.items()]
 
     rows = [*of("standard", None, 70, 80), *of("anchored", None, 90, 80.5), *of("ram", 0.25, 75, 60)]
-    found = list(words.readings(summary.read(folder_of(tmp_path, rows))))
+    found = list(words.readings(summary.read_summary(folder_of(tmp_path, rows))))
     assert [(r.title, r.better, r.worse, r.scores) for r in found] == [
         ("Anchored against standard", ("higher OOD AUROC (70.0 → 90.0 %)",), (),
          "entropy 80.0 → 80.5 % (no clear difference)"),
@@ -213,10 +213,10 @@ def test_reading_tells_what_masking_does_and_where_other_scores_disagree(tmp_pat
 
 
 def test_without_a_standard_network_nothing_is_compared(tmp_path: Path) -> None:
-    found = summary.read(folder_of(tmp_path, [row(protocol="anchored"), row(protocol="ram", alpha=0.25)]))
+    found = summary.read_summary(folder_of(tmp_path, [row(protocol="anchored"), row(protocol="ram", alpha=0.25)]))
     assert [each.title for each in words.readings(found)] == ["RAM α=0.25 against anchored: what masking does"]
-    assert "There is no standard network to compare with." in tables.headline(found).caption
-    assert any("no standard network" in sentence for sentence in words.missing(found, []))
+    assert "There is no standard network to compare with." in tables.headline_table(found).caption
+    assert any("no standard network" in sentence for sentence in words.missing_parts(found, []))
 
 
 def test_only_the_seconds_of_these_runs_count(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_only_the_seconds_of_these_runs_count(tmp_path: Path) -> None:
     disk.write_text(folder.run("a").log_file, "epoch,seconds\n1,60.5\n2,60.5\n")
     disk.write_text(folder.run("b").log_file, "broken\n1\n")
     disk.write_text(tmp_path / "elsewhere" / "training.csv", "epoch,seconds\n1,999\n")
-    assert words.seconds(summary.read(folder)) == {"a": 121.0}
+    assert words.training_seconds(summary.read_summary(folder)) == {"a": 121.0}
 
 
 # --- Formats ----------------------------------------------------------------------------------------------------------
@@ -234,8 +234,8 @@ TINY = Table(
     title="A & B",
     columns=(Column("Training"), Column("Accuracy, %", "↑", "50 %_of|all")),
     rows=(
-        (Cell("Standard"), Cell("70.0", "68.0–72.0")),
-        (Cell("RAM α=0.25"), Cell("75.0†", "± 1.0", "▲ +7.1 %", "better")),
+        (TableCell("Standard"), TableCell("70.0", "68.0–72.0")),
+        (TableCell("RAM α=0.25"), TableCell("75.0†", "± 1.0", "▲ +7.1 %", "better")),
     ),
     caption="n = 100 <images>.",
 )
@@ -276,15 +276,15 @@ def test_latex_golden() -> None:
 
 
 def test_terminal_takes_names_as_they_are() -> None:
-    hostile = dataclasses.replace(TINY, rows=((Cell("[red]x[/red]"), Cell("1")),))
+    hostile = dataclasses.replace(TINY, rows=((TableCell("[red]x[/red]"), TableCell("1")),))
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(*formats.terminal(hostile, 80))
     assert "[red]x[/red]" in console.export_text()
 
 
 def test_severity_table_has_the_layout_of_the_papers_table_7(tmp_path: Path) -> None:
-    found = summary.read(make_study(tmp_path, n=60, parts=("corruption",)))
-    table = tables.severities(found, found.families[0], "smooth_ece")
+    found = summary.read_summary(make_study(tmp_path, n=60, parts=("corruption",)))
+    table = tables.severity_table(found, found.families[0], "smooth_ece")
     assert [column.title for column in table.columns] == [
         "Architecture", "Anchoring?", "Reference masking?", "α", *(f"Sev. {s}" for s in SEVERITIES),
     ]  # fmt: skip
@@ -303,11 +303,11 @@ def test_severity_table_has_the_layout_of_the_papers_table_7(tmp_path: Path) -> 
 def test_bins_and_wilson_by_hand() -> None:
     confidence = torch.tensor([0.05, 0.50, 0.52, 1.0], dtype=torch.float64)
     correct = torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
-    found = panels.binned(panels.Confidences(confidence, correct))
+    found = panels.reliability_bins(panels.Confidences(confidence, correct, 0.0))
     assert [place for place, _, _ in found] == pytest.approx([0.05, 0.51, 1.0])
     assert [(share, count) for _, share, count in found] == [(0.0, 1), (0.5, 2), (1.0, 1)]
     # Brown, Cai & DasGupta's form: 8 of 10 gives 0.4901625 to 0.9433178.
-    assert panels.wilson(0.8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert panels.wilson_interval(0.8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
 
 
 def test_titles_of_ood_sets_are_the_catalogs(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_titles_of_ood_sets_are_the_catalogs(tmp_path: Path) -> None:
     study = disk.read_json(folder.study_file)
     study["recipe"]["evaluate"]["ood"] = ["digits", "own-images"]
     disk.write_json(folder.study_file, study)
-    assert panels.ood_titles(summary.read(folder)) == {"digits": "MNIST digits", "own-images": "Own images"}
+    assert panels.ood_titles(summary.read_summary(folder)) == {"digits": "MNIST digits", "own-images": "Own images"}
 
 
 def test_files_are_the_same_again(tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_settings_of_matplotlib_are_left_alone() -> None:
 
 
 def test_the_headline_fits_a_narrow_terminal(tmp_path: Path) -> None:
-    (table,) = report.terminal(make_study(tmp_path, n=60), 80)
+    (table,) = report.terminal_tables(make_study(tmp_path, n=60), 80)
     assert table.row_count == 3
     assert len(table.columns) == 7
 

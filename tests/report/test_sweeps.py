@@ -65,7 +65,7 @@ def with_tails(rows: list[Row]) -> list[Row]:
 
 def pictures(path: Path, rows: list[Row]) -> dict[str, style.Picture]:
     with style.drawing():
-        return {picture.name: picture for picture in sweeps.of(summary.read(folder_of(path, rows)))}
+        return {picture.name: picture for picture in sweeps.sweep_figures(summary.read_summary(folder_of(path, rows)))}
 
 
 def lines_of(picture: style.Picture, label: str, panel: int = 0) -> tuple[list[float], list[float]]:
@@ -130,7 +130,7 @@ def test_the_page_says_what_is_pointed_at(tmp_path: Path) -> None:
 
 def test_the_page_says_how_tails_were_shown(tmp_path: Path) -> None:
     with_and_without = [
-        summary.read(folder_of(tmp_path / str(len(each)), each)) for each in (rows_of(), with_tails(rows_of()))
+        summary.read_summary(folder_of(tmp_path / str(len(each)), each)) for each in (rows_of(), with_tails(rows_of()))
     ]
     without, with_ = (list(words.notes(each)) for each in with_and_without)
     (told,) = [each for each in with_ if each not in without]
@@ -139,7 +139,7 @@ def test_the_page_says_how_tails_were_shown(tmp_path: Path) -> None:
         == "Hard Δ mining showed 32 points a step of the residuals' tail (mass ε = 0.0001), after 20 % of training."
     )
     recipe = Recipe(tail=Tail(batch_norm="own"))
-    own = summary.read(folder_of(tmp_path / "own", with_tails(rows_of()), recipe))
+    own = summary.read_summary(folder_of(tmp_path / "own", with_tails(rows_of()), recipe))
     assert "(mass ε = 0.0001), in a pass of their own, after 20 %" in " ".join(words.notes(own))
 
 
@@ -167,7 +167,7 @@ def compared(path: Path, standard: dict[str, list[float]], other: dict[str, list
         for seed, value in enumerate(values[metric])
     ]  # fmt: skip
     with style.drawing():
-        (picture,) = radar.of(summary.read(folder_of(path, rows)))
+        (picture,) = radar.radar_figures(summary.read_summary(folder_of(path, rows)))
     return picture
 
 

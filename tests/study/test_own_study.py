@@ -186,7 +186,7 @@ def test_predictions_are_the_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_spread_without_several_references(tmp_path: Path) -> None:
-    standard = image_report.predict(STANDARD, ["odd"], tmp_path / "a")
+    standard = image_report.predict_images(STANDARD, ["odd"], tmp_path / "a")
     assert all(each.spread is None for each in standard.predictions)
     assert "A standard network has no references" in standard.page.read_text(encoding="utf-8")
     single = Run(tmp_path / "single")
@@ -195,14 +195,14 @@ def test_spread_without_several_references(tmp_path: Path) -> None:
     tensors, _ = disk.load_tensors(single.weights_file)
     disk.save_tensors(single.weights_file, {**tensors, "references": tensors["references"][:1]})
     disk.write_json(single.model_file, {**disk.read_json(single.model_file), "references": 1})
-    made = image_report.predict(single, ["odd"], tmp_path / "b")
+    made = image_report.predict_images(single, ["odd"], tmp_path / "b")
     assert all(each.spread is not None and each.spread > 0 for each in made.predictions)
     assert all(each.percentile is None for each in made.predictions)  # never evaluated
     page = made.page.read_text(encoding="utf-8")
     assert "over 8 training images as references (the model itself has one)" in page
     assert "No percentiles" in page
     single.cell_file.unlink()
-    made = image_report.predict(single, ["odd"], tmp_path / "c")
+    made = image_report.predict_images(single, ["odd"], tmp_path / "c")
     assert all(each.spread is None for each in made.predictions)
     assert "other training images cannot be had" in made.page.read_text(encoding="utf-8")
 
@@ -241,7 +241,7 @@ def test_bad_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_only_the_most_foreign_have_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_report, "GALLERY", 4)
-    made = image_report.predict(STANDARD, ["odd"], tmp_path)
+    made = image_report.predict_images(STANDARD, ["odd"], tmp_path)
     highest = sorted(made.predictions, key=lambda each: -(each.energy or 0))[:4]
     page = made.page.read_text(encoding="utf-8")
     places = [page.index(f'data-file="{each.file}"') for each in highest]
@@ -261,7 +261,7 @@ def card(number: int, file: str, label: str) -> tuple[Prediction, bytes]:
 def test_the_page_filters_offline_and_never_takes_names_for_markup(tmp_path: Path) -> None:
     cards = [card(0, HOSTILE, "cat"), card(1, "b.png", HOSTILE), card(2, "photos/c.png", "cat")]
     problems = [Prediction(HOSTILE, problem=HOSTILE)]
-    text = gallery.render(HOSTILE, [HOSTILE], cards, problems, 3)
+    text = gallery.render_gallery(HOSTILE, [HOSTILE], cards, problems, 3)
     page = Page(text)
     assert [address for address in page.loaded if not address.startswith("data:image/jpeg;base64,")] == []
     assert page.tags.count("script") == 1
@@ -286,4 +286,4 @@ def test_the_page_filters_offline_and_never_takes_names_for_markup(tmp_path: Pat
 
 def test_nothing_is_known_of_nothing() -> None:
     with pytest.raises(UserError, match="there is no such file"):
-        image_report.find(["*.none"])
+        image_report.find_images(["*.none"])

@@ -112,7 +112,7 @@ def _evaluate(options: Namespace) -> None:
 def _predict(options: Namespace) -> int:
     from rich.progress import Progress
 
-    from anchored.report.image_report import predict
+    from anchored.report.image_report import predict_images
     from anchored.store.layout import Run
 
     if options.batch_size < 1:
@@ -120,7 +120,7 @@ def _predict(options: Namespace) -> int:
     console = _console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=1.0)
-        made = predict(
+        made = predict_images(
             Run(Path(options.run)),
             options.images,
             Path(options.output),
@@ -241,7 +241,7 @@ def _show_report(folder: Path) -> None:
     from anchored.store.layout import StudyFolder
 
     study, console = StudyFolder(folder), _console()
-    for table in report.terminal(study, console.width):
+    for table in report.terminal_tables(study, console.width):
         console.print(table)
     print(f"Report: {study.report_file.resolve()}")
 

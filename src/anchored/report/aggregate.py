@@ -1,7 +1,7 @@
-"""A figure of one variant, and how it changes to another's.
+"""One metric of one variant as an estimate with an interval, and the difference of two such estimates.
 
-One seed: the value and its bootstrap interval over test images. Several: mean and Student-t interval over seeds.
-Different numbers of images are never averaged.
+One seed: the value with its bootstrap interval over test images. Several seeds: mean and Student-t interval over seeds.
+Seeds measured on different numbers of images are never averaged.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True)
 class Estimate:
-    """One figure of one variant: the rows of its seeds, by seed."""
+    """One metric of one variant: its rows, ordered by seed."""
 
     rows: tuple[Row, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds behind the figure."""
+        """Seeds that were measured."""
         return tuple(row.seed for row in self.rows)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Distinct numbers of images behind the figure; more than one is not averaged."""
+        """Distinct numbers of images; where there are several, the seeds are not averaged."""
         return tuple(sorted({row.n for row in self.rows}))
 
     @property
@@ -53,26 +53,26 @@ class Estimate:
 
     @property
     def value(self) -> float:
-        """The figure."""
+        """The mean over seeds, or the one seed's value."""
         return self.interval.value
 
 
 SIGNIFICANT = 0.05
-"""Below it a corrected p-value makes a difference clear."""
+"""A difference is clear where its corrected p-value is below this level."""
 
 Replicates = Callable[[Row], Tensor | None]
-"""The replicates (R,) of a row's figure, where the run's folder has them."""
+"""Gives the bootstrap replicates (R,) of a row, or None where the run's folder has none."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """One variant against another on the same seeds."""
+class Difference:
+    """One variant against another, on the seeds both have."""
 
     before: float
     after: float
     low: float  # 95 % interval of the difference after − before; NaN where only the two intervals can be compared
     high: float
-    p: float  # two-sided, corrected where the change is one of a table's; NaN as above
+    p: float  # two-sided, corrected where several are tested together; NaN as above
     clear: bool
     better: bool
     seeds: int
@@ -83,36 +83,38 @@ class Change:
         return (self.after - self.before) / abs(self.before) if self.before else None
 
 
-def compare(mine: Estimate | None, base: Estimate | None, replicates: Replicates = lambda row: None) -> Change | None:
-    """``mine`` against ``base`` on the seeds both have; None where there is none, or the numbers of images differ.
+def paired_difference(
+    estimate: Estimate | None, base: Estimate | None, replicates: Replicates = lambda row: None
+) -> Difference | None:
+    """``estimate`` against ``base`` on common seeds; None where there are none, or the numbers of images differ.
 
-    With two or more common seeds: Student's paired t-test over them. With one: the paired bootstrap on the resamples
-    that both share. Without replicates a difference is clear when the two intervals over images do not overlap (strict:
-    both networks saw the same images).
+    Two or more common seeds: Student's paired t-test over seeds. One: the paired bootstrap on shared resamples of the
+    test images. Without replicates, a difference is clear when the two intervals over images do not overlap (a strict
+    rule: both networks saw the same images).
     """
-    if mine is None or base is None or mine.mixed or mine.sizes != base.sizes:
+    if estimate is None or base is None or estimate.mixed or estimate.sizes != base.sizes:
         return None
-    common = sorted(set(mine.seeds) & set(base.seeds))
-    if not common:
+    seeds = sorted(set(estimate.seeds) & set(base.seeds))
+    if not seeds:
         return None
-    ours, theirs = ({row.seed: row for row in each.rows} for each in (mine, base))
-    after, before = ([rows[seed].value for seed in common] for rows in (ours, theirs))
+    rows_after, rows_before = ({row.seed: row for row in e.rows if row.seed in seeds} for e in (estimate, base))
+    after, before = ([rows[seed].value for seed in seeds] for rows in (rows_after, rows_before))
     low = high = p = math.nan
-    one, other = ours[common[0]], theirs[common[0]]
-    draws = [replicates(row) for row in (one, other)] if len(common) == 1 else []
-    if len(common) > 1:
+    one, other = rows_after[seeds[0]], rows_before[seeds[0]]
+    if len(seeds) > 1:
         (_, low, high), p = intervals.paired_difference(after, before), intervals.paired_t_test(after, before)
-    elif draws[0] is not None and draws[1] is not None and len(draws[0]) == len(draws[1]):
-        (_, low, high), p = intervals.resampled_difference((one.value, other.value), (draws[0], draws[1]))
+    else:
+        draws, base_draws = replicates(one), replicates(other)
+        if draws is not None and base_draws is not None and len(draws) == len(base_draws):
+            (_, low, high), p = intervals.resampled_difference((one.value, other.value), (draws, base_draws))
     clear = p < SIGNIFICANT if not math.isnan(p) else one.low > other.high or one.high < other.low
-    means = math.fsum(before) / len(common), math.fsum(after) / len(common)
-    better = (means[1] > means[0]) == METRICS[mine.rows[0].metric].higher_is_better
-    return Change(*means, low, high, p, clear=clear, better=better, seeds=len(common))
+    means = math.fsum(before) / len(seeds), math.fsum(after) / len(seeds)
+    better = (means[1] > means[0]) == METRICS[one.metric].higher_is_better
+    return Difference(*means, low, high, p, clear=clear, better=better, seeds=len(seeds))
 
 
-def corrected(changes: Mapping[_Key, Change]) -> dict[_Key, Change]:
-    """Changes that are looked at together, with p-values corrected for their number (Holm)."""
-    tested = [key for key, change in changes.items() if not math.isnan(change.p)]
-    p_values = intervals.holm([changes[key].p for key in tested])
-    better = {key: replace(changes[key], p=p, clear=p < SIGNIFICANT) for key, p in zip(tested, p_values, strict=True)}
-    return {**changes, **better}
+def holm_corrected(differences: Mapping[_Key, Difference]) -> dict[_Key, Difference]:
+    """The differences with p-values corrected for how many are tested together (Holm)."""
+    tested = [key for key, difference in differences.items() if not math.isnan(difference.p)]
+    p_values = zip(tested, intervals.holm([differences[key].p for key in tested]), strict=True)
+    return {**differences, **{key: replace(differences[key], p=p, clear=p < SIGNIFICANT) for key, p in p_values}}

@@ -1,81 +1,66 @@
-"""The figure of a choice: what held-out training images say of each candidate against what the test says."""
+"""The figure of a choice: each candidate on held-out training images against the same candidate on test images."""
 
 from __future__ import annotations
 
-import math
-
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from anchored.report.aggregate import Estimate
 from anchored.report.choice import Choice
 from anchored.report.comparison import Variant
-from anchored.report.figures import legend
-from anchored.report.style import WIDTH, Picture, blank, mark
-from anchored.report.sweeps import bars, said
-from anchored.report.tables import basis
+from anchored.report.style import Picture, error_bars, legend, panel_grid, variant_style
+from anchored.report.sweeps import point_hint
+from anchored.report.tables import interval_note
 
 
-def picture(choice: Choice, place: int = 0) -> Picture:
-    """One panel per aim and one of the mean error; filled: on the Pareto front, ringed: picked."""
-    panels_needed = len(choice.test.aims) + 1
-    columns = min(3, panels_needed)
-    lines = math.ceil(panels_needed / columns)
-    figure = blank(WIDTH, 0.9 + 3.0 * lines)
-    panels = figure.subplots(lines, columns, squeeze=False)
+def choice_figure(choice: Choice, number: int = 0) -> Picture:
+    """One panel per aim and one for the mean error; filled: on the Pareto front, ringed: picked."""
+    aims = list(zip(choice.held_out.aims, choice.test.aims, strict=True))
+    figure, panels = panel_grid(len(aims) + 1, 3.0, extra=0.9)
+    held_out, test = choice.held_out.summary, choice.test.summary
+    plotted = list[Estimate | None]()
     hints: dict[str, str] = {}
-    pairs = list(zip(choice.held_out.aims, choice.test.aims, strict=True))
-    for i, (axes, pair) in enumerate(zip(panels.flat, pairs, strict=False)):
-        for k, variant in enumerate(choice.shown):
-            across = choice.held_out.summary.measured(variant, pair[0])
-            up = choice.test.summary.measured(variant, pair[1])
-            assert across is not None
-            assert up is not None
-            gid = f"choice-{place}-{i}-{k}"
-            spread = {"xerr": bars([(variant, across)]), "yerr": bars([(variant, up)])}
+    for k, variant in enumerate(choice.shown):
+        for i, (axes, (held_out_aim, test_aim)) in enumerate(zip(panels, aims, strict=False)):
+            x, y = held_out.measured(variant, held_out_aim), test.measured(variant, test_aim)
+            assert x is not None
+            assert y is not None
+            gid, color = f"choice-{number}-{i}-{k}", variant_style(test, variant).color
             axes.errorbar(
-                [across.value], [up.value], **spread, color=mark(choice.test.summary, variant).color, fmt="none",
+                [x.value], [y.value], xerr=error_bars([x]), yerr=error_bars([y]), color=color, fmt="none",
                 elinewidth=1, capsize=2,
             )  # fmt: skip
-            _point(axes, choice, variant, across.value, up.value, gid)
-            texts = [said(half.summary, variant, e) for half, e in ((choice.held_out, across), (choice.test, up))]
-            hints[gid] = f"held-out: {texts[0]}; test: {texts[1].partition(': ')[2]}"
-        axes.set(title=f"{pair[1].title} {pair[1].arrow}")
-    last = panels.flat[len(pairs)]
-    for k, variant in enumerate(choice.shown):
-        x, y = (choice.mean_error(half, variant) for half in (choice.held_out, choice.test))
-        gid = f"choice-{place}-{len(pairs)}-{k}"
-        _point(last, choice, variant, x, y, gid)
-        hints[gid] = f"{variant.title}: mean error {x:.3f} held-out, {y:.3f} on test"
-    last.set(title="Geometric mean of the errors ↓")
-    for axes in panels.flat[:panels_needed]:
+            _plot_point(axes, choice, variant, x.value, y.value, gid)
+            texts = point_hint(held_out, variant, x), point_hint(test, variant, y).partition(": ")[2]
+            hints[gid] = f"held-out: {texts[0]}; test: {texts[1]}"
+            axes.set(title=f"{test_aim.title} {test_aim.arrow}")
+        (across, up), gid = (
+            (choice.mean_error(half, variant) for half in choice.halves),
+            f"choice-{number}-{len(aims)}-{k}",
+        )
+        _plot_point(panels[-1], choice, variant, across, up, gid)
+        hints[gid] = f"{variant.title}: mean error {across:.3f} held-out, {up:.3f} on test"
+        plotted += [estimate for half in choice.halves for estimate in half.estimates(variant)]
+    panels[-1].set(title="Geometric mean of the errors ↓")
+    for axes in panels:
         axes.set(xlabel="Held-out training images", ylabel="Test")
         axes.locator_params(nbins=5)
-    for axes in panels.flat[panels_needed:]:
-        axes.set_visible(False)
-    legend(figure, panels[0, 0])
-    return _named(choice, place, figure, hints)
-
-
-def _point(axes: Axes, choice: Choice, variant: Variant, x: float, y: float, gid: str) -> None:
-    style = mark(choice.test.summary, variant)
-    if variant == choice.picked:
-        axes.plot([x], [y], marker="o", markersize=15, markerfacecolor="none", color=style.color, linestyle="")
-    fill = style.color if choice.front[variant] else "white"
-    axes.plot(
-        [x], [y], marker=style.marker, markersize=7, color=style.color, markerfacecolor=fill, linestyle="", gid=gid,
-        label=f"{variant.title}{' (picked)' * (variant == choice.picked)}", zorder=4,
-    )  # fmt: skip
-
-
-def _named(choice: Choice, place: int, figure: Figure, hints: dict[str, str]) -> Picture:
-    estimates = [each for half in (choice.held_out, choice.test) for v in choice.shown for each in half.estimates(v)]
+    legend(figure, panels[0])
     architecture = choice.candidates[0].architecture
     caption = (
-        f"{architecture}: each training's figures on test images against those on held-out training images, which "
-        "alone choose. Filled: on the Pareto front of the held-out figures; hollow: not; ringed: picked. Corruptions "
-        "and outliers of the two differ, so that the order counts, not the diagonal. "
-        f"{basis(choice.test.summary, estimates, drawn='bars')}"
+        f"{architecture}: each training on test images against the same on held-out training images, which alone "
+        "decide the choice. Filled: on the Pareto front of the held-out images; hollow: not; ringed: picked. The two "
+        "differ in their corruptions and outliers, so compare the order of the points, not their distance from the "
+        f"diagonal. {interval_note(test, plotted, 'bars')}"
     )
     picked = "none" if choice.picked is None else choice.name(choice.picked)
     alt = f"Scatter plots of test against held-out figures of {architecture}, a point per training; picked: {picked}."
-    return Picture(f"choice{f'-{place}' if place else ''}", figure, alt, caption, hints=hints)
+    return Picture(f"choice{f'-{number}' if number else ''}", figure, alt, caption, hints=hints)
+
+
+def _plot_point(axes: Axes, choice: Choice, variant: Variant, x: float, y: float, gid: str) -> None:
+    style, picked = variant_style(choice.test.summary, variant), variant == choice.picked
+    if picked:
+        axes.plot([x], [y], marker="o", markersize=15, markerfacecolor="none", color=style.color, linestyle="")
+    fill = style.color if choice.front[variant] else "white"
+    label = f"{variant.title}{' (picked)' * picked}"
+    axes.plot([x], [y], markersize=7, markerfacecolor=fill, gid=gid, label=label, zorder=4, **style.point())

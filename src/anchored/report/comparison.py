@@ -1,4 +1,4 @@
-"""Rows -> what the report compares: variants, their figures, changes against standard.
+"""The rows of a study, as estimates of each variant and differences between variants.
 
 A variant is (architecture, protocol, α, λ), trained once per seed.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor
 from anchored.config.settings import PROTOCOLS
 from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
-from anchored.report.aggregate import Change, Estimate, compare, corrected
+from anchored.report.aggregate import Difference, Estimate, holm_corrected, paired_difference
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import Row, read_rows
@@ -29,7 +28,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Variant:
-    """What is compared: one way of training one architecture."""
+    """One way of training one architecture."""
 
     architecture: str
     protocol: str
@@ -53,9 +52,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of the headline: where its rows are, and what it is called."""
+    """A column of the headline table: which rows it is made from, and what it is called."""
 
-    title: str  # of a column
+    title: str  # in a heading
     phrase: str  # in a sentence
     metric: str
     dataset: str
@@ -64,7 +63,7 @@ class Measure:
 
     @property
     def arrow(self) -> str:
-        """Which way is better."""
+        """↑ where higher is better, ↓ where lower is."""
         return "↑" if METRICS[self.metric].higher_is_better else "↓"
 
 
@@ -89,7 +88,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study's rows, looked up by what they say."""
+    """A study's rows and recipe."""
 
     folder: StudyFolder
     recipe: dict[str, Any]
@@ -114,12 +113,12 @@ class Summary:
         corruption: str = "",
         score: str = "",
     ) -> Estimate | None:
-        """The figure, or None where it was not measured."""
+        """The estimate, or None where there are no rows."""
         rows = self._index.get((variant, metric, dataset, severity, corruption, score))
         return Estimate(tuple(sorted(rows, key=lambda row: row.seed))) if rows else None
 
     def measured(self, variant: Variant, measure: Measure) -> Estimate | None:
-        """A figure of the headline."""
+        """The estimate in a column of the headline table."""
         return self.get(variant, measure.metric, measure.dataset, corruption=measure.corruption, score=measure.score)
 
     @property
@@ -139,7 +138,7 @@ class Summary:
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
-        """All variants: architectures as they come, each from standard to the largest α."""
+        """All variants: architectures in the rows' order, each from standard to the largest α."""
         found = list(dict.fromkeys(variant_of(row) for row in self.rows))
         return tuple(sorted(found, key=lambda v: (self.architectures.index(v.architecture), v.order)))
 
@@ -186,21 +185,22 @@ class Summary:
 
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
-        """The headline's figures that at least one variant has."""
-        score = self.score.replace("_", " ")
-        clean = self.trained_on
-        which = {f.dataset: f" ({f.kind})" if len(self.families) > 1 else "" for f in self.families}
+        """The columns of the headline table that at least one variant has."""
+        clean, score = self.trained_on, self.score.replace("_", " ")
+        kinds = {f.dataset: f" ({f.kind})" if len(self.families) > 1 else "" for f in self.families}
+        accuracies = [
+            Measure(f"Corruption accuracy{kind}, %", f"accuracy under corruption{kind}", "accuracy", dataset, MEAN)
+            for dataset, kind in kinds.items()
+        ]
+        errors = [
+            Measure(f"Smooth ECE, corrupted{kind}", f"smooth ECE under corruption{kind}", "smooth_ece", dataset, MEAN)
+            for dataset, kind in kinds.items()
+        ]
         every = (
             Measure("Clean accuracy, %", "clean accuracy", "accuracy", clean),
-            *(
-                Measure(f"Corruption accuracy{of}, %", f"accuracy under corruption{of}", "accuracy", corrupted, MEAN)
-                for corrupted, of in which.items()
-            ),
+            *accuracies,
             Measure("Smooth ECE, clean", "smooth ECE on clean images", "smooth_ece", clean),
-            *(
-                Measure(f"Smooth ECE, corrupted{of}", f"smooth ECE under corruption{of}", "smooth_ece", corrupted, MEAN)
-                for corrupted, of in which.items()
-            ),
+            *errors,
             Measure(f"OOD AUROC, % ({score})", "OOD AUROC", "auroc", MEAN, score=self.score),
             Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
         )
@@ -211,50 +211,48 @@ class Summary:
         return next((v for v in self.of(variant.architecture) if v.protocol == "standard"), None)
 
     def unmasked(self, variant: Variant) -> Variant | None:
-        """The anchored network that a RAM variant adds masks to, alike otherwise; None for other variants."""
+        """For a RAM variant, the anchored variant without masks that is alike otherwise; None for others."""
         wanted = replace(variant, protocol="anchored", alpha=None)
         return wanted if variant.protocol == "ram" and wanted in self.variants else None
 
-    def change(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Change | None:
-        """A variant's figure against another's, by default standard's; None where there is nothing to compare.
+    def difference(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Difference | None:
+        """A variant against another, by default standard; None where there is nothing to compare.
 
-        The p-value is corrected for all comparisons of the headline's figures with the same kind of network; another
-        OOD score's for those of all scores.
+        The p-value is corrected for all differences in the headline's measures against the same kind of network; with
+        another OOD score, for those of all scores.
         """
         base = base or self.standard(variant)
         if base is None or base == variant:
             return None
-        family = self._families_of_changes[base == self.standard(variant), measure in self.measures]
-        return family.get((variant, measure))
+        return self._differences[base == self.standard(variant), measure in self.measures].get((variant, measure))
 
     @cached_property
-    def _families_of_changes(self) -> dict[tuple[bool, bool], dict[tuple[Variant, Measure], Change]]:
-        """Changes by (against standard, of the headline): against standard or against anchored, by every score."""
-        scored = [replace(m, score=score) for m in self.measures if m.score for score in self.scores]
+    def _differences(self) -> dict[tuple[bool, bool], dict[tuple[Variant, Measure], Difference]]:
+        """By (against standard or against anchored, the headline's measures or every OOD score)."""
+        by_score = [replace(m, score=score) for m in self.measures if m.score for score in self.scores]
         families = {}
-        for standard in (True, False):
-            for headline, measures in ((True, self.measures), (False, scored)):
-                found = {
-                    (variant, measure): self._change(variant, measure, base)
-                    for variant in self.variants
-                    if (base := self.standard(variant) if standard else self.unmasked(variant)) and base != variant
-                    for measure in measures
+        for against_standard in (True, False):
+            base_of = self.standard if against_standard else self.unmasked
+            pairs = [(v, base) for v in self.variants if (base := base_of(v)) and base != v]
+            for headline, measures in ((True, self.measures), (False, by_score)):
+                family = {
+                    (v, m): difference
+                    for v, base in pairs
+                    for m in measures
+                    if (difference := paired_difference(self.measured(v, m), self.measured(base, m), self._replicates))
                 }
-                families[standard, headline] = corrected({key: each for key, each in found.items() if each})
+                families[against_standard, headline] = holm_corrected(family)
         return families
 
-    def _change(self, variant: Variant, measure: Measure, base: Variant) -> Change | None:
-        return compare(self.measured(variant, measure), self.measured(base, measure), self._replicates)
-
     def _replicates(self, row: Row) -> Tensor | None:
-        """The replicates of a row's figure, if its run's folder still has those of exactly these rows."""
+        """The bootstrap replicates (R,) of a row, if its run's folder has those of exactly these rows."""
         name = Path(row.run).name
         if name not in self._draws:
-            run, own = self.folder.run(name), [each for each in self.rows if each.run == row.run]
-            run = run.validation if self.validation else run
-            there = files.load_tensors(run.replicates_file)[0].get("draws") if run.replicates_file.exists() else None
-            fits = there is not None and there.dim() == 2 and len(there) == len(own)
-            self._draws[name] = (there if fits else None, {id(each): i for i, each in enumerate(own)})
+            run, rows = self.folder.run(name), [r for r in self.rows if r.run == row.run]
+            file = (run.validation if self.validation else run).replicates_file
+            draws = files.load_tensors(file)[0].get("draws") if file.exists() else None
+            fits = draws is not None and draws.dim() == 2 and len(draws) == len(rows)
+            self._draws[name] = (draws if fits else None, {id(r): i for i, r in enumerate(rows)})
         draws, places = self._draws[name]
         return None if draws is None else draws[places[id(row)]]
 
@@ -263,7 +261,7 @@ class Summary:
         return {}
 
     def run_of(self, variant: Variant) -> tuple[Run, int]:
-        """The run of the variant's smallest seed, and that seed: what single-network figures show."""
+        """The run of the variant's smallest seed, and that seed: shown where a figure is of one network."""
         row = min((row for row in self.rows if variant_of(row) == variant), key=lambda row: row.seed)
         return self.folder.run(Path(row.run).name), row.seed
 
@@ -280,42 +278,42 @@ def variant_of(row: Row) -> Variant:
     return Variant(row.architecture, row.protocol, row.alpha, row.tail_weight)
 
 
-def read(folder: StudyFolder) -> Summary:
-    """A study's rows and settings, checked. ``UserError`` for no rows, foreign rows (with the line), another layout."""
+def read_summary(folder: StudyFolder) -> Summary:
+    """A study's rows and settings, checked. ``UserError`` where there are no rows, or not of one study (with line)."""
     study = files.read_json(folder.study_file)
     if not isinstance(study, dict) or not isinstance(study.get("recipe"), dict):
         raise UserError(f"{folder.study_file} does not describe a study")
     made = study.get("made")
-    rows = read_rows(folder.results_file)
+    rows = _checked_rows(folder.results_file)
     if not rows:
         raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
-    _check(rows, folder.results_file)
-    return Summary(folder, study["recipe"], made if isinstance(made, dict) else {}, tuple(rows))
+    return Summary(folder, study["recipe"], made if isinstance(made, dict) else {}, rows)
 
 
 def validation_of(summary: Summary) -> Summary | None:
-    """What was measured on held-out training images, where the study chooses a knob. ``UserError`` as ``read``."""
+    """The rows measured on held-out training images, if the study chooses α or λ. Raises as ``read_summary``."""
     path = summary.folder.validation_file
-    if not summary.recipe.get("choose") or not path.is_file() or not (rows := read_rows(path)):
+    if not summary.recipe.get("choose") or not path.is_file() or not (rows := _checked_rows(path)):
         return None
-    _check(rows, path)
-    return Summary(summary.folder, summary.recipe, summary.made, tuple(rows), validation=True)
+    return replace(summary, rows=rows, validation=True)
 
 
-def _check(rows: Sequence[Row], path: Path) -> None:
-    seen: dict[tuple[object, ...], int] = {}
+def _checked_rows(path: Path) -> tuple[Row, ...]:
+    rows = read_rows(path)
+    lines: dict[tuple[object, ...], int] = {}
     for line, row in enumerate(rows, start=2):  # line 1 names the columns
-        wrong = _fault(row, rows[0])
+        fault = _fault(row, rows[0])
         key = (variant_of(row), row.seed, row.metric, row.dataset, row.severity, row.corruption, row.score)
-        if key in seen and not wrong:
-            wrong = f"says the same as line {seen[key]}: two studies in one file?"
-        if wrong:
-            raise UserError(f"{path}, line {line}: {wrong}")
-        seen[key] = line
+        if key in lines and not fault:
+            fault = f"says the same as line {lines[key]}: two studies in one file?"
+        if fault:
+            raise UserError(f"{path}, line {line}: {fault}")
+        lines[key] = line
+    return tuple(rows)
 
 
 def _fault(row: Row, first: Row) -> str:
-    """What is wrong with a row, or nothing."""
+    """What is wrong with a row; empty if nothing is."""
     if row.protocol not in PROTOCOLS:
         return f"protocol '{row.protocol}' is none of {', '.join(PROTOCOLS)}"
     if row.metric not in METRICS:

@@ -1,8 +1,9 @@
-"""A table as Markdown, LaTeX (booktabs) or a rich table for the terminal; every text is escaped."""
+"""A table as Markdown, LaTeX (booktabs) or rich tables for the terminal; all text is escaped."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -10,52 +11,99 @@ from rich import box
 from rich import table as rich_table
 from rich.text import Text
 
-from anchored.report.tables import PAIRED, Cell, Column, Table
+from anchored.report.tables import PAIR_SEPARATOR, Column, Table, TableCell
 
-_TEX = {
+_TEX_SIGNS = {
     "\\": r"\textbackslash{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    '"': "{''}",
+    "[": "{[}",  # after the end of a row it would begin an argument, and a star would be one
+    "*": "{*}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "α": r"$\alpha$",
-    "λ": r"$\lambda$",
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-    "−": "$-$",
+    "\u00a0": "~",
     "–": "--",
     "—": "---",
-    "C\u0304": r"\={C}",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
+    "‐": "-",
+    "‑": "-",
+    "’": "'",
+    "‘": "`",
+    "“": "``",
+    "”": "''",
+    "…": r"\dots{}",
     "†": r"\dag{}",
     "‡": r"\ddag{}",
-}
+    "−": "$-$",
+    "°": r"$^{\circ}$",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
+    "ß": r"\ss{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "ı": r"\i{}",
+    **{
+        sign: rf"$\{name}$"
+        for sign, name in {
+            "α": "alpha", "β": "beta", "γ": "gamma", "Δ": "Delta", "ε": "varepsilon", "λ": "lambda", "μ": "mu",
+            "µ": "mu", "π": "pi", "σ": "sigma", "±": "pm", "×": "times", "·": "cdot", "≈": "approx", "≤": "leq",
+            "≥": "geq", "≠": "neq", "→": "to", "↑": "uparrow", "↓": "downarrow", "∞": "infty",
+        }.items()
+    },
+}  # fmt: skip
+"""Signs that pdflatex does not take as they are -> commands that need no package."""
+_TEX_ACCENTS = {
+    "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".",
+    "\u0308": '"', "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c",
+}  # fmt: skip
+"""Combining marks -> LaTeX's accents."""
 _COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
+
+
+# --- What several formats share ---------------------------------------------------------------------------------------
+
+
+def column_groups(table: Table) -> list[tuple[str, int]]:
+    """Headings above the columns and how many columns each spans; empty where there are none."""
+    spans = [(title, len(list(columns))) for title, columns in groupby(table.columns, lambda column: column.group)]
+    return spans if any(title for title, _ in spans) else []
+
+
+def is_continuation(row: tuple[TableCell, ...]) -> bool:
+    """Whether a row belongs to the one above it: its first name is empty."""
+    return not row[0].text
+
+
+def _heading(column: Column) -> str:
+    return f"{column.title} {column.arrow}".rstrip()
+
+
+def _lines(cell: TableCell) -> list[str]:
+    """The value, its interval (in brackets unless it begins with ±) and the difference, where there are any."""
+    interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
+    return [cell.text, *filter(None, (interval, cell.change))]
+
+
+# --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
 def markdown(table: Table) -> str:
     """GitHub's Markdown, the caption below."""
-    above = list(dict.fromkeys(title for title, _ in groups(table) if title))
-    shared = above if len(above) == 1 else []  # one heading above all goes with the title, several into the columns
+    groups = list(dict.fromkeys(title for title, _ in column_groups(table) if title))
+    one = len(groups) == 1  # a single heading above the columns goes into the title, several into the columns
+    headings = [_md(("" if one or not c.group else f"{c.group} · ") + _heading(c)) for c in table.columns]
     lines = [
-        " · ".join([f"**{_md(table.title)}**", *map(_md, shared)]),
+        " · ".join([f"**{_md(table.title)}**", *map(_md, groups * one)]),
         "",
-        _md_line(
-            [
-                _md(f"{column.group} · " * (len(above) > 1 and bool(column.group)) + _heading(column))
-                for column in table.columns
-            ]
-        ),
+        _md_line(headings),
         _md_line(["---" if i < table.stubs else "---:" for i in range(len(table.columns))]),
-        *(_md_line([_md(_flat(cell)) for cell in row]) for row in table.rows),
+        *(_md_line([_md(" ".join(_lines(cell))) for cell in row]) for row in table.rows),
         "",
         _md(table.caption),
     ]
@@ -70,27 +118,20 @@ def _md_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _heading(column: Column) -> str:
-    return f"{column.title} {column.arrow}".rstrip()
-
-
-def _flat(cell: Cell) -> str:
-    interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
-    return " ".join(filter(None, (cell.text, interval, cell.change)))
+# --- LaTeX ------------------------------------------------------------------------------------------------------------
 
 
 def latex(table: Table) -> str:
-    """A LaTeX table that needs only the package booktabs."""
-    stubs, values = table.stubs, len(table.columns) - table.stubs
+    """A LaTeX table in ASCII that needs only the package booktabs."""
     body = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(f'{table.title}. {table.caption}')}}}",
+        rf"\caption{{{tex_escaped(f'{table.title}. {table.caption}')}}}",
         rf"\label{{tab:{re.sub('[^a-z0-9]+', '-', table.name.lower())}}}",
-        rf"\begin{{tabular}}{{{'l' * stubs}{'r' * values}}}",
+        rf"\begin{{tabular}}{{{'l' * table.stubs}{'r' * (len(table.columns) - table.stubs)}}}",
         r"\toprule",
         *_tex_groups(table),
-        _tex_line([_tex(_heading(column)) for column in table.columns]),
+        _tex_line([tex_escaped(_heading(column)) for column in table.columns]),
         r"\midrule",
         *_tex_rows(table),
         r"\bottomrule",
@@ -100,76 +141,70 @@ def latex(table: Table) -> str:
     return "\n".join(["% needs \\usepackage{booktabs}", *body]) + "\n"
 
 
-def continues(row: tuple[Cell, ...]) -> bool:
-    """Whether a row goes on with what the one above it is about: its first name is empty."""
-    return not row[0].text
+def tex_escaped(text: str) -> str:
+    """Text as LaTeX in ASCII: known signs as commands, accents on their letters, any other letter as its code point."""
+    parts: list[str] = []
+    for sign in unicodedata.normalize("NFC", " ".join(re.split(r"[ \t\r\n\f\v]+", text.strip()))):
+        for part in sign if sign in _TEX_SIGNS else unicodedata.normalize("NFD", sign):
+            if part in _TEX_ACCENTS and parts:
+                parts[-1] = rf"\{_TEX_ACCENTS[part]}{{{parts[-1]}}}"
+            else:
+                parts.append(_TEX_SIGNS.get(part, part if " " <= part <= "~" else f"{{[}}U+{ord(part):04X}]"))
+    return "".join(parts)
 
 
 def _tex_rows(table: Table) -> Iterator[str]:
     for i, row in enumerate(table.rows):
-        if i and not continues(row):
+        if i and not is_continuation(row):
             yield r"\addlinespace"
         yield _tex_line([_tex_cell(cell) for cell in row])
 
 
-def groups(table: Table) -> list[tuple[str, int]]:
-    """Headings above the columns and how many columns each spans; empty where there are none."""
-    spans = [(title, len(list(columns))) for title, columns in groupby(table.columns, lambda column: column.group)]
-    return spans if any(title for title, _ in spans) else []
-
-
 def _tex_groups(table: Table) -> list[str]:
-    spans = groups(table)
-    if not spans:
-        return []
     cells, rules, first = [], [], 1
-    for title, width in spans:
-        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{_tex(title)}}}")
+    for title, width in column_groups(table):
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{tex_escaped(title)}}}")
         if title:
             rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
         first += width
-    return [_tex_line(cells), " ".join(rules)]
-
-
-def _tex(text: str) -> str:
-    signs = re.findall(r".\u0304?", " ".join(text.split()))  # a letter keeps the bar above it
-    return "".join(_TEX.get(sign, sign) for sign in signs)
+    return [_tex_line(cells), " ".join(rules)] if cells else []
 
 
 def _tex_line(cells: list[str]) -> str:
     return rf"{' & '.join(cells)} \\"
 
 
-def _tex_cell(cell: Cell) -> str:
-    interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
-    small = [rf"\scriptsize {_tex(text)}" for text in (interval, cell.change) if text]
-    lines = r" \\ ".join([_tex(cell.text), *small])
+def _tex_cell(cell: TableCell) -> str:
+    value, *small = map(tex_escaped, _lines(cell))
+    lines = r" \\ ".join([value, *(rf"\scriptsize {text}" for text in small)])
     return rf"\shortstack[r]{{{lines}}}" if small else lines
 
 
-def terminal(table: Table, width: int) -> list[rich_table.Table]:
-    """A table for a terminal of ``width`` columns, in as many parts as it takes; columns under one heading together.
+# --- Terminal ---------------------------------------------------------------------------------------------------------
 
-    Interval and change stand under each value, better and worse in colour and in words.
+
+def terminal(table: Table, width: int) -> list[rich_table.Table]:
+    """A table for a terminal of ``width`` columns, split into as many parts as needed; column groups stay together.
+
+    Interval and difference stand below each value, better and worse in colour and in words.
     """
     widths = [_width(table, i) for i in range(len(table.columns))]
-    room = width - sum(each + 1 for each in widths[: table.stubs])
-    values = range(table.stubs, len(widths))
-    together = [list(part) for _, part in groupby(values, lambda i: table.columns[i].group)]
-    parts = [part for group in together for part in _parts(group, widths, room)]
+    room = width - sum(stub + 1 for stub in widths[: table.stubs])
+    groups = groupby(range(table.stubs, len(widths)), lambda i: table.columns[i].group)
+    parts = [part for _, group in groups for part in _parts(list(group), widths, room)]
     return [_part(table, part, widths, last=part is parts[-1]) for part in parts]
 
 
 def _width(table: Table, i: int) -> int:
-    """Columns that a column's longest number takes; headings and changes wrap between words, long names anywhere."""
+    """Width of a column's longest number; headings and differences wrap between words, long names anywhere."""
     cells = [row[i] for row in table.rows]
-    numbers = [part for cell in cells for text in (cell.text, cell.interval) for part in text.split(PAIRED)]
+    numbers = [part for cell in cells for text in (cell.text, cell.interval) for part in text.split(PAIR_SEPARATOR)]
     longest = max(map(len, [*_heading(table.columns[i]).split(), *numbers]))
     return min(longest, 20) if i < table.stubs else longest
 
 
 def _parts(columns: list[int], widths: list[int], room: int) -> list[list[int]]:
-    """Columns in as few parts as fit the room, each but the last of as many columns."""
+    """Split columns into as few parts of equal size (but the last) as fit the room."""
     for count in range(1, len(columns)):
         size = -(-len(columns) // count)
         parts = [columns[i : i + size] for i in range(0, len(columns), size)]
@@ -179,9 +214,8 @@ def _parts(columns: list[int], widths: list[int], room: int) -> list[list[int]]:
 
 
 def _part(table: Table, columns: list[int], widths: list[int], *, last: bool) -> rich_table.Table:
-    group = table.columns[columns[0]].group
-    shown = rich_table.Table(
-        title=Text("\n".join(filter(None, (table.title, group)))),
+    part = rich_table.Table(
+        title=Text("\n".join(filter(None, (table.title, table.columns[columns[0]].group)))),
         caption=Text(table.caption) if last else None,
         box=box.SIMPLE_HEAD,
         caption_justify="left",
@@ -190,18 +224,18 @@ def _part(table: Table, columns: list[int], widths: list[int], *, last: bool) ->
     )
     places = [*range(table.stubs), *columns]
     for i in places:
-        heading, name = Text(_heading(table.columns[i])), i < table.stubs
-        shown.add_column(heading, justify="left" if name else "right", vertical="top", overflow="fold", width=widths[i])
+        heading, stub = Text(_heading(table.columns[i])), i < table.stubs
+        part.add_column(heading, justify="left" if stub else "right", vertical="top", overflow="fold", width=widths[i])
     for row in table.rows:
-        shown.add_row(*(_rich(row[i]) for i in places))
-    return shown
+        part.add_row(*(_terminal_cell(row[i]) for i in places))
+    return part
 
 
-def _rich(cell: Cell) -> Text:
-    """Value, interval and change under one another; two figures of one cell likewise."""
+def _terminal_cell(cell: TableCell) -> Text:
+    """Value, interval and difference below one another; two values of one cell likewise."""
     text = Text()
-    intervals = cell.interval.split(PAIRED)
-    for i, value in enumerate(cell.text.split(PAIRED)):
+    intervals = cell.interval.split(PAIR_SEPARATOR)
+    for i, value in enumerate(cell.text.split(PAIR_SEPARATOR)):
         text.append(f"{chr(10) * (i > 0)}{value}")
         if i < len(intervals) and intervals[i]:
             text.append(f"\n{intervals[i]}", style="dim")

@@ -1,4 +1,4 @@
-"""The page of ``anchored predict``: one card an image, sorted by score, filtered in the browser, offline."""
+"""The page of ``anchored predict``: one card per image, sorted by OOD score, filtered in the browser, offline."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-import jinja2
 from markupsafe import Markup
+
+from anchored.report.templates import template
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about one image; a line of ``predictions.csv``. Empty where there is nothing to say."""
+    """One network's prediction for one image; a line of ``predictions.csv``. Fields are empty where unknown."""
 
     file: str
     label: str = ""  # the predicted class
@@ -25,30 +26,23 @@ class Prediction:
     problem: str = ""  # why the image could not be read
 
 
-def render(
+def render_gallery(
     title: str,
     notes: Sequence[str],
     cards: Sequence[tuple[Prediction, bytes]],
     problems: Sequence[Prediction],
     total: int,
 ) -> str:
-    """The page as HTML: predictions with their thumbnails (JPEG) in the order given; every name is escaped.
+    """The page as HTML: predictions with their JPEG thumbnails in the order given; every name is escaped.
 
-    ``total``: how many images there are, cards or not.
+    ``total`` is the number of images, including those without a card.
     """
     script = (resources.files("anchored.report") / "gallery.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anchored", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    shown = [(prediction, base64.b64encode(picture).decode()) for prediction, picture in cards]
-    return environment.get_template("gallery.html.jinja").render(
+    encoded = [(prediction, base64.b64encode(thumbnail).decode()) for prediction, thumbnail in cards]
+    return template("gallery.html.jinja").render(
         title=title,
         notes=notes,
-        cards=shown,
+        cards=encoded,
         problems=problems,
         total=total,
         classes=sorted({prediction.label for prediction, _ in cards}),

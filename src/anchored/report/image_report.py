@@ -1,4 +1,4 @@
-"""A user's images through a trained network: class, confidence, OOD score and spread, as a CSV and a gallery."""
+"""Predictions of a trained network for a user's images: class, confidence, OOD score, spread; a CSV and a gallery."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ from anchored.evaluation.inference import forward
 from anchored.method.anchoring import AnchoredModel
 from anchored.metrics import ood_scores
 from anchored.models import folder as models
-from anchored.report.gallery import Prediction, render
+from anchored.report.gallery import Prediction, render_gallery
 from anchored.store import files
 from anchored.store.layout import Run
 
 REFERENCES = 8
-"""Training images that give the spread of a model whose own reference is one."""
+"""Training images used as references for the spread, where the model has only one."""
 
 GALLERY = 500
-"""Cards on the page at most, so that a browser stays quick; the CSV has every image."""
+"""Most images on the page, so that it opens quickly; the CSV has every image."""
 
 THUMBNAIL = 160
 """Longer side of a thumbnail, pixels."""
 
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+"""What a formula of a spreadsheet may begin with."""
+
 
 @dataclass(frozen=True)
-class Written:
-    """What ``predict`` wrote, and what it could not read."""
+class PredictionReport:
+    """What ``predict_images`` wrote, and which images could not be read."""
 
     table: Path
     page: Path
@@ -52,10 +55,10 @@ class Written:
     @property
     def problems(self) -> tuple[Prediction, ...]:
         """The images that could not be read."""
-        return tuple(each for each in self.predictions if each.problem)
+        return tuple(prediction for prediction in self.predictions if prediction.problem)
 
 
-def predict(
+def predict_images(
     run: Run,
     wanted: Sequence[str],
     folder: Path,
@@ -63,104 +66,99 @@ def predict(
     batch_size: int = 64,
     progress: Callable[[float, str], None] = lambda share, what: None,
     root: Path | None = None,
-) -> Written:
-    """Write ``predictions.csv`` and ``gallery.html`` about the images ``wanted``: files, folders, patterns.
+) -> PredictionReport:
+    """Write ``predictions.csv`` and ``gallery.html`` for the images ``wanted``: files, folders, patterns.
 
-    Images are shown to the network as its training images were. The spread of an image is the standard deviation, over
+    Images are preprocessed as in training. The spread of an image is the standard deviation, over
     references, of the probability of its class: over the model's own K references, or over 8 training images where K
-    is 1; a standard network has none. Raises ``UserError`` where nothing is found or nothing can be read.
+    is 1; a standard network has none. Raises ``UserError`` where no image is found or none can be read.
     """
-    paths = find(wanted)
+    paths = find_images(wanted)
     model, config = models.load(run.path), models.read_config(run)
     if torch.cuda.is_available():
         model = model.cuda()
-    inside = _test_energies(run)
-    spreading, how = _spreading(run, model, root)
+    test_energies = _test_energies(run)
+    single_reference, spread_note = _single_reference_models(run, model, root)
     index = own.of_files(paths)
-    seen = View(config.channels, config.size, config.crop, config.interpolation)
+    view = View(config.channels, config.size, config.crop, config.interpolation)
     everything, labels = torch.arange(len(paths)), torch.from_numpy(index.labels)
-    stream = ImageStream("images", index, config.classes, seen, everything, labels)
+    stream = ImageStream("images", index, config.classes, view, everything, labels)
     predictions: list[Prediction] = []
     batches = torch.split(everything, batch_size)
     for places, (images, problems) in zip(batches, stream.attempts(batches), strict=True):
-        found = _rated(model, spreading, config, images.to(next(model.parameters()).device), inside)
-        for place, said in zip(places.tolist(), found, strict=True):
-            problem = problems.get(place - int(places[0]), "")
-            blank = Prediction("", problem=problem)
-            predictions.append(dataclasses.replace(blank if problem else said, file=_shown(paths[place])))
+        images = images.to(next(model.parameters()).device)
+        predicted = _predictions(model, single_reference, config, images, test_energies)
+        for place, prediction in zip(places.tolist(), predicted, strict=True):
+            if problem := problems.get(place - int(places[0]), ""):
+                prediction = Prediction("", problem=problem)
+            predictions.append(dataclasses.replace(prediction, file=_path_text(paths[place])))
         progress(len(predictions) / len(paths), f"{len(predictions):,} of {len(paths):,} images")
-    read = [(number, each) for number, each in enumerate(predictions) if not each.problem]
+    read = [(i, prediction) for i, prediction in enumerate(predictions) if not prediction.problem]
     if not read:
         raise UserError(f"none of the {len(paths)} images can be read; the first: {predictions[0].problem}")
-    made = Written(folder / "predictions.csv", folder / "gallery.html", tuple(predictions))
+    report = PredictionReport(folder / "predictions.csv", folder / "gallery.html", tuple(predictions))
     read.sort(key=lambda pair: (-(pair[1].energy or 0.0), pair[0]))
-    cards = [(each, _thumbnail(index.decode(number))) for number, each in read[:GALLERY]]
-    files.write_text(made.table, _table(predictions))
-    notes = list(_notes(run, config, inside, how))
-    files.write_text(
-        made.page, render(f"{len(read):,} images seen by {run.name}", notes, cards, made.problems, len(read))
-    )
-    return made
+    cards = [(prediction, _thumbnail(index.decode(i))) for i, prediction in read[:GALLERY]]
+    files.write_text(report.table, _csv(predictions))
+    notes, title = list(_notes(run, config, test_energies, spread_note)), f"{len(read):,} images seen by {run.name}"
+    files.write_text(report.page, render_gallery(title, notes, cards, report.problems, len(read)))
+    return report
 
 
-def find(wanted: Sequence[str]) -> list[Path]:
-    """Return the image files that are named: files as they are, all images below folders, matches of patterns."""
-    found: dict[Path, None] = {}
+def find_images(wanted: Sequence[str]) -> list[Path]:
+    """The image files that are named: files as they are, all images below folders, matches of patterns."""
+    images: dict[Path, None] = {}
     for name in wanted:
         path = Path(name).expanduser()
         if path.is_dir():
-            some = [path / each for each in listed(path)]
+            matches = [path / file for file in listed(path)]
         elif path.exists():
-            some = [path]
+            matches = [path]
         else:
-            some = [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]  # noqa: PTH207
-        if not some:
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]  # noqa: PTH207
+        if not matches:
             raise UserError(f"{name}: {'no images in this folder' if path.is_dir() else 'there is no such file'}")
-        found.update(dict.fromkeys(some))
-    return list(found)
+        images.update(dict.fromkeys(matches))
+    return list(images)
 
 
-def _shown(path: Path) -> str:
-    """The path as text that can be written, whatever bytes it has."""
+def _path_text(path: Path) -> str:
+    """The path as UTF-8 text; other bytes are replaced."""
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _rated(
+def _predictions(
     model: nn.Module,
-    spreading: Sequence[AnchoredModel],
+    single_reference: Sequence[AnchoredModel],
     config: models.ModelConfig,
     images: Tensor,
-    inside: Tensor | None,
+    test_energies: Tensor | None,
 ) -> Iterator[Prediction]:
-    """What is said of each image (B,C,H,W), without its name."""
+    """The predictions for images (B,C,H,W), without file names; ``test_energies`` (M,) are sorted."""
     logits, _ = forward(model, config, images)
     confidence, label = logits.double().softmax(1).max(1)
     energy = ood_scores.energy(logits)
-    rank = None if inside is None else 100 * torch.searchsorted(inside, energy).double() / len(inside)
-    spread = None
-    if spreading:
-        each = torch.stack([forward(one, config, images)[0].double().softmax(1) for one in spreading])  # (K,B,N)
-        spread = each[:, torch.arange(len(label)), label].std(dim=0, correction=0)
-    for i in range(len(images)):
-        yield Prediction(
-            "",
-            config.classes[int(label[i])],
-            float(confidence[i]),
-            float(energy[i]),
-            None if rank is None else float(rank[i]),
-            None if spread is None else float(spread[i]),
-        )
+    percentile = spread = None
+    if test_energies is not None:
+        percentile = 100 * torch.searchsorted(test_energies, energy).double() / len(test_energies)
+    if single_reference:
+        logits_of = (forward(one, config, images)[0] for one in single_reference)
+        probabilities = torch.stack([logits.double().softmax(1) for logits in logits_of])  # (K,B,N)
+        spread = probabilities[:, torch.arange(len(label)), label].std(dim=0, correction=0)
+    numbers = [[None] * len(images) if t is None else t.tolist() for t in (confidence, energy, percentile, spread)]
+    for i, values in zip(label.tolist(), zip(*numbers, strict=True), strict=True):
+        yield Prediction("", config.classes[i], *values)
 
 
-def _spreading(run: Run, model: nn.Module, root: Path | None) -> tuple[list[AnchoredModel], str]:
-    """The same network with one reference each, and in words which references these are."""
+def _single_reference_models(run: Run, model: nn.Module, root: Path | None) -> tuple[list[AnchoredModel], str]:
+    """The same network with one reference each, and a note on which references these are."""
     if not isinstance(model, AnchoredModel) or model.references is None:
         return [], "A standard network has no references, so there is no spread."
     references, what = model.references, f"the model's {len(model.references)} references"
     if len(references) == 1:
         try:
             cell = Cell.parse(files.read_json(run.cell_file), run.cell_file)
-            references = _drawn(cell, models.read_config(run), root).to(references.device)
+            references = _drawn_references(cell, models.read_config(run), root).to(references.device)
         except UserError as error:
             return [], f"The model has one reference, and other training images cannot be had: no spread ({error})."
         what = f"{len(references)} training images as references (the model itself has one)"
@@ -170,8 +168,8 @@ def _spreading(run: Run, model: nn.Module, root: Path | None) -> tuple[list[Anch
     return networks, f"Spread: standard deviation of the class's probability over {what}."
 
 
-def _drawn(cell: Cell, config: models.ModelConfig, root: Path | None) -> Tensor:
-    """Training images (8,C,H,W), drawn by the training's seed, normalised."""
+def _drawn_references(cell: Cell, config: models.ModelConfig, root: Path | None) -> Tensor:
+    """Normalised training images (8,C,H,W), drawn with the training's seed."""
     images = datasets.open_set(cell.data.train, "train", cell.data, datasets.seen_by(cell.data), root)
     generator = torch.Generator().manual_seed(derived_seed(cell.seed, "spread"))
     chosen = torch.randperm(len(images), generator=generator)[:REFERENCES]
@@ -179,7 +177,7 @@ def _drawn(cell: Cell, config: models.ModelConfig, root: Path | None) -> Tensor:
 
 
 def _test_energies(run: Run) -> Tensor | None:
-    """The energies of the run's test images, in order; None where these weights were not evaluated."""
+    """Sorted energies (M,) of the run's test images; None where these weights were not evaluated."""
     path = run.outputs_file("test")
     if not path.exists():
         return None
@@ -191,28 +189,31 @@ def _test_energies(run: Run) -> Tensor | None:
     return ood_scores.energy(tensors["logits"]).sort().values if same else None
 
 
-def _notes(run: Run, config: models.ModelConfig, inside: Tensor | None, how: str) -> Iterator[str]:
+def _notes(run: Run, config: models.ModelConfig, test_energies: Tensor | None, spread_note: str) -> Iterator[str]:
     yield (
-        f"Trained on {config.trained_on} ({len(config.classes)} classes), sorted by energy: the most foreign first. "
-        "Energy is minus the log-sum-exp of the logits; higher is more foreign."
+        f"Trained on {config.trained_on} ({len(config.classes)} classes), sorted by energy, highest first. Energy is "
+        "minus the log-sum-exp of the logits; higher is more out-of-distribution."
     )
-    if inside is None:
+    if test_energies is None:
         yield f"No percentiles: the test images of {run.name} were not evaluated (anchored evaluate {run.path})."
     else:
-        yield f"Percentile: the share of the run's {len(inside):,} test images with a lower energy."
-    yield how
+        yield f"Percentile: the share of the run's {len(test_energies):,} test images with a lower energy."
+    yield spread_note
     yield (
         f"Images of another size: shorter side to {int(config.size / config.crop)} pixels ({config.interpolation}), "
         f"then the middle {config.size} × {config.size}."
     )
 
 
-def _table(predictions: Sequence[Prediction]) -> str:
+def _csv(predictions: Sequence[Prediction]) -> str:
+    """The predictions as CSV; a spreadsheet would run text that begins like a formula, so it gets an apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [field.name for field in dataclasses.fields(Prediction)]
     writer.writerow(["class" if name == "label" else name for name in columns])
-    writer.writerows(dataclasses.astuple(each) for each in predictions)
+    for prediction in predictions:
+        cells = dataclasses.astuple(prediction)
+        writer.writerow([f"'{c}" if isinstance(c, str) and c.startswith(FORMULA_SIGNS) else c for c in cells])
     return text.getvalue()
 
 

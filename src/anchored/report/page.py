@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import yaml
-from markupsafe import Markup
 from rich import table as rich_table
 
-from anchored.report import choice, choice_figure, figures, formats, paper, radar, style, sweeps, tables
-from anchored.report import diagnostics as panels
-from anchored.report import narrative as words
-from anchored.report.comparison import Summary, read
-from anchored.report.style import Picture
-from anchored.report.tables import Table
+from anchored.report import formats, narrative, style
+from anchored.report.choice import choice_tables, find_choices
+from anchored.report.choice_figure import choice_figure
+from anchored.report.comparison import Summary, read_summary
+from anchored.report.diagnostics import diagnostic_figures
+from anchored.report.figures import severity_figures
+from anchored.report.paper import paper_tables
+from anchored.report.radar import radar_figures
+from anchored.report.style import SavedPicture
+from anchored.report.sweeps import sweep_figures
+from anchored.report.tables import Table, headline_table, result_tables
+from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import StudyFolder
 
@@ -37,7 +40,7 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
      "Yang et al. 2022", "https://arxiv.org/abs/2210.07242"),
     ("AUPR", "Area under the precision-recall curve, out-of-distribution images being the positives.",
      "Davis & Goadrich 2006", "https://doi.org/10.1145/1143844.1143874"),
-    ("Energy score", "Minus the log-sum-exp of the logits; higher is more foreign.",
+    ("Energy score", "Minus the log-sum-exp of the logits; higher is more out-of-distribution.",
      "Liu et al. 2020", "https://arxiv.org/abs/2010.03759"),
     ("Adaptation", "Accuracy of a linear classifier trained on the frozen features for another task.",
      "Kornblith et al. 2019", "https://arxiv.org/abs/1805.08974"),
@@ -49,17 +52,16 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 """Term, one line, citation, address."""
 
 
-READINGS = 4
-"""Comparisons in words that the page shows openly; beyond, those of RAM against anchored are folded away."""
+OPEN_READINGS = 4
+"""With more comparisons in words than this, those of RAM against anchored are folded away."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Figures and tables under one heading; folded away where ``folded`` says what they are."""
+    """Figures and tables under one heading; folded away under the title ``folded`` where there is one."""
 
-    pictures: tuple[Picture, ...] = ()
+    pictures: tuple[SavedPicture, ...] = ()
     tables: tuple[Table, ...] = ()
-    lead: str = ""
     folded: str = ""
 
 
@@ -73,100 +75,79 @@ class Section:
 
 
 def write(folder: StudyFolder) -> Path:
-    """Write ``report.html``, ``figures/*.png|pdf`` and ``tables/*.md|tex`` of a study, and give the page's path.
+    """Write ``report.html``, ``figures/*.png|pdf`` and ``tables/*.md|tex`` of a study; return the page's path.
 
-    Reads ``results.csv``, ``study.json``, and the outputs and examples that are there; the same folder gives the same
+    Reads ``results.csv``, ``study.json``, and the outputs and examples that exist; the same folder gives the same
     bytes. Raises ``UserError`` where there are no rows, or they are not of one study.
     """
-    summary = read(folder)
-    choices = list(choice.of(summary))
+    summary = read_summary(folder)
+    choices = list(find_choices(summary))
     with style.drawing():
-        pictures = [*radar.of(summary), *sweeps.of(summary), *figures.of(summary), *panels.of(summary)]
-        pictures += [choice_figure.picture(each, place) for place, each in enumerate(choices)]
-        for picture in pictures:
-            files.write_bytes(folder.figures / f"{picture.name}.png", style.png(picture.figure))
-            files.write_bytes(folder.figures / f"{picture.name}.pdf", style.pdf(picture.figure))
-        made = [*tables.of(summary), *choice.tables(choices), *paper.tables(summary)]
-        for table in made:
-            files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
-            files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
-        page = render(summary, pictures, made)
-    files.write_text(folder.report_file, page)
+        drawn = [radar_figures(summary), sweep_figures(summary), severity_figures(summary), diagnostic_figures(summary)]
+        drawn += [(choice_figure(choice, number) for number, choice in enumerate(choices))]
+        pictures = [style.save(picture) for figures in drawn for picture in figures]
+    for picture in pictures:
+        files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
+        files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
+    tables = [*result_tables(summary), *choice_tables(choices), *paper_tables(summary)]
+    for table in tables:
+        files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
+        files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
+    files.write_text(folder.report_file, _render(summary, pictures, tables))
     return folder.report_file
 
 
-def terminal(folder: StudyFolder, width: int) -> list[rich_table.Table]:
-    """The headline and what stands beside the paper, for a terminal of ``width`` columns. Raises as ``write`` does."""
-    summary = read(folder)
-    shown = (tables.headline(summary), *choice.tables(list(choice.of(summary))), *paper.tables(summary))
-    return [part for each in shown for part in formats.terminal(each, width)]
+def terminal_tables(folder: StudyFolder, width: int) -> list[rich_table.Table]:
+    """The headline, choices and the paper's tables, for a terminal of ``width`` columns. Raises as ``write`` does."""
+    summary = read_summary(folder)
+    tables = (headline_table(summary), *choice_tables(list(find_choices(summary))), *paper_tables(summary))
+    return [part for table in tables for part in formats.terminal(table, width)]
 
 
-def render(summary: Summary, pictures: Sequence[Picture], made: Sequence[Table]) -> str:
-    """The page as HTML; every name is escaped. Call it within ``style.drawing()``."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anchored", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["inline"] = _inline
-    readings = list(words.readings(summary))
-    return environment.get_template("page.html.jinja").render(
+def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:
+    """The page as HTML."""
+    readings = list(narrative.readings(summary))
+    seconds = narrative.training_seconds(summary)
+    return template("page.html.jinja").render(
         summary=summary,
-        said=list(words.what_was_run(summary)),
-        missing=list(words.missing(summary, [picture.name for picture in pictures])),
+        introduction=list(narrative.what_was_run(summary)),
+        missing=list(narrative.missing_parts(summary, [picture.name for picture in pictures])),
         readings=readings,
-        folded=len(readings) > READINGS and any(reading.masking for reading in readings),
-        caution=words.caution(summary),
-        notes=list(words.notes(summary)),
-        headline=next(table for table in made if table.name == "headline"),
-        sections=[section for section in _sections(pictures, made) if section.blocks],
-        groups=formats.groups,
-        continues=formats.continues,
+        folded=len(readings) > OPEN_READINGS and any(reading.masking for reading in readings),
+        caution=narrative.caution(summary),
+        notes=list(narrative.notes(summary)),
+        headline=next(table for table in tables if table.name == "headline"),
+        sections=[section for section in _sections(pictures, tables) if section.blocks],
+        column_groups=formats.column_groups,
+        is_continuation=formats.is_continuation,
         recipe=yaml.safe_dump(summary.recipe, sort_keys=False, allow_unicode=True),
-        made=_made(summary),
-        seconds={name: words.duration(spent) for name, spent in words.seconds(summary).items()},
+        made=[(str(key), str(value)) for key, value in summary.made.items() if value not in ("", None)],
+        seconds={name: narrative.duration_text(duration) for name, duration in seconds.items()},
         definitions=DEFINITIONS,
     )
 
 
-def _inline(picture: Picture) -> Markup:
-    """The picture as an element that needs nothing from elsewhere."""
-    label = Markup.escape(picture.alt)
-    if picture.vector:
-        drawn = style.svg(picture)
-        return Markup(drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))
-    data = base64.b64encode(style.png(picture.figure)).decode()
-    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(picture.alt, data)
+def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iterator[Section]:
+    def named(prefix: str) -> list[str]:
+        return [table.name for table in tables if table.name.startswith(prefix)]
 
-
-def _made(summary: Summary) -> list[tuple[str, str]]:
-    """What is known on how the study was run, without empty entries."""
-    return [(str(key), str(value)) for key, value in summary.made.items() if value not in ("", None)]
-
-
-def _sections(pictures: Sequence[Picture], made: Sequence[Table]) -> Iterator[Section]:
-    def block(*kinds: str, table: Sequence[str] = (), lead: str = "", folded: str = "") -> list[Block]:
-        shown = tuple(picture for kind in kinds for picture in figures.names(pictures, kind))
-        found = tuple(t for name in table for t in made if t.name == name)
-        return [Block(shown, found, lead, folded)] if shown or found else []
+    def block(*kinds: str, table: Sequence[str] = (), folded: str = "") -> list[Block]:
+        shown = tuple(p for kind in kinds for p in pictures if p.name == kind or p.name.startswith(f"{kind}-"))
+        listed = tuple(t for name in table for t in tables if t.name == name)
+        return [Block(shown, listed, folded)] if shown or listed else []
 
     def section(name: str, title: str, *blocks: list[Block]) -> Section:
-        return Section(name, title, tuple(found for each in blocks for found in each))
+        return Section(name, title, tuple(block for group in blocks for block in group))
 
-    listed = [table.name for table in made]
-    yield section("paper", "Beside the paper", block(table=[name for name in listed if name.startswith("paper_")]))
+    yield section("paper", "Beside the paper", block(table=named("paper_")))
     yield section("radar", "Four aims at once", block("radar"))
     yield section("sweeps", "Along α and λ", block("alpha"), block("lambda"))
-    of_choice = [name for name in listed if name.startswith("choice")]
-    yield section("choice", "Choosing on held-out images", block("choice", table=of_choice))
+    yield section("choice", "Choosing on held-out images", block("choice", table=named("choice")))
     yield section(
         "severity",
         "Under corruption",
         block("severity"),
-        block("corruptions-accuracy", table=[name for name in listed if name.startswith("severity_")]),
+        block("corruptions-accuracy", table=named("severity_")),
         block("corruptions-smooth_ece", folded="Smooth ECE under each corruption"),
     )
     yield section(

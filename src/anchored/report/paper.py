@@ -1,4 +1,4 @@
-"""Beside the paper: its printed numbers joined to our rows, table by table in the paper's layout.
+"""The paper's printed numbers beside the study's, table by table in the paper's layout.
 
 ``paper.csv`` holds the 444 numbers of tables 6 to 11 as they are printed, under our names (scripts/build_paper.py).
 """
@@ -16,13 +16,24 @@ from importlib import resources
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, Summary, Variant
-from anchored.report.tables import ADAPTATION, MISSING, Cell, Column, Table, basis, estimate_cell, joined, title_of
+from anchored.report.tables import (
+    ADAPTATION,
+    MISSING,
+    Column,
+    Table,
+    TableCell,
+    estimate_cell,
+    format_value,
+    interval_note,
+    metric_heading,
+    pair_cells,
+)
 
 Place = tuple[str, int | None]  # a data set's title, a severity
-Key = tuple[Variant, str, Place]  # what a number is a figure of: how it was trained, metric, place
+Key = tuple[Variant, str, Place]  # what a number measures: variant, metric, place
 
 KINDS = {"auroc": "ood", "smooth_ece": "calibration", **dict.fromkeys(ADAPTATION, "adaptation")}
-"""A metric -> the kind of table that it is in."""
+"""Metric -> the kind of table that it is in."""
 
 TITLES = {
     "ood": "rejection of other data",
@@ -30,8 +41,8 @@ TITLES = {
     "adaptation": "adaptation by linear probes",
 }
 
-LINES = ("paper", "here", "diff.")
-"""The three lines of every variant."""
+ROW_NAMES = ("paper", "here", "diff.")
+"""The three rows of every variant."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,12 @@ class Published:
 
     @property
     def key(self) -> Key:
-        """What it is a figure of, within its training set."""
+        """What it measures, within its training set."""
         return self.variant, self.metric, (self.dataset, self.severity)
 
 
 @functools.cache
-def published() -> tuple[Published, ...]:
+def published_numbers() -> tuple[Published, ...]:
     """The paper's 444 numbers, in its order."""
     text = (resources.files("anchored") / "report" / "paper.csv").read_text(encoding="utf-8")
     return tuple(
@@ -71,15 +82,15 @@ def published() -> tuple[Published, ...]:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A table of the paper, or a half of one: what its rows, columns and cells are."""
+class PaperTable:
+    """A table of the paper, or a half of one: its rows, columns and cells."""
 
     table: int
     numbers: tuple[Published, ...]
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """What a cell holds: one metric, or accuracy and ECE of a probe."""
+        """The metrics in each cell: one, or accuracy and ECE of a probe."""
         return tuple(dict.fromkeys(number.metric for number in self.numbers))
 
     @cached_property
@@ -89,33 +100,33 @@ class Panel:
 
     @cached_property
     def printed(self) -> dict[Key, str]:
-        """The numbers, by what they are figures of."""
+        """The numbers, by what they measure."""
         return {number.key: number.printed for number in self.numbers}
 
     def decimals(self, metric: str) -> int:
-        """Decimals that the table prints a metric with; some cells leave trailing zeros away."""
+        """Decimals that the table prints a metric with; some cells omit trailing zeros."""
         return max(len(number.printed.partition(".")[2]) for number in self.numbers if number.metric == metric)
 
     def variants(self, summary: Summary) -> list[Variant]:
-        """The rows: the paper's in its order, then what was measured here beyond them, each with its architecture."""
+        """The paper's variants in its order, then others of this study, grouped by architecture."""
         theirs = [number.variant for number in self.numbers]
         keys = [(v, m, p) for v in summary.variants for m in self.metrics for p in self.places]
-        both = dict.fromkeys([*theirs, *(key[0] for key in keys if here(summary, key))])
+        both = dict.fromkeys([*theirs, *(key[0] for key in keys if measured_here(summary, key))])
         architectures = list(dict.fromkeys(variant.architecture for variant in both))
         return sorted(both, key=lambda variant: architectures.index(variant.architecture))
 
 
-def panels(trained_on: str) -> list[Panel]:
+def paper_layout(trained_on: str) -> list[PaperTable]:
     """The paper's tables on one training set; table 8 is two, rejection and adaptation."""
-    found: dict[tuple[int, str], list[Published]] = {}
-    for each in published():
-        if each.trained_on == trained_on:
-            found.setdefault((each.table, KINDS[each.metric]), []).append(each)
-    return [Panel(table, tuple(numbers)) for (table, _), numbers in found.items()]
+    tables: dict[tuple[int, str], list[Published]] = {}
+    for number in published_numbers():
+        if number.trained_on == trained_on:
+            tables.setdefault((number.table, KINDS[number.metric]), []).append(number)
+    return [PaperTable(table, tuple(numbers)) for (table, _), numbers in tables.items()]
 
 
-def here(summary: Summary, key: Key) -> Estimate | None:
-    """Our figure of the same thing: the mean over corruptions at a severity, the headline's score for AUROC."""
+def measured_here(summary: Summary, key: Key) -> Estimate | None:
+    """This study's estimate: the mean over corruptions at a severity, the headline's score for AUROC."""
     variant, metric, (dataset, severity) = key
     return summary.get(
         variant,
@@ -127,75 +138,76 @@ def here(summary: Summary, key: Key) -> Estimate | None:
     )
 
 
-def tables(summary: Summary) -> list[Table]:
-    """Each table of the paper that the study has a figure for: paper, here and difference under one another."""
+def paper_tables(summary: Summary) -> list[Table]:
+    """Each table of the paper that the study has numbers for: paper, here and difference below one another."""
     return [
-        _table(summary, panel)
-        for panel in panels(summary.trained_on)
-        if any(here(summary, key) for key in panel.printed)
+        _table(summary, paper)
+        for paper in paper_layout(summary.trained_on)
+        if any(measured_here(summary, key) for key in paper.printed)
     ]
 
 
-def _table(summary: Summary, panel: Panel) -> Table:
-    kind = KINDS[panel.metrics[0]]
-    variants = panel.variants(summary)
+def _table(summary: Summary, paper: PaperTable) -> Table:
+    kind = KINDS[paper.metrics[0]]
+    variants = paper.variants(summary)
     rows = []
     for variant in variants:
-        columns = [_lines(summary, panel, variant, place) for place in panel.places]
-        for i, (line, cells) in enumerate(zip(LINES, zip(*columns, strict=True), strict=True)):
+        columns = [_cells(summary, paper, variant, place) for place in paper.places]
+        for i, (line, cells) in enumerate(zip(ROW_NAMES, zip(*columns, strict=True), strict=True)):
             names = (variant.architecture, variant.title) if i == 0 else ("", "")
-            rows.append((*map(Cell, (*names, line)), *cells))
-    found = [here(summary, (v, m, p)) for v in variants for m in panel.metrics for p in panel.places]
+            rows.append((*map(TableCell, (*names, line)), *cells))
+    estimates = [measured_here(summary, (v, m, p)) for v in variants for m in paper.metrics for p in paper.places]
     return Table(
-        name=f"paper_table{panel.table}_{kind}",
-        title=f"Table {panel.table} of the paper beside this study: {TITLES[kind]}, {summary.trained_on}",
-        columns=(Column("Network"), Column("Training"), Column(""), *_columns(summary, panel)),
+        name=f"paper_table{paper.table}_{kind}",
+        title=f"Table {paper.table} of the paper beside this study: {TITLES[kind]}, {summary.trained_on}",
+        columns=(Column("Network"), Column("Training"), Column(""), *_columns(summary, paper)),
         rows=tuple(rows),
-        caption=_caption(summary, panel, found),
+        caption=_caption(summary, paper, estimates),
         stubs=3,
     )
 
 
-def _columns(summary: Summary, panel: Panel) -> Iterator[Column]:
-    title = " / ".join(title_of(metric) for metric in panel.metrics)
-    score = f", score: {summary.score.replace('_', ' ')}" if panel.metrics == ("auroc",) else ""
-    for dataset, severity in panel.places:
+def _columns(summary: Summary, paper: PaperTable) -> Iterator[Column]:
+    title = " / ".join(metric_heading(metric) for metric in paper.metrics)
+    score = f", score: {summary.score.replace('_', ' ')}" if paper.metrics == ("auroc",) else ""
+    for dataset, severity in paper.places:
         if severity is None:
             yield Column(dataset, group=f"{title}{score}")
         else:
             yield Column(f"Sev. {severity}", group=f"{dataset}, {title}")
 
 
-def _lines(summary: Summary, panel: Panel, variant: Variant, place: Place) -> tuple[Cell, Cell, Cell]:
-    """A cell of the paper's table, ours and the difference."""
-    theirs, ours, apart = [], [], []
-    for metric in panel.metrics:
-        printed, estimate = panel.printed.get((variant, metric, place), ""), here(summary, (variant, metric, place))
-        decimals = panel.decimals(metric) if METRICS[metric].percent else 3
-        theirs.append(Cell(printed) if printed else MISSING)
+def _cells(summary: Summary, paper: PaperTable, variant: Variant, place: Place) -> tuple[TableCell, ...]:
+    """A cell of the paper's table, this study's, and the difference."""
+    theirs, ours, differences = [], [], []
+    for metric in paper.metrics:
+        key = variant, metric, place
+        printed, estimate = paper.printed.get(key, ""), measured_here(summary, key)
+        decimals = paper.decimals(metric) if METRICS[metric].percent else 3
+        theirs.append(TableCell(printed) if printed else MISSING)
         ours.append(estimate_cell(summary, estimate, decimals=decimals))
-        apart.append(_difference(printed, estimate, decimals, rounding=10 ** -panel.decimals(metric)))
-    return joined(theirs), joined(ours), joined(apart)
+        differences.append(_difference(printed, estimate, decimals, rounding=10 ** -paper.decimals(metric)))
+    return pair_cells(theirs), pair_cells(ours), pair_cells(differences)
 
 
-def _difference(printed: str, estimate: Estimate | None, decimals: int, rounding: float) -> Cell:
-    """Ours minus the paper's; ≈ where the paper's number, before it was rounded, may lie within our interval."""
+def _difference(printed: str, estimate: Estimate | None, decimals: int, rounding: float) -> TableCell:
+    """This study's minus the paper's; ≈ where the paper's, before rounding, may lie within this study's interval."""
     if not printed or estimate is None or estimate.mixed:
         return MISSING
     value, low, high = estimate.interval
     theirs = float(printed)
-    text = f"{value - theirs:+.{decimals}f}".replace("-", "−")
-    return Cell(f"≈\u00a0{text}" if low - rounding / 2 <= theirs <= high + rounding / 2 else text)
+    text = format_value(estimate.rows[0].metric, value - theirs, decimals, sign="+")
+    return TableCell(f"≈\u00a0{text}" if low - rounding / 2 <= theirs <= high + rounding / 2 else text)
 
 
-def _caption(summary: Summary, panel: Panel, found: list[Estimate | None]) -> str:
+def _caption(summary: Summary, paper: PaperTable, estimates: list[Estimate | None]) -> str:
     parts = [
         "Each variant: the paper's number as printed, this study's, and this study's minus the paper's "
         "(≈ the paper's number lies within this study's interval). — not in the paper, or not measured here.",
     ]
-    if any(not number.printed for number in panel.numbers):
+    if any(not number.printed for number in paper.numbers):
         parts.append("One entry of the paper, printed as 0 / 0, is taken as missing.")
-    datasets = {dataset for dataset, severity in panel.places if severity is not None}
+    datasets = {dataset for dataset, severity in paper.places if severity is not None}
     parts += [
         f"{family.dataset}: mean over {len(family.corruptions)} corruptions."
         for family in summary.families
@@ -204,4 +216,4 @@ def _caption(summary: Summary, panel: Panel, found: list[Estimate | None]) -> st
     share = float(summary.setting("data", "fraction"))
     if share < 1:
         parts.append(f"A trial on {100 * share:.2g} % of the images: it says nothing on the paper's numbers.")
-    return " ".join([*parts, f"This study: {basis(summary, found)} The paper gives neither."])
+    return " ".join([*parts, f"This study: {interval_note(summary, estimates)} The paper gives neither."])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from anchored.metrics.registry import METRICS
-from anchored.report.aggregate import Change, Estimate
+from anchored.report.aggregate import Difference, Estimate
 from anchored.report.comparison import MEAN, Family, Summary, Variant
 
 Tone = Literal["", "better", "worse", "unclear"]
@@ -24,8 +24,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A cell: the value, its interval, and its change with a tone."""
+class TableCell:
+    """A cell: the value, its interval, and its difference from the base with a tone."""
 
     text: str
     interval: str = ""
@@ -35,275 +35,292 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: columns, rows of as many cells, what must be said under it. The first ``stubs`` columns are names."""
+    """A table: columns, rows of as many cells, and a caption. The first ``stubs`` columns are names."""
 
     name: str
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     caption: str
     stubs: int = 1
 
 
-MISSING = Cell("—")
+MISSING = TableCell("—")
+PAIR_SEPARATOR = " / "
+"""Between two values in one cell."""
 
 
-def number(metric: str, value: float, decimals: int | None = None) -> str:
-    """A figure as it is shown: percent with one decimal, others with three, unless ``decimals`` are asked for."""
-    return f"{value:.{decimals or (1 if METRICS[metric].percent else 3)}f}"
+# --- Numbers and names as text ----------------------------------------------------------------------------------------
 
 
-def pretty(name: str) -> str:
+def format_value(metric: str, value: float, decimals: int | None = None, sign: str = "") -> str:
+    """A value with a true minus sign: percentages with one decimal, others with three, unless ``decimals`` is given."""
+    return f"{value:{sign}.{decimals or (1 if METRICS[metric].percent else 3)}f}".replace("-", "−")
+
+
+def display_name(name: str) -> str:
     """A name for people: ``jpeg_compression`` -> ``JPEG compression``."""
-    if name == MEAN:
-        return "Mean"
     words = name.replace("_", " ").replace("-", " ")
     return words.replace("jpeg", "JPEG") if words.startswith("jpeg") else words[:1].upper() + words[1:]
 
 
-def relative(change: Change) -> str:
-    """``+3.1 %``, with a true minus sign; the bare difference where the base is zero."""
-    share = change.relative
-    text = f"{100 * share:+.1f} %" if share is not None else f"{change.after - change.before:+.3f}"
-    return text.replace("-", "−")
-
-
-def estimate_cell(
-    summary: Summary, estimate: Estimate | None, change: Change | None = None, decimals: int | None = None
-) -> Cell:
-    """A figure with its interval, its marks (†: not all seeds, ‡: image counts differ) and its change."""
-    if estimate is None:
-        return MISSING
-    if estimate.mixed:
-        return Cell("—‡")
-    metric, (value, low, high) = estimate.rows[0].metric, estimate.interval
-    mark = "" if estimate.seeds == summary.seeds else "†"
-    if len(estimate.seeds) > 1:
-        interval = f"± {number(metric, high - value)}"
-    else:
-        interval = f"{number(metric, low)}–{number(metric, high)}".replace("-", "−")
-    return Cell(f"{number(metric, value, decimals)}{mark}", interval, *_shown(change))
-
-
-def _shown(change: Change | None) -> tuple[str, Tone]:
-    if change is None:
-        return "", ""
-    if not change.clear:
-        return f"≈ {relative(change)}", "unclear"
-    arrow = "▲" if change.after > change.before else "▼"
-    return f"{arrow} {relative(change)}", "better" if change.better else "worse"
-
-
-PAIRED = " / "
-"""Between two figures in one cell."""
-
-
-def joined(cells: Sequence[Cell]) -> Cell:
-    """Two figures in one cell: ``76.2 / 0.074``; one alone stays as it is."""
-    if len(cells) == 1 or all(cell == MISSING for cell in cells):
-        return cells[0]
-    intervals = [cell.interval for cell in cells]
-    return Cell(PAIRED.join(cell.text for cell in cells), PAIRED.join(i or "—" for i in intervals) * any(intervals))
-
-
-def counted(values: Sequence[int], noun: str) -> str:
-    """``seeds 0, 1 and 2`` or ``seed 0``."""
-    words = [f"{value}" for value in values]
-    if len(words) == 1:
-        return f"{noun} {words[0]}"
-    if len(words) > 8:
-        return f"{len(words)} {noun}s"
-    return f"{noun}s {', '.join(words[:-1])} and {words[-1]}"
-
-
-def images(estimates: Iterable[Estimate | None]) -> str:
-    """``n = 2,000``, or the range where figures differ in it."""
-    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows}) or [0]
-    return f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
-
-
-def basis(summary: Summary, estimates: Iterable[Estimate | None], drawn: str = "") -> str:
-    """What the intervals (in a figure what is ``drawn``) are, over which images and seeds, and what the marks say."""
-    found = [estimate for estimate in estimates if estimate is not None]
-    parts = []
-    if any(len(estimate.seeds) == 1 for estimate in found):
-        name = f"{drawn} are" if drawn else "a–b is"
-        parts.append(f"{name} the 95 % bootstrap interval over test images of one trained network")
-    if any(len(estimate.seeds) > 1 for estimate in found):
-        name = f"{drawn} are" if drawn else "± is half"
-        parts.append(f"{name} the 95 % Student-t interval over seeds, around their mean")
-    text = f"{images(found)} test images; {counted(summary.seeds, 'seed')}; {'; '.join(parts)}."
-    partial = sorted({estimate.seeds for estimate in found if estimate.seeds != summary.seeds and not estimate.mixed})
-    if partial:
-        text += f" † only {' or '.join(counted(seeds, 'seed') for seeds in partial)}."
-    if any(estimate.mixed for estimate in found):
-        text += " ‡ not averaged: its seeds were measured on different numbers of images."
-    return text
-
-
-def headline(summary: Summary) -> Table:
-    """Rows: variants. Columns: the headline's figures, each with its interval and its change against standard."""
-    rows, found = [], []
-    for variant in summary.variants:
-        estimates = [summary.measured(variant, measure) for measure in summary.measures]
-        found += estimates
-        cells = [
-            estimate_cell(summary, estimate, summary.change(variant, measure))
-            for estimate, measure in zip(estimates, summary.measures, strict=True)
-        ]
-        rows.append((*_name(summary, variant), *cells))
-    compared = [summary.change(v, m) for v in summary.variants for m in summary.measures]
-    columns = tuple(Column(m.title, m.arrow) for m in summary.measures)
-    stubs = (Column("Network"), Column("Training")) if len(summary.architectures) > 1 else (Column("Training"),)
-    caption = f"{basis(summary, found)} {comparison(compared)}".strip()
-    title = "Accuracy, calibration, rejection and adaptation"
-    return Table("headline", title, (*stubs, *columns), tuple(rows), caption, len(stubs))
-
-
-def _name(summary: Summary, variant: Variant) -> tuple[Cell, ...]:
-    names = (variant.architecture, variant.title) if len(summary.architectures) > 1 else (variant.title,)
-    return tuple(Cell(name) for name in names)
-
-
-def comparison(changes: Iterable[Change | None]) -> str:
-    """What the changes in a table are, and how a clear one is told from an unclear one."""
-    found = [change for change in changes if change is not None]
-    tested = [change for change in found if not math.isnan(change.p)]
-    if not found:
-        return "There is no standard network to compare with."
-    rules = []
-    if any(change.seeds > 1 for change in tested):
-        rules.append("paired t-test over seeds")
-    if any(change.seeds == 1 for change in tested):
-        rules.append("paired bootstrap over the same test images")
-    judged = f"p ≥ 0.05, {' or '.join(rules)}, corrected for {len(tested)} comparisons (Holm)"
-    if not tested:
-        judged = "the two intervals over images overlap"
-    return f"Changes are relative to the standard network of the same architecture; ≈ no clear difference ({judged})."
-
-
-def _setting_columns(summary: Summary) -> tuple[Column, ...]:
-    tails = (Column("λ"),) if any(variant.tail_weight is not None for variant in summary.variants) else ()
-    return (Column("Architecture"), Column("Anchoring?"), Column("Reference masking?"), Column("α"), *tails)
-
-
-def _setting_cells(summary: Summary, variant: Variant) -> tuple[Cell, ...]:
-    """The paper's first columns: architecture, anchoring, masking, α."""
-    masked = variant.protocol == "ram"
-    words = [variant.architecture, "No" if variant.protocol == "standard" else "Yes", "Yes" if masked else "No"]
-    words.append(f"{variant.alpha:g}" if masked and variant.alpha is not None else "–")
-    if len(_setting_columns(summary)) == 5:
-        words.append("–" if variant.tail_weight is None else f"{variant.tail_weight:g}")
-    return tuple(Cell(word) for word in words)
-
-
-def severities(summary: Summary, family: Family, metric: str) -> Table:
-    """Mean over corruptions at each severity, in the layout of the paper's table 7.
-
-    Where extra corruptions were measured as well, the mean over the 15 usual ones stands beside it.
-    """
-    title = f"{METRICS[metric].title} on {family.dataset}, by severity"
-    measured = {row.corruption for row in summary.rows if row.dataset == family.dataset}
-    means = {MEAN: f"{len(family.corruptions)} corruptions", "mean-15": "15 of them"}
-    places = [(mean, severity) for mean in means if mean in measured for severity in family.severities]
-    columns = [Column(f"Sev. {severity}", group=f"{title_of(metric)}, {means[mean]}") for mean, severity in places]
-    rows, found = [], []
-    for variant in summary.variants:
-        estimates = [
-            summary.get(variant, metric, family.dataset, severity=severity, corruption=mean)
-            for mean, severity in places
-        ]
-        found += estimates
-        rows.append((*_setting_cells(summary, variant), *(estimate_cell(summary, e) for e in estimates)))
-    settings = _setting_columns(summary)
-    caption = f"Mean over {len(family.corruptions)} corruptions. {basis(summary, found)}"
-    if len(places) > len(family.severities):
-        caption = f"{caption} 15 of them: without the four extra ones."
-    name = f"severity_{metric}{family.suffix.replace('-', '_')}"
-    return Table(name, title, (*settings, *columns), tuple(rows), caption, len(settings))
-
-
-def title_of(metric: str) -> str:
+def metric_heading(metric: str) -> str:
     """A metric with its unit and which way is better: ``Accuracy, % ↑``."""
     row = METRICS[metric]
     return f"{row.title}{', %' * row.percent} {'↑' if row.higher_is_better else '↓'}"
 
 
-def ood(summary: Summary) -> Table:
+def relative_text(difference: Difference) -> str:
+    """``+3.1 %``; the difference itself where the base is zero."""
+    share = difference.relative
+    text = f"{100 * share:+.1f} %" if share is not None else f"{difference.after - difference.before:+.3f}"
+    return text.replace("-", "−")
+
+
+def number_list(values: Sequence[int], noun: str) -> str:
+    """``seeds 0, 1 and 2``, ``seed 0``, or ``10 seeds``."""
+    nouns = noun[:-1] + "ies" if noun.endswith("y") else f"{noun}s"
+    if len(values) == 1:
+        return f"{noun} {values[0]}"
+    if len(values) > 8:
+        return f"{len(values)} {nouns}"
+    return f"{nouns} {and_list([str(value) for value in values])}"
+
+
+def and_list(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def sample_sizes(estimates: Iterable[Estimate | None]) -> str:
+    """``n = 2,000``, or the range where the estimates differ in it."""
+    sizes = sorted({row.n for estimate in estimates if estimate is not None for row in estimate.rows}) or [0]
+    return f"n = {sizes[0]:,}" if len(sizes) == 1 else f"n = {sizes[0]:,} to {sizes[-1]:,}"
+
+
+def interval_note(summary: Summary, estimates: Iterable[Estimate | None], drawn: str = "") -> str:
+    """What the intervals (in a figure: what is ``drawn``) are, over which images and seeds, and what the marks mean."""
+    measured = [estimate for estimate in estimates if estimate is not None]
+    parts = []
+    if any(len(estimate.seeds) == 1 for estimate in measured):
+        name = f"{drawn} are" if drawn else "a–b is"
+        parts.append(f"{name} the 95 % bootstrap interval over test images of one trained network")
+    if any(len(estimate.seeds) > 1 for estimate in measured):
+        name = f"{drawn} are" if drawn else "± is half"
+        parts.append(f"{name} the 95 % Student-t interval over seeds, around their mean")
+    text = f"{sample_sizes(measured)} test images; {number_list(summary.seeds, 'seed')}; {'; '.join(parts)}."
+    partial = sorted({e.seeds for e in measured if e.seeds != summary.seeds and not e.mixed})
+    if partial:
+        text += f" † only {' or '.join(number_list(seeds, 'seed') for seeds in partial)}."
+    if any(estimate.mixed for estimate in measured):
+        text += " ‡ not averaged: its seeds were measured on different numbers of images."
+    return text
+
+
+def difference_note(differences: Iterable[Difference | None]) -> str:
+    """What the differences in a table are, and how a clear one is told from an unclear one."""
+    compared = [difference for difference in differences if difference is not None]
+    if not compared:
+        return "There is no standard network to compare with."
+    tested = [difference for difference in compared if not math.isnan(difference.p)]
+    tests = ["paired t-test over seeds"] * any(d.seeds > 1 for d in tested)
+    tests += ["paired bootstrap over the same test images"] * any(d.seeds == 1 for d in tested)
+    rule = f"p ≥ 0.05, {' or '.join(tests)}, corrected for {len(tested)} comparisons (Holm)"
+    if not tested:
+        rule = "the two intervals over images overlap"
+    return f"Changes are relative to the standard network of the same architecture; ≈ no clear difference ({rule})."
+
+
+# --- Cells ------------------------------------------------------------------------------------------------------------
+
+
+def estimate_cell(
+    summary: Summary, estimate: Estimate | None, difference: Difference | None = None, decimals: int | None = None
+) -> TableCell:
+    """An estimate with its interval, its mark (†: not all seeds, ‡: numbers of images differ) and its difference."""
+    if estimate is None:
+        return MISSING
+    if estimate.mixed:
+        return TableCell("—‡")
+    metric, (value, low, high) = estimate.rows[0].metric, estimate.interval
+    interval = f"{format_value(metric, low)}–{format_value(metric, high)}"
+    if len(estimate.seeds) > 1:
+        interval = f"± {format_value(metric, high - value)}"
+    mark = "" if estimate.seeds == summary.seeds else "†"
+    return TableCell(f"{format_value(metric, value, decimals)}{mark}", interval, *_change(difference))
+
+
+def _change(difference: Difference | None) -> tuple[str, Tone]:
+    if difference is None:
+        return "", ""
+    if not difference.clear:
+        return f"≈ {relative_text(difference)}", "unclear"
+    arrow = "▲" if difference.after > difference.before else "▼"
+    return f"{arrow} {relative_text(difference)}", "better" if difference.better else "worse"
+
+
+def pair_cells(cells: Sequence[TableCell]) -> TableCell:
+    """Two values in one cell: ``76.2 / 0.074``; a single cell stays as it is."""
+    if len(cells) == 1 or all(cell == MISSING for cell in cells):
+        return cells[0]
+    intervals = [cell.interval for cell in cells]
+    interval = PAIR_SEPARATOR.join(i or "—" for i in intervals) if any(intervals) else ""
+    return TableCell(PAIR_SEPARATOR.join(cell.text for cell in cells), interval)
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+NamedRow = tuple[Sequence[str], Sequence[Sequence[Estimate | None]]]
+"""A row before it is formatted: its names, then the one or two estimates of each cell."""
+
+
+def _table(
+    summary: Summary,
+    name: str,
+    title: str,
+    stubs: Sequence[str],
+    columns: Sequence[Column],
+    rows: Sequence[NamedRow],
+    caption: tuple[str, str] = ("", ""),
+) -> Table:
+    """Format the rows; ``caption`` is what stands before and after the note on intervals."""
+    note = interval_note(summary, [estimate for _, cells in rows for pair in cells for estimate in pair])
+    body = tuple(
+        (*map(TableCell, names), *(pair_cells([estimate_cell(summary, e) for e in pair]) for pair in cells))
+        for names, cells in rows
+    )
+    text = " ".join(filter(None, (caption[0], note, caption[1])))
+    return Table(name, title, (*map(Column, stubs), *columns), body, text, len(stubs))
+
+
+def _names(summary: Summary, network: str, training: str) -> list[str]:
+    """The first columns: the network where there are several, and how it was trained."""
+    return [network, training] if len(summary.architectures) > 1 else [training]
+
+
+def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str]:
+    """The paper's first columns, and λ where the study has it: their headings, or one variant's entries."""
+    tails = int(any(v.tail_weight is not None for v in summary.variants))
+    if variant is None:
+        return ["Architecture", "Anchoring?", "Reference masking?", "α", *["λ"] * tails]
+    masked = variant.protocol == "ram"
+    alpha = f"{variant.alpha:g}" if masked and variant.alpha is not None else "–"
+    tail = "–" if variant.tail_weight is None else f"{variant.tail_weight:g}"
+    anchored = "No" if variant.protocol == "standard" else "Yes"
+    return [variant.architecture, anchored, "Yes" if masked else "No", alpha, *[tail] * tails]
+
+
+def _set_columns(sets: Sequence[str], group: str) -> list[Column]:
+    return [Column("Mean" if name == MEAN else name, group=group) for name in sets]
+
+
+def headline_table(summary: Summary) -> Table:
+    """Rows: variants. Columns: the headline's measures, each with its interval and its difference from standard."""
+    keys = [[(variant, measure) for measure in summary.measures] for variant in summary.variants]
+    estimates = {key: summary.measured(*key) for row in keys for key in row}
+    differences = {key: summary.difference(*key) for key in estimates}
+    rows = tuple(
+        (
+            *map(TableCell, _names(summary, row[0][0].architecture, row[0][0].title)),
+            *(estimate_cell(summary, estimates[key], differences[key]) for key in row),
+        )
+        for row in keys
+    )
+    stubs = _names(summary, "Network", "Training")
+    columns = (*map(Column, stubs), *(Column(measure.title, measure.arrow) for measure in summary.measures))
+    caption = f"{interval_note(summary, estimates.values())} {difference_note(differences.values())}"
+    return Table("headline", "Accuracy, calibration, rejection and adaptation", columns, rows, caption, len(stubs))
+
+
+def clean_table(summary: Summary) -> Table:
+    """Every metric on the clean test set."""
+    dataset = summary.trained_on
+    metrics = [metric for metric in METRICS if any(summary.get(v, metric, dataset) for v in summary.variants)]
+    columns = [Column(*metric_heading(metric).rsplit(" ", 1)) for metric in metrics]
+    rows = [
+        (_names(summary, v.architecture, v.title), [[summary.get(v, metric, dataset)] for metric in metrics])
+        for v in summary.variants
+    ]
+    title = f"All figures on the clean test images of {dataset}"
+    return _table(summary, "clean", title, _names(summary, "Network", "Training"), columns, rows)
+
+
+def severity_table(summary: Summary, family: Family, metric: str) -> Table:
+    """Mean over corruptions at each severity, in the layout of the paper's table 7.
+
+    Where the four extra corruptions were measured as well, the mean over the 15 common ones stands beside it.
+    """
+    measured = {row.corruption for row in summary.rows if row.dataset == family.dataset}
+    means = {MEAN: f"{len(family.corruptions)} corruptions", "mean-15": "15 of them"}
+    places = [(mean, severity) for mean in means if mean in measured for severity in family.severities]
+    columns = [
+        Column(f"Sev. {severity}", group=f"{metric_heading(metric)}, {means[mean]}") for mean, severity in places
+    ]
+    rows = [
+        (
+            _setting_names(summary, v),
+            [[summary.get(v, metric, family.dataset, severity=level, corruption=mean)] for mean, level in places],
+        )
+        for v in summary.variants
+    ]
+    name = f"severity_{metric}{family.suffix.replace('-', '_')}"
+    title = f"{METRICS[metric].title} on {family.dataset}, by severity"
+    extra = "15 of them: without the four extra ones." * (len(places) > len(family.severities))
+    caption = (f"Mean over {len(family.corruptions)} corruptions.", extra)
+    return _table(summary, name, title, _setting_names(summary), columns, rows, caption)
+
+
+def ood_table(summary: Summary) -> Table:
     """AUROC by the headline's score, one column per set, in the layout of the paper's table 6."""
-    sets = summary.sets("auroc")
-    group = f"OOD rejection (AUROC, % ↑), score: {summary.score.replace('_', ' ')}"
-    rows, found = [], []
-    for variant in summary.variants:
-        estimates = [summary.get(variant, "auroc", name, score=summary.score) for name in sets]
-        found += estimates
-        rows.append((*_setting_cells(summary, variant), *(estimate_cell(summary, e) for e in estimates)))
-    settings = _setting_columns(summary)
-    columns = [Column("Mean" if name == MEAN else name, group=group) for name in sets]
-    caption = f"Test images of {summary.trained_on} against each set; n counts both. {basis(summary, found)}"
-    return Table("ood", "Rejection of other data", (*settings, *columns), tuple(rows), caption, len(settings))
+    sets, score = summary.sets("auroc"), summary.score
+    columns = _set_columns(sets, f"OOD rejection (AUROC, % ↑), score: {score.replace('_', ' ')}")
+    rows = [
+        (_setting_names(summary, v), [[summary.get(v, "auroc", name, score=score)] for name in sets])
+        for v in summary.variants
+    ]
+    caption = (f"Test images of {summary.trained_on} against each set; n counts both.", "")
+    return _table(summary, "ood", "Rejection of other data", _setting_names(summary), columns, rows, caption)
 
 
-def ood_scores(summary: Summary, metric: str) -> Table:
-    """Every score of every variant on one detection metric."""
-    sets = summary.sets(metric)
-    rows, found = [], []
-    for variant in summary.variants:
-        for score in summary.scores:
-            estimates = [summary.get(variant, metric, name, score=score) for name in sets]
-            found += estimates
-            names = (*_name(summary, variant), Cell(pretty(score)))
-            rows.append((*names, *(estimate_cell(summary, e) for e in estimates)))
-    stubs = [Column("Network")] * (len(summary.architectures) > 1) + [Column("Training"), Column("Score")]
-    arrow = "↑" if METRICS[metric].higher_is_better else "↓"
-    title = f"{METRICS[metric].title}, % {arrow}"
-    columns = [Column("Mean" if name == MEAN else name, group=title) for name in sets]
-    return Table(f"ood_{metric}", title, (*stubs, *columns), tuple(rows), basis(summary, found), len(stubs))
+def ood_scores_table(summary: Summary, metric: str) -> Table:
+    """Every OOD score of every variant, by one detection metric."""
+    sets, title = summary.sets(metric), metric_heading(metric)
+    rows = [
+        (
+            [*_names(summary, v.architecture, v.title), display_name(score)],
+            [[summary.get(v, metric, name, score=score)] for name in sets],
+        )
+        for v in summary.variants
+        for score in summary.scores
+    ]
+    stubs = [*_names(summary, "Network", "Training"), "Score"]
+    return _table(summary, f"ood_{metric}", title, stubs, _set_columns(sets, title), rows)
 
 
 ADAPTATION = ("linear_probe_accuracy", "linear_probe_ece")
 
 
-def adaptation(summary: Summary) -> Table:
+def adaptation_table(summary: Summary) -> Table:
     """Linear probes: accuracy / smooth ECE, in the layout of the lower half of the paper's table 8."""
     sets = summary.sets(ADAPTATION[0])
-    rows, found = [], []
-    for variant in summary.variants:
-        pairs = [[summary.get(variant, metric, name) for metric in ADAPTATION] for name in sets]
-        found += [estimate for pair in pairs for estimate in pair]
-        cells = [joined([estimate_cell(summary, estimate) for estimate in pair]) for pair in pairs]
-        rows.append((*_setting_cells(summary, variant), *cells))
-    settings, group = _setting_columns(summary), "Adaptation (accuracy, % ↑ / smooth ECE ↓)"
-    columns = [Column("Mean" if name == MEAN else name, group=group) for name in sets]
-    caption = f"A linear classifier on frozen features. {basis(summary, found)}"
-    return Table("adaptation", "Adaptation", (*settings, *columns), tuple(rows), caption, len(settings))
-
-
-def clean(summary: Summary) -> Table:
-    """Every metric of the clean test set."""
-    names = [m for m in METRICS if any(summary.get(v, m, summary.trained_on) for v in summary.variants)]
-    rows, found = [], []
-    for variant in summary.variants:
-        estimates = [summary.get(variant, metric, summary.trained_on) for metric in names]
-        found += estimates
-        rows.append((*_name(summary, variant), *(estimate_cell(summary, e) for e in estimates)))
-    stubs = [Column("Network")] * (len(summary.architectures) > 1) + [Column("Training")]
-    columns = [
-        Column(METRICS[m].title + ", %" * METRICS[m].percent, "↑" if METRICS[m].higher_is_better else "↓")
-        for m in names
+    columns = _set_columns(sets, "Adaptation (accuracy, % ↑ / smooth ECE ↓)")
+    rows = [
+        (_setting_names(summary, v), [[summary.get(v, metric, name) for metric in ADAPTATION] for name in sets])
+        for v in summary.variants
     ]
-    title = f"All figures on the clean test images of {summary.trained_on}"
-    return Table("clean", title, (*stubs, *columns), tuple(rows), basis(summary, found), len(stubs))
+    caption = ("A linear classifier on frozen features.", "")
+    return _table(summary, "adaptation", "Adaptation", _setting_names(summary), columns, rows, caption)
 
 
-def of(summary: Summary) -> list[Table]:
-    """All tables the study has rows for."""
-    tables = [headline(summary), clean(summary)]
+def result_tables(summary: Summary) -> Iterator[Table]:
+    """All tables that the study has rows for."""
+    yield headline_table(summary)
+    yield clean_table(summary)
     for family in summary.families:
         measured = {row.metric for row in summary.rows if row.dataset == family.dataset and row.severity}
-        tables += [severities(summary, family, metric) for metric in ("accuracy", "smooth_ece") if metric in measured]
+        yield from (severity_table(summary, family, m) for m in ("accuracy", "smooth_ece") if m in measured)
     if summary.sets("auroc"):
-        tables += [ood(summary), *(ood_scores(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))]
+        yield ood_table(summary)
+        yield from (ood_scores_table(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))
     if summary.sets(ADAPTATION[0]):
-        tables.append(adaptation(summary))
-    return tables
+        yield adaptation_table(summary)
