@@ -28,11 +28,10 @@ from anchored.cli import main as cli
 from anchored.cli import verbs
 from anchored.config.recipe import Recipe, canonical
 from anchored.metrics import intervals
-from anchored.metrics.registry import METRICS
 from anchored.report import narrative as words
 from anchored.report.aggregate import SIGNIFICANT
 from anchored.report.comparison import Measure, Summary, Variant, read_summary
-from anchored.report.tables import number_list
+from anchored.report.tables import format_value, number_list
 from anchored.store import files, layout
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows, write_rows
@@ -151,6 +150,9 @@ CLAIMS = (
 )  # fmt: skip
 
 
+VERDICTS = {True: "holds", False: "does not hold", None: "undecided"}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A claim tested on one study."""
@@ -162,8 +164,8 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """In the table."""
-        return {True: "**holds**", False: "**does not hold**", None: "undecided"}[self.holds]
+        """The verdict in the table, bold where the sign is clear."""
+        return VERDICTS[self.holds] if self.holds is None else f"**{VERDICTS[self.holds]}**"
 
 
 def measure(summary: Summary, figure: str) -> Measure | None:
@@ -216,22 +218,22 @@ def verdict(claim: Claim, values: Sequence[float], p: float) -> Verdict:
 
 
 def number(value: float, figure: str, signed: bool = True) -> str:
-    """A figure as in the other tables: percentages with one digit, calibration errors with three."""
-    digits = 1 if METRICS[FIGURES[figure][0]].percent else 3
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    """A figure as in the report's tables."""
+    return format_value(FIGURES[figure][0], value, sign="+" * signed)
 
 
 def in_short(tested: Mapping[str, Mapping[Claim, Verdict]]) -> Iterator[str]:
     """Study -> verdicts -> a line for each verdict, with the claims that have it and where."""
     where: dict[bool | None, dict[str, list[str]]] = {True: {}, False: {}, None: {}}
-    for key, found in tested.items():
-        for claim, each in found.items():
-            where[each.holds].setdefault(claim.sentence, []).append(STUDIES[key].title)
+    for key, verdicts_of_study in tested.items():
+        for claim, verdict in verdicts_of_study.items():
+            where[verdict.holds].setdefault(claim.sentence, []).append(STUDIES[key].title)
     decided = {*where[True], *where[False]}
-    for name, holds in (("Holds", True), ("Does not hold", False)):
-        said = [f"{sentence} ({'; '.join(titles)})" for sentence, titles in where[holds].items()]
-        yield f"- **{name}**: {' · '.join(said) or 'none'}."
-    yield f"- **Undecided** wherever it was tested: {' · '.join(s for s in where[None] if s not in decided) or 'none'}."
+    for holds in (True, False):
+        claims = [f"{sentence} ({'; '.join(titles)})" for sentence, titles in where[holds].items()]
+        yield f"- **{VERDICTS[holds].capitalize()}**: {' · '.join(claims) or 'none'}."
+    left = " · ".join(sentence for sentence in where[None] if sentence not in decided) or "none"
+    yield f"- **{VERDICTS[None].capitalize()}** wherever it was tested: {left}."
 
 
 def table_of_claims(summary: Summary, found: Mapping[Claim, Verdict]) -> Iterator[str]:

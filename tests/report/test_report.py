@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -276,10 +278,54 @@ def test_latex_golden() -> None:
 
 
 def test_terminal_takes_names_as_they_are() -> None:
-    hostile = dataclasses.replace(TINY, rows=((TableCell("[red]x[/red]"), TableCell("1")),))
+    names = ("[red]x[/red]", "x[/b]")
+    columns = (Column("Training"), Column(names[1], "↑", names[1]))
+    cells = (TableCell(names[0]), TableCell("1", names[1], names[1]))
+    hostile = dataclasses.replace(TINY, title=names[1], caption=names[0], columns=columns, rows=(cells,))
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(*formats.terminal(hostile, 80))
-    assert "[red]x[/red]" in console.export_text()
+    text = console.export_text()
+    assert text.count("[red]x[/red]") == 2
+    assert text.count("x[/b]") == 5
+
+
+SIGNS = (
+    "≥ ≤ ≈ ± − – — × · ° ≠ → ▲ ▼ ↑ ↓ † ‡ α λ Δ ε µ é ü ñ ç č ő å Ø ß C̄ “x” ’ … 中 \u00a0 \u200b "
+    '[x] * ~ ^ \\ { } & % $ # _ < > | "'
+)
+"""Whatever a title, a name of a data set or a caption may hold."""
+
+
+def test_latex_is_ascii() -> None:
+    assert formats.tex_escaped("p ≥ 0.05") == r"p $\geq$ 0.05"
+    assert formats.tex_escaped("Málaga-C\u0304 ≠ ß") == r"M\'{a}laga-\={C} $\neq$ \ss{}"
+    assert formats.tex_escaped("中[") == "{[}U+4E2D]{[}"
+    assert formats.tex_escaped("≈\u00a0−0.5") == r"$\approx$~$-$0.5"
+    row = (TableCell(SIGNS), TableCell(SIGNS, SIGNS, SIGNS))
+    assert formats.latex(dataclasses.replace(TINY, title=SIGNS, caption=SIGNS, rows=(row, row))).isascii()
+
+
+BOOKTABS = r"""\def\partialrule(lr)#1{\cline{#1}} \def\rowgap{\noalign{\smallskip}}
+\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{
+\let\toprule\hline \let\midrule\hline \let\bottomrule\hline \let\addlinespace\rowgap \let\cmidrule\partialrule}
+"""
+"""Or stand-ins with the same syntax: Debian's smallest TeX has no booktabs."""
+
+
+def test_every_table_compiles(tmp_path: Path) -> None:
+    compiler = shutil.which("pdflatex")
+    if compiler is None:
+        pytest.skip("no pdflatex to compile the tables with (texlive-latex-base)")
+    folder = make_study(tmp_path / "study", n=60, parts=("corruption", "ood", "adaptation"))
+    found = summary.read_summary(folder)
+    row = (TableCell("[x] *"), TableCell(SIGNS, SIGNS, SIGNS))
+    hostile = dataclasses.replace(TINY, title=SIGNS, caption=SIGNS, rows=(row, row))
+    body = "\\clearpage\n".join(formats.latex(table) for table in (*tables.result_tables(found), hostile))
+    document = f"\\documentclass{{article}}\n{BOOKTABS}\\begin{{document}}\n{body}\\end{{document}}\n"
+    disk.write_text(tmp_path / "tables.tex", document)
+    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 0, done.stdout[-1500:]
 
 
 def test_severity_table_has_the_layout_of_the_papers_table_7(tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def _image_grid(name: str, rows: list[tuple[str, Tensor]], columns: list[str], c
     axes.imshow(canvas, interpolation="nearest")
     titles = [title for title, _ in rows]
     middles = [i * (height_px + gap) + height_px / 2 for i in range(len(rows))]
-    axes.set_yticks(middles, [_wrapped(title, 22) for title in titles])
+    axes.set_yticks(middles, [_wrapped(title, 17) for title in titles])
     axes.set_xticks([j * (width_px + gap) + width_px / 2 for j in range(len(columns))], columns)
     axes.tick_params(length=0, labelsize=10, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
