@@ -109,7 +109,7 @@ def test_variants_come_in_order(tmp_path: Path) -> None:
 def test_change_of_one_seed(
     name: str, metric: str, before: float, after: float, relative: float, clear: bool, better: bool
 ) -> None:
-    change = estimates.paired_difference(estimate(after, metric=metric), estimate(before, metric=metric))
+    change = estimates.compare_estimates(estimate(after, metric=metric), estimate(before, metric=metric))
     assert change is not None
     assert change.relative == pytest.approx(relative)
     assert (change.clear, change.better) == (clear, better)
@@ -118,11 +118,11 @@ def test_change_of_one_seed(
 def test_seeds_are_compared_in_pairs() -> None:
     # The spread over seeds is large, the paired difference is 1 ± 0.1: clear though the intervals overlap.
     base, mine = estimate(10.0, 50.0, 90.0), estimate(11.0, 51.1, 90.9)
-    change = estimates.paired_difference(mine, base)
+    change = estimates.compare_estimates(mine, base)
     assert change is not None
     assert (change.clear, change.better, change.seeds) == (True, True, 3)
     assert change.after - change.before == pytest.approx(1.0)
-    noisy = estimates.paired_difference(estimate(20.0, 40.0, 95.0), base)
+    noisy = estimates.compare_estimates(estimate(20.0, 40.0, 95.0), base)
     assert noisy is not None
     assert not noisy.clear
 
@@ -133,12 +133,12 @@ def test_one_seed_is_compared_on_shared_resamples() -> None:
     shared = 3 * torch.randn(500, generator=draw)
     draws = {50.0: 50 + shared, 50.5: 50.5 + shared + 0.05 * torch.randn(500, generator=draw)}
     mine, base = estimate(50.5), estimate(50.0)
-    change = estimates.paired_difference(mine, base, lambda row: draws[row.value])
+    change = estimates.compare_estimates(mine, base, lambda row: draws[row.value])
     assert change is not None
     assert change.clear
     assert (change.low, change.high) == pytest.approx((0.4, 0.6), abs=0.02)
-    assert estimates.paired_difference(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
-    assert estimates.paired_difference(mine, base).clear is False  # type: ignore[union-attr]
+    assert estimates.compare_estimates(mine, base, lambda row: draws[row.value][: int(row.value * 2)]).clear is False  # type: ignore[union-attr]
+    assert estimates.compare_estimates(mine, base).clear is False  # type: ignore[union-attr]
 
 
 def test_changes_of_one_table_are_corrected_for_their_number() -> None:
@@ -153,7 +153,7 @@ def test_changes_of_one_table_are_corrected_for_their_number() -> None:
 
 def test_only_common_seeds_are_compared() -> None:
     mine = estimates.Estimate(tuple(row(seed=i, value=v, low=v, high=v) for i, v in ((1, 20.0), (2, 40.0))))
-    change = estimates.paired_difference(mine, estimate(0.0, 10.0))  # seed 1 is the only common one
+    change = estimates.compare_estimates(mine, estimate(0.0, 10.0))  # seed 1 is the only common one
     assert change is not None
     assert (change.before, change.after, change.seeds) == (10.0, 20.0, 1)
 
@@ -167,11 +167,11 @@ def test_only_common_seeds_are_compared() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_not(name: str, mine: estimates.Estimate, base: estimates.Estimate | None) -> None:
-    assert estimates.paired_difference(mine, base) is None
+    assert estimates.compare_estimates(mine, base) is None
 
 
 def test_a_change_from_zero_has_no_share() -> None:
-    change = estimates.paired_difference(estimate(0.5), estimate(0.0))
+    change = estimates.compare_estimates(estimate(0.5), estimate(0.0))
     assert change is not None
     assert change.relative is None
     assert tables.relative_text(change) == "+0.500"

@@ -83,7 +83,7 @@ class Difference:
         return (self.after - self.before) / abs(self.before) if self.before else None
 
 
-def paired_difference(
+def compare_estimates(
     estimate: Estimate | None, base: Estimate | None, replicates: Replicates = lambda row: None
 ) -> Difference | None:
     """``estimate`` against ``base`` on common seeds; None where there are none, or the numbers of images differ.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from anchored.metrics import selection
-from anchored.report.aggregate import Difference, Estimate, paired_difference
+from anchored.report.aggregate import Difference, Estimate, compare_estimates
 from anchored.report.comparison import MEAN, Measure, Summary, Variant, validation_of
 from anchored.report.radar import measured_aims
 from anchored.report.tables import (
@@ -261,7 +261,7 @@ def _regrets(choice: Choice, name: str) -> Table:
         errors = {variant: choice.test.errors(variant, choice.seeds)[i] for variant in choice.candidates}
         best = min(errors, key=lambda variant: (errors[variant], variant != choice.picked))
         picked, least = (summary.measured(variant, aim) for variant in (choice.picked, best))
-        regret = "0" if best == choice.picked else _regret_text(aim, paired_difference(picked, least))
+        regret = "0" if best == choice.picked else _regret_text(aim, compare_estimates(picked, least))
         cells = (estimate_cell(summary, estimate) for estimate in (picked, least))
         rows.append((TableCell(f"{aim.title} {aim.arrow}"), *cells, TableCell(choice.name(best)), TableCell(regret)))
     means = (choice.mean_error(choice.test, variant) for variant in (choice.picked, choice.best))

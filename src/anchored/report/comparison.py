@@ -17,7 +17,7 @@ from torch import Tensor
 from anchored.config.settings import PROTOCOLS
 from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
-from anchored.report.aggregate import Difference, Estimate, holm_corrected, paired_difference
+from anchored.report.aggregate import Difference, Estimate, compare_estimates, holm_corrected
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import Row, read_rows
@@ -239,7 +239,7 @@ class Summary:
                     (v, m): difference
                     for v, base in pairs
                     for m in measures
-                    if (difference := paired_difference(self.measured(v, m), self.measured(base, m), self._replicates))
+                    if (difference := compare_estimates(self.measured(v, m), self.measured(base, m), self._replicates))
                 }
                 families[against_standard, headline] = holm_corrected(family)
         return families

@@ -21,7 +21,7 @@ from anchored.metrics.detection import auroc
 from anchored.metrics.ood_scores import SCORES
 from anchored.report.comparison import Summary, Variant
 from anchored.report.figures import architecture_suffix
-from anchored.report.style import GREY, WIDTH, Picture, blank_figure, variant_style
+from anchored.report.style import NEUTRAL, WIDTH, Picture, blank_figure, variant_style
 from anchored.report.tables import display_name
 from anchored.store import files as disk
 from anchored.store.layout import Run
@@ -150,7 +150,7 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
         return
     style = variant_style(summary, variant)
     points = [point for point in reliability_bins(images) if point[2] >= MIN_BIN_IMAGES]
-    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+    top.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1)
     if points:  # an empty line has no extent, which the layout cannot place
         x, y, _ = (np.array(column) for column in zip(*points, strict=True))
         low, high = np.array([wilson_interval(share, count) for _, share, count in points]).T
@@ -167,7 +167,7 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
     top.set(xlim=(0, 1), ylim=(0, 1), title=f"{variant.title}\nsmooth ECE {images.smooth_ece:.3f}")
     share = torch.histc(images.confidence, BINS, 0, 1) / len(images.confidence) * 100
     below.bar((np.arange(BINS) + 0.5) / BINS, share.numpy(), 0.94 / BINS, color=style.color, alpha=0.75)
-    below.axvline(float(images.confidence.mean()), color=GREY, linewidth=1, linestyle=":")
+    below.axvline(float(images.confidence.mean()), color=NEUTRAL, linewidth=1, linestyle=":")
     below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
@@ -236,7 +236,7 @@ def _draw_histogram(axes: Axes, pair: tuple[Tensor, Tensor] | None, edges: Edges
     if pair is None:
         axes.set_title("no outputs on disk", fontsize=9)
         return
-    for values, shade, opacity in ((pair[0], GREY, 0.45), (pair[1], color, 0.4)):
+    for values, shade, opacity in ((pair[0], NEUTRAL, 0.45), (pair[1], color, 0.4)):
         heights = np.histogram(values.numpy(), edges)[0] / len(values)
         axes.stairs(heights, edges, fill=True, color=shade, alpha=opacity)
         axes.stairs(heights, edges, color=shade, linewidth=1.2)

@@ -85,7 +85,7 @@ def write(folder: StudyFolder) -> Path:
     with style.drawing():
         drawn = [radar_figures(summary), sweep_figures(summary), severity_figures(summary), diagnostic_figures(summary)]
         drawn += [(choice_figure(choice, number) for number, choice in enumerate(choices))]
-        pictures = [style.save(picture) for figures in drawn for picture in figures]
+        pictures = [style.save_picture(picture) for figures in drawn for picture in figures]
     for picture in pictures:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)

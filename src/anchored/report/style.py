@@ -25,7 +25,7 @@ from anchored.report.comparison import Summary, Variant
 
 INK, FAINT = "#1a1a1a", "#d9d9d9"
 WIDTH = 10.0  # inches: the page's column
-GREY = "#9a9a9a"
+NEUTRAL = "#9a9a9a"
 _COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")  # Okabe & Ito 2008
 _LINESTYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -173,7 +173,7 @@ def error_bars(estimates: Sequence[Estimate]) -> list[list[float]]:
     return [[max(0.0, i.value - i.low) for i in ends], [max(0.0, i.high - i.value) for i in ends]]
 
 
-def save(picture: Picture) -> SavedPicture:
+def save_picture(picture: Picture) -> SavedPicture:
     """Lay the figure out once and save it as PNG (160 dots per inch), PDF (embedded fonts) and HTML, without dates."""
     ConstrainedLayoutEngine().execute(picture.figure)  # an engine of the figure's own would draw twice for each format
     png = _saved(picture.figure, "png", dpi=160, metadata={"Software": None})
