@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from anchored.cli import main as cli
-from anchored.cli import verbs
+from anchored.cli.parser import parse_arguments
+from anchored.cli.verbs import VERBS
 from anchored.config.recipe import Recipe, canonical
 from anchored.metrics import intervals
 from anchored.report import narrative as words
@@ -337,7 +338,8 @@ def command_of(key: str, seeds: Sequence[int] = ()) -> list[str]:
 
 def recipe_of(key: str) -> Recipe:
     """A study's recipe, as the command would have it."""
-    return verbs.recipe_of(cli.parsed("study", command_of(key)[1:]))
+    recipe: Recipe = parse_arguments("study", VERBS["study"], command_of(key)[1:])["recipe"]
+    return recipe
 
 
 def same(settings: Mapping[str, Any], recipe: Recipe) -> bool:

@@ -21,7 +21,6 @@ import yaml
 from PIL import Image
 
 import anchored
-from anchored.cli import main
 from anchored.config.recipe import Cell, Recipe
 from anchored.config.settings import Data, Evaluation, Grid, Training
 from anchored.data import corrupted_copy
@@ -140,9 +139,11 @@ def reported(path: Path) -> None:
 
 def options(arguments: Sequence[str]) -> Recipe:
     """The recipe of a command line, checked."""
-    from anchored.cli.verbs import recipe_of
+    from anchored.cli.parser import parse_arguments
+    from anchored.cli.verbs import VERBS
 
-    return recipe_of(main.parsed("study", [*arguments]))
+    recipe: Recipe = parse_arguments("study", VERBS["study"], arguments)["recipe"]
+    return recipe
 
 
 def model_folder(folder: Path) -> Run:

@@ -164,7 +164,7 @@ def finished(claims: ModuleType, folder: StudyFolder, key: str, seeds: Sequence[
     recipe = claims.recipe_of(key)
     for cell in recipe.cells():
         if cell.seed in seeds:
-            way = (cell.protocol, cell.alpha if cell.protocol == "ram" else None, cell.tail_weight or None)
+            way = (cell.protocol, cell.mask_probability if cell.protocol == "ram" else None, cell.tail_weight or None)
             gain = 2 * (cell.protocol == "ram") + cell.seed + (cell.tail_weight or 0)
             figures = [CLEAN, CORRUPTED, AUROC, ("smooth_ece", "Data-C", "mean"), ("accuracy", "Data-C", "fog")]
             rows = [rows_of(figure, way, [value + gain])[0] for figure in figures]

@@ -25,6 +25,47 @@ def test_a_recipe_does_not_import_code(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["based.yaml", "given.yaml", "hostile.py"]
 
 
+@pytest.mark.parametrize("verb", ["study", "train", "doctor"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grid: {networks: '[python:hostile:make]'}", "grid.networks is '[python:hostile:make]': give a list"),
+        ("grid: {networks: 'python:hostile:make'}", "grid.networks is 'python:hostile:make': give a list"),
+        ("grid.networks: ['python:hostile:make']", "no setting grid.networks"),
+        ("grid: {per_network: {small: {class_path: hostile.Thing}}}", "no setting grid.per_network.small.class_path"),
+        ("grid: {class_path: hostile.Thing}", "no setting grid.class_path"),
+        ("train: {class_path: hostile.Thing, init_args: {}}", "no setting train.class_path"),
+        ("train: hostile.Thing", "train must have settings of its own"),
+        ("grid: {networks: !!python/name:hostile.make ''}", "not valid YAML"),
+        ("name: ../../elsewhere", "name is '../../elsewhere': give a plain name"),
+    ],
+)
+def test_no_way_of_writing_a_recipe_imports_code(
+    verb: str, text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile.py").write_text("open('was_here', 'w').close()\n")
+    (tmp_path / "given.yaml").write_text(f"base: demo\n{text}\n")
+    assert main([verb, "given.yaml", "-o", "out"]) == 2
+    assert said in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["given.yaml", "hostile.py"]
+
+
+def test_code_named_in_another_option_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile.py").write_text("open('was_here', 'w').close()\n")
+    (tmp_path / "given.yaml").write_text("base: demo\ngrid: {networks: ['python:hostile:make']}\n")
+    assert main(["study", "given.yaml", "--title", "python:hostile:make"]) == 2
+    assert "if you trust it" in capsys.readouterr().err
+    assert main(["study", "given.yaml", "--grid.networks", "python:hostile:make"]) == 2  # text, not a list
+    assert "give a list" in capsys.readouterr().err
+    assert not (tmp_path / "was_here").exists()
+
+
 def test_code_named_on_the_command_line_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

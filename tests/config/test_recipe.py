@@ -1,6 +1,8 @@
 """Recipes: merging, the grid, overrides, and refusals in one line."""
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from anchored.config import recipe as recipes
 from anchored.config import settings
 from anchored.config.recipe import Recipe
+from anchored.config.recipe_file import read_recipe
 from anchored.config.settings import Data, Grid, Training
 from anchored.errors import UserError
 
@@ -54,7 +57,7 @@ def test_scale_shrinks_images_and_epochs() -> None:
 
 
 def test_shipped_recipes_build_on_each_other() -> None:
-    demo, seeds = recipes.read("demo"), recipes.read("demo-seeds")
+    demo, seeds = read_recipe("demo"), read_recipe("demo-seeds")
     assert seeds["grid"]["seeds"] == [0, 1, 2, 3, 4]
     assert {**seeds["grid"], "seeds": [0]} == demo["grid"]
     assert seeds["train"] == demo["train"]
@@ -64,7 +67,7 @@ def test_shipped_recipes_build_on_each_other() -> None:
 def test_own_file_with_a_base(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("base: demo\ntrain: {epochs: 3}\n")
-    settings = recipes.read(str(path))
+    settings = read_recipe(str(path))
     assert settings["train"]["epochs"] == 3
     assert settings["train"]["batch_size"] == 128
     assert settings["name"] == "own"
@@ -84,37 +87,95 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, said: str, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("own.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=said) as raised:
-        recipes.read("own.yaml")
+        read_recipe("own.yaml")
     assert "\n" not in str(raised.value)
 
 
 def test_missing_file() -> None:
     with pytest.raises(UserError, match=r"recipe file none.yaml: No such file"):
-        recipes.read("none.yaml")
+        read_recipe("none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("data", "fraction", 0.0, "data.fraction is 0.0: give a share in (0, 1]"),
+        ("data", "fraction", 1.5, "data.fraction is 1.5: give a share in (0, 1]"),
+        ("data", "channels", 2, "data.channels is 2: give 1, 3, or 0"),
+        ("data", "channels", True, "data.channels is True"),
+        ("data", "workers", 10**400, "data.workers is about 1e400: give processes up to 1024"),
+        ("data", "mean", (0.5,), "data.mean and data.std: give as many"),
+        ("grid", "alphas", (1.0,), "grid.alphas has 1.0: a mask probability is above 0 and below 1"),
+        ("grid", "alphas", (math.nan,), "grid.alphas has nan"),
+        ("grid", "alphas", (0.1, 0.1), "grid.alphas names 0.1 twice"),
+        ("grid", "alphas", (), "grid.alphas is empty: the ram protocol needs"),
+        ("grid", "seeds", (1, 1), "grid.seeds names 1 twice"),
+        ("grid", "seeds", (True,), "grid.seeds has True"),
+        ("grid", "seeds", (2**63,), "grid.seeds has about 1e19: a seed is a whole number"),
+        ("grid", "networks", (), "grid.networks is empty"),
+        ("grid", "tail_weights", (-0.1,), "grid.tail_weights has -0.1"),
+        ("grid", "tail_weights", (10**400,), "grid.tail_weights has about 1e400"),
+        ("tail", "mass", 0, "tail.mass is 0"),
+        ("tail", "points", 0, "tail.points is 0: give at least 1"),
+        ("tail", "warmup", 1, "tail.warmup is 1"),
+        ("train", "epochs", 0, "train.epochs is 0: give at least 1"),
+        ("train", "epochs", 10**400, "train.epochs is about 1e400: give at least 1, at most 1,000,000"),
+        ("train", "batch_size", 1, "train.batch_size is 1: give at least 2, to have a reference"),
+        ("train", "learning_rate", math.nan, "train.learning_rate is nan"),
+        ("train", "learning_rate", math.inf, "train.learning_rate is inf"),
+        ("train", "devices", 3, "train.batch_size is 128, shared by 3 devices"),
+        ("train", "policy", "rand_augment", "train.policy is rand_augment: it goes with train.crop resized"),
+        ("evaluate", "severities", (6,), "evaluate.severities has 6: severities go from 1 to 5"),
+        ("evaluate", "severities", (3, 3), "evaluate.severities names 3 twice"),
+        ("evaluate", "bootstrap", 10**7, "evaluate.bootstrap is 10000000: give at least 100 replicates, at most"),
+        ("cluster", "gpus", math.inf, "cluster.gpus is inf"),
+    ],
+)
+def test_values_out_of_range_are_one_line(section: str, key: str, value: object, said: str) -> None:
+    with pytest.raises(UserError, match=f"^recipe 'r': {re.escape(said)}") as raised:
+        Recipe.parse({"name": "r", section: {key: value}})
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        (Recipe(data=Data(fraction=0.0)), "data.fraction is 0"),
-        (Recipe(grid=Grid(alphas=(1.0,))), "grid.alphas has 1"),
-        (Recipe(grid=Grid(alphas=(float("nan"),))), "grid.alphas has nan"),
-        (Recipe(grid=Grid(seeds=(1, 1))), "grid.seeds names one twice"),
-        (Recipe(grid=Grid(networks=())), "grid.networks is empty"),
-        (Recipe(grid=Grid(tail_weights=(-0.1,))), "grid.tail_weights has -0.1"),
         (Recipe(grid=Grid(tail_weights=(0.1,)), train=Training(epochs=1)), "needs a second epoch"),
-        (Recipe(tail=settings.Tail(mass=0)), "tail.mass is 0"),
-        (Recipe(tail=settings.Tail(points=0)), "tail.points is 0: at least 1, 1 a device"),
-        (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: at least 2, 2 a device"),
-        (Recipe(tail=settings.Tail(warmup=1)), "tail.warmup is 1"),
-        (Recipe(train=Training(epochs=0)), "train.epochs is 0"),
-        (Recipe(train=Training(learning_rate=float("nan"))), "train.learning_rate is nan"),
-        (Recipe(evaluate=settings.Evaluation(severities=(6,))), "severities go from 1 to 5"),
+        (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: give at least 2, 2 a device"),
+        (Recipe(network=settings.Network(pretrained=True)), "anchoring.stem is fresh"),
     ],
 )
-def test_values_that_make_no_sense_are_one_line(recipe: Recipe, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_sections_that_do_not_go_together_are_one_line(recipe: Recipe, said: str) -> None:
+    with pytest.raises(UserError, match=f"recipe 'study': .*{said}"):
         recipe.check()
+
+
+def test_objects_made_in_code_are_checked_too() -> None:
+    with pytest.raises(ValueError, match="share in"):
+        Data(fraction=1.5)
+    with pytest.raises(ValueError, match="at least 1"):
+        replace(Training(), epochs=0)
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "C:x", "a\nb", "x" * 101])
+def test_a_recipe_s_name_leads_nowhere_else(name: str) -> None:
+    with pytest.raises(UserError, match="give a plain name"):
+        Recipe.parse({"name": name})
+
+
+def test_a_cell_of_the_version_before_is_the_same_training() -> None:
+    cell = next(Recipe(grid=Grid(networks=("small",), protocols=("ram",)), train=Training(epochs=3)).cells())
+    old: dict[str, Any] = {
+        "network": "small", "protocol": "ram", "alpha": 0.25, "tail_weight": 0.0, "seed": 0,
+        "data": {"train": "cifar10", "fraction": 1.0, "size": 0, "mean": [], "std": []}, "anchoring": {"references": 1},
+        "tail": {"mass": 0.0001}, "train": {"epochs": 3, "rates": {}, "milestones": [0.3, 0.6, 0.8]},
+        "start": {"width": 1.0},
+    }  # fmt: skip
+    assert recipes.Cell.parse(old, "cell.json") == cell
+    with pytest.raises(UserError, match=r"^cell\.json does not describe a training .*: mask_probability is 1\.5"):
+        recipes.Cell.parse({**old, "alpha": 1.5}, "cell.json")
+    with pytest.raises(UserError, match=r"^cell\.json does not describe .*: network is missing"):
+        recipes.Cell.parse({key: value for key, value in old.items() if key != "network"}, "cell.json")
 
 
 def test_derived_seeds_differ_by_purpose_and_stay() -> None:
@@ -128,13 +189,16 @@ def test_derived_seeds_differ_by_purpose_and_stay() -> None:
     [
         ({"data": 3}, "data must have settings of its own, found int"),
         ({"trian": {}}, "no setting trian"),
-        ({"train": {"epoch": 3}}, r"no setting train\.epoch$"),
-        ({"train": {"epochs": "3"}}, r"train\.epochs is '3', a str"),
-        ({"train": {"epochs": True}}, r"train\.epochs is 'True', a bool"),
-        ({"train": {"optimizer": "adam"}}, r"train\.optimizer is 'adam'"),
-        ({"train": {"rates": {"stem": "0"}}}, r"train\.rates is"),
-        ({"grid": {"seeds": [0, "1"]}}, r"grid\.seeds is"),
-        ({"grid": {"per_network": {"small": {"train": {"epochs": 1.5}}}}}, r"grid\.per_network\.small\.train is"),
+        ({"train": {"epoch": 3}}, r"no setting train\.epoch: did you mean train\.epochs\?$"),
+        ({"train": {"epochs": "3"}}, r"train\.epochs is '3': give a whole number"),
+        ({"train": {"epochs": True}}, r"train\.epochs is True: give a whole number"),
+        ({"train": {"optimizer": "adam"}}, r"train\.optimizer is 'adam': give sgd or adamw"),
+        ({"train": {"rates": {"stem": "0"}}}, r"train\.rates\.stem is '0': give a number"),
+        ({"grid": {"seeds": [0, "1"]}}, r"grid\.seeds has '1': give a whole number"),
+        (
+            {"grid": {"per_network": {"small": {"train": {"epochs": 1.5}}}}},
+            r"grid\.per_network\.small\.train\.epochs is 1\.5: give a whole number",
+        ),
         ({"grid": {"per_network": ["small"]}}, r"grid\.per_network must have settings of its own, found list"),
     ],
 )
@@ -162,9 +226,20 @@ def test_plain_settings_come_back_equal() -> None:
         ), "holds more than 100,000 values"),
         ("a: &a [*a]", "holds more than 100,000 values"),
         ("[" * 3000, "not valid YAML"),
+        ("train: {epochs: 1}\ndata: {}\ntrain: {}\n", "line 3: not valid YAML .'train' is given twice"),
+        ("train: {epochs: 1, epochs: 2}", "line 1: not valid YAML .'epochs' is given twice"),
     ],
 )  # fmt: skip
 def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(UserError, match=said):
-        recipes.read(str(tmp_path / "odd.yaml"))
+        read_recipe(str(tmp_path / "odd.yaml"))
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "grid: {alphas: [1e-2, 1e-1, 2.5e-1]}\ntrain: {learning_rate: 1E-3, epochs: 3}\n"
+    )
+    recipe = Recipe.parse(read_recipe(str(tmp_path / "own.yaml")))
+    assert recipe.grid.alphas == (0.01, 0.1, 0.25)
+    assert recipe.train.learning_rate == 0.001

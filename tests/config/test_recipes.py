@@ -23,10 +23,11 @@ from fixtures.catalog_copies import (
     write,
 )
 
-from anchored.cli.main import main, parsed
-from anchored.cli.verbs import recipe_of
-from anchored.config import recipe as recipes
+from anchored.cli.main import main
+from anchored.cli.parser import parse_arguments
+from anchored.cli.verbs import VERBS
 from anchored.config.recipe import Recipe
+from anchored.config.recipe_file import recipe_names
 from anchored.config.settings import Data, Grid, Network, PerNetwork, Training
 from anchored.corruptions import registry as corruptions
 from anchored.data.catalog import registry as catalog
@@ -44,13 +45,14 @@ FIGURES = ("fig3", "fig3-imagenet", "fig4a", "fig4b")
 
 def read(name: str, *arguments: str) -> Recipe:
     """A recipe as the command line reads it."""
-    return recipe_of(parsed("study", [name, *arguments]))
+    recipe: Recipe = parse_arguments("study", VERBS["study"], [name, *arguments])["recipe"]
+    return recipe
 
 
 # --- What a recipe says -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_sound(name: str) -> None:
     recipe = read(name)
     assert recipe.name == name
@@ -71,7 +73,10 @@ def test_a_table_s_recipe_trains_and_measures_what_the_table_holds(name: str) ->
     assert {each.trained_on for each in numbers} == {trained_on}
     trained = [
         summary.Variant(
-            networks.find_network(cell.network).title, cell.protocol, cell.alpha or None, cell.tail_weight or None
+            networks.find_network(cell.network).title,
+            cell.protocol,
+            cell.mask_probability or None,
+            cell.tail_weight or None,
         )
         for cell in recipe.cells()
         if cell.seed == 0
@@ -131,11 +136,12 @@ def test_a_network_of_a_grid_has_its_own_alphas_and_settings(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("own", "said"),
     [
-        ("{train: {epoch: 3}}", "Unexpected keys: {'epoch'}"),
-        ("{train: {epochs: many}}", "Expected a <class 'int'>"),
-        ("{train: {epochs: 0}}", r"train\.epochs is 0: at least 1 \(of small\)"),
+        ("{train: {epoch: 3}}", r"no setting grid\.per_network\.small\.train\.epoch: did you mean"),
+        ("{train: {epochs: many}}", r"small\.train\.epochs is 'many': give a whole number"),
+        ("{train: {epochs: 0}}", r"grid\.per_network\.small\.train\.epochs is 0: give at least 1"),
+        ("{train: {devices: 3}}", r"shared by 3 devices.* \(of small\)"),
         ("{alphas: [1.5]}", r"grid\.per_network\.small\.alphas has 1\.5"),
-        ("{alphas: [0.1, 0.1]}", r"grid\.per_network\.small\.alphas names one twice"),
+        ("{alphas: [0.1, 0.1]}", r"grid\.per_network\.small\.alphas names 0\.1 twice"),
         ("{seeds: [1]}", "seeds"),
     ],
 )

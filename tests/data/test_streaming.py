@@ -199,7 +199,9 @@ def test_the_limit_decides_and_the_weights_do_not_change(tmp_path: Path, monkeyp
     found = []
     for name, each in (("small", small), ("big", big)):
         run = Run(tmp_path / name)
-        cell = replace(next(Recipe().cells()), network="small", protocol="ram", alpha=0.3, data=each, train=recipe)
+        cell = replace(
+            next(Recipe().cells()), network="small", protocol="ram", mask_probability=0.3, data=each, train=recipe
+        )
         train(run, cell)
         found.append(files.load_tensors(run.weights_file)[0])
         assert "memory" not in files.read_json(run.cell_file)["data"]

@@ -10,7 +10,7 @@ import torch
 
 import anchored
 from anchored.cli.main import main
-from anchored.config import recipe
+from anchored.config import recipe_file
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Data, Evaluation, Grid, Validation
 from anchored.data import datasets
@@ -165,7 +165,7 @@ def test_what_is_measured_by_default() -> None:
     assert not {"sparkles", "lines"} & set(bar.corruptions)
     assert "caustic_refraction" in bar.corruptions  # C̄ of large images: C̄ all the same
     assert (bar.ood, bar.adaptation) == ((), ())  # what the test leaves out cannot be judged
-    every = recipe.read("imagenet")["evaluate"]["corruptions"]
+    every = recipe_file.read_recipe("imagenet")["evaluate"]["corruptions"]
     left = holdout.settings_of(with_(DEMO, evaluate=Evaluation(corruptions=tuple(every))))
     assert left.corruptions
 

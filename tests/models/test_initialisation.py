@@ -31,7 +31,7 @@ def cell(protocol: Protocol = "ram", checkpoint: str | Path = "", **changes: Any
     made = Cell(
         network="small",
         protocol=protocol,
-        alpha=0.4 if protocol == "ram" else 0.0,
+        mask_probability=0.4 if protocol == "ram" else 0.0,
         tail_weight=0.0,
         seed=0,
         data=Data("fashion-mini-known", 0.02),

@@ -73,7 +73,7 @@ def test_how_often_the_state_is_kept_changes_nothing(whole: Run, tmp_path: Path)
 
 def test_without_anchoring_and_from_memory(tmp_path: Path) -> None:
     plain = replace(EVERYTHING, crop="padded", policy="none", average=0.0, mixup=0.0)
-    settings = cell(plain, protocol="standard", alpha=0.0, tail_weight=0.0)
+    settings = cell(plain, protocol="standard", mask_probability=0.0, tail_weight=0.0)
     one, other = Run(tmp_path / "one"), Run(tmp_path / "other")
     train.train(one, settings)
     for step in (2, 7):

@@ -1,4 +1,4 @@
-"""The verbs of the command line: a row each, with its arguments and what it does.
+"""The verbs of the command line: a typed function each, whose docstring is its help (see ``cli.parser``).
 
 Work is imported inside the functions, so that ``--help`` is instant.
 """
@@ -6,84 +6,76 @@ Work is imported inside the functions, so that ``--help`` is instant.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from anchored.cli import arguments
-from anchored.config import recipe as recipes
+from anchored.cli.parser import Verb
 from anchored.errors import UserError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from rich.console import Console
 
     from anchored.config.recipe import Recipe
-    from anchored.data.catalog.row import DataSet
+    from anchored.config.settings import Evaluation
 
 
-@dataclass(frozen=True)
-class Command:
-    """A row of the command line: what it is for, its own arguments, what it does, and examples."""
+def _study(
+    recipe: Recipe, *, output: str = "", workers: int | None = None, ray: str | None = None, status: bool = False
+) -> None:
+    """Train, evaluate and report a grid of networks.
 
-    usage: str
-    summary: str
-    arguments: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], int | None]  # the exit status, if it is not 0
-    examples: tuple[str, ...]
+    Args:
+        output: folder of the results
+        workers: trainings at once, a process each; default 1, or as many as the Ray cluster has room for
+        ray: work on this Ray cluster: auto, or HOST:PORT; all its machines must see the folder of the results
+        status: list what is done, running, failed and left, and stop
 
-
-def recipe_of(options: Namespace) -> Recipe:
-    """The recipe as overridden on the command line, scaled and checked."""
-    settings = {key: value for key, value in options.as_dict().items() if key in recipes.Recipe.__dataclass_fields__}
-    from anchored.data.catalog.registry import CATALOG
-    from anchored.training import distributed
-
-    recipe = recipes.Recipe.parse(settings)
-    # On a Ray cluster nothing is shared: what started this process is of no concern to the trainings.
-    devices = recipe.train.devices if getattr(options, "ray", None) else distributed.processes(recipe.train.devices)
-    recipe = replace(recipe, train=replace(recipe.train, devices=devices)).check()
-    if recipe.network.checkpoint:
-        from anchored.models.initialisation import with_checkpoint_hash
-
-        recipe = replace(recipe, network=with_checkpoint_hash(recipe.network))
-    row = CATALOG.get(recipe.data.train)
-    return recipe.scaled(options.scale, images=row.train if row else 0, size=row.size if row else 0)
-
-
-def _study(options: Namespace) -> None:
+    Examples:
+        anchored study demo -o runs/demo
+        anchored study demo -o runs/trial --scale 0.1
+        anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20
+        anchored study demo-alphas --choose alpha
+        anchored study my-recipe.yaml --workers 4
+        anchored study my-recipe.yaml --ray auto --cluster.cpus 4 --cluster.gpus 1
+        anchored study my-recipe.yaml --status
+    """
     from anchored.study import study
     from anchored.training import distributed
 
-    recipe = recipe_of(options)
-    folder = Path(options.output or Path("runs") / recipe.name)
-    if options.status:
+    folder = Path(output or Path("runs") / recipe.name)
+    if status:
         _console().print(study.status(folder))
         return
-    if recipe.train.devices > 1 and (options.ray or (options.workers or 1) > 1):
+    if recipe.train.devices > 1 and (ray or (workers or 1) > 1):
         raise UserError("--workers or --ray, and train.devices: one or the other; each worker trains on one device")
 
     def work() -> None:
-        study.study(recipe, folder, _console(), workers=options.workers, ray=options.ray)
+        study.study(recipe, folder, _console(), workers=workers, ray=ray)
         _show_report(folder)
 
     distributed.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
-def _train(options: Namespace) -> None:
+def _train(recipe: Recipe, *, output: str = "") -> None:
+    """Train one network of a recipe.
+
+    Args:
+        output: folder of the run
+
+    Examples:
+        anchored train demo -o runs/ram --grid.protocols '[ram]'
+    """
     from anchored.store.layout import Run
     from anchored.study import study
     from anchored.training import distributed
 
-    recipe = recipe_of(options)
     cells = list(recipe.cells())
     if len(cells) != 1:
         raise UserError(
             f"recipe '{recipe.name}' names {len(cells)} trainings: pick one with, say, --grid.protocols '[ram]' "
             "--grid.alphas '[0.25]' --grid.seeds '[0]', or run them all with 'anchored study'"
         )
-    run = Run(Path(options.output or Path("runs") / cells[0].name))
+    run = Run(Path(output or Path("runs") / cells[0].name))
 
     def work() -> None:
         study.train_one(recipe, run, _console())
@@ -92,148 +84,249 @@ def _train(options: Namespace) -> None:
     distributed.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
-def _evaluate(options: Namespace) -> None:
-    from anchored.store import files
+def _evaluate(run: str, evaluation: Evaluation, *, devices: int = 1, network: str | None = None) -> None:
+    """Measure a trained network, as its recipe says or otherwise.
+
+    Args:
+        run: folder of a trained run
+        devices: devices that share each pass, a process each
+        network: the network again, where it is python:..., to say that you trust it
+
+    Examples:
+        anchored evaluate runs/ram
+        anchored evaluate runs/ram --evaluate.ood '[digits, textures]'
+    """
+    from anchored.config.recipe import Cell
+    from anchored.store.files import read_json
     from anchored.store.layout import Run
     from anchored.study import study
     from anchored.training import distributed
 
-    run = Run(Path(options.run))
-    cell = recipes.Cell.parse(files.read_json(run.cell_file), run.cell_file)
-    settings = recipes.Recipe.parse({"evaluate": options.evaluate.as_dict()}).evaluate
+    folder = Run(Path(run))
+    cell = Cell.parse(read_json(folder.cell_file), folder.cell_file)
 
     def work() -> None:
-        study.evaluate_one(run, settings, _console(), network=options.network)
-        print(f"Rows: {run.rows_file.resolve()}")
+        study.evaluate_one(folder, evaluation, _console(), network=network)
+        print(f"Rows: {folder.rows_file.resolve()}")
 
-    distributed.run(work, distributed.processes(options.devices), cell.train.accelerator)
+    distributed.run(work, distributed.processes(devices), cell.train.accelerator)
 
 
-def _predict(options: Namespace) -> int:
+def _report(folder: str) -> None:
+    """Write the report of a study again.
+
+    Args:
+        folder: folder of a study
+
+    Examples:
+        anchored report runs/demo
+    """
+    from anchored.report import page as report
+    from anchored.store.layout import StudyFolder
+
+    report.write(StudyFolder(Path(folder)))
+    _show_report(Path(folder))
+
+
+def _data(
+    action: Literal["list", "show", "fetch", "verify"],
+    names: tuple[str, ...] = (),
+    *,
+    offline: bool = False,
+    every: bool = False,
+) -> None:
+    """List, download and verify data sets.
+
+    Args:
+        action: list all sets; show what is known of some; fetch (download and verify) some; verify that some read whole
+        names: rows of the catalog; none means all, except to fetch
+        offline: fetch without asking a server, as with ANCHORED_OFFLINE=1
+        every: verify by decoding every image, not 2,000 of each split
+
+    Examples:
+        anchored data list
+        anchored data fetch cifar10
+        anchored data verify cifar10
+    """
+    from anchored.data import inventory
+    from anchored.data.catalog import registry as catalog
+    from anchored.data.readers.download import fetch
+
+    if action == "fetch" and not names:
+        raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
+    rows = [catalog.get(name) for name in names] or list(catalog.CATALOG.values())
+    if action == "list":
+        _console().print(inventory.listing(rows))
+    for row in rows if action != "list" else ():
+        if action == "show":
+            print("\n".join(inventory.described(row)))
+        elif action == "verify":
+            print(f"{row.name}: {inventory.verified(row, every=every)}")
+        else:
+            for path in fetch(row.name, offline=offline) or ("nothing to download",):
+                print(f"{row.name}: {path}")
+
+
+def _doctor(recipe: Recipe, *, output: str = "") -> int:
+    """Say what a study lacks here, what it takes and how long it will run.
+
+    Args:
+        output: folder that the results would have
+
+    Examples:
+        anchored doctor demo
+        anchored doctor table8
+    """
+    from anchored.study import requirements
+
+    console = _console()
+    results = Path(output or Path("runs") / recipe.name)
+    with console.status("measuring") as status:
+        diagnosis = requirements.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
+    diagnosis.show(console)
+    return 0 if diagnosis.ready else 1
+
+
+def _predict(run: str, images: tuple[str, ...], *, output: str = "predictions", batch_size: int = 64) -> int:
+    """Classify images of your own, each with its confidence and OOD score.
+
+    Args:
+        run: folder of a trained run
+        images: image files, folders of images, patterns ('photos/*.jpg')
+        output: folder of the CSV and the page
+        batch_size: images a forward pass
+
+    Examples:
+        anchored predict runs/ram photos/
+        anchored predict runs/ram 'photos/*.jpg' -o seen
+    """
     from rich.progress import Progress
 
     from anchored.report.image_report import predict_images
     from anchored.store.layout import Run
 
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size is {options.batch_size}: at least 1")
+    if batch_size < 1:
+        raise UserError(f"--batch_size is {batch_size}: at least 1")
     console = _console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=1.0)
-        made = predict_images(
-            Run(Path(options.run)),
-            options.images,
-            Path(options.output),
-            batch_size=options.batch_size,
+        written = predict_images(
+            Run(Path(run)),
+            images,
+            Path(output),
+            batch_size=batch_size,
             progress=lambda share, what: bar.update(task, completed=share, description=what),
         )
-    print(f"Table: {made.table.resolve()}\nPage: {made.page.resolve()}")
-    for each in made.problems:
-        print(f"anchored: not read: {each.problem}", file=sys.stderr)
-    return 1 if made.problems else 0
+    print(f"Table: {written.table.resolve()}\nPage: {written.page.resolve()}")
+    for image in written.problems:
+        print(f"anchored: not read: {image.problem}", file=sys.stderr)
+    return 1 if written.problems else 0
 
 
-def _report(options: Namespace) -> None:
-    from anchored.report import page as report
-    from anchored.store.layout import StudyFolder
+def _corrupt(
+    source: str,
+    *,
+    output: str,
+    corruptions: tuple[str, ...] = ("c",),
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5),
+    seed: int = 0,
+    layout: Literal["folders", "npy"] = "folders",
+    size: int = 0,
+) -> None:
+    """Write a corrupted copy of any image set.
 
-    report.write(StudyFolder(Path(options.folder)))
-    _show_report(Path(options.folder))
+    Args:
+        source: a row of the catalog (its test images), a folder of images or class folders, a .csv, .npz or .npy file
+        output: folder of the corrupted images
+        corruptions: names of corruptions, or c (all 19 common ones), c15 (without the four extra ones), c-bar (ten)
+        severities: of 1 (mild) to 5 (harsh)
+        seed: with it, an image's place decides its random numbers
+        layout: npy: blocks, as CIFAR-10-C; folders: JPEG files, as ImageNet-C
+        size: pixels a side: images are resized and cropped to it first; 0 leaves them as they are
 
-
-def _corrupt(options: Namespace) -> None:
+    Examples:
+        anchored corrupt my-photos -o my-photos-c
+        anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'
+        anchored corrupt cifar10 -o CIFAR-10-C --layout npy
+    """
     from anchored.data import corrupted_copy
 
-    folder = Path(options.output)
+    folder = Path(output)
     corrupted_copy.corrupt(
-        options.source,
-        folder,
-        _console(),
-        names=options.corruptions,
-        severities=options.severities,
-        seed=options.seed,
-        layout=options.layout,
-        size=options.size,
+        source, folder, _console(), names=corruptions, severities=severities, seed=seed, layout=layout, size=size
     )
     print(f"Corrupted images: {folder.resolve()}")
 
 
-def _doctor(options: Namespace) -> int:
-    from anchored.study import requirements
+def _convert(
+    network: str,
+    *,
+    output: str,
+    pretrained: bool = False,
+    checkpoint: str = "",
+    like: str = "",
+    mask_probability: float = 0.0,
+    stem: str = "",
+    channels: int = 0,
+    size: int = 0,
+    classes: int = 0,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+) -> None:
+    """Anchor a network with its weights, exactly.
 
-    recipe, console = recipe_of(options), _console()
-    results = Path(options.output or Path("runs") / recipe.name)
-    with console.status("measuring") as status:
-        found = requirements.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
-    found.show(console)
-    return 0 if found.ready else 1
+    Args:
+        network: name of a network, or folder (or hub:owner/name) of a standard run
+        output: folder of the anchored model
+        pretrained: take the weights that come with the name
+        checkpoint: take these: .safetensors of the plain network
+        like: data set whose images and classes the weights are for
+        mask_probability: of a later training, in [0, 1)
+        stem: name of the first layer, where it is not found without
+        channels: of the images, where the name does not say
+        size: height and width of the images, pixels
+        classes: how many logits there are
+        mean: per channel, of images in [0, 1]
+        std: per channel, of images in [0, 1]
 
-
-def _data(options: Namespace) -> None:
-    from anchored.data.catalog import registry as catalog
-
-    if options.action == "fetch" and not options.names:
-        raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
-    rows = [catalog.get(name) for name in options.names] or list(catalog.CATALOG.values())
-    DATA_ACTIONS[options.action](rows, options)
-
-
-def _data_list(rows: list[DataSet], options: Namespace) -> None:
-    from anchored.data import inventory
-
-    _console().print(inventory.listing(rows))
-
-
-def _data_show(rows: list[DataSet], options: Namespace) -> None:
-    from anchored.data import inventory
-
-    for row in rows:
-        print("\n".join(inventory.described(row)))
-
-
-def _data_fetch(rows: list[DataSet], options: Namespace) -> None:
-    from anchored.data.readers.download import fetch
-
-    for row in rows:
-        for path in fetch(row.name, offline=options.offline) or ("nothing to download",):
-            print(f"{row.name}: {path}")
-
-
-def _data_verify(rows: list[DataSet], options: Namespace) -> None:
-    from anchored.data import inventory
-
-    for row in rows:
-        print(f"{row.name}: {inventory.verified(row, every=options.every)}")
-
-
-DATA_ACTIONS: dict[str, Callable[[list[DataSet], Namespace], None]] = {
-    "list": _data_list,
-    "show": _data_show,
-    "fetch": _data_fetch,
-    "verify": _data_verify,
-}
-
-
-def _convert(options: Namespace) -> None:
+    Examples:
+        anchored convert timm:regnety_008 --pretrained -o runs/regnety
+        anchored convert timm:tf_efficientnet_lite0 --checkpoint lite0.safetensors -o runs/lite0
+        anchored convert resnet18 --checkpoint mine.safetensors --like cifar10 -o runs/mine
+    """
+    options = {name: value for name, value in locals().items() if name not in ("network", "output")}
     from anchored.models.convert import convert
 
-    given = {key: value for key, value in options.as_dict().items() if key not in ("network", "output")}
-    print(convert(options.network, Path(options.output), **given))
+    print(convert(network, Path(output), **options))
 
 
-def _export(options: Namespace) -> None:
+def _export(
+    run: str,
+    target: str,
+    *,
+    input: Literal["uint8", "unit", "normalised"] = "uint8",  # noqa: A002  # the option's name
+    force: bool = False,
+    public: bool = False,
+    network: str | None = None,
+) -> None:
+    """Fold a trained network into a plain one, to a file, or share its folder.
+
+    Args:
+        run: folder of a trained run or converted model, or hub:owner/name
+        target: file (.onnx, .pt2, .safetensors), folder, or hub:owner/name to push a folder to
+        input: what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised
+        force: replace a file that is there already
+        public: make a new repository on the hub public
+        network: the network again, where it is python:..., to say that you trust it
+
+    Examples:
+        anchored export runs/ram model.onnx
+        anchored export runs/ram model.pt2 --input unit
+        anchored export runs/ram hub:owner/name
+    """
     from anchored.models.export import export
 
-    print(
-        export(
-            options.run,
-            options.target,
-            takes=options.input,
-            force=options.force,
-            public=options.public,
-            network=options.network,
-        )
-    )
+    print(export(run, target, takes=input, force=force, public=public, network=network))
 
 
 def _show_report(folder: Path) -> None:
@@ -246,102 +339,13 @@ def _show_report(folder: Path) -> None:
     print(f"Report: {study.report_file.resolve()}")
 
 
-def _console() -> Console:  # type: ignore[name-defined]  # noqa: F821
+def _console() -> Console:
     from rich.console import Console
 
     return Console()
 
 
-COMMANDS = {
-    "study": Command(
-        "anchored study RECIPE [-o FOLDER] [--scale SHARE] [--workers N] [--ray auto|HOST:PORT] [--status] "
-        "[--choose {alpha,lambda}] [--SECTION.KEY VALUE ...]",
-        "train, evaluate and report a grid of networks",
-        arguments.study,
-        _study,
-        (
-            "anchored study demo -o runs/demo",
-            "anchored study demo -o runs/trial --scale 0.1",
-            "anchored study demo -o runs/alphas --grid.alphas '[0.1, 0.25, 0.5]' --train.epochs 20",
-            "anchored study demo-alphas --choose alpha",
-            "anchored study my-recipe.yaml --workers 4",
-            "anchored study my-recipe.yaml --ray auto --cluster.cpus 4 --cluster.gpus 1",
-            "anchored study my-recipe.yaml --status",
-        ),
-    ),
-    "train": Command(
-        "anchored train RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
-        "train one network of a recipe",
-        arguments.recipe,
-        _train,
-        ("anchored train demo -o runs/ram --grid.protocols '[ram]'",),
-    ),
-    "evaluate": Command(
-        "anchored evaluate RUN [--devices N] [--evaluate.KEY VALUE ...]",
-        "measure a trained network, as its recipe says or otherwise",
-        arguments.evaluate,
-        _evaluate,
-        ("anchored evaluate runs/ram", "anchored evaluate runs/ram --evaluate.ood '[digits, textures]'"),
-    ),
-    "report": Command(
-        "anchored report FOLDER",
-        "write the report of a study again",
-        arguments.report,
-        _report,
-        ("anchored report runs/demo",),
-    ),
-    "data": Command(
-        "anchored data {list,show,fetch,verify} [NAME ...] [--offline] [--every]",
-        "list, download and verify data sets",
-        partial(arguments.data, known=list(DATA_ACTIONS)),
-        _data,
-        ("anchored data list", "anchored data fetch cifar10", "anchored data verify cifar10"),
-    ),
-    "doctor": Command(
-        "anchored doctor RECIPE [-o FOLDER] [--scale SHARE] [--SECTION.KEY VALUE ...]",
-        "say what a study lacks here, what it takes and how long it will run",
-        arguments.recipe,
-        _doctor,
-        ("anchored doctor demo", "anchored doctor table8"),
-    ),
-    "predict": Command(
-        "anchored predict RUN IMAGE ... [-o FOLDER]",
-        "say of images of your own what they are, and how foreign",
-        arguments.predict,
-        _predict,
-        ("anchored predict runs/ram photos/", "anchored predict runs/ram 'photos/*.jpg' -o seen"),
-    ),
-    "corrupt": Command(
-        "anchored corrupt SOURCE -o FOLDER [--corruptions NAMES] [--severities NUMBERS] [--layout folders|npy] ...",
-        "write a corrupted copy of any image set",
-        arguments.corrupt,
-        _corrupt,
-        (
-            "anchored corrupt my-photos -o my-photos-c",
-            "anchored corrupt my-photos -o my-photos-c --size 224 --corruptions '[fog, c-bar]' --severities '[3]'",
-            "anchored corrupt cifar10 -o CIFAR-10-C --layout npy",
-        ),
-    ),
-    "convert": Command(
-        "anchored convert NETWORK -o FOLDER {--pretrained | --checkpoint FILE} [--KEY VALUE ...]",
-        "anchor a network with its weights, exactly",
-        arguments.convert,
-        _convert,
-        (
-            "anchored convert timm:regnety_008 --pretrained -o runs/regnety",
-            "anchored convert timm:tf_efficientnet_lite0 --checkpoint lite0.safetensors -o runs/lite0",
-            "anchored convert resnet18 --checkpoint mine.safetensors --like cifar10 -o runs/mine",
-        ),
-    ),
-    "export": Command(
-        "anchored export RUN TARGET [--input {uint8,unit,normalised}] [--force] [--public]",
-        "fold a trained network into a plain one, to a file, or share its folder",
-        arguments.export,
-        _export,
-        (
-            "anchored export runs/ram model.onnx",
-            "anchored export runs/ram model.pt2 --input unit",
-            "anchored export runs/ram hub:owner/name",
-        ),
-    ),
+VERBS: dict[str, Verb] = {
+    verb.__name__.lstrip("_"): verb
+    for verb in (_study, _train, _evaluate, _report, _data, _doctor, _predict, _corrupt, _convert, _export)
 }

@@ -190,7 +190,7 @@ class Bench:
             trained_on=catalog.title(self.cell.data.train),
             architecture=networks.find_network(self.cell.network).title,
             protocol=self.cell.protocol,
-            alpha=self.cell.alpha if self.cell.protocol == "ram" else None,
+            alpha=self.cell.mask_probability if self.cell.protocol == "ram" else None,
             metric=metric,
             dataset=dataset,
             severity=severity,

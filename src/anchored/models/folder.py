@@ -9,18 +9,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
+from typing_extensions import Self
 
 from anchored.config.recipe import derived_seed
-from anchored.config.settings import PROTOCOLS, Anchoring, Network, Protocol
+from anchored.config.settings import (
+    Anchoring,
+    BatchNormUpdate,
+    Integer,
+    MaskedTarget,
+    MaskProbability,
+    MaskUnit,
+    Network,
+    Number,
+    Positive,
+    Protocol,
+    Width,
+)
+from anchored.config.validation import not_empty, parse, settings_class, within
 from anchored.data.batches import as_seen_by, to_input
 from anchored.data.streaming import Interpolation, View
 from anchored.errors import UserError
@@ -33,54 +46,36 @@ from anchored.store.files import load_tensors, read_json, save_tensors, write_js
 from anchored.store.layout import Run
 
 
-@dataclass(frozen=True)
+@settings_class
 class ModelConfig:
     """What is needed to rebuild a module and to prepare its inputs: ``model.json``."""
 
     network: str
     protocol: Protocol
-    mask_probability: float
-    channels: int
-    size: int  # height and width of the images, pixels
-    mean: tuple[float, ...]  # per channel, of images in [0, 1]
-    std: tuple[float, ...]
-    classes: tuple[str, ...]
+    mask_probability: MaskProbability
+    channels: Annotated[Integer, within("give 1 to 64", ge=1, le=64)]
+    size: Annotated[Integer, within("give 1 to 4096 pixels", ge=1, le=4096)]  # height and width of the images
+    mean: tuple[Number, ...]  # per channel, of images in [0, 1]
+    std: tuple[Positive, ...]
+    classes: Annotated[tuple[str, ...], not_empty]
     trained_on: str  # row of the catalog; "" where that is not known
-    references: int  # K; 0 for the standard protocol, and for the zero reference of a network that was not trained
-    mask_unit: str = Anchoring.mask_unit
-    masked_target: str = Anchoring.masked_target
-    batch_norm: str = Anchoring.batch_norm
-    width: float = Network.width  # factor on the hidden widths of networks that are rows
+    references: Annotated[Integer, within("give 0 to 1,000,000", ge=0, le=1_000_000)]
+    """K; 0 for the standard protocol, and for the zero reference of a network that was not trained."""
+    mask_unit: MaskUnit = Anchoring.mask_unit
+    masked_target: MaskedTarget = Anchoring.masked_target
+    batch_norm: BatchNormUpdate = Anchoring.batch_norm
+    width: Width = Network.width  # factor on the hidden widths of networks that are rows
     stem: str = ""  # name of the first layer; "" where it is found without
     interpolation: Interpolation = "bilinear"
-    crop: float = 1.0  # share of the shorter side that the middle square keeps
+    crop: Annotated[Number, within("give a share in [0.1, 1]", ge=0.1, le=1)] = 1.0
+    """Share of the shorter side that the middle square keeps."""
 
-    def __post_init__(self) -> None:
-        wrong = next((text for ok, text in self._rules() if not ok), None)
-        if wrong:
-            raise UserError(wrong)
-
-    def _rules(self) -> Iterator[tuple[bool, str]]:
-        numbers = (self.channels, self.size, self.references)
-        yield all(type(each) is int for each in numbers), "channels, size and references must be whole numbers"
-        yield 1 <= self.channels <= 64, f"channels is {self.channels}: 1 to 64"
-        yield 1 <= self.size <= 4096, f"size is {self.size}: 1 to 4096 pixels"
-        yield self.references >= 0, f"references is {self.references}: from 0"
-        texts = (self.network, self.trained_on, self.stem, self.mask_unit, self.masked_target, self.batch_norm)
-        yield all(isinstance(each, str) for each in texts), "network, trained_on, stem and mask settings must be text"
-        yield self.protocol in PROTOCOLS, f"protocol is {self.protocol!r}: {', '.join(PROTOCOLS)}"
-        yield _is_number(self.mask_probability), "mask_probability must be a number"
-        yield 0 <= self.mask_probability < 1, f"mask_probability is {self.mask_probability}: in [0, 1)"
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            yield isinstance(values, tuple) and all(map(_is_number, values)), f"{name} must be a list of numbers"
-            yield len(values) == self.channels, f"{name} has {len(values)} values for {self.channels} channels"
-        yield all(each > 0 for each in self.std), "std must be above 0"
-        named = isinstance(self.classes, tuple) and all(isinstance(each, str) for each in self.classes)
-        yield named and len(self.classes) > 0, "classes must be a list of names"
-        yield _is_number(self.width) and 0 < self.width <= 16, f"width is {self.width}: a factor in (0, 16]"
-        yield self.interpolation in get_args(Interpolation), f"interpolation is {self.interpolation!r}"
-        yield _is_number(self.crop) and 0.1 <= self.crop <= 1, f"crop is {self.crop}: a share in [0.1, 1]"
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} values for {self.channels} channels")
+        return self
 
     @property
     def view(self) -> View:
@@ -104,10 +99,6 @@ class ModelConfig:
         return to_input(as_seen_by(images, self.channels, self.size), self.mean, self.std)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def build_model(
     config: ModelConfig, *, seed: int = 0, fresh_stem: bool = True, network: nn.Module | None = None
 ) -> nn.Module:
@@ -125,9 +116,9 @@ def build_model(
         fresh_stem=fresh_stem,
         stem=config.stem or None,
         example=_example(config),
-        mask_unit=config.mask_unit,  # type: ignore[arg-type]  # checked by anchor()
-        masked_target=config.masked_target,  # type: ignore[arg-type]
-        batch_norm=config.batch_norm,  # type: ignore[arg-type]
+        mask_unit=config.mask_unit,
+        masked_target=config.masked_target,
+        batch_norm=config.batch_norm,
         generator=torch.Generator().manual_seed(derived_seed(seed, "stem")),
     )
 
@@ -199,18 +190,9 @@ def read_config(run: Run) -> ModelConfig:
     """Read ``model.json``; ``UserError`` where it is missing, malformed, or has other fields or values."""
     if not run.model_file.exists():
         raise UserError(f"{run.path} is not a trained run: it has no {run.model_file.name}")
-    try:
-        return _config(read_json(run.model_file))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{run.model_file} does not describe a model of this version of anchored: {error}") from error
-
-
-def _config(fields: Any) -> ModelConfig:
-    """The configuration of what JSON gave; ``TypeError`` or ``ValueError`` where it is something else."""
-    if not isinstance(fields, dict):
-        raise TypeError(f"expected an object, found {type(fields).__name__}")
-    tuples: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return ModelConfig(**tuples)
+    where = f"{run.model_file} does not describe a model of this version of anchored"
+    config: ModelConfig = parse(ModelConfig, read_json(run.model_file), where)
+    return config
 
 
 def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Module:
@@ -247,7 +229,7 @@ def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:
     """The folded network of a safetensors file that ``anchored export`` wrote; see :func:`load`."""
     weights, text = load_tensors(path)
     try:
-        config = _config(json.loads(text["anchored"])["model"])
+        config = parse(ModelConfig, json.loads(text["anchored"])["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a model that anchored exported: {error}") from error
     folded = _plain_network(config, path, network)

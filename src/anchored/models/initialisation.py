@@ -36,7 +36,7 @@ def model_config(cell: Cell) -> ModelConfig:
     return ModelConfig(
         network=cell.network,
         protocol=cell.protocol,
-        mask_probability=cell.alpha,
+        mask_probability=cell.mask_probability,
         channels=view.channels,
         size=view.size,
         mean=mean,

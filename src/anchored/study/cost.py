@@ -64,32 +64,32 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     kinds: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol), []).append(cell)
-    limit, found = SECONDS / len({(network, protocol == "standard") for network, protocol in kinds}), []
+    limit, measured = SECONDS / len({(network, protocol == "standard") for network, protocol in kinds}), []
     timed: dict[tuple[str, bool], _Timing] = {}
     for (network, protocol), alike in kinds.items():
         key = (network, protocol == "standard")
         if key not in timed:
             progress(f"{network}, {protocol}")
             timed[key] = _measured(alike[0], recipe.evaluate.batch_size, limit)
-        one, train = timed[key], alike[0].train
-        images, outputs = _evaluated(recipe, one.features)
+        timing, train = timed[key], alike[0].train
+        images, outputs = _evaluated(recipe, timing.features)
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
-        found.append(
+        measured.append(
             Cost(
                 network=network,
                 protocol=protocol,
                 trainings=len(alike),
                 batch=train.batch_size // train.devices,
-                measured=one.images,
-                step=one.step,
+                measured=timing.images,
+                step=timing.step,
                 steps=steps,
-                passes=one.passes / train.devices,
+                passes=timing.passes / train.devices,
                 images=images,
-                outputs=one.weights + outputs,
-                fits=one.fits,
+                outputs=timing.weights + outputs,
+                fits=timing.fits,
             )
         )
-    return found
+    return measured
 
 
 def count(recipe: Recipe, name: str, split: str) -> float:
@@ -112,13 +112,11 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
 
 
 def _chosen_on(recipe: Recipe) -> float:
-    """Held-out training images that one training is measured on to choose a knob: clean, corrupted, made foreign."""
+    """Count the held-out images that one training is measured on to choose a knob: clean, corrupted, as outliers."""
     if not recipe.choose:
         return 0.0
-    settings, held_out = (
-        holdout.settings_of(recipe),
-        recipe.data.validation * count(recipe, recipe.data.train, "train"),
-    )
+    settings = holdout.settings_of(recipe)
+    held_out = recipe.data.validation * count(recipe, recipe.data.train, "train")
     outside = sum(held_out if name in OUTLIERS else count(recipe, name, "test") for name in settings.ood)
     return held_out * (1 + len(settings.corruptions) * len(settings.severities)) + outside
 
@@ -205,20 +203,20 @@ def corrupting(recipe: Recipe) -> float:
     some = min(64, max(4, (1 << 18) // (seen.channels * seen.size**2)))
     images = torch.randint(0, 256, (some, seen.channels, seen.size, seen.size), dtype=torch.uint8)
     severity = settings.severities[len(settings.severities) // 2]
-    began, each = time.perf_counter(), []
+    began, per_kind = time.perf_counter(), []
     for kind in kinds:
         corruptions.corrupt(images[:1], kind, severity, seed=0)  # the first call loads and prepares
         started = time.perf_counter()
         corruptions.corrupt(images, kind, severity, seed=0)
-        each.append((time.perf_counter() - started) / len(images))
+        per_kind.append((time.perf_counter() - started) / len(images))
         if time.perf_counter() - began > SECONDS / 4:
             break
-    per_image = sum(each) / len(each) * len(kinds)  # what was not reached takes what the others took
+    per_image = sum(per_kind) / len(per_kind) * len(kinds)  # what was not reached takes what the others took
     return per_image * len(settings.severities) * count(recipe, recipe.data.train, "test")
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people write it: ``40 s``, ``12 min``, ``5.5 h``, ``3.2 days``, ``14 years``."""
+    """Return a time in the unit that suits it: ``40 s``, ``12 min``, ``5.5 h``, ``3.2 days``, ``14 years``."""
     for unit, name in ((31_557_600, "years"), (86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:.3g} {name}"

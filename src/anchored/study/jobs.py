@@ -10,18 +10,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from anchored.config.recipe import Cell, Recipe, canonical
-from anchored.config.settings import Evaluation
+from anchored.config.settings import Evaluation, Number
+from anchored.config.validation import parse, settings_class
 from anchored.errors import UserError, told
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import Split
@@ -35,16 +35,16 @@ EVERY = 2.0
 """Seconds between two writes of a state, at least."""
 
 
-@dataclass(frozen=True)
+@settings_class
 class State:
     """How far a cell is: ``state.json`` in its folder."""
 
     phase: Phase
-    share: float = 0.0  # of the phase, in [0, 1]
+    share: Number = 0.0  # of the phase, in [0, 1]
     what: str = ""  # a word on what is being done
-    seconds: dict[str, float] = field(default_factory=dict)  # that each finished phase took, in this process
+    seconds: dict[str, Number] = field(default_factory=dict)  # that each finished phase took, in this process
     worker: str = ""  # host and process
-    updated: float = 0.0  # seconds since 1970 by the clock of that host
+    updated: Number = 0.0  # seconds since 1970 by the clock of that host
     error: str = ""  # of a failed cell, one line
     trace: str = ""  # where a failure that is not bad input came from
 
@@ -57,23 +57,10 @@ class State:
 def state(run: Run) -> State | None:
     """A cell's state, or None where it has none, or none that can be read."""
     try:
-        found: Any = files.read_json(run.state_file)
-        made = State(**found)
-    except (UserError, TypeError):
+        found: State = parse(State, files.read_json(run.state_file))
+    except UserError:
         return None
-    return made if _is_sound(made) else None
-
-
-def _is_sound(state: State) -> bool:
-    """Whether every field is of its type: the file may be anybody's."""
-    texts = (state.what, state.worker, state.error, state.trace)
-    numbers = (state.share, state.updated, *state.seconds.values()) if isinstance(state.seconds, dict) else (None,)
-    return (
-        isinstance(state.phase, str)
-        and state.phase in get_args(Phase)
-        and all(isinstance(text, str) for text in texts)
-        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-    )
+    return found
 
 
 def worker() -> str:

@@ -1,4 +1,4 @@
-"""Before anything starts: what a recipe lacks here and how to get it, what it takes, how long it will run."""
+"""What a study needs before it starts: missing data and how to get it, disk and memory, and the time it will take."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
         for kind in corruptions.expand(settings.corruptions, size, size):
             archives.setdefault(evaluator.archive_of(recipe.data.train, kind), []).append(kind)
         uses += [(name, "corruption", tuple(kinds)) for name, kinds in archives.items()]
-    found: dict[str, Need] = {}
+    by_name: dict[str, Need] = {}
     for name, use, kinds in uses:
-        one = _need(name, use, kinds, root)
-        found[name] = replace(one, use=f"{found[name].use}, {use}") if name in found else one
-    return list(found.values())
+        need = _need(name, use, kinds, root)
+        by_name[name] = replace(need, use=f"{by_name[name].use}, {use}") if name in by_name else need
+    return list(by_name.values())
 
 
 def _need(name: str, use: str, kinds: Sequence[str], root: Path | None) -> Need:
@@ -87,7 +87,7 @@ def _entry(row: DataSet, corruption: str) -> str:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that ``anchored doctor`` found."""
+    """What ``anchored doctor`` reports of a recipe on this machine."""
 
     recipe: Recipe
     needs: list[Need]
@@ -132,7 +132,7 @@ class Diagnosis:
         return _largest() + round(min(settings.memory * 1e9, images * seen.channels * seen.size**2))
 
     def shortages(self) -> Iterator[str]:
-        """What there is too little of, a line each."""
+        """Yield one line for each of disk, device memory and main memory that is too small."""
         place = _existing(data_root(self.root))
         for needed, folder, what in (
             (self.unpacked, place, "data"),
@@ -213,16 +213,16 @@ def examine(
     root: Path | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> Diagnosis:
-    """Look at a recipe's data, measure its networks here, and return what was found. Takes about a minute at most.
+    """Check which of a recipe's data is present and time its networks on this machine, in about a minute at most.
 
-    UserError for what no data could mend: unknown networks, sets or corruptions.
+    Raises ``UserError`` for unknown networks, sets or corruptions.
     """
     for network in recipe.grid.networks:
         networks.find_network(network)
-    found = needs(recipe, root)
-    if any(need.missing for need in found if catalog.is_own(need.name)):
-        return Diagnosis(recipe, found, [], 0.0, root, results)  # without own images, their size is not known
-    return Diagnosis(recipe, found, costs(recipe, progress), corrupting(recipe), root, results)
+    data_sets = needs(recipe, root)
+    if any(need.missing for need in data_sets if catalog.is_own(need.name)):
+        return Diagnosis(recipe, data_sets, [], 0.0, root, results)  # without own images, their size is not known
+    return Diagnosis(recipe, data_sets, costs(recipe, progress), corrupting(recipe), root, results)
 
 
 def _table(*headings: str) -> Table:
@@ -236,7 +236,7 @@ def _table(*headings: str) -> Table:
 
 def _existing(folder: Path) -> Path:
     """Return the nearest folder above, or ``folder`` itself, that is there."""
-    return next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
 
 
 def _available() -> int | None:
@@ -267,5 +267,5 @@ def _devices() -> str:
     cores = f"{os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)}"
     if not torch.cuda.is_available():
         return f"{cores}; no GPU found"
-    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return f"{cores}; " + ", ".join(f"{each.name} ({amount(each.total_memory)})" for each in names)
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return f"{cores}; " + ", ".join(f"{gpu.name} ({amount(gpu.total_memory)})" for gpu in gpus)

@@ -1,0 +1,106 @@
+"""Arguments of a command from its typed function: names, types, defaults by its signature, help by its docstring.
+
+A parameter before the ``*`` is positional, one after it an option; ``output`` is ``-o`` too. A parameter ``recipe`` or
+``evaluation`` is made of a file's settings and of the options ``--SECTION.KEY``: see ``cli.overrides``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from anchored.cli import overrides
+from anchored.errors import UserError
+
+Verb = Callable[..., "int | None"]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Documentation:
+    """What the docstring of a verb says: a summary, a line on each argument, and examples."""
+
+    summary: str
+    arguments: dict[str, str]
+    examples: list[str]
+
+    @staticmethod
+    def of(verb: Verb) -> Documentation:
+        """Read the docstring of a verb."""
+        text, arguments, examples = re.split(r"\n(?:Args|Examples):\n", inspect.getdoc(verb) or "")
+        entries = re.findall(r"^(\w+): (.*(?:\n +.*)*)", textwrap.dedent(arguments), re.MULTILINE)
+        meanings = {name: " ".join(meaning.split()) for name, meaning in entries}
+        return Documentation(text.strip().rstrip("."), meanings, textwrap.dedent(examples).split("\n"))
+
+
+def parse_arguments(name: str, verb: Verb, words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments that a command line gives to a verb; ``UserError`` where it takes no such."""
+    given = vars(build_parser(name, verb, words).parse_intermixed_args(words))
+    changed = {key: given.pop(key) for key in [*given] if given[key] is not None and overrides.is_setting(key)}
+    arguments = {key: given[key] for key in inspect.signature(verb).parameters if key in given}
+    if "recipe" in given:
+        arguments["recipe"] = overrides.resolve_recipe(given["recipe"], changed, given["scale"], ray=given.get("ray"))
+    if name == "evaluate":
+        arguments["evaluation"] = overrides.resolve_evaluation(given["run"], changed)
+    return arguments
+
+
+def build_parser(name: str, verb: Verb, words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of a verb, whose help shows the values of the recipe that ``words`` name."""
+    documentation, hints = Documentation.of(verb), get_type_hints(verb, localns={"Recipe": Any, "Evaluation": Any})
+    examples = "\n  ".join(documentation.examples)
+    parser = _Parser(
+        prog=f"anchored {name}",
+        description=f"{documentation.summary}.\n\nexamples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made = ("recipe", "evaluation")  # last, so that the usage shows the verb's own options
+    for parameter in sorted(inspect.signature(verb).parameters.values(), key=lambda each: each.name in made):
+        if parameter.name == "recipe":
+            overrides.add_recipe(parser, words[0] if {"-h", "--help"} & {*words} else "")
+        elif parameter.name == "evaluation":
+            overrides.add_settings(parser, "evaluate.", {})
+        else:
+            _add(parser, parameter, hints[parameter.name], documentation.arguments[parameter.name])
+    return parser
+
+
+def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, text: str) -> None:
+    required = parameter.default is parameter.empty
+    hint = get_args(hint)[0] if type(None) in get_args(hint) else hint
+    if parameter.default not in (parameter.empty, None, False, "", ()):
+        text += f" (default: {parameter.default})"
+    options: dict[str, Any] = {"help": text.replace("%", "%%")}
+    many = get_origin(hint) is tuple
+    if get_origin(hint) is Literal:
+        options["choices"] = get_args(hint)
+    elif hint is bool:
+        options["action"] = "store_true"
+    elif hint is not str and not many:
+        options["type"] = hint
+    if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+        parser.add_argument(parameter.name, nargs=("+" if required else "*") if many else None, **options)
+        return
+    if many:
+        options["type"] = lambda text: _list(hint, text)
+    flags = ["-o"] * (parameter.name == "output") + [f"--{parameter.name}"]
+    parser.add_argument(*flags, required=required, default=None if required else parameter.default, **options)
+
+
+def _list(hint: Any, text: str) -> Any:
+    from anchored.config.validation import parse
+
+    try:
+        return parse(hint, overrides.read_value(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

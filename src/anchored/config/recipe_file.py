@@ -1,0 +1,107 @@
+"""Recipe files: YAML with the sections of ``settings.py``.
+
+``base: other-recipe`` starts from another recipe and states only what differs.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from anchored.errors import UserError
+
+MAX_VALUES = 100_000  # of a recipe, aliases followed
+
+
+class Loader(yaml.SafeLoader):
+    """Plain YAML in which a key given twice is an error, and ``1e-2`` a number (YAML 1.1 takes it for text)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; ``ConstructorError`` where it has a key twice."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if key.value in [earlier.value for earlier in keys[:place]]:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("anchored.config") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe, by the name of a shipped one or the path of a YAML file, bases merged in.
+
+    Raises ``UserError`` for an unknown name, a missing or malformed file, or a base that leads back to itself.
+    """
+    return _read(name, ())
+
+
+def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
+    if name in trail:
+        raise UserError(f"recipe '{name}' is its own base ({' -> '.join((*trail, name))}): remove one 'base:'")
+    text = _text(name)
+    try:
+        own = yaml.load(text, Loader) or {}
+    except (ValueError, RecursionError) as error:  # a date that is none, a number too long
+        raise UserError(f"recipe '{name}': not valid YAML ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"recipe '{name}'{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(own, dict):
+        raise UserError(f"recipe '{name}': expected sections such as 'data:' and 'train:', found {type(own).__name__}")
+    if odd := _odd(own):
+        raise UserError(f"recipe '{name}': {odd}")
+    base = own.pop("base", None)
+    own.setdefault("name", Path(name).stem)
+    return own if base is None else _merged(_read(str(base), (*trail, name)), own)
+
+
+def _odd(tree: Any) -> str:
+    """What is wrong with the shape of a file's settings, or nothing; aliases may stand for more than any memory has."""
+    waiting, seen = [tree], 0
+    while waiting:
+        node, seen = waiting.pop(), seen + 1
+        if seen > MAX_VALUES:
+            return f"it holds more than {MAX_VALUES:,} values"
+        if isinstance(node, dict):
+            if odd := next((key for key in node if not isinstance(key, str)), None):
+                return f"{odd!r} is the name of a setting, but not text: put it in quotes"
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
+    return ""
+
+
+def _text(name: str) -> str:
+    if name in recipe_names():
+        return (resources.files("anchored.config") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise UserError(f"no recipe '{name}': there are {', '.join(recipe_names())}, or give the path of a .yaml file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe file {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Sections merged key by key; a list replaces the base's list."""
+    both = {
+        key: _merged(base[key], own[key])
+        for key in base.keys() & own.keys()
+        if isinstance(base[key], dict) and isinstance(own[key], dict)
+    }
+    return {**base, **own, **both}
