@@ -31,7 +31,7 @@ from torch import Tensor
 
 from anchored.corruptions.registry import CORRUPTIONS, corrupt, expand
 from anchored.data import datasets
-from anchored.data.batches import to_input
+from anchored.data.preprocessing import to_input
 from anchored.models import registry as networks
 
 BATCH = {32: 256, 224: 8}
@@ -78,7 +78,7 @@ def compare(names: list[str], size: int, turns: int) -> None:
 @torch.inference_mode()
 def sweep(size: int = 28, count: int = 1400) -> None:
     """Seconds of both parts of the demo's sweep, one after the other."""
-    test = datasets.load("fashion-mini-known", "test")
+    test = datasets.load_split("fashion-mini-known", "test")
     network = networks.build_network("small", channels=1, classes=7, seed=0).eval()
     images = test.images[:count]
     inputs = to_input(images, (0.3,), (0.3,))

@@ -22,7 +22,7 @@ from anchored import anchor
 from anchored.config.settings import Data, Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
-from anchored.data.batches import ImageSet
+from anchored.data.image_sets import ImageSet
 from anchored.evaluation.inference import Pass
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import registry as networks
@@ -34,7 +34,7 @@ SEVERITIES = (1, 3, 5)
 
 def model_and_config() -> tuple[AnchoredModel, ModelConfig]:
     """The demo's anchored network, untrained, with one reference."""
-    row = datasets.row(NAME, Data())
+    row = datasets.dataset_row(NAME, Data())
     model = anchor(networks.build_network("small", channels=row.channels, classes=len(row.classes), seed=0))
     model.references = torch.zeros(1, row.channels, row.size, row.size)
     config = ModelConfig(
@@ -55,7 +55,7 @@ def swept(work: Callable[[str, int], object], names: tuple[str, ...]) -> float:
 def main() -> None:
     options = options_of(__doc__, turns=2).parse_args()
     model, config = model_and_config()
-    images, batch = datasets.load(NAME, "test"), Evaluation().batch_size
+    images, batch = datasets.load_split(NAME, "test"), Evaluation().batch_size
     names = corruptions.expand(["c"], config.size, config.size)
 
     def run(name: str, severity: int, corrupted: bool) -> None:

@@ -11,6 +11,7 @@ are, the large set would take the last line's memory. Linux only.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import statistics
@@ -26,8 +27,9 @@ from timing import options_of
 from torch import Tensor, nn
 
 from anchored.corruptions import registry as corruptions
-from anchored.data.streaming import ImageStream, View
-from anchored.data.user_data import index as own
+from anchored.data.image_sets import ImageStream
+from anchored.data.image_sources import index_files
+from anchored.data.preprocessing import InputFormat
 from anchored.evaluation.inference import Pass, passed
 from anchored.models.folder import ModelConfig
 from anchored.store.layout import Run
@@ -68,10 +70,8 @@ def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.
     config = ModelConfig(
         "small", "standard", 0.0, 3, size, (0.5,) * 3, (0.25,) * 3, tuple(map(str, range(CLASSES))), "photographs", 0
     )
-    index, labels = own.of_files(paths), torch.arange(len(paths)) % CLASSES
-    stream = ImageStream(
-        "photographs", index, config.classes, View(3, size, 0.875), torch.arange(len(paths)), labels, 2
-    )
+    index = dataclasses.replace(index_files(paths), labels=np.arange(len(paths)) % CLASSES)
+    stream = ImageStream("photographs", index, config.classes, InputFormat(3, size, 0.875), torch.arange(len(paths)), 2)
 
     def change(images: Tensor, places: Tensor) -> Tensor:
         return corruptions.corrupt(images, "contrast", 3, seed=0, indices=places)

@@ -34,7 +34,7 @@ def measured() -> dict[str, float]:
     from anchored.models import registry as networks
 
     torch.set_num_threads(2)
-    images = datasets.load("fashion-mini-known", "test").images[:350]
+    images = datasets.load_split("fashion-mini-known", "test").images[:350]
     network = networks.build_network("small", channels=2, classes=7, seed=0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     inputs, labels = torch.randn(128, 2, 28, 28), torch.randint(7, (128,))

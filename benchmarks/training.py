@@ -25,7 +25,8 @@ from torchvision.transforms import v2
 from anchored import anchor
 from anchored.config.recipe import Cell
 from anchored.config.settings import Anchoring, Data, Tail, Training
-from anchored.data.batches import Batches, ImageSet
+from anchored.data.batches import Batches
+from anchored.data.image_sets import ImageSet
 from anchored.method.hard_delta import Residuals, uniform_cross_entropy
 from anchored.models import registry as networks
 from anchored.store.layout import Run

@@ -42,7 +42,7 @@ def anchored(*words: str | Path) -> None:
 
 def accuracy(model: Path) -> float:
     """Of the exported file on the test set, in percent: it takes pixels and needs no anchored."""
-    test = datasets.load("fashion-mini-known", "test", channels=3, size=48)
+    test = datasets.load_split("fashion-mini-known", "test", channels=3, size=48)
     session = onnxruntime.InferenceSession(model)
     found = [session.run(None, {"images": part.numpy()})[0].argmax(axis=1) for part in test.images.split(200)]
     return 100 * (torch.cat([torch.from_numpy(each) for each in found]) == test.labels).float().mean().item()

@@ -14,7 +14,8 @@ from transformers import Trainer, TrainingArguments
 
 import anchored
 from anchored.data import datasets
-from anchored.data.batches import ImageSet, to_input
+from anchored.data.image_sets import ImageSet
+from anchored.data.preprocessing import to_input
 from anchored.models import registry as networks
 
 
@@ -47,5 +48,5 @@ def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.take_fraction(datasets.load_split("fashion-mini-known", "train"), 0.2)
     train(networks.build_network("small", channels=1, classes=7, seed=0), known)

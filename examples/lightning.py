@@ -12,7 +12,8 @@ from torch.nn import functional
 
 import anchored
 from anchored.data import datasets
-from anchored.data.batches import Batches, ImageSet
+from anchored.data.batches import Batches
+from anchored.data.image_sets import ImageSet
 from anchored.models import registry as networks
 
 
@@ -43,5 +44,5 @@ def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
 
 
 if __name__ == "__main__":
-    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.take_fraction(datasets.load_split("fashion-mini-known", "train"), 0.2)
     train(networks.build_network("small", channels=1, classes=7, seed=0), known)

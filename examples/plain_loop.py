@@ -11,7 +11,8 @@ from torch.nn import functional
 
 import anchored
 from anchored.data import datasets
-from anchored.data.batches import Batches, ImageSet
+from anchored.data.batches import Batches
+from anchored.data.image_sets import ImageSet
 from anchored.models import registry as networks
 
 
@@ -32,7 +33,7 @@ def train(network: nn.Module, images: ImageSet, epochs: int = 3) -> nn.Module:
 
 
 if __name__ == "__main__":
-    known = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.2)
+    known = datasets.take_fraction(datasets.load_split("fashion-mini-known", "train"), 0.2)
     trained = train(networks.build_network("small", channels=1, classes=7, seed=0), known)
     plain = anchored.fold(trained)  # an ordinary network again: no references, no pairs
     print(plain(torch.zeros(1, 1, 28, 28)).shape)

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from anchored.corruptions.registry import CORRUPTIONS, expand
-from anchored.data.corrupted_copy import ALL, jpeg, png, sheet
+from anchored.data.corrupted_copy import ALL, contact_sheet, encode_image
 from anchored.store import files
 
 GROUPS = {
@@ -45,9 +45,9 @@ def main() -> None:
         image = photograph(size)
         for name, (family, group) in GROUPS.items():
             kinds = [each for each in expand([family], size, size) if group in ("", CORRUPTIONS[each].group)]
-            shown = sheet(image, kinds, ALL, tile=144 if size == 224 else 96)
+            shown = contact_sheet(image, kinds, ALL, tile=144 if size == 224 else 96)
             file = folder / f"{name}-{size}.{'jpg' if size == 224 else 'png'}"
-            files.write_bytes(file, jpeg(shown, 72) if size == 224 else png(shown))
+            files.write_bytes(file, encode_image(shown, "JPEG", 72) if size == 224 else encode_image(shown, "PNG"))
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 

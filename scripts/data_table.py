@@ -13,7 +13,7 @@ from pathlib import Path
 
 from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet
-from anchored.data.inventory import size
+from anchored.data.inventory import total_size
 from anchored.store import files as disk
 
 PAGE = Path(__file__).parents[1] / "docs" / "data.md"
@@ -40,7 +40,7 @@ def _files(row: DataSet) -> tuple[str, str]:
         return ("by hand", "none") if row.manual else ("–", "–")
     kinds = sorted({(file.hash or file.content or "none published:").partition(":")[0] for file in files})
     by_hand = "" if row.downloads and not row.manual else ", by hand"
-    return size(files) + by_hand, ", ".join(kinds)
+    return total_size(files) + by_hand, ", ".join(kinds)
 
 
 def main(arguments: list[str]) -> int:

@@ -23,10 +23,11 @@ from PIL import Image
 import anchored
 from anchored.config.recipe import Cell, Recipe
 from anchored.config.settings import Data, Evaluation, Grid, Training
-from anchored.data import corrupted_copy
+from anchored.data import corrupted_copy, image_sources
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import File
-from anchored.data.readers import arrays, images, tars, unpack
+from anchored.data.image_sources import FileSource, ImageIndex, TarSource, ZipSource, index_files
+from anchored.data.readers import arrays, tars, unpack
 from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.evaluation import suites
@@ -183,14 +184,14 @@ def cifar_c(folder: Path) -> Path:
     return written(folder / row.folder / "CIFAR-10-C/contrast.npy", packed(lambda out: np.save(out, blocks)))
 
 
-CIFAR_C = replace(catalog.get("cifar10-c"), test=2, test_files=())
+CIFAR_C = replace(catalog.get_dataset("cifar10-c"), test=2, test_files=())
 CIFAR = replace(
-    catalog.get("cifar10"),
+    catalog.get_dataset("cifar10"),
     train_files=(File(name="cifar-10-batches-bin/data_batch_1.bin", bytes=3073 * 2),),
     parts=(File(name="cifar-10-binary.tar.gz"),),
 )
 IDX = replace(
-    catalog.get("fashion-mnist"),
+    catalog.get_dataset("fashion-mnist"),
     test_files=(File(name="t10k-images-idx3-ubyte"), File(name="t10k-labels-idx1-ubyte")),
 )
 
@@ -251,10 +252,10 @@ def unpacked(path: Path) -> None:
 def members(path: Path) -> None:
     """Read every image of an archive in place."""
     tars.members.cache_clear()
-    images._opened.cache_clear()
-    place: Any = (images.Zip if path.suffix == ".zip" else images.Tar)(path, "set/")
-    keys = place.keys()
-    index = images.ImageIndex("own", place, tuple(keys), np.zeros(len(keys), np.int64))
+    image_sources._open_zip.cache_clear()
+    source = (ZipSource if path.suffix == ".zip" else TarSource)(path, "set/")
+    keys = source.keys()
+    index = ImageIndex(source, keys, np.zeros(len(keys), np.int64), "digits")
     for number in range(len(index)):
         with contextlib.suppress(UserError):
             index.decode(number)
@@ -262,8 +263,8 @@ def members(path: Path) -> None:
 
 def own_listing(path: Path) -> None:
     """Own images, found and decoded."""
-    own.find.cache_clear()
-    found = own.find(str(path), 0.3)
+    own.find_user_data.cache_clear()
+    found = own.find_user_data(str(path), 0.3)
     for index in found.splits.values():
         for number in range(min(3, len(index))):
             with contextlib.suppress(UserError):
@@ -285,8 +286,8 @@ def picture(kind: str) -> Target:
 
     def read(path: Path) -> None:
         with contextlib.suppress(UserError):
-            images.decoded(path.read_bytes(), str(path))
-        own.of_files([path]).decode(0)
+            ImageIndex(FileSource(Path()), [str(path)], np.zeros(1, np.int64), "digits").decode(0)
+        index_files([path]).decode(0)
 
     return Target(f"image {kind}", lambda folder: written(folder / f"a.{kind.lower()}", png(1, kind)), read)
 
@@ -401,7 +402,7 @@ TARGETS = (
     Target("tree", tree_file, disk.load_tree),
     Target("checkpoint", checkpoint_text, resumed, "json", share=0.05),
     Target("own npz", npz_file, own_listing),
-    Target("own npy", npy_file, lambda path: corrupted_copy._source(str(path), 0, True)),
+    Target("own npy", npy_file, lambda path: corrupted_copy._open_originals(str(path), 0, True)),
     Target("own csv", csv_file, own_listing),
     Target("CIFAR-C npy", cifar_c, lambda path: arrays.corrupted_arrays(CIFAR_C, "contrast", 2, path.parents[2])),
     Target("idx", idx_file, lambda path: arrays.READERS["idx"](IDX, "test", path.parents[1])),

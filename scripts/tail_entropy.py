@@ -17,7 +17,7 @@ import torch
 
 from anchored.config.recipe import Cell
 from anchored.data import datasets
-from anchored.data.batches import to_input
+from anchored.data.preprocessing import to_input
 from anchored.method.anchoring import AnchoredModel
 from anchored.method.hard_delta import Residuals
 from anchored.metrics.ood_scores import entropy
@@ -34,7 +34,7 @@ def entropies(run: Run) -> tuple[float, float, float, int]:
     cell = Cell.parse(files.read_json(run.cell_file), run.cell_file)
     model, config = models.load(run.path), models.read_config(run)
     assert isinstance(model, AnchoredModel)
-    images = datasets.open_set(cell.data.train, "train", cell.data, datasets.seen_by(cell.data))
+    images = datasets.open_set(cell.data.train, "train", cell.data, datasets.input_format(cell.data))
     some = next(images.parts([torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:IMAGES]]))
     seen = to_input(some, config.mean, config.std)
     residuals = Residuals(tuple(seen.shape[1:]))

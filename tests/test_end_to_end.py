@@ -15,7 +15,7 @@ import torch
 import anchored
 from anchored.cli.main import main
 from anchored.data import datasets
-from anchored.data.batches import to_input
+from anchored.data.preprocessing import to_input
 from anchored.method.anchoring import AnchoredModel
 from anchored.store import files as disk
 from anchored.store import layout
@@ -77,7 +77,7 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     model = anchored.load(run.path)
     assert isinstance(model, AnchoredModel)
     config = json.loads(run.model_file.read_text())
-    test = datasets.scaled(datasets.load("fashion-mini-known", "test"), 0.02, minimum=10)
+    test = datasets.take_fraction(datasets.load_split("fashion-mini-known", "test"), 0.02, minimum=10)
     with torch.no_grad():
         logits = model(to_input(test.images, config["mean"], config["std"]))
     accuracy = 100 * (logits.argmax(dim=1) == test.labels).double().mean().item()

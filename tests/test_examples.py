@@ -11,7 +11,8 @@ from torch.nn import functional
 
 import anchored
 from anchored.data import datasets
-from anchored.data.batches import ImageSet, to_input
+from anchored.data.image_sets import ImageSet
+from anchored.data.preprocessing import to_input
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import registry as networks
 
@@ -30,7 +31,7 @@ def example(name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
-    return datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.1)
+    return datasets.take_fraction(datasets.load_split("fashion-mini-known", "train"), 0.1)
 
 
 @pytest.mark.parametrize("name", ["plain_loop", "lightning", "hugging_face_trainer", "timm_pieces"])

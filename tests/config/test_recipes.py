@@ -61,14 +61,14 @@ def test_every_recipe_is_sound(name: str) -> None:
     for cell in cells:
         networks.find_network(cell.network)
     for row in (recipe.data.train, *recipe.evaluate.ood, *recipe.evaluate.adaptation):
-        catalog.get(row)
+        catalog.get_dataset(row)
     assert recipe.title
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_s_recipe_trains_and_measures_what_the_table_holds(name: str) -> None:
     recipe = read(name)
-    trained_on = catalog.get(recipe.data.train).title
+    trained_on = catalog.get_dataset(recipe.data.train).title
     numbers = [each for each in paper.published_numbers() if each.table == TABLES[name]]
     assert {each.trained_on for each in numbers} == {trained_on}
     trained = [
@@ -84,8 +84,8 @@ def test_a_table_s_recipe_trains_and_measures_what_the_table_holds(name: str) ->
     assert trained == list(dict.fromkeys(each.variant for each in numbers))
     settings = recipe.evaluate
     titles = {
-        "auroc": [catalog.get(row).title for row in settings.ood],
-        "linear_probe_accuracy": [catalog.get(row).title for row in settings.adaptation],
+        "auroc": [catalog.get_dataset(row).title for row in settings.ood],
+        "linear_probe_accuracy": [catalog.get_dataset(row).title for row in settings.adaptation],
         "smooth_ece": [f"{trained_on}-{'C̄' if family == 'c-bar' else 'C'}" for family in settings.corruptions],
     }
     for metric, found in titles.items():
@@ -205,7 +205,7 @@ IMAGES = 6  # test images of each corrupted set, and ImageNet's
 
 def corrupted_blocks(root: Path, name: str) -> DataSet:
     """CIFAR-C's archive: an npy of five blocks for each of the 19 corruptions, and the labels."""
-    row = replace(catalog.get(name), test=IMAGES, test_files=())
+    row = replace(catalog.get_dataset(name), test=IMAGES, test_files=())
     draw = np.random.default_rng(0)
     arrays = {kind: draw.integers(0, 256, (5 * IMAGES, 32, 32, 3), dtype=np.uint8) for kind in row.corruptions}
     arrays["labels"] = np.tile(np.arange(IMAGES, dtype=np.int64), 5)
@@ -220,7 +220,7 @@ def corrupted_blocks(root: Path, name: str) -> DataSet:
 
 def corrupted_folders(root: Path, name: str) -> DataSet:
     """ImageNet-C's and C̄'s folders, unpacked: corruption, severity, class, image; those that are measured below."""
-    row = catalog.get(name)
+    row = catalog.get_dataset(name)
     for kind in FEW["c-bar" if name.endswith("bar") else "c"]:
         for severity in range(1, 6):
             for i in range(IMAGES):
@@ -238,7 +238,7 @@ def imagenet(root: Path) -> DataSet:
     for i in range(IMAGES):
         write(root / f"imagenet/val/ILSVRC2012_val_{i + 1:08d}.JPEG", picture((72, 80)))
     imagenet_kit(root / "imagenet/ILSVRC2012_devkit_t12/data", WNIDS, numbers)
-    whole = catalog.get("imagenet")
+    whole = catalog.get_dataset("imagenet")
     return replace(whole, folders=WNIDS, classes=whole.classes[:6], file_classes=6, train=12, test=IMAGES)
 
 
@@ -250,13 +250,13 @@ def rows(root: Path) -> Iterator[DataSet]:
     yield imagenet(root)
     for name in CIFAR_OOD:
         for i in range(3):
-            write(root / name / catalog.get(name).images / f"{i}.jpg", picture((32, 32)))
-        yield replace(catalog.get(name), test=3)
+            write(root / name / catalog.get_dataset(name).images / f"{i}.jpg", picture((32, 32)))
+        yield replace(catalog.get_dataset(name), test=3)
     yield places(root)
     found = dtd(root)
     yield found
-    yield replace(catalog.get("dtd-textures"), classes=found.classes, file_classes=3, test=9)
-    ninco = replace(catalog.get("ninco"), classes=catalog.get("ninco").classes[:2], file_classes=2)
+    yield replace(catalog.get_dataset("dtd-textures"), classes=found.classes, file_classes=3, test=9)
+    ninco = replace(catalog.get_dataset("ninco"), classes=catalog.get_dataset("ninco").classes[:2], file_classes=2)
     yield replace(ninco, test=len(by_class(root, f"ninco/{ninco.images}", ninco.classes)))
     yield ucf101(root, takes=2)
     for name in sorted(ADAPTATION.keys() - {"dtd", "ucf101"}):

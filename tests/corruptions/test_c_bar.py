@@ -34,7 +34,7 @@ IMAGENET = (
 
 @pytest.fixture(scope="module")
 def grey() -> Tensor:
-    return datasets.load("photos", "test").images[:200]
+    return datasets.load_split("photos", "test").images[:200]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ UNEVEN = ("glass_blur", "motion_blur", "saturate", "spatter", "frost")  # their 
 
 @pytest.fixture(scope="module")
 def grey() -> Tensor:
-    return datasets.load("photos", "test").images[:60]
+    return datasets.load_split("photos", "test").images[:60]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def test_a_row_fits_together(row: DataSet) -> None:
     assert all(0 < value < 1 for value in row.mean + row.std)
     assert len(set(row.classes)) == len(row.classes)
     if row.clean:
-        clean = catalog.get(row.clean)
+        clean = catalog.get_dataset(row.clean)
         assert row.roles == ("corrupted",)
         assert (row.file_classes, row.test, row.size) == (clean.file_classes, clean.test, clean.size)
         assert len(set(row.corruptions)) == len(row.corruptions) in (10, 19)
@@ -100,16 +100,16 @@ def test_counts_are_the_published_ones() -> None:
         "oxford-pets": (3_680, 3_669),
         "dtd": (47 * 80, 47 * 40),
     }
-    assert {name: (catalog.get(name).train, catalog.get(name).test) for name in counts} == counts
+    assert {name: (catalog.get_dataset(name).train, catalog.get_dataset(name).test) for name in counts} == counts
 
 
 def test_titles_are_unique_and_the_papers() -> None:
     assert len({row.title for row in CATALOG.values()}) == len(CATALOG)
-    assert (catalog.get("cifar10").title, catalog.get("cifar100").title) == ("CIFAR-10", "CIFAR-100")
+    assert (catalog.get_dataset("cifar10").title, catalog.get_dataset("cifar100").title) == ("CIFAR-10", "CIFAR-100")
 
 
 def test_known_and_novel_classes_share_out_the_set() -> None:
-    whole, known, novel = (catalog.get(f"fashion-mini{part}") for part in ("", "-known", "-novel"))
+    whole, known, novel = (catalog.get_dataset(f"fashion-mini{part}") for part in ("", "-known", "-novel"))
     assert known.classes == ("T-shirt/top", "Trouser", "Pullover", "Dress", "Sneaker", "Bag", "Ankle boot")
     assert novel.classes == ("Coat", "Sandal", "Shirt")
     assert known.train + novel.train == whole.train
@@ -118,24 +118,24 @@ def test_known_and_novel_classes_share_out_the_set() -> None:
 
 def test_cifar_files_have_the_official_layout() -> None:
     for name, count, width in (("cifar10", 10_000, 3073), ("cifar100", 50_000, 3074)):
-        row = catalog.get(name)
+        row = catalog.get_dataset(name)
         assert {file.bytes for file in row.train_files} == {count * width}
         assert sum(file.bytes or 0 for file in row.train_files) == row.train * width
         assert sum(file.bytes or 0 for file in row.test_files) == row.test * width
-    assert len(catalog.get("cifar100").classes) == 100
-    assert catalog.get("cifar100").mean != catalog.get("cifar10").mean
+    assert len(catalog.get_dataset("cifar100").classes) == 100
+    assert catalog.get_dataset("cifar100").mean != catalog.get_dataset("cifar10").mean
 
 
 def test_an_unknown_name_gets_near_ones() -> None:
     with pytest.raises(UserError, match=r"^data set 'CIFAR-10' is not in the catalog; did you mean cifar10") as caught:
-        catalog.get("CIFAR-10")
+        catalog.get_dataset("CIFAR-10")
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="known: fashion-mini, "):
-        catalog.get("qqqq")
+        catalog.get_dataset("qqqq")
 
 
 def test_it_imports_the_standard_library_only() -> None:
-    script = "import sys, anchored.catalog; print(*sorted(m.partition('.')[0] for m in sys.modules))"
+    script = "import sys, anchored.data.catalog.registry; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "yaml", "pooch", "rich"} & set(done.stdout.split())
 

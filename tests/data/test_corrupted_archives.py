@@ -10,12 +10,17 @@ import pytest
 from fixtures.catalog_copies import cifar_c, pack, picture, write
 
 from anchored.data.catalog.registry import CATALOG
-from anchored.data.readers import read as readers
+from anchored.data.image_sources import FileSource, ImageIndex
 from anchored.data.readers import verify
-from anchored.data.readers.download import fetch
-from anchored.data.readers.files import is_here, lacking
-from anchored.data.readers.images import ImageIndex
+from anchored.data.readers.download import fetch_dataset
+from anchored.data.readers.files import is_here, missing_entries
+from anchored.data.readers.read import read_corrupted
 from anchored.errors import UserError
+
+
+def contents(index: ImageIndex) -> list[bytes]:
+    assert isinstance(index.source, FileSource)
+    return [index.source.read(key) for key in index.keys]
 
 
 @pytest.mark.parametrize(
@@ -43,22 +48,22 @@ def test_imagenet_c_in_its_tars_and_unpacked(
     else:
         for key, data in files.items():
             write(tmp_path / name / key, data)
-    assert lacking(row, tmp_path, (f"{row.images}/{corruption}".strip("/"),)) == ()
+    assert missing_entries(row, tmp_path, (f"{row.images}/{corruption}".strip("/"),)) == ()
     keys = [f"{wnids[0]}/ILSVRC2012_val_{i:08d}.JPEG" for i in (2, 9)] + [f"{wnids[1]}/ILSVRC2012_val_00000007.JPEG"]
     for severity in (1, 3, 5):
-        found = readers.corrupted(name, corruption, severity, tmp_path)
+        found = read_corrupted(name, corruption, severity, tmp_path)
         assert isinstance(found, ImageIndex)
-        assert (found.keys, found.labels.tolist()) == (tuple(keys), [0, 0, 1])
+        assert (list(found.keys), found.labels.tolist()) == (keys, [0, 0, 1])
         top = "cbar_download/" if name.endswith("bar") else "./"
-        assert [found.read(i) for i in range(3)] == [files[f"{top}{corruption}/{severity}/{key}"] for key in keys]
+        assert contents(found) == [files[f"{top}{corruption}/{severity}/{key}"] for key in keys]
     for bad, text in (((corruption, 2), "(has no images|is missing)"), (("snowing", 1), "no corruption 'snowing'")):
         with pytest.raises(UserError, match=text):
-            readers.corrupted(name, bad[0], bad[1], tmp_path)
+            read_corrupted(name, bad[0], bad[1], tmp_path)
     with pytest.raises(UserError, match="severity is 6"):
-        readers.corrupted(name, corruption, 6, tmp_path)
+        read_corrupted(name, corruption, 6, tmp_path)
     monkeypatch.setitem(CATALOG, name, replace(row, test=4))
     with pytest.raises(UserError, match="3 images; the catalog says 4"):
-        readers.corrupted(name, corruption, 1, tmp_path)
+        read_corrupted(name, corruption, 1, tmp_path)
 
 
 def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
@@ -78,31 +83,31 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
     row = replace(whole, parts=(blur,), needs=("zoom_blur",), corruptions=("zoom_blur",), test=2)
     monkeypatch.setitem(CATALOG, "imagenet-c", row)
 
-    assert lacking(row, tmp_path) == ("zoom_blur",)  # a tar that nobody could read from
+    assert missing_entries(row, tmp_path) == ("zoom_blur",)  # a tar that nobody could read from
     with pytest.raises(UserError, match=r"zoom_blur.* is missing .*run 'anchored data fetch imagenet-c'"):
-        readers.corrupted("imagenet-c", "zoom_blur", 1, tmp_path)
+        read_corrupted("imagenet-c", "zoom_blur", 1, tmp_path)
     plain = tmp_path / "imagenet-c/blur.tar.plain"
-    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert fetch_dataset("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
     assert plain.read_bytes() == gzip.decompress(place.read_bytes())
     assert is_here(row, tmp_path)
     for severity in (1, 5):
-        found = readers.corrupted("imagenet-c", "zoom_blur", severity, tmp_path)
+        found = read_corrupted("imagenet-c", "zoom_blur", severity, tmp_path)
         assert isinstance(found, ImageIndex)
-        assert [found.read(i) for i in range(2)] == [files[f"zoom_blur/{severity}/{key}"] for key in keys]
-    assert verify.archives(row, tmp_path) == ["blur.tar is the published file"]
+        assert contents(found) == [files[f"zoom_blur/{severity}/{key}"] for key in keys]
+    assert verify.check_archives(row, tmp_path) == ["blur.tar is the published file"]
     written = plain.stat().st_mtime_ns
-    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    assert fetch_dataset("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
     assert plain.stat().st_mtime_ns == written
 
     place.rename(tmp_path / "kept.tar")  # the archive may go once its content is there
-    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
-    (said,) = verify.archives(row, tmp_path)
+    assert fetch_dataset("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)
+    (said,) = verify.check_archives(row, tmp_path)
     assert said.startswith("blur.tar.plain cannot be verified (no hash of it is published), unchanged since")
     (tmp_path / "kept.tar").rename(place)
     plain.write_bytes(plain.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"blur\.tar\.plain is not the published file"):
-        verify.archives(row, tmp_path)
-    assert fetch("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)  # made anew
+        verify.check_archives(row, tmp_path)
+    assert fetch_dataset("imagenet-c", tmp_path, progress=False, offline=True) == (plain,)  # made anew
     assert plain.read_bytes() == gzip.decompress(place.read_bytes())
     whole_file = place.read_bytes()
     for bad in (whole_file[: len(whole_file) // 2], whole_file[:100] + b"?" + whole_file[101:]):
@@ -112,7 +117,7 @@ def test_imagenet_c_s_compressed_tars_are_read_from_a_plain_copy(
         monkeypatch.setitem(CATALOG, "imagenet-c", damaged)
         plain.unlink(missing_ok=True)
         with pytest.raises(UserError, match=r"blur\.tar is damaged") as error:
-            fetch("imagenet-c", tmp_path, progress=False, offline=True)
+            fetch_dataset("imagenet-c", tmp_path, progress=False, offline=True)
         assert "\n" not in str(error.value)
         assert sorted(path.name for path in place.parent.iterdir() if "plain" in path.name) == [".blur.tar.plain.index"]
 
@@ -134,7 +139,7 @@ def test_blocks_of_severities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     assert is_here(row, tmp_path)
     for corruption in row.corruptions:
         for severity in range(1, 6):
-            found = readers.corrupted(name, corruption, severity, tmp_path)
+            found = read_corrupted(name, corruption, severity, tmp_path)
             assert isinstance(found, tuple)
             images, labels = found
             expected = arrays[corruption][4 * (severity - 1) : 4 * severity]
@@ -143,7 +148,7 @@ def test_blocks_of_severities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
             assert isinstance(images, np.memmap)
             assert labels.dtype == np.int64
             assert labels.tolist() == arrays["labels"][:4].tolist()
-    assert verify.blocks(row, tmp_path, np.zeros((4, 3, 32, 32), np.uint8)) == 3
+    assert verify.check_blocks(row, tmp_path, np.zeros((4, 3, 32, 32), np.uint8)) == 3
 
 
 def test_damaged_blocks_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +174,7 @@ def test_damaged_blocks_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for key, array, text in cases:
         np.save(folder / f"{key}.npy", array, allow_pickle=True)
         with pytest.raises(UserError, match=text) as error:
-            readers.corrupted("cifar10-c", corruption, 1, tmp_path)
+            read_corrupted("cifar10-c", corruption, 1, tmp_path)
         assert "\n" not in str(error.value)
         np.save(folder / f"{key}.npy", arrays[key])
     path = folder / f"{corruption}.npy"
@@ -177,19 +182,19 @@ def test_damaged_blocks_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for bad in (whole[:-1], whole[:60], b"", b"<html></html>"):
         path.write_bytes(bad)
         with pytest.raises(UserError, match=r"gaussian_noise\.npy in .* is not a whole \.npy file"):
-            readers.corrupted("cifar10-c", corruption, 1, tmp_path)
+            read_corrupted("cifar10-c", corruption, 1, tmp_path)
     np.save(path, good[::-1])
     with pytest.raises(UserError, match=r"its severities are not in the order 1 to 5"):
-        verify.blocks(row, tmp_path, np.zeros((4, 3, 32, 32), np.uint8))
+        verify.check_blocks(row, tmp_path, np.zeros((4, 3, 32, 32), np.uint8))
     np.save(path, good)
     named = replace(row, test_files=(replace(CATALOG["cifar10"].test_files[0], name="CIFAR-10-C/labels.npy"),))
     with pytest.raises(UserError, match=r"labels\.npy in .* is not the published file"):
-        verify.blocks(named, tmp_path, None)
+        verify.check_blocks(named, tmp_path, None)
     path.unlink()
     with pytest.raises(UserError, match=r"CIFAR-10-C/gaussian_noise\.npy is missing .*anchored data fetch cifar10-c"):
-        readers.corrupted("cifar10-c", corruption, 1, tmp_path)
+        read_corrupted("cifar10-c", corruption, 1, tmp_path)
 
 
 def test_what_nobody_offers_says_how_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"make_cifar10_c_bar\.py"):
-        readers.corrupted("cifar10-c-bar", "lines", 1, tmp_path)
+        read_corrupted("cifar10-c-bar", "lines", 1, tmp_path)

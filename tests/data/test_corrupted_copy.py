@@ -14,11 +14,10 @@ from PIL import Image
 from anchored.cli.main import main
 from anchored.config.settings import Data, Evaluation
 from anchored.corruptions import registry as corruptions
-from anchored.data import corrupted_copy, datasets, streaming
-from anchored.data.batches import as_seen_by
+from anchored.data import corrupted_copy, datasets, image_sets
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet
-from anchored.data.streaming import View
+from anchored.data.preprocessing import InputFormat, fit_to_input, tensor_to_pil
 from anchored.errors import UserError
 from anchored.evaluation import evaluator
 
@@ -29,12 +28,12 @@ SMALL = ["--corruptions", "[contrast, gaussian_noise]"]
 def photos(tmp_path: Path) -> Path:
     """Two classes of colour images: five of 40 × 36, one of 50 × 36."""
     folder = tmp_path / "photos"
-    images = datasets.load("photos", "test").images[:18].view(6, 3, 28, 28)
-    for i, image in enumerate(as_seen_by(images, 3, 50)):
+    images = datasets.load_split("photos", "test").images[:18].view(6, 3, 28, 28)
+    for i, image in enumerate(fit_to_input(images, 3, 50)):
         cut = image[:, :36, : 50 if i == 5 else 40]
         file = folder / ("cat" if i < 2 else "dog") / f"image{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        corrupted_copy.picture(cut).save(file)
+        tensor_to_pil(cut).save(file)
     return folder
 
 
@@ -57,7 +56,7 @@ def test_folders_as_imagenet_c(photos: Path, tmp_path: Path, capsys: pytest.Capt
     for index, image in enumerate(pixels(photos)):
         expected = corruptions.corrupt(image[None], "gaussian_noise", 5, seed=3, indices=torch.tensor([index]))[0]
         file = io.BytesIO()
-        corrupted_copy.picture(expected).save(file, "JPEG", quality=85, optimize=True)
+        tensor_to_pil(expected).save(file, "JPEG", quality=85, optimize=True)
         place = "cat" if index < 2 else "dog"
         assert (out / "gaussian_noise" / "5" / place / f"image{index}.JPEG").read_bytes() == file.getvalue()
     height, width = opened(out / "contact-sheet.png").shape[:2]
@@ -155,7 +154,7 @@ def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_an_array_file(tmp_path: Path) -> None:
-    images = datasets.load("photos", "test").images[:4, 0].numpy()
+    images = datasets.load_split("photos", "test").images[:4, 0].numpy()
     np.save(tmp_path / "grey.npy", images)
     out = tmp_path / "out"
     assert main(["corrupt", str(tmp_path / "grey.npy"), "-o", str(out), "--layout", "npy", *SMALL]) == 0
@@ -174,7 +173,7 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataSet:
     out = tmp_path / "toy-c" / "TOY-C"
     assert main(["corrupt", "fashion-mini-novel", "-o", str(out), "--layout", "npy", *SMALL, "--seed", "5"]) == 0
     row = dataclasses.replace(
-        catalog.get("cifar10-c"), name="toy-c", clean="fashion-mini-novel", channels=1, size=28, test=600,
+        catalog.get_dataset("cifar10-c"), name="toy-c", clean="fashion-mini-novel", channels=1, size=28, test=600,
         folder="toy-c", images="TOY-C", corruptions=("contrast", "gaussian_noise"), parts=(), needs=(), test_files=(),
     )  # fmt: skip
     monkeypatch.setitem(catalog.CATALOG, "toy-c", row)
@@ -182,8 +181,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataSet:
 
 
 def test_an_archive_is_read_as_it_was_made(archive: DataSet) -> None:
-    view = View(1, 28)
-    clean = datasets.load("fashion-mini-novel", "test")
+    view = InputFormat(1, 28)
+    clean = datasets.load_split("fashion-mini-novel", "test")
     for name, severity in (("contrast", 1), ("gaussian_noise", 4)):
         found = datasets.open_corrupted("toy-c", name, severity, Data(), view)
         expected = corruptions.corrupt(clean.images, name, severity, seed=5)
@@ -221,7 +220,7 @@ def test_items_come_in_order_one_ahead() -> None:
             yield i
 
     seen = []
-    for item in streaming.ahead(items()):
+    for item in image_sets.ahead(items()):
         seen.append(item)
         assert len(made) <= len(seen) + 1
     assert seen == [0, 1, 2, 3, 4]
@@ -233,4 +232,4 @@ def test_what_goes_wrong_ahead_is_raised() -> None:
         raise UserError("one line")
 
     with pytest.raises(UserError, match="one line"):
-        list(streaming.ahead(items()))
+        list(image_sets.ahead(items()))

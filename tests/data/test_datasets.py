@@ -10,9 +10,12 @@ from torch import Generator, Tensor
 
 from anchored.config.settings import Data
 from anchored.data import datasets
-from anchored.data.batches import Batches, ImageSet, as_seen_by, crop_and_flip, to_input
+from anchored.data.augmentation import crop_and_flip
+from anchored.data.batches import Batches
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.registry import CATALOG
+from anchored.data.image_sets import ImageSet
+from anchored.data.preprocessing import fit_to_input, to_input
 from anchored.errors import UserError
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -42,13 +45,13 @@ def message(error: pytest.ExceptionInfo[UserError]) -> str:
 
 @pytest.mark.parametrize("name", HERE)
 def test_a_row_states_its_own_counts_mean_and_std(name: str) -> None:
-    row = catalog.get(name)
+    row = catalog.get_dataset(name)
     for split, count in (("train", row.train), ("test", row.test)):
         if count:
-            images = datasets.load(name, split)
+            images = datasets.load_split(name, split)
             assert images.images.shape == (count, row.channels, row.size, row.size)
             assert torch.unique(images.labels).tolist() == list(range(len(row.classes)))
-    mean, std = moments(datasets.load(name, "train" if row.train else "test").images)
+    mean, std = moments(datasets.load_split(name, "train" if row.train else "test").images)
     assert mean == pytest.approx(row.mean, abs=1e-6)
     assert std == pytest.approx(row.std, abs=1e-6)
 
@@ -56,7 +59,7 @@ def test_a_row_states_its_own_counts_mean_and_std(name: str) -> None:
 @pytest.mark.parametrize("name", ["fashion-mini", "digits"])
 def test_classes_are_equally_many(name: str) -> None:
     for split in ("train", "test"):
-        counts = datasets.load(name, split).labels.bincount()
+        counts = datasets.load_split(name, split).labels.bincount()
         assert torch.unique(counts).numel() == 1
 
 
@@ -64,19 +67,19 @@ def test_classes_are_equally_many(name: str) -> None:
 def test_the_embedded_set_is_the_first_part_of_the_official_one() -> None:
     for split, prefix, count in (("train", "train", 1000), ("test", "t10k", 200)):
         images, labels = official(f"{prefix}-images-idx3-ubyte.gz"), official(f"{prefix}-labels-idx1-ubyte.gz")
-        whole, mini = datasets.load("fashion-mnist", split), datasets.load("fashion-mini", split)
+        whole, mini = datasets.load_split("fashion-mnist", split), datasets.load_split("fashion-mini", split)
         assert torch.equal(whole.images, images)
         assert torch.equal(whole.labels, labels)
         places = torch.cat([(labels == label).nonzero().squeeze(1)[:count] for label in range(10)]).sort().values
         assert torch.equal(mini.images, images[places])
         assert torch.equal(mini.labels, labels[places])
         if split == "train":
-            assert moments(images)[0] == pytest.approx(catalog.get("fashion-mnist").mean, abs=1e-6)
-            assert moments(images)[1] == pytest.approx(catalog.get("fashion-mnist").std, abs=1e-6)
+            assert moments(images)[0] == pytest.approx(catalog.get_dataset("fashion-mnist").mean, abs=1e-6)
+            assert moments(images)[1] == pytest.approx(catalog.get_dataset("fashion-mnist").std, abs=1e-6)
 
 
 def test_a_class_subset_keeps_order_and_renumbers() -> None:
-    whole, novel = datasets.load("fashion-mini", "test"), datasets.load("fashion-mini-novel", "test")
+    whole, novel = datasets.load_split("fashion-mini", "test"), datasets.load_split("fashion-mini-novel", "test")
     kept = ((whole.labels >= 4) & (whole.labels <= 6)).nonzero().squeeze(1)
     assert torch.equal(novel.images, whole.images[kept])
     assert torch.equal(novel.labels, whole.labels[kept] - 4)
@@ -84,15 +87,17 @@ def test_a_class_subset_keeps_order_and_renumbers() -> None:
 
 @pytest.mark.parametrize("name", ["gaussian-noise", "uniform-noise", "blobs"])
 def test_computed_sets_take_the_networks_shape(name: str) -> None:
-    assert torch.equal(datasets.load(name, "test").images, datasets.load(name, "test").images)
-    drawn = datasets.load(name, "test", channels=3, size=32).images
+    assert torch.equal(datasets.load_split(name, "test").images, datasets.load_split(name, "test").images)
+    drawn = datasets.load_split(name, "test", channels=3, size=32).images
     assert drawn.shape == (2000, 3, 32, 32)
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
-    assert drawn.double().std() / 255 == pytest.approx(catalog.get(name).std[0], abs=0.02)  # resizing would smooth it
+    assert drawn.double().std() / 255 == pytest.approx(
+        catalog.get_dataset(name).std[0], abs=0.02
+    )  # resizing would smooth it
 
 
 def test_blobs_fill_the_range_and_are_smooth() -> None:
-    blobs = datasets.load("blobs", "test").images.float()
+    blobs = datasets.load_split("blobs", "test").images.float()
     assert blobs.amin((1, 2, 3)).eq(0).all()
     assert blobs.amax((1, 2, 3)).eq(255).all()
     assert blobs.diff(dim=3).abs().mean() < 20
@@ -104,7 +109,7 @@ def test_a_split_that_does_not_exist() -> None:
         ("digits", "val", "'val': use 'train'"),
     ):
         with pytest.raises(UserError, match=text) as error:
-            datasets.load(name, split)
+            datasets.load_split(name, split)
         message(error)
 
 
@@ -129,29 +134,29 @@ def test_an_image_set_refuses_what_does_not_fit() -> None:
 
 
 def test_scaled_keeps_the_first_of_each_class() -> None:
-    images = datasets.load("fashion-mini", "train")
-    part = datasets.scaled(images, 0.01)
+    images = datasets.load_split("fashion-mini", "train")
+    part = datasets.take_fraction(images, 0.01)
     assert part.labels.bincount().tolist() == [10] * 10
     places = torch.cat([(images.labels == label).nonzero().squeeze(1)[:10] for label in range(10)]).sort().values
     assert torch.equal(part.images, images.images[places])
-    assert datasets.scaled(images, 0.001, minimum=5).labels.bincount().tolist() == [5] * 10
-    assert datasets.scaled(images, 1.0) is images
+    assert datasets.take_fraction(images, 0.001, minimum=5).labels.bincount().tolist() == [5] * 10
+    assert datasets.take_fraction(images, 1.0) is images
     with pytest.raises(UserError, match="fraction is 0"):
-        datasets.scaled(images, 0.0)
+        datasets.take_fraction(images, 0.0)
 
 
-def test_as_seen_by_is_a_no_op_where_it_fits() -> None:
+def test_fit_to_input_is_a_no_op_where_it_fits() -> None:
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert as_seen_by(images, 3, 8) is images
+    assert fit_to_input(images, 3, 8) is images
     grey = images[:, :1]
-    assert torch.equal(as_seen_by(grey, 3, 8), grey.repeat(1, 3, 1, 1))
+    assert torch.equal(fit_to_input(grey, 3, 8), grey.repeat(1, 3, 1, 1))
     with pytest.raises(UserError, match="4 channels, the network takes 1"):
-        as_seen_by(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), 1, 8)
+        fit_to_input(torch.zeros(1, 4, 8, 8, dtype=torch.uint8), 1, 8)
 
 
-def test_as_seen_by_matches_pil() -> None:
+def test_fit_to_input_matches_pil() -> None:
     images = torch.randint(0, 256, (3, 3, 24, 24), dtype=torch.uint8, generator=Generator().manual_seed(0))
-    for image, grey, small in zip(images, as_seen_by(images, 1, 24), as_seen_by(images, 3, 10), strict=True):
+    for image, grey, small in zip(images, fit_to_input(images, 1, 24), fit_to_input(images, 3, 10), strict=True):
         pil = Image.fromarray(image.permute(1, 2, 0).numpy())
         assert np.array_equal(np.asarray(pil.convert("L")), grey[0])
         resized = np.asarray(pil.resize((10, 10), Image.Resampling.BILINEAR)).astype(int)
@@ -284,7 +289,7 @@ def test_batches_refuse_nonsense(numbered: ImageSet) -> None:
 
 def held_out(share: float, **more: float) -> tuple[ImageSet, ImageSet, ImageSet]:
     settings = Data(train="fashion-mini-known", validation=share, **more)  # type: ignore[arg-type]
-    seen = datasets.seen_by(settings)
+    seen = datasets.input_format(settings)
     parts = [datasets.open_set(settings.train, split, settings, seen) for split in ("train", "validation")]
     whole = datasets.open_set(settings.train, "train", dataclasses.replace(settings, validation=0.0), seen)
     assert isinstance(whole, ImageSet)
@@ -315,12 +320,12 @@ def test_held_out_images_are_the_same_every_time_and_spread_over_the_file() -> N
 def test_other_sets_and_the_test_images_keep_all_theirs() -> None:
     settings = Data(train="fashion-mini-known", validation=0.5)
     for name, split, count in (("fashion-mini-known", "test", 1400), ("fashion-mini-novel", "train", 3000)):
-        assert len(datasets.open_set(name, split, settings, datasets.seen_by(settings))) == count
+        assert len(datasets.open_set(name, split, settings, datasets.input_format(settings))) == count
 
 
 @pytest.mark.parametrize("share", [0.0, 0.96])
 def test_a_share_that_leaves_nothing_is_refused(share: float) -> None:
     settings = Data(train="fashion-mini-known", validation=share, fraction=0.01)
     with pytest.raises(UserError) as error:
-        datasets.open_set(settings.train, "validation", settings, datasets.seen_by(settings))
+        datasets.open_set(settings.train, "validation", settings, datasets.input_format(settings))
     assert "data.validation" in message(error)

@@ -19,9 +19,9 @@ from fixtures.catalog_copies import pack
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet, File
-from anchored.data.readers import download, verify
-from anchored.data.readers import read as readers
+from anchored.data.readers import download, unpack, verify, web
 from anchored.data.readers.files import is_here
+from anchored.data.readers.read import read_index
 from anchored.errors import UserError
 
 BODY = bytes(range(256)) * 4000  # about a megabyte: several blocks
@@ -154,7 +154,7 @@ def serve(server: Server, monkeypatch: pytest.MonkeyPatch, ways: str, data: byte
 
 
 def fetch(root: Path, **options: object) -> Path:
-    (path,) = download.fetch("served", root, progress=False, timeout=0.3, **options)  # type: ignore[arg-type]
+    (path,) = download.fetch_dataset("served", root, progress=False, timeout=0.3, **options)  # type: ignore[arg-type]
     return path
 
 
@@ -191,7 +191,7 @@ def test_progress_is_shown_on_a_terminal_only(
 ) -> None:
     serve(server, monkeypatch, "good")
     monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
-    download.fetch("served", tmp_path)
+    download.fetch_dataset("served", tmp_path)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert ("x.tar" in printed.err) == terminal
@@ -226,7 +226,7 @@ def test_a_part_of_an_earlier_process_is_gone_on_with(
 
 
 def test_a_silent_server_is_left_for_the_next(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers.web, "TRIES", 1)
+    monkeypatch.setattr(web, "TRIES", 1)
     serve(server, monkeypatch, "stall good")
     began = time.monotonic()
     assert fetch(tmp_path).read_bytes() == BODY
@@ -243,7 +243,7 @@ def test_places_are_tried_in_turn(tmp_path: Path, server: Server, monkeypatch: p
 
 
 def test_each_failure_is_named_in_one_line(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers.web, "TRIES", 1)
+    monkeypatch.setattr(web, "TRIES", 1)
     row = serve(server, monkeypatch, "none page other file stall empty noise")
     elsewhere = (*row.parts[0].urls, "http://127.0.0.1:9/x.tar", "ftp://127.0.0.1/x.tar")
     monkeypatch.setitem(CATALOG, "served", replace(row, parts=(replace(row.parts[0], urls=elsewhere),)))
@@ -278,17 +278,17 @@ def test_a_file_without_a_published_hash_is_bound_to_its_first_download(
 ) -> None:
     row = serve(server, monkeypatch, "good", hash=None, bytes=None)
     path = fetch(tmp_path)
-    assert verify.archives(row, tmp_path) == [
+    assert verify.check_archives(row, tmp_path) == [
         f"x.tar cannot be verified (no hash of it is published), unchanged since it was first fetched on "
         f"{time.strftime('%Y-%m-%d')}"
     ]
     path.write_bytes(BODY[:-1] + b"!")
     with pytest.raises(UserError, match="is not the published file"):
-        verify.archives(row, tmp_path)
+        verify.check_archives(row, tmp_path)
     server.files["x.tar"] = BODY[:-1] + b"?"
     path.unlink()
     refused(tmp_path, "its hash is not sha256:")
-    assert verify.archives(serve(server, monkeypatch, "good"), tmp_path / "nothing") == []
+    assert verify.check_archives(serve(server, monkeypatch, "good"), tmp_path / "nothing") == []
 
 
 def test_a_zip_without_a_published_hash_must_be_whole(
@@ -300,7 +300,7 @@ def test_a_zip_without_a_published_hash_must_be_whole(
     with pytest.raises(UserError, match=r"x\.zip is not a whole zip file: delete it and fetch it again"):
         fetch(tmp_path)
     with pytest.raises(UserError, match=r"x\.zip is not a whole zip file \(File is not a zip file\)"):
-        readers.index(row, "test", tmp_path)
+        read_index(row, "test", tmp_path)
     (tmp_path / "served/x.zip").unlink()
     serve(server, monkeypatch, "good", data, name="x.zip", hash=None, bytes=None)  # not bound to what was cut
     assert fetch(tmp_path).read_bytes() == data
@@ -316,7 +316,7 @@ def test_two_at_a_time_fetch_once(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(server, monkeypatch, "drop")
-    both = [threading.Thread(target=download.fetch, args=("served", tmp_path)) for _ in range(2)]
+    both = [threading.Thread(target=download.fetch_dataset, args=("served", tmp_path)) for _ in range(2)]
     for each in both:
         each.start()
     for each in both:
@@ -367,10 +367,10 @@ def test_an_archive_is_unpacked_whole(
     assert all(not path.stat().st_mode & (stat.S_ISUID | 0o022) for path in top.rglob("*"))
     assert fetch(tmp_path) == top
     assert len(server.requests) == 1
-    assert verify.archives(row, tmp_path) == ["x.tar is the published file"]
+    assert verify.check_archives(row, tmp_path) == ["x.tar is the published file"]
     (top / "a.txt").unlink()
     with pytest.raises(UserError, match=r"top has 1 files, not 2 as x\.tar: delete it"):
-        verify.archives(row, tmp_path)
+        verify.check_archives(row, tmp_path)
     (tmp_path / "served/x.tar").unlink()  # may be deleted once it is unpacked
     assert fetch(tmp_path) == top
     assert len(server.requests) == 1
@@ -426,7 +426,7 @@ def test_unsafe_archives_are_refused_whole(
 
 
 def test_a_bomb_is_bounded(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers.unpack, "GROUND", 1000)
+    monkeypatch.setattr(unpack, "GROUND", 1000)
     for data in (
         packed({"top/a": bytes(2_000_000)}),
         zipped(lambda archive: archive.writestr("top/b", bytes(2_000_000))),
@@ -435,7 +435,7 @@ def test_a_bomb_is_bounded(tmp_path: Path, server: Server, monkeypatch: pytest.M
         with pytest.raises(UserError, match="grows to more than it can hold"):
             fetch(tmp_path)
         assert not (tmp_path / "served/top").exists()
-    monkeypatch.setattr(readers.unpack, "MOST", 1)
+    monkeypatch.setattr(unpack, "MOST", 1)
     serve(server, monkeypatch, "good", packed({"top/a": b"", "top/b": b""}), makes=("top",), holds=())
     with pytest.raises(UserError, match="grows to more than it can hold"):
         fetch(tmp_path)
@@ -471,7 +471,7 @@ def test_a_web_page_kept_as_an_archive_is_recognised(
     (tmp_path / "served").mkdir()
     (tmp_path / "served/x.tar").write_bytes(b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
     with pytest.raises(UserError, match=r"x\.tar is a web page, not x\.tar: delete it and fetch it again"):
-        verify.archives(row, tmp_path)
+        verify.check_archives(row, tmp_path)
     assert fetch(tmp_path).read_bytes() == BODY
 
 
@@ -481,8 +481,8 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
     with pytest.raises(
         UserError, match=r"ILSVRC2012_img_train\.tar of ImageNet: it cannot be .*log in at image-net\.org"
     ):
-        download.fetch("imagenet", tmp_path, progress=False)
-    whole = catalog.get("imagenet")
+        download.fetch_dataset("imagenet", tmp_path, progress=False)
+    whole = catalog.get_dataset("imagenet")
     inner = {
         wnid: packed({f"{wnid}_{number}.JPEG": f"{wnid} {number}".encode() for number in range(2)}, mode="w")
         for wnid in whole.folders[:2]
@@ -497,7 +497,7 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
         (tmp_path / "imagenet" / part.name).write_bytes(data)
         parts.append(replace(part, hash=md5(data), bytes=len(data)))
     monkeypatch.setitem(CATALOG, "imagenet", replace(whole, parts=tuple(parts)))
-    made = download.fetch("imagenet", tmp_path, progress=False)
+    made = download.fetch_dataset("imagenet", tmp_path, progress=False)
     assert made == tuple(tmp_path / "imagenet" / name for name in ("train", "val", "ILSVRC2012_devkit_t12"))
     assert sorted(tree(tmp_path / "imagenet/train")) == [
         f"{wnid}/{wnid}_{number}.JPEG" for wnid in whole.folders[:2] for number in range(2)
@@ -506,24 +506,24 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
     monkeypatch.setitem(CATALOG, "imagenet", whole)
     (tmp_path / "imagenet/.anchored.json").unlink()
     with pytest.raises(UserError, match=r"ILSVRC2012_img_train\.tar is cut short"):
-        download.fetch("imagenet", tmp_path, progress=False)
+        download.fetch_dataset("imagenet", tmp_path, progress=False)
 
 
 def test_folders_that_a_person_unpacked_are_taken_as_they_are(tmp_path: Path) -> None:
     for name in ("train", "val", "ILSVRC2012_devkit_t12"):
         (tmp_path / "imagenet" / name).mkdir(parents=True)
-    assert download.fetch("imagenet", tmp_path, progress=False)[0] == tmp_path / "imagenet/train"
+    assert download.fetch_dataset("imagenet", tmp_path, progress=False)[0] == tmp_path / "imagenet/train"
     (tmp_path / "cifar10-c/CIFAR-10-C").mkdir(parents=True)
-    assert download.fetch("cifar10-c", tmp_path, offline=True) == (tmp_path / "cifar10-c/CIFAR-10-C",)
+    assert download.fetch_dataset("cifar10-c", tmp_path, offline=True) == (tmp_path / "cifar10-c/CIFAR-10-C",)
 
 
 def test_sets_inside_the_package_need_no_fetching() -> None:
-    assert download.fetch("digits") == ()
-    assert download.fetch("blobs") == ()
+    assert download.fetch_dataset("digits") == ()
+    assert download.fetch_dataset("blobs") == ()
 
 
 def test_what_nobody_offers_cannot_be_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot fetch CIFAR-10-C̄: nobody offers it .*cifar10-c-bar"):
-        download.fetch("cifar10-c-bar", tmp_path)
+        download.fetch_dataset("cifar10-c-bar", tmp_path)
     pack(tmp_path / "cifar10-c-bar/CIFAR-10-C-Bar/labels.npy", {})
-    assert download.fetch("cifar10-c-bar", tmp_path) == ()
+    assert download.fetch_dataset("cifar10-c-bar", tmp_path) == ()

@@ -14,7 +14,6 @@ from anchored.data import inventory
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet, File
-from anchored.data.readers import read as readers
 from anchored.data.readers.arrays import READERS
 from anchored.errors import UserError
 
@@ -30,7 +29,7 @@ def test_the_list_says_what_is_here_and_how_much_there_is_to_download(tmp_path: 
     write(tmp_path / "isun/iSUN/iSUN_patches/1.jpeg")
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(inventory.listing(list(CATALOG.values()), tmp_path))
+        console.print(inventory.catalog_table(list(CATALOG.values()), tmp_path))
     lines = {line.split()[0]: line for line in captured.get().splitlines()}
     assert set(CATALOG) < set(lines)
     assert lines["isun"].split()[-2:] == ["?", "yes"]
@@ -42,11 +41,16 @@ def test_the_list_says_what_is_here_and_how_much_there_is_to_download(tmp_path: 
 
 
 def test_amounts() -> None:
-    assert [inventory.amount(count) for count in (0, 999, 1500, 2_918_471_680)] == ["0 B", "999 B", "1.5 kB", "2.92 GB"]
+    assert [inventory.format_bytes(count) for count in (0, 999, 1500, 2_918_471_680)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "2.92 GB",
+    ]
     known, unknown = File(name="a", bytes=2000), File(name="b")
-    assert inventory.size([known, known]) == "4 kB"
-    assert inventory.size([known, unknown]) == "> 2 kB"
-    assert inventory.size([unknown]) == "?"
+    assert inventory.total_size([known, known]) == "4 kB"
+    assert inventory.total_size([known, unknown]) == "> 2 kB"
+    assert inventory.total_size([unknown]) == "?"
 
 
 def test_show_says_everything_a_person_needs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,16 +91,16 @@ def test_whole_sets_are_said_to_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_copy: Callable[[Path], DataSet], expected: str
 ) -> None:
     row = here(monkeypatch, write_copy(tmp_path))
-    assert inventory.verified(row, tmp_path).startswith(expected)
-    assert inventory.verified(row, tmp_path, every=True).startswith(expected)
+    assert inventory.verify_dataset(row, tmp_path).startswith(expected)
+    assert inventory.verify_dataset(row, tmp_path, every=True).startswith(expected)
 
 
 def test_a_set_that_is_here_in_part_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inventory.verified(catalog.get("dtd"), tmp_path) == "not here"
+    assert inventory.verify_dataset(catalog.get_dataset("dtd"), tmp_path) == "not here"
     row = here(monkeypatch, dtd(tmp_path))
     (tmp_path / "dtd/dtd/labels").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"DTD is here in part: dtd/labels is missing; run 'anchored data fetch dtd'"):
-        inventory.verified(row, tmp_path)
+        inventory.verify_dataset(row, tmp_path)
 
 
 def test_imagenet_c_is_read_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +116,9 @@ def test_imagenet_c_is_read_through(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     row = here(
         monkeypatch, replace(CATALOG["imagenet-c"], corruptions=("fog", "frost"), needs=("fog", "frost"), test=2)
     )
-    assert inventory.verified(row, tmp_path).startswith("whole, 10 sets of 2 images; weather.tar cannot be verified")
+    assert inventory.verify_dataset(row, tmp_path).startswith(
+        "whole, 10 sets of 2 images; weather.tar cannot be verified"
+    )
 
 
 def test_severities_of_c_bar_are_compared_with_the_clean_images(
@@ -121,13 +127,13 @@ def test_severities_of_c_bar_are_compared_with_the_clean_images(
     row, arrays = cifar_c(tmp_path, "cifar10-c-bar", packed=False)
     here(monkeypatch, row)
     clean = np.zeros((4, 3, 32, 32), np.uint8)
-    monkeypatch.setattr(readers, "is_here", lambda row, root: True)
+    monkeypatch.setattr(inventory, "is_here", lambda row, root: True)
     monkeypatch.setitem(READERS, "cifar_binary", lambda *_: (clean, np.zeros(4, np.uint8)))
-    assert inventory.verified(row, tmp_path) == "whole, 3 files"
+    assert inventory.verify_dataset(row, tmp_path) == "whole, 3 files"
     corruption = row.corruptions[1]
     np.save(tmp_path / "cifar10-c-bar" / row.images / f"{corruption}.npy", arrays[corruption][::-1])
     with pytest.raises(UserError, match=rf"{corruption}\.npy .* its severities are not in the order 1 to 5"):
-        inventory.verified(row, tmp_path)
+        inventory.verify_dataset(row, tmp_path)
 
 
 def test_a_damaged_set_ends_verify_with_status_2(
@@ -139,7 +145,7 @@ def test_a_damaged_set_ends_verify_with_status_2(
     assert capsys.readouterr().out == "dtd: whole, 6 train and 3 test images\n"
     write(tmp_path / f"dtd/dtd/images/{row.classes[1]}/{row.classes[1]}_0002.jpg", b"not an image")
     assert main(["data", "verify", "dtd"]) == 2
-    assert "_0002.jpg is not a whole image" in capsys.readouterr().err
+    assert "_0002.jpg is not an image" in capsys.readouterr().err
 
 
 def test_fetch_offline_says_what_to_bring(

@@ -15,19 +15,26 @@ from fixtures.catalog_copies import ADAPTATION, by_class, dtd, imagenet_kit, pac
 from PIL import Image
 from torchvision import datasets
 
+from anchored.data import image_sources
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet
-from anchored.data.readers import read as readers
-from anchored.data.readers import verify
+from anchored.data.decoding import decode_image, open_encoded
+from anchored.data.image_sources import FileSource, ImageIndex, ZipSource
+from anchored.data.readers import tars, verify
 from anchored.data.readers.files import is_here
-from anchored.data.readers.images import Folder, ImageIndex
+from anchored.data.readers.read import read_index
 from anchored.errors import UserError
 
 
 def refused(row: DataSet, root: Path, text: str, split: str = "test") -> None:
     with pytest.raises(UserError, match=text) as error:
-        readers.index(row, split, root)
+        read_index(row, split, root)
     assert "\n" not in str(error.value)
+
+
+def content_of(index: ImageIndex, i: int) -> bytes:
+    assert isinstance(index.source, FileSource)
+    return index.source.read(index.keys[i])
 
 
 def content(index: ImageIndex) -> list[tuple[str, int]]:
@@ -47,35 +54,35 @@ def content(index: ImageIndex) -> list[tuple[str, int]]:
     ],
 )
 def test_odin(tmp_path: Path, name: str, folder: str, ending: str) -> None:
-    row = replace(catalog.get(name), test=3)
+    row = replace(catalog.get_dataset(name), test=3)
     for number in range(3):
         write(tmp_path / f"{name}/{folder}/{number}.{ending}", picture((32, 32)))
     write(tmp_path / f"{name}/{folder}/._0.{ending}", b"what macOS leaves")
-    packed = pickle.dumps(readers.index(row, "test", tmp_path))  # as worker processes get it
+    packed = pickle.dumps(read_index(row, "test", tmp_path))  # as worker processes get it
     found = pickle.loads(packed)  # noqa: S301
     assert content(found) == [(f"{number}.{ending}", 0) for number in range(3)]
     assert [found.decode(i).size for i in range(3)] == [(32, 32)] * 3
-    assert verify.images(row, found, every=True) == 3
+    assert verify.check_images(row, found, every=True) == 3
     refused(replace(row, test=4), tmp_path, "has 3 test images; the catalog says 4")
     write(tmp_path / f"{name}/{folder}/1.{ending}", picture((36, 36)))
     if not row.varied:
         with pytest.raises(UserError, match=rf"1\.{ending} is 36 × 36, not 32 × 32"):
-            verify.images(row, found, every=True)
+            verify.check_images(row, found, every=True)
 
 
 def test_places365_is_read_from_its_tar_by_the_list(tmp_path: Path) -> None:
     row = places(tmp_path)
-    assert len(set(catalog.get("places365").subset)) == 10_000
+    assert len(set(catalog.get_dataset("places365").subset)) == 10_000
     assert is_here(row, tmp_path)
-    found = readers.index(row, "test", tmp_path)
+    found = read_index(row, "test", tmp_path)
     assert found.keys == row.subset
     with tarfile.open(tmp_path / "places365/test_256.tar") as tar:
         for i, key in enumerate(found.keys):
             inside = tar.extractfile(f"test_256/{key}")
             assert inside is not None
-            assert found.read(i) == inside.read()
-    again = readers.index(row, "test", tmp_path)  # by the index that the first pass left
-    assert [again.read(i) for i in range(3)] == [found.read(i) for i in range(3)]
+            assert content_of(found, i) == inside.read()
+    again = read_index(row, "test", tmp_path)  # by the index that the first pass left
+    assert [content_of(again, i) for i in range(3)] == [content_of(found, i) for i in range(3)]
     refused(
         replace(row, subset=("Places365_test_00000002.jpg",)), tmp_path, r"test_00000002\.jpg is missing, but Places365"
     )
@@ -83,15 +90,15 @@ def test_places365_is_read_from_its_tar_by_the_list(tmp_path: Path) -> None:
 
 def test_an_index_of_another_tar_is_not_used(tmp_path: Path) -> None:
     row = places(tmp_path)
-    readers.index(row, "test", tmp_path)
+    read_index(row, "test", tmp_path)
     path = tmp_path / "places365/test_256.tar"
     other = {f"test_256/{name}": picture() for name in reversed(row.subset)}
     pack(path, {"test_256/first.jpg": picture((50, 50)), **other})
-    readers.tars.members.cache_clear()
-    found = readers.index(row, "test", tmp_path)
-    assert [found.read(i) for i in range(3)] == [other[f"test_256/{key}"] for key in row.subset]
+    tars.members.cache_clear()
+    found = read_index(row, "test", tmp_path)
+    assert [content_of(found, i) for i in range(3)] == [other[f"test_256/{key}"] for key in row.subset]
     path.write_bytes(path.read_bytes()[:1500])
-    readers.tars.members.cache_clear()
+    tars.members.cache_clear()
     refused(row, tmp_path, r"test_256\.tar is (cut short|not a whole tar file)")
 
 
@@ -99,10 +106,10 @@ def test_an_index_of_another_tar_is_not_used(tmp_path: Path) -> None:
     ("name", "folder"), [("dtd-textures", "dtd/dtd/images"), ("ninco", "ninco/NINCO/NINCO_OOD_classes")]
 )
 def test_class_folders(tmp_path: Path, name: str, folder: str) -> None:
-    row = catalog.get(name)
+    row = catalog.get_dataset(name)
     expected = by_class(tmp_path, folder, row.classes)
     row = replace(row, test=len(expected))
-    assert content(readers.index(row, "test", tmp_path)) == expected
+    assert content(read_index(row, "test", tmp_path)) == expected
     write(tmp_path / folder / "stray" / "x.jpg")
     refused(row, tmp_path, r"stray/x\.jpg is in no class folder")
     (tmp_path / folder / "stray" / "x.jpg").unlink()
@@ -114,15 +121,15 @@ def test_class_folders(tmp_path: Path, name: str, folder: str) -> None:
 def test_places_of_mos_has_no_labels(tmp_path: Path) -> None:
     for name in ("b/2.jpg", "a/1.jpg"):
         write(tmp_path / "places-mos/Places" / name)
-    row = replace(catalog.get("places-mos"), test=2)
-    assert content(readers.index(row, "test", tmp_path)) == [("a/1.jpg", 0), ("b/2.jpg", 0)]
+    row = replace(catalog.get_dataset("places-mos"), test=2)
+    assert content(read_index(row, "test", tmp_path)) == [("a/1.jpg", 0), ("b/2.jpg", 0)]
 
 
 # --- ImageNet
 
 
 def test_imagenet_by_wordnet_id_with_either_kind_of_validation_folder(tmp_path: Path) -> None:
-    whole = catalog.get("imagenet")
+    whole = catalog.get_dataset("imagenet")
     assert list(whole.folders) == sorted(whole.folders)
     assert (whole.folders[0], whole.classes[0], whole.folders[999], whole.classes[999]) == (
         "n01440764",
@@ -133,26 +140,26 @@ def test_imagenet_by_wordnet_id_with_either_kind_of_validation_folder(tmp_path: 
     wnids = (whole.folders[0], whole.folders[7], whole.folders[500])
     row = replace(whole, folders=wnids, classes=("a", "b", "c"), train=6, test=4)
     expected = by_class(tmp_path, "imagenet/train", wnids)
-    assert content(readers.index(row, "train", tmp_path)) == expected
+    assert content(read_index(row, "train", tmp_path)) == expected
     numbers = [2, 3, 2, 1]  # of images 1 to 4, in the kit's own order of classes
     wnid_of = imagenet_kit(tmp_path / "imagenet/ILSVRC2012_devkit_t12/data", wnids, numbers)
     names = [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(4)]
     pairs = sorted((wnids.index(wnid_of[number]), name) for name, number in zip(names, numbers, strict=True))
     for name in names:
         write(tmp_path / "imagenet/val" / name)
-    flat = readers.index(row, "test", tmp_path)
+    flat = read_index(row, "test", tmp_path)
     assert content(flat) == [(name, label) for label, name in pairs]
     for label, name in pairs:
         place = tmp_path / "imagenet/val" / wnids[label]
         place.mkdir(exist_ok=True)
         (tmp_path / "imagenet/val" / name).rename(place / name)
-    sorted_in = readers.index(row, "test", tmp_path)
+    sorted_in = read_index(row, "test", tmp_path)
     assert content(sorted_in) == [(f"{wnids[label]}/{name}", label) for label, name in pairs]
     refused(replace(row, train=7), tmp_path, "6 train images; the catalog says 7", "train")
 
 
 def test_imagenet_with_damaged_validation_labels(tmp_path: Path) -> None:
-    whole = catalog.get("imagenet")
+    whole = catalog.get_dataset("imagenet")
     row = replace(whole, folders=whole.folders[:2], classes=("a", "b"), train=0, test=2)
     for i in (1, 2):
         write(tmp_path / f"imagenet/val/ILSVRC2012_val_{i:08d}.JPEG")
@@ -200,36 +207,36 @@ def test_the_same_images_and_labels_as_torchvision(tmp_path: Path, monkeypatch: 
     unchecked = {key: (file, None) for key, (file, _) in datasets.Flowers102._file_dict.items()}
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", unchecked)  # the hashes of the real lists
     for split in ("train", "test"):
-        found = readers.index(row, split, tmp_path)
+        found = read_index(row, split, tmp_path)
         assert content(found) == torchvision_s(name, tmp_path, split)
-        assert verify.images(row, found, every=True) == len(found)
+        assert verify.check_images(row, found, every=True) == len(found)
 
 
 def test_ucf101_middle_frames(tmp_path: Path) -> None:
     row = ucf101(tmp_path)
-    train, test = (readers.index(row, split, tmp_path) for split in ("train", "test"))
+    train, test = (read_index(row, split, tmp_path) for split in ("train", "test"))
     assert content(train) == [
         ("Apply_Eye_Makeup/v_ApplyEyeMakeup_g08_c01.jpg", 0),
         ("Handstand_Pushups/v_HandStandPushups_g08_c01.jpg", 1),
     ]
     assert content(test) == [("Yo_Yo/v_YoYo_g01_c01.jpg", 2), ("Apply_Eye_Makeup/v_ApplyEyeMakeup_g01_c01.jpg", 0)]
-    from_zip = [pickle.loads(pickle.dumps(test)).read(i) for i in range(2)]  # noqa: S301
+    from_zip = [content_of(pickle.loads(pickle.dumps(test)), i) for i in range(2)]  # noqa: S301
     with zipfile.ZipFile(tmp_path / "ucf101/UCF-101-midframes.zip") as packed:
         packed.extractall(tmp_path / "ucf101")
-    unpacked = readers.index(row, "test", tmp_path)
-    assert isinstance(unpacked.source, Folder)
-    assert [unpacked.read(i) for i in range(2)] == from_zip
-    names = set(catalog.get("ucf101").classes)
+    unpacked = read_index(row, "test", tmp_path)
+    assert not isinstance(unpacked.source, ZipSource)
+    assert [content_of(unpacked, i) for i in range(2)] == from_zip
+    names = set(catalog.get_dataset("ucf101").classes)
     assert {"HandstandPushups", "YoYo", "TaiChi", "BasketballDunk"} < names
 
 
 def test_class_lists_have_the_published_numbers_of_classes() -> None:
     counts = {"ucf101": 101, "food101": 101, "flowers102": 102, "stanford-cars": 196, "oxford-pets": 37, "dtd": 47}
-    assert {name: len(catalog.get(name).classes) for name in counts} == counts
-    assert datasets.Flowers102.classes == list(catalog.get("flowers102").classes)
+    assert {name: len(catalog.get_dataset(name).classes) for name in counts} == counts
+    assert datasets.Flowers102.classes == list(catalog.get_dataset("flowers102").classes)
     for name in ("food101", "dtd", "ninco"):
-        assert list(catalog.get(name).classes) == sorted(catalog.get(name).classes)
-    actions = catalog.get("ucf101").classes
+        assert list(catalog.get_dataset(name).classes) == sorted(catalog.get_dataset(name).classes)
+    actions = catalog.get_dataset("ucf101").classes
     assert (actions[34], actions[35], actions[36]) == ("Hammering", "HammerThrow", "HandstandPushups")
 
 
@@ -286,13 +293,13 @@ def test_a_damaged_set_is_one_line(tmp_path: Path, name: str, damage: Callable[[
 
 def test_a_damaged_image_is_one_line_that_names_it(tmp_path: Path) -> None:
     row = dtd(tmp_path)
-    found = readers.index(row, "test", tmp_path)
-    path = found.source.path / found.keys[1]
+    found = read_index(row, "test", tmp_path)
+    path = Path(found.where(1))
     good = path.read_bytes()
     for bad in (good[: len(good) // 2], b"", b"<html>moved</html>", b"\x89PNG\r\n\x1a\n" + good[8:]):
         path.write_bytes(bad)
-        with pytest.raises(UserError, match=rf"{path.name} is not a whole image") as error:
-            verify.images(row, found, every=True)
+        with pytest.raises(UserError, match=rf"{path.name} is not (a whole|an) image") as error:
+            verify.check_images(row, found, every=True)
         assert "\n" not in str(error.value)
     path.unlink()
     with pytest.raises(UserError, match=rf"{path.name} cannot be read \(No such file or directory\)"):
@@ -301,13 +308,13 @@ def test_a_damaged_image_is_one_line_that_names_it(tmp_path: Path) -> None:
 
 def test_a_damaged_zip_is_one_line(tmp_path: Path) -> None:
     row = ucf101(tmp_path)
-    found = readers.index(row, "test", tmp_path)
+    found = read_index(row, "test", tmp_path)
     path = tmp_path / "ucf101/UCF-101-midframes.zip"
     data = bytearray(path.read_bytes())
-    image = found.read(0)
+    image = content_of(found, 0)
     data[data.find(image) + len(image) // 2] ^= 255
     path.write_bytes(data)
-    readers.images._opened.cache_clear()
+    image_sources._open_zip.cache_clear()
     with pytest.raises(UserError, match=r"v_YoYo_g01_c01\.jpg cannot be read \(Bad CRC-32"):
         found.decode(0)
 
@@ -322,5 +329,5 @@ def test_images_of_every_mode_become_grey_or_rgb(tmp_path: Path, mode: str, kind
     image.save(stream, kind, **({"transparency": bytes([0, 255])} if mode == "P" else {}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decoded = readers.images.decoded(stream.getvalue(), "here")
+        decoded = decode_image(lambda: open_encoded(stream.getvalue()), "here", "", as_published=True)
     assert (decoded.mode, decoded.size) == (expected, (5, 4))

@@ -74,20 +74,20 @@ def unchecked(row: DataSet) -> DataSet:
 def test_idx_files_compressed_recompressed_and_plain(small: tuple[DataSet, Path]) -> None:
     _, root = small
     path = root / "small" / "i-ubyte.gz"
-    first = datasets.load("small", "test", root)
+    first = datasets.load_split("small", "test", root)
     assert first.images.flatten().tolist() == list(range(96))
     assert first.labels.tolist() == [0, 1] * 3
     content = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(content, 1, mtime=7))  # another .gz of the same content, as Debian's
-    assert torch.equal(datasets.load("small", "test", root).images, first.images)
+    assert torch.equal(datasets.load_split("small", "test", root).images, first.images)
     path.unlink()
     (root / "small" / "i-ubyte").write_bytes(content)
-    assert torch.equal(datasets.load("small", "test", root).images, first.images)
+    assert torch.equal(datasets.load_split("small", "test", root).images, first.images)
 
 
 def test_the_root_comes_from_the_environment(small: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANCHORED_DATA", str(small[1]))
-    assert len(datasets.load("small", "test")) == 6
+    assert len(datasets.load_split("small", "test")) == 6
 
 
 def test_bad_idx_files_each_have_one_line(small: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_bad_idx_files_each_have_one_line(small: tuple[DataSet, Path], monkeypat
         monkeypatch.setitem(CATALOG, "small", case)
         path.write_bytes(written)
         with pytest.raises(UserError, match=text) as error:
-            datasets.load("small", "test", root)
+            datasets.load_split("small", "test", root)
         message(error)
 
 
@@ -120,7 +120,7 @@ def test_a_missing_file_says_where_and_how(small: tuple[DataSet, Path]) -> None:
     _, root = small
     (root / "small" / "l-ubyte.gz").unlink()
     with pytest.raises(UserError) as error:
-        datasets.load("small", "test", root)
+        datasets.load_split("small", "test", root)
     text = message(error)
     for part in (
         "l-ubyte.gz is missing",
@@ -137,7 +137,7 @@ def test_cifar_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
     row, arrays = cifar_fixture(tmp_path, name, 3, unpack=unpack)
     monkeypatch.setitem(CATALOG, name, row)
     for split, files in (("train", row.train_files), ("test", row.test_files)):
-        images = datasets.load(name, split, tmp_path)
+        images = datasets.load_split(name, split, tmp_path)
         records = np.concatenate([arrays[file.name] for file in files])
         assert images.labels.tolist() == records[:, row.label_bytes - 1].tolist()  # CIFAR-100: the fine label, second
         for channel in range(3):
@@ -166,8 +166,8 @@ def test_bad_cifar_files_each_have_one_line(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setitem(CATALOG, "cifar10", case)
         path.write_bytes(written)
         with pytest.raises(UserError, match=text) as error:
-            datasets.load("cifar10", "test", tmp_path)
+            datasets.load_split("cifar10", "test", tmp_path)
         message(error)
     path.unlink()
     with pytest.raises(UserError, match="anchored data fetch cifar10"):
-        datasets.load("cifar10", "test", tmp_path)
+        datasets.load_split("cifar10", "test", tmp_path)

@@ -18,23 +18,23 @@ from anchored.config.recipe import Recipe
 from anchored.config.settings import Data, Training
 from anchored.corruptions.randomness import image_keys
 from anchored.data import datasets
-from anchored.data.batches import Batches, ImageSet
-from anchored.data.streaming import Augmentation, AutoAugment, ImageStream, Interpolation, View
-from anchored.data.user_data import index as own
-from anchored.data.user_data.sources import listed
+from anchored.data.augmentation import Augmentation, AutoAugment
+from anchored.data.batches import Batches
+from anchored.data.image_sets import ImageSet, ImageStream
+from anchored.data.image_sources import index_files, list_images
+from anchored.data.preprocessing import InputFormat, Interpolation
 from anchored.errors import UserError
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.fit import train
 
-VIEW = View(3, 24)
+VIEW = InputFormat(3, 24)
 
 
-def stream_of(folder: Path, workers: int, view: View = VIEW) -> ImageStream:
-    paths = [folder / name for name in listed(folder)]
-    index = own.of_files(paths)
-    labels = torch.arange(len(paths))
-    return ImageStream("photos", index, tuple(map(str, range(len(paths)))), view, labels.clone(), labels, workers)
+def stream_of(folder: Path, workers: int, view: InputFormat = VIEW) -> ImageStream:
+    paths = [folder / name for name in list_images(folder)]
+    index = replace(index_files(paths), labels=np.arange(len(paths)))
+    return ImageStream("photos", index, tuple(map(str, range(len(paths)))), view, torch.arange(len(paths)), workers)
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def test_a_view_is_shorter_side_then_middle() -> None:
     image = Image.fromarray(pixels)
     small = image.resize((53, 32), Image.Resampling.BILINEAR)  # 28 / 0.875 = 32; 100 · 32 / 60 = 53.3
     expected = np.asarray(small)[2:30, 12:40]  # (53 − 28) / 2 = 12.5, rounded half to even
-    assert np.array_equal(View(3, 28, 0.875)(image).permute(1, 2, 0).numpy(), expected)
+    assert np.array_equal(InputFormat(3, 28, 0.875)(image).permute(1, 2, 0).numpy(), expected)
     bicubic = np.asarray(image.resize((53, 32), Image.Resampling.BICUBIC))[2:30, 12:40]
-    assert np.array_equal(View(3, 28, 0.875, "bicubic")(image).permute(1, 2, 0).numpy(), bicubic)
+    assert np.array_equal(InputFormat(3, 28, 0.875, "bicubic")(image).permute(1, 2, 0).numpy(), bicubic)
 
 
 @pytest.mark.parametrize("size", [(60, 100), (101, 57), (28, 29), (33, 300), (20, 21)])
@@ -68,24 +68,26 @@ def test_a_view_is_torchvisions_resize_and_center_crop(
     pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)).numpy()
     mode = v2.InterpolationMode(interpolation)
     theirs = v2.Compose([v2.Resize(int(28 / crop), interpolation=mode), v2.CenterCrop(28), v2.PILToTensor()])
-    assert torch.equal(View(3, 28, crop, interpolation)(Image.fromarray(pixels)), theirs(Image.fromarray(pixels)))
+    assert torch.equal(
+        InputFormat(3, 28, crop, interpolation)(Image.fromarray(pixels)), theirs(Image.fromarray(pixels))
+    )
 
 
 def test_a_view_leaves_the_inputs_size_alone() -> None:
     pixels = torch.randint(0, 256, (28, 28, 3), dtype=torch.uint8).numpy()
-    assert np.array_equal(View(3, 28, 0.875)(Image.fromarray(pixels)).permute(1, 2, 0).numpy(), pixels)
+    assert np.array_equal(InputFormat(3, 28, 0.875)(Image.fromarray(pixels)).permute(1, 2, 0).numpy(), pixels)
     grey = Image.fromarray(pixels[:, :, 0])
-    assert torch.equal(View(3, 28)(grey), torch.from_numpy(pixels[:, :, 0]).expand(3, -1, -1))
+    assert torch.equal(InputFormat(3, 28)(grey), torch.from_numpy(pixels[:, :, 0]).expand(3, -1, -1))
     assert np.array_equal(
-        View(1, 28)(Image.fromarray(pixels))[0].numpy(), np.asarray(Image.fromarray(pixels).convert("L"))
+        InputFormat(1, 28)(Image.fromarray(pixels))[0].numpy(), np.asarray(Image.fromarray(pixels).convert("L"))
     )
 
 
 def test_what_cannot_be_seen_is_one_line() -> None:
     with pytest.raises(UserError, match=r"5100 × 100 pixels is too long"):
-        View(1, 28)(Image.new("L", (5100, 100)))
+        InputFormat(1, 28)(Image.new("L", (5100, 100)))
     with pytest.raises(UserError, match=r"crop is 1\.5"):
-        View(1, 28, 1.5)
+        InputFormat(1, 28, 1.5)
 
 
 # --- A set
@@ -94,7 +96,7 @@ def test_what_cannot_be_seen_is_one_line() -> None:
 def test_workers_and_memory_give_the_same_images(photos: Path) -> None:
     alone, helped = stream_of(photos, 0), stream_of(photos, 2)
     batches = torch.split(torch.tensor([3, 1, 4, 1, 5, 9, 2, 6]), 3)
-    expected = torch.stack([VIEW(Image.open(photos / name).convert("RGB")) for name in listed(photos)])
+    expected = torch.stack([VIEW(Image.open(photos / name).convert("RGB")) for name in list_images(photos)])
     for stream in (alone, helped):
         parts = list(stream.parts(batches))
         assert [len(part) for part in parts] == [3, 3, 2]
@@ -139,12 +141,12 @@ def test_resized_crops_are_torchvisions_by_seed_epoch_and_index(photos: Path) ->
     with torch.random.fork_rng(devices=[]):
         for label, key in enumerate(image_keys(7, "augmentation/2", torch.arange(12)).tolist()):
             torch.manual_seed(key)
-            image = reference(Image.open(photos / listed(photos)[label]))
+            image = reference(Image.open(photos / list_images(photos)[label]))
             torch.testing.assert_close(first[label], functional.pil_to_tensor(image).float(), atol=1e-3, rtol=0)
 
 
 def test_images_in_memory_take_single_image_augmentations(photos: Path) -> None:
-    stream = stream_of(photos, 0, View(3, 60))
+    stream = stream_of(photos, 0, InputFormat(3, 60))
     (pixels,) = stream.parts([torch.arange(12)])
     memory = ImageSet("photos", pixels, stream.labels, stream.classes)
     for policy in get_args(AutoAugment):
@@ -187,14 +189,14 @@ def test_an_unreadable_image_is_one_line_with_its_name(photos: Path, tmp_path: P
 def test_the_limit_decides_and_the_weights_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     class_folders(Path("images"), 20)
-    settings = datasets.bound(Data("images/", fraction=0.5))
-    seen = datasets.seen_by(settings)
+    settings = datasets.with_content_hash(Data("images/", fraction=0.5))
+    seen = datasets.input_format(settings)
     small, big = replace(settings, memory=0.0, workers=2), settings
     kinds = [type(datasets.open_set("images/", "train", each, seen)) for each in (small, big)]
     assert kinds == [ImageStream, ImageSet]
     assert isinstance(datasets.open_set("images/", "train", big, seen, originals=True), ImageStream)
     assert isinstance(datasets.open_set("digits", "test", small, seen), ImageSet)  # arrays are there anyway
-    assert datasets.describe(small).mean == datasets.describe(big).mean
+    assert datasets.training_row(small).mean == datasets.training_row(big).mean
     recipe = Training(epochs=2, batch_size=8, learning_rate=0.05, crop_padding=2, accelerator="cpu")
     found = []
     for name, each in (("small", small), ("big", big)):
@@ -210,8 +212,8 @@ def test_the_limit_decides_and_the_weights_do_not_change(tmp_path: Path, monkeyp
 
 def test_arrays_beyond_the_limit_are_resized_as_they_are_needed() -> None:
     settings = Data("fashion-mini", fraction=0.01, size=40)
-    seen = datasets.seen_by(settings)
-    assert seen == View(1, 40)
+    seen = datasets.input_format(settings)
+    assert seen == InputFormat(1, 40)
     whole = datasets.open_set("digits", "test", settings, seen)
     lazy = datasets.open_set("digits", "test", replace(settings, memory=0.0), seen)
     assert isinstance(lazy, ImageSet)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anchored.data.synthetic_ood import OUTLIERS, altered
+from anchored.data.synthetic_ood import OUTLIERS, make_ood
 
 
 def images(count: int = 6, channels: int = 3, size: int = 29) -> Tensor:
@@ -15,7 +15,7 @@ def images(count: int = 6, channels: int = 3, size: int = 29) -> Tensor:
 
 
 def made(name: str, given: Tensor, seed: int = 0, first: int = 0) -> Tensor:
-    return altered(given, name, seed=seed, indices=torch.arange(first, first + len(given)))
+    return make_ood(given, name, seed=seed, indices=torch.arange(first, first + len(given)))
 
 
 @pytest.mark.parametrize("name", OUTLIERS)

@@ -15,8 +15,10 @@ from PIL import Image
 from anchored.config.settings import Data
 from anchored.data import datasets as data
 from anchored.data.catalog import registry as catalog
+from anchored.data.image_sets import LabelledImages
+from anchored.data.image_sources import index_files, list_images
+from anchored.data.preprocessing import InputFormat
 from anchored.data.user_data import index as own
-from anchored.data.user_data.sources import listed
 from anchored.errors import UserError
 
 SORTED = tuple(sorted(CLASSES))
@@ -26,19 +28,19 @@ SORTED = tuple(sorted(CLASSES))
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test in a folder of its own; nothing found before is remembered."""
     monkeypatch.chdir(tmp_path)
-    own.find.cache_clear()
+    own.find_user_data.cache_clear()
     return tmp_path
 
 
-def opened(name: str, split: str = "train", share: float = 0.2) -> data.Images:
+def opened(name: str, split: str = "train", share: float = 0.2) -> LabelledImages:
     settings = Data(name, test_share=share)
-    return data.open_set(name, split, settings, data.seen_by(settings))
+    return data.open_set(name, split, settings, data.input_format(settings))
 
 
 def refusal(name: str) -> str:
-    own.find.cache_clear()
+    own.find_user_data.cache_clear()
     with pytest.raises(UserError) as raised:
-        own.checked(own.find(name, 0.2))
+        own.find_user_data(name, 0.2).check_learnable()
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -58,20 +60,20 @@ def write_csv(path: str, lines: list[tuple[str, ...]]) -> str:
      ("./a.npz", "a"), ("hf:org/birds/small", "small")],
 )  # fmt: skip
 def test_places_have_titles_and_file_names(name: str, title: str) -> None:
-    assert catalog.is_own(name)
-    assert catalog.title(name) == title
-    assert set(catalog.file_name(name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
-    assert catalog.file_name(name) != catalog.file_name("other/" + name)
+    assert catalog.is_user_data(name)
+    assert catalog.dataset_title(name) == title
+    assert set(catalog.dataset_file_name(name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert catalog.dataset_file_name(name) != catalog.dataset_file_name("other/" + name)
 
 
 def test_the_catalogs_names_stay_its_own(here: Path) -> None:
     (here / "digits").mkdir()
     (here / "mine").mkdir()
-    assert not catalog.is_own("digits")
-    assert not catalog.is_own("mine")
-    assert (catalog.title("digits"), catalog.file_name("digits")) == ("MNIST digits", "digits")
+    assert not catalog.is_user_data("digits")
+    assert not catalog.is_user_data("mine")
+    assert (catalog.dataset_title("digits"), catalog.dataset_file_name("digits")) == ("MNIST digits", "digits")
     with pytest.raises(UserError, match="'mine' is not in the catalog; write 'mine/' for the folder of that name"):
-        catalog.get("mine")
+        catalog.get_dataset("mine")
 
 
 def test_linked_folders_are_followed_once(here: Path) -> None:
@@ -80,7 +82,7 @@ def test_linked_folders_are_followed_once(here: Path) -> None:
     (here / "elsewhere").mkdir()
     (here / "images" / "T-shirt" / "000.png").rename(here / "elsewhere" / "x.png")
     (here / "images" / "T-shirt" / "more").symlink_to(here / "elsewhere")
-    assert listed(here / "images") == [
+    assert list_images(here / "images") == [
         "Ankle boot/000.png", "Ankle boot/001.png", "T-shirt/001.png", "T-shirt/more/x.png", "Trouser/000.png",
         "Trouser/001.png",
     ]  # fmt: skip
@@ -93,28 +95,26 @@ def test_linked_folders_are_followed_once(here: Path) -> None:
 
 def test_class_folders_are_split_by_name_and_stratified(here: Path) -> None:
     class_folders(here / "images", 10)
-    found = own.find("images/", 0.2)
+    found = own.find_user_data("images/", 0.2)
     assert found.classes == SORTED
     assert (found.channels, found.size) == (1, 28)
     assert np.bincount(found.split("train").labels).tolist() == [8, 8, 8]
     assert np.bincount(found.split("test").labels).tolist() == [2, 2, 2]
-    train, test = (set(found.split(split).numbers.tolist()) for split in ("train", "test"))
-    assert train | test == set(range(30))
+    train, test = (set(found.split(split).keys) for split in ("train", "test"))
+    assert train | test == set(found.split("ood").keys)
     assert not train & test
     assert len(found.split("ood")) == 30
-    names = found.split("test").source.names  # type: ignore[attr-defined]
     (here / "images" / "Trouser" / "zzz.png").write_bytes((here / "images" / "Trouser" / "000.png").read_bytes())
-    own.find.cache_clear()
-    more = own.find("images/", 0.2)
-    stays = {names[i] for i in test} & {more.split("test").source.names[i] for i in more.split("test").numbers}  # type: ignore[attr-defined]
-    assert len(stays) >= 5  # one more image moves one at most
+    own.find_user_data.cache_clear()
+    more = own.find_user_data("images/", 0.2)
+    assert len(test & set(more.split("test").keys)) >= 5  # one more image moves one at most
 
 
 def test_train_and_test_folders_are_taken_as_they_are(here: Path) -> None:
     class_folders(here / "images" / "train", 6)
     class_folders(here / "images" / "test", 3, first=6)
     train, test = opened("images/"), opened("images/", "test")
-    whole = data.load("fashion-mini", "train")
+    whole = data.load_split("fashion-mini", "train")
     for images, places in ((train, range(6)), (test, range(6, 9))):
         for label, title in enumerate(SORTED):
             expected = whole.images[(whole.labels == CLASSES[title]).nonzero().squeeze(1)[list(places)]]
@@ -122,15 +122,15 @@ def test_train_and_test_folders_are_taken_as_they_are(here: Path) -> None:
             assert torch.equal(next(images.parts([chosen])), expected)
     assert len(opened("images/", "ood")) == 9
     (here / "images" / "test").rename(here / "images" / "val")
-    own.find.cache_clear()
-    assert len(own.find("images/", 0.2).split("test")) == 9
+    own.find_user_data.cache_clear()
+    assert len(own.find_user_data("images/", 0.2).split("test")) == 9
 
 
 def test_mean_and_deviation_are_of_the_training_images(here: Path) -> None:
     class_folders(here / "images", 10)
     settings = Data("images/")
     (pixels,) = opened("images/").parts([torch.arange(24)])
-    row = data.describe(settings)
+    row = data.training_row(settings)
     assert row.mean == pytest.approx([(pixels.double() / 255).mean().item()])
     assert row.std == pytest.approx([(pixels.double() / 255).std(correction=0).item()])
     assert (row.train, row.test, row.classes, row.title) == (24, 6, SORTED, "images")
@@ -139,12 +139,15 @@ def test_mean_and_deviation_are_of_the_training_images(here: Path) -> None:
 def test_sizes_and_colours_follow_the_stated_rule(here: Path) -> None:
     photographs(here / "a" / "one", 3, (60, 40))
     photographs(here / "a" / "two", 3, (90, 90))
-    assert (own.find("a/", 0.2).channels, own.find("a/", 0.2).size) == (3, 65)  # the median of 40, 40, 40, 90, 90, 90
-    assert data.seen_by(Data("a/")) == data.View(3, 65)
-    assert data.seen_by(Data("a/", size=112, channels=1)) == data.View(1, 112, 0.875)
+    assert (own.find_user_data("a/", 0.2).channels, own.find_user_data("a/", 0.2).size) == (
+        3,
+        65,
+    )  # the median of 40, 40, 40, 90, 90, 90
+    assert data.input_format(Data("a/")) == InputFormat(3, 65)
+    assert data.input_format(Data("a/", size=112, channels=1)) == InputFormat(1, 112, 0.875)
     photographs(here / "b" / "one", 2, (900, 700))
     photographs(here / "b" / "two", 2, (900, 700))
-    assert own.find("b/", 0.2).size == 224
+    assert own.find_user_data("b/", 0.2).size == 224
 
 
 def test_a_flat_folder_is_good_for_ood_alone(here: Path) -> None:
@@ -160,16 +163,16 @@ def test_a_table_of_paths(here: Path) -> None:
     class_folders(here / "images", 4)
     files = [(f"images/{title}/{n:03d}.png", str(label + 9)) for title, label in CLASSES.items() for n in range(4)]
     name = write_csv("mine.csv", [("path", "label"), *files])
-    found = own.find(name, 0.25)
+    found = own.find_user_data(name, 0.25)
     assert found.classes == ("9", "10", "18")  # numbers sort as numbers
     assert np.bincount(found.split("train").labels).tolist() == [3, 3, 3]
-    own.find.cache_clear()
+    own.find_user_data.cache_clear()
     sides = ["train", "train", "Test", "validation"] * 3
     write_csv(
         "mine.csv", [("split", "path", "label"), *((side, *file) for side, file in zip(sides, files, strict=True))]
     )
-    assert np.bincount(own.find(name, 0.25).split("test").labels).tolist() == [2, 2, 2]
-    whole = data.load("fashion-mini", "train")
+    assert np.bincount(own.find_user_data(name, 0.25).split("test").labels).tolist() == [2, 2, 2]
+    whole = data.load_split("fashion-mini", "train")
     shirts = (whole.labels == 0).nonzero().squeeze(1)
     assert torch.equal(next(opened(name).parts([torch.tensor([4, 5])])), whole.images[shirts[:2]])
 
@@ -180,17 +183,17 @@ def test_arrays(here: Path, order: str) -> None:
     labels = np.array([0, 1] * 6)
     kept = {"NHW": images[..., 0], "NHWC": images, "NCHW": images.transpose(0, 3, 1, 2)}[order]
     np.savez("mine.npz", images=kept, labels=labels)
-    found = own.find("mine.npz", 0.5)
+    found = own.find_user_data("mine.npz", 0.5)
     assert (found.channels, found.size, found.classes) == (1 if order == "NHW" else 3, 20, ("0", "1"))
     chosen = found.split("train")
-    expected = images[chosen.numbers[0], :, 2:22]  # the middle of 24
+    expected = images[int(chosen.keys[0]), :, 2:22]  # the middle of 24
     expected = expected[None, ..., 0] if order == "NHW" else expected.transpose(2, 0, 1)
     assert np.array_equal(next(opened("mine.npz", share=0.5).parts([torch.tensor([0])]))[0].numpy(), expected)
     names = np.array(["cat", "dog"])[labels]
     np.savez_compressed(
         "four.npz", x_train=kept[:8], y_train=names[labels[:8]], x_test=kept[8:], y_test=names[labels[8:]]
     )
-    assert own.find("four.npz", 0.5).classes == ("cat", "dog")
+    assert own.find_user_data("four.npz", 0.5).classes == ("cat", "dog")
     assert len(opened("four.npz", "test")) == 4
 
 
@@ -203,19 +206,22 @@ def test_hugging_face_folders(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     rows = {"image": files, "label": [n // 5 for n in range(15)], "id": list(range(15))}
     table = datasets.Dataset.from_dict(rows, kinds)
     table.save_to_disk(here / "saved")
-    found = own.find("hf:saved", 0.2)
+    found = own.find_user_data("hf:saved", 0.2)
     assert (found.classes, found.channels, found.size) == (SORTED, 1, 28)
     assert np.bincount(found.split("test").labels).tolist() == [1, 1, 1]
-    expected = np.asarray(Image.open(files[int(found.split("train").numbers[3])]))
+    expected = np.asarray(Image.open(files[int(found.split("train").keys[3])]))
     assert np.array_equal(next(opened("hf:saved").parts([torch.tensor([3])]))[0, 0].numpy(), expected)
     datasets.DatasetDict(train=table.select(range(0, 15, 2)), test=table.select(range(1, 15, 2))).save_to_disk(
         here / "two"
     )
-    assert (len(own.find("hf:two", 0.2).split("train")), len(own.find("hf:two", 0.2).split("test"))) == (8, 7)
+    assert (
+        len(own.find_user_data("hf:two", 0.2).split("train")),
+        len(own.find_user_data("hf:two", 0.2).split("test")),
+    ) == (8, 7)
     (here / "parquet").mkdir()
     table.to_parquet(here / "parquet" / "train-0.parquet")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    assert own.find("hf:./parquet", 0.2).classes == SORTED
+    assert own.find_user_data("hf:./parquet", 0.2).classes == SORTED
     table.remove_columns("image").save_to_disk(here / "none")
     assert "has no column of images: it has label, id" in refusal("hf:none")
     assert "cannot have hf:nobody/nothing from Hugging Face" in refusal("hf:nobody/nothing")
@@ -227,7 +233,7 @@ def test_hugging_face_folders(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def decoded(image: Image.Image, name: str, **options: object) -> npt.NDArray[np.uint8]:
     """The pixels as they come back from a file."""
     image.save(name, **options)  # type: ignore[arg-type]
-    back = own.of_files([Path(name)]).decode(0)
+    back = index_files([Path(name)]).decode(0)
     assert back.mode in ("L", "RGB")
     return np.asarray(back)
 
@@ -283,16 +289,16 @@ def test_what_is_no_image_is_one_line_with_its_name(monkeypatch: pytest.MonkeyPa
         ("text.png", "text.png is not an image"),
         ("cut.png", r"cut.png is not a whole image \("),
         ("float.tif", "floating-point"),
-        ("gone.png", r"gone.png is not a whole image \(No such file"),
+        ("gone.png", r"gone.png cannot be read \(No such file"),
     ):
         with pytest.raises(UserError, match=said) as raised:
-            own.of_files([Path(name)]).decode(0)
+            index_files([Path(name)]).decode(0)
         assert "\n" not in str(raised.value)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6_000)
-    assert own.of_files([Path("huge.png")]).decode(0).size == (100, 100)  # Pillow would only warn
+    assert index_files([Path("huge.png")]).decode(0).size == (100, 100)  # Pillow would only warn
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_000)
     with pytest.raises(UserError, match=r"huge\.png has too many pixels"):
-        own.of_files([Path("huge.png")]).decode(0)
+        index_files([Path("huge.png")]).decode(0)
 
 
 # --- Refusals
@@ -401,21 +407,21 @@ def test_refusals_are_one_line(make: Callable[[], str], said: str) -> None:
 
 def test_a_changed_folder_is_noticed(here: Path) -> None:
     class_folders(here / "images", 4)
-    settings = data.bound(Data("images/"))
+    settings = data.with_content_hash(Data("images/"))
     assert len(settings.content) == 16
-    assert data.bound(settings) == settings
+    assert data.with_content_hash(settings) == settings
     victim = here / "images" / "Trouser" / "002.png"
     before = victim.read_bytes()
 
     def now() -> str:
-        return data.bound(Data("images/")).content
+        return data.with_content_hash(Data("images/")).content
 
     os.utime(victim, (1, 1))
     assert now() == settings.content  # small sets: what is in the files, not when they were written
     victim.write_bytes(before[:-1] + b"?")
     assert now() != settings.content
     with pytest.raises(UserError, match=r"images of images/ are not those that this training began with"):
-        data.open_set("images/", "train", settings, data.seen_by(settings))
+        data.open_set("images/", "train", settings, data.input_format(settings))
     victim.write_bytes(before)
     assert now() == settings.content
     victim.rename(victim.with_name("other.png"))
@@ -425,6 +431,6 @@ def test_a_changed_folder_is_noticed(here: Path) -> None:
 def test_large_sets_are_known_by_sizes_and_times(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(here / "images", 4)
     monkeypatch.setattr(own, "_READ_WHOLE", 100)
-    before = data.bound(Data("images/")).content
+    before = data.with_content_hash(Data("images/")).content
     os.utime(here / "images" / "Trouser" / "002.png", (1, 1))
-    assert data.bound(Data("images/")).content != before
+    assert data.with_content_hash(Data("images/")).content != before

@@ -14,8 +14,8 @@ from anchored.config import recipe_file
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Data, Evaluation, Grid, Validation
 from anchored.data import datasets
-from anchored.data.batches import to_input
-from anchored.data.streaming import Images
+from anchored.data.image_sets import LabelledImages
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import load
@@ -71,7 +71,7 @@ def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     chosen = recipe_of(study).data
     images = load("fashion-mini-known", "validation", chosen)
     run = study.run("small-ram-0.5-seed1")
-    model, config = anchored.load(run.path), datasets.describe(chosen)
+    model, config = anchored.load(run.path), datasets.training_row(chosen)
     pixels = next(images.parts([torch.arange(len(images))]))
     with torch.no_grad():
         logits = model(to_input(pixels, config.mean, config.std))
@@ -130,7 +130,7 @@ def test_no_test_image_is_looked_at(study: StudyFolder, monkeypatch: pytest.Monk
         file.unlink()
     rows, seen, real = run.validation.rows_file.read_bytes(), set[tuple[str, str]](), datasets.open_set
 
-    def watched(name: str, split: str, *rest: Any, **more: Any) -> Images:
+    def watched(name: str, split: str, *rest: Any, **more: Any) -> LabelledImages:
         seen.add((name, split))
         return real(name, split, *rest, **more)
 

@@ -17,8 +17,8 @@ from anchored.config.recipe import Cell, Recipe
 from anchored.config.settings import Data
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
-from anchored.data.batches import ImageSet, to_input
-from anchored.data.streaming import Images, ImageStream, View
+from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages
+from anchored.data.preprocessing import InputFormat, to_input
 from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.evaluation import inference
@@ -37,9 +37,9 @@ def config() -> ModelConfig:
     return model_config(Cell(**{**vars(cell), "network": "small", "data": Data("fashion-mini")}))
 
 
-def work(images: Images | None = None, features: bool = True, batch_size: int = 16) -> Pass:
+def work(images: LabelledImages | None = None, features: bool = True, batch_size: int = 16) -> Pass:
     made = config()
-    whole = datasets.scaled(datasets.load("fashion-mini", "test"), 0.05)
+    whole = datasets.take_fraction(datasets.load_split("fashion-mini", "test"), 0.05)
     return Pass(models.build_model(made, seed=3), made, images or whole, batch_size, features)
 
 
@@ -128,9 +128,9 @@ def test_a_killed_pass_goes_on_after_its_last_part(
 
 def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "images", 12)
-    found = own.find(str(folder), 0.5).split("test")
+    found = own.find_user_data(str(folder), 0.5).split("test")
     labels = torch.from_numpy(found.labels)
-    stream = ImageStream("mine", found, ("a", "b", "c"), View(1, 28), torch.arange(len(found)), labels, workers=2)
+    stream = ImageStream("mine", found, ("a", "b", "c"), InputFormat(1, 28), torch.arange(len(found)), workers=2)
     (pixels,) = stream.parts([torch.arange(len(found))])
     memory = ImageSet("mine", pixels, labels, stream.classes)
 

@@ -40,7 +40,7 @@ CONFIG = ModelConfig(
 
 
 def images(count: int = 5) -> Tensor:
-    return datasets.load("textures", "test", channels=3, size=24).images[:count]
+    return datasets.load_split("textures", "test", channels=3, size=24).images[:count]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = Run(tmp_path_factory.mktemp("runs") / "ram")
     anchored_model = model.build_model(CONFIG, seed=1)
     assert isinstance(anchored_model, AnchoredModel)
-    inputs = CONFIG.preprocess(datasets.load("photos", "test", channels=3, size=24).images[:40])
+    inputs = CONFIG.preprocess(datasets.load_split("photos", "test", channels=3, size=24).images[:40])
     for part in torch.split(inputs, 8):
         anchored_model.train()(part)
     anchored_model.set_references(inputs[7:9])

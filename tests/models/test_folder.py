@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 import anchored
 from anchored.cli.main import main
 from anchored.data import datasets
-from anchored.data.batches import to_input
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.models import folder
 from anchored.models import registry as networks
@@ -55,14 +55,14 @@ def refused(run: Run, said: str) -> None:
 
 def test_images_of_any_size_and_colour_become_inputs(run: Run) -> None:
     loaded: Any = anchored.load(run.path)
-    photos = datasets.load("photos", "test").images[:3]
+    photos = datasets.load_split("photos", "test").images[:3]
     assert loaded.preprocess(photos).shape == (3, 1, 28, 28)
     assert loaded(loaded.preprocess(photos[:, :, :20])).shape == (3, 3)
     assert loaded.classes == ("coat", "bag", "shoe")
 
 
 def test_images_that_fit_are_prepared_as_in_training() -> None:
-    images = datasets.load("digits", "test").images[:4]
+    images = datasets.load_split("digits", "test").images[:4]
     assert torch.equal(CONFIG.preprocess(images), to_input(images, CONFIG.mean, CONFIG.std))
 
 

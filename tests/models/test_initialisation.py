@@ -13,8 +13,8 @@ import anchored
 from anchored.config.recipe import Cell, canonical
 from anchored.config.settings import Anchoring, Data, Network, Protocol, Tail, Training
 from anchored.data import datasets
-from anchored.data.batches import to_input
 from anchored.data.catalog import registry as catalog
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import initialisation
@@ -112,7 +112,7 @@ def test_the_checkpoints_normalisation_is_taken_unless_the_recipe_says_otherwise
     assert initialisation.model_config(cell(checkpoint=folder)).mean == (0.5,)
     own = cell(checkpoint=folder, data=Data("fashion-mini-known", mean=(0.1,), std=(0.2,)))
     assert (initialisation.model_config(own).mean, initialisation.model_config(own).std) == ((0.1,), (0.2,))
-    assert initialisation.model_config(cell()).mean == catalog.get("fashion-mini-known").mean
+    assert initialisation.model_config(cell()).mean == catalog.get_dataset("fashion-mini-known").mean
 
 
 def test_input_shape_is_the_recipes(tmp_path: Path) -> None:
@@ -198,5 +198,5 @@ def test_a_cell_of_before_these_settings_is_still_known(tmp_path: Path) -> None:
 def test_real_images_are_prepared_alike(checkpoint: Path) -> None:
     """Preprocessing of images that fit already is the one that training and evaluation use."""
     config = initialisation.model_config(cell())
-    images = datasets.load("fashion-mini-known", "test").images[:4]
+    images = datasets.load_split("fashion-mini-known", "test").images[:4]
     assert torch.equal(config.preprocess(images), to_input(images, config.mean, config.std))

@@ -15,7 +15,7 @@ import anchored
 from anchored.cli.main import main
 from anchored.config.settings import Data
 from anchored.data import datasets
-from anchored.data.batches import to_input
+from anchored.data.preprocessing import to_input
 from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, pair
@@ -84,17 +84,16 @@ def test_the_study_measures_everything(home: Path) -> None:
     assert "The networks see 28 × 28 pixels in grey: images of that size as they are" in page
     assert "odd" in page
     kept = model.read_config(MASKED)
-    row = datasets.describe(Data("images/", test_share=0.25))
+    row = datasets.training_row(Data("images/", test_share=0.25))
     assert (kept.trained_on, kept.classes) == ("images/", row.classes)
     assert (kept.mean, kept.std) == (row.mean, row.std)
-    assert disk.read_json(MASKED.cell_file)["data"]["content"] == own.find("images/", 0.25).content
+    assert disk.read_json(MASKED.cell_file)["data"]["content"] == own.find_user_data("images/", 0.25).content
 
 
 def test_rows_can_be_had_again_from_the_files() -> None:
     run = MASKED
     network, config = anchored.load(run.path), model.read_config(run)
-    found = own.find("images/", 0.25).split("test")
-    files = [Path("images") / found.source.names[i] for i in found.numbers]  # type: ignore[attr-defined]
+    files = [Path("images") / key for key in own.find_user_data("images/", 0.25).split("test").keys]
     pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(file)).copy())[None] for file in files])
     with torch.no_grad():
         logits = network(to_input(pixels, config.mean, config.std))

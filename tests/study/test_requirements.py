@@ -215,5 +215,5 @@ def test_the_command_says_what_to_do(
     assert main(["doctor", "demo", "--evaluate.corruptions", "[]", *changes]) == 1
     printed = capsys.readouterr().out
     assert "run: anchored data fetch isun dtd-textures stanford-cars" in printed
-    assert catalog.get("stanford-cars").manual[:40] in printed
+    assert catalog.get_dataset("stanford-cars").manual[:40] in printed
     assert list(tmp_path.iterdir()) == []  # nothing is written

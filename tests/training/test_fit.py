@@ -15,7 +15,8 @@ import anchored
 from anchored.config.recipe import Cell
 from anchored.config.settings import Anchoring, Data, Protocol, Tail, Training
 from anchored.data import datasets
-from anchored.data.batches import Batches, to_input
+from anchored.data.batches import Batches
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder
@@ -125,7 +126,7 @@ def test_references_are_training_images_kept_with_the_model(trained: Run) -> Non
     assert isinstance(loaded, AnchoredModel)
     assert loaded.references is not None
     config = folder.read_config(trained)
-    images = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.02)
+    images = datasets.take_fraction(datasets.load_split("fashion-mini-known", "train"), 0.02)
     inputs = to_input(images.images, config.mean, config.std)
     assert len(loaded.references) == 2
     for reference in loaded.references:
@@ -200,7 +201,7 @@ class OwnModule(pl.LightningModule):
 
 
 def test_in_somebody_elses_lightning_module() -> None:
-    images = datasets.scaled(datasets.load("fashion-mini-known", "train"), 0.02)
+    images = datasets.take_fraction(datasets.load_split("fashion-mini-known", "train"), 0.02)
     batches = Batches(images, 35, (0.3,), (0.3,), shuffle=True)
     network = networks.build_network("small", channels=1, classes=7, seed=0)
     module = OwnModule(anchored.anchor(network, 0.25))

@@ -150,20 +150,20 @@ def _data(
     """
     from anchored.data import inventory
     from anchored.data.catalog import registry as catalog
-    from anchored.data.readers.download import fetch
+    from anchored.data.readers.download import fetch_dataset
 
     if action == "fetch" and not names:
         raise UserError(f"data fetch: name the sets to download, out of {', '.join(catalog.CATALOG)}")
-    rows = [catalog.get(name) for name in names] or list(catalog.CATALOG.values())
+    rows = [catalog.get_dataset(name) for name in names] or list(catalog.CATALOG.values())
     if action == "list":
-        _console().print(inventory.listing(rows))
+        _console().print(inventory.catalog_table(rows))
     for row in rows if action != "list" else ():
         if action == "show":
-            print("\n".join(inventory.described(row)))
+            print("\n".join(inventory.describe_row(row)))
         elif action == "verify":
-            print(f"{row.name}: {inventory.verified(row, every=every)}")
+            print(f"{row.name}: {inventory.verify_dataset(row, every=every)}")
         else:
-            for path in fetch(row.name, offline=offline) or ("nothing to download",):
+            for path in fetch_dataset(row.name, offline=offline) or ("nothing to download",):
                 print(f"{row.name}: {path}")
 
 
@@ -252,7 +252,7 @@ def _corrupt(
     from anchored.data import corrupted_copy
 
     folder = Path(output)
-    corrupted_copy.corrupt(
+    corrupted_copy.write_corrupted_copy(
         source, folder, _console(), names=corruptions, severities=severities, seed=seed, layout=layout, size=size
     )
     print(f"Corrupted images: {folder.resolve()}")

@@ -11,8 +11,9 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,11 +29,12 @@ from torch import Tensor
 from anchored.config.settings import Data
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
-from anchored.data.batches import as_seen_by
 from anchored.data.catalog import registry as catalog
-from anchored.data.streaming import View, ahead
-from anchored.data.user_data import index as own
-from anchored.data.user_data.sources import UNREADABLE, Listing, decoded
+from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages, ahead
+from anchored.data.image_sources import ImageIndex
+from anchored.data.preprocessing import InputFormat, tensor_to_pil
+from anchored.data.user_data.index import find_user_data
+from anchored.data.user_data.sources import Listing, list_user_data
 from anchored.errors import UserError
 from anchored.store import files as disk
 from anchored.store import layout as runs
@@ -61,16 +63,16 @@ class Request:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """An image set: what its files are called, and its images, a batch at a time."""
+class _Originals:
+    """The images (N) to corrupt, and what their files are called."""
 
+    images: LabelledImages
     names: Sequence[str]  # class/file or file, without ending, each once
-    labels: npt.NDArray[np.int64] | None
-    batches: Callable[[Sequence[Tensor]], Iterator[Iterable[Tensor]]]  # of places (B,) -> images (C,H,W) uint8
-    content: str = ""
+    labelled: bool = True
+    content: str = ""  # hash of user data
 
 
-def corrupt(
+def write_corrupted_copy(
     source: str,
     folder: Path,
     console: Console,
@@ -89,20 +91,20 @@ def corrupt(
     one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
     """
     if source not in catalog.CATALOG and Path(source).is_dir():
-        source = f"{source.rstrip('/')}/"  # a folder needs no stroke at its end here
+        source = f"{source.rstrip('/')}/"  # a folder needs no slash at its end here
     if layout == "npy" and tuple(severities) != ALL:
         raise UserError("the npy layout has five blocks, one a severity: leave severities out, or use --layout folders")
     _check(severities, size)
-    chosen = _source(source, size, one_size=layout == "npy" and not size)
-    first = next(iter(next(chosen.batches([torch.arange(1)]))))
-    kinds = corruptions.expand(names, *first.shape[1:])
-    request = Request(source, chosen.content, len(chosen.names), kinds, tuple(severities), seed, layout, size)
+    originals = _open_originals(source, size, one_size=layout == "npy" and not size)
+    first = next(originals.images.parts([torch.arange(1)]))
+    kinds = corruptions.expand(names, *first.shape[2:])
+    request = Request(source, originals.content, len(originals.names), kinds, tuple(severities), seed, layout, size)
     place = CorruptedFolder(folder)
     done = _claim(place, request)
-    _write_all(place, request, chosen, first, done, console)
+    _write_all(place, request, originals, first[0], done, console)
     if layout == "npy":
-        _finish_blocks(place, request, chosen)
-    disk.write_bytes(place.sheet_file, png(sheet(first[None], kinds, request.severities, seed)))
+        _finish_blocks(place, request, originals)
+    disk.write_bytes(place.sheet_file, encode_image(contact_sheet(first, kinds, request.severities, seed), "PNG"))
 
 
 def _check(severities: Sequence[int], size: int) -> None:
@@ -116,14 +118,16 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
     """Claim a folder for a request and return how many images are done in it; UserError where it holds another."""
     file, wanted = folder.request_file, _plain(request)
     if file.exists():
-        found = disk.read_json(file)
-        if not isinstance(found, dict):
+        earlier = disk.read_json(file)
+        if not isinstance(earlier, dict):
             raise UserError(f"{file} does not describe corrupted images: choose another folder with -o")
-        if changed := runs.first_difference(found, wanted):
+        if changed := runs.first_difference(earlier, wanted):
             raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
         return _done(folder.done_file, request.images) if folder.done_file.exists() else 0
     if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-        raise UserError(f"{folder.path} is not empty and holds no corrupted images of ours: choose another with -o")
+        raise UserError(
+            f"{folder.path} is not empty and holds no corrupted images written by anchored: choose another with -o"
+        )
     disk.write_json(file, wanted)
     return 0
 
@@ -144,12 +148,12 @@ def _plain(request: Request) -> dict[str, object]:
 
 
 def _write_all(
-    folder: CorruptedFolder, request: Request, source: _Source, first: Tensor, done: int, console: Console
+    folder: CorruptedFolder, request: Request, originals: _Originals, first: Tensor, done: int, console: Console
 ) -> None:
     """Corrupt and write the images from ``done`` on, a batch at a time, and say how far it is."""
-    write = _blocks(folder, request, first, done) if request.layout == "npy" else _files(folder, source.names)
+    write = _write_blocks(folder, request, first, done) if request.layout == "npy" else _write_files(folder, originals)
     count = max(1, min(_BATCH, _PIXELS // first[0].numel()))
-    places = torch.split(torch.arange(done, request.images), count) if done < request.images else ()
+    places = torch.arange(done, request.images)
     passes = len(request.corruptions) * len(request.severities)
     console.print(
         f"{request.images:,} images × {len(request.corruptions)} corruptions × {len(request.severities)} severities"
@@ -158,23 +162,25 @@ def _write_all(
     columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn(elapsed_when_finished=True))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("corrupting", total=request.images * passes, completed=done * passes)
-        for batch, images in zip(places, ahead(map(list, source.batches(places))), strict=True):
-            for group in _alike(images):
+        batches = torch.split(places, count) if len(places) else ()
+        singly = originals.images.parts([place[None] for place in places])  # they may have many sizes
+        decoded = ([image[0] for image in itertools.islice(singly, len(batch))] for batch in batches)
+        for batch, images in zip(batches, ahead(decoded), strict=True):
+            for group in _group_by_shape(images):
                 indices, stacked = batch[group], torch.stack([images[i] for i in group])
-                for name in request.corruptions:
-                    for severity in request.severities:
-                        made = corruptions.corrupt(stacked, name, severity, seed=request.seed, indices=indices)
-                        write(name, severity, indices.tolist(), made)
-                        bar.advance(task, len(group))
+                for name, severity in itertools.product(request.corruptions, request.severities):
+                    corrupted = corruptions.corrupt(stacked, name, severity, seed=request.seed, indices=indices)
+                    write(name, severity, indices.tolist(), corrupted)
+                    bar.advance(task, len(group))
             disk.write_json(folder.done_file, {"images": int(batch[-1]) + 1})
 
 
-def _alike(images: Sequence[Tensor]) -> list[list[int]]:
+def _group_by_shape(images: Sequence[Tensor]) -> list[list[int]]:
     """Return the places of images of one shape, shape by shape."""
-    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, image in enumerate(images):
-        found[tuple(image.shape)].append(place)
-    return list(found.values())
+        places[tuple(image.shape)].append(place)
+    return list(places.values())
 
 
 # --- Layouts ----------------------------------------------------------------------------------------------------------
@@ -182,23 +188,23 @@ def _alike(images: Sequence[Tensor]) -> list[list[int]]:
 _Write = Callable[[str, int, list[int], Tensor], None]  # corruption, severity, places in the set, images (B,C,H,W)
 
 
-def _files(folder: CorruptedFolder, names: Sequence[str]) -> _Write:
+def _write_files(folder: CorruptedFolder, originals: _Originals) -> _Write:
     """Write each image as a JPEG file of its own."""
 
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
-            file = folder.image_file(corruption, severity, names[place])
-            disk.write_bytes(file, jpeg(picture(image), QUALITY))
+            file = folder.image_file(corruption, severity, originals.names[place])
+            disk.write_bytes(file, encode_image(tensor_to_pil(image), "JPEG"))
 
     return write
 
 
-def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int) -> _Write:
+def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int) -> _Write:
     """Write images into their places in the blocks of a corruption's file, mapped into memory."""
     channels, height, width = first.shape
     shape = (len(ALL) * request.images, height, width, channels)
 
-    def opened(name: str) -> npt.NDArray[np.uint8]:
+    def open_blocks(name: str) -> npt.NDArray[np.uint8]:
         finished = folder.blocks_file(name)
         path = finished if finished.exists() else folder.part_file(name)
         with disk.os_errors_as_user_errors(path, "write"):
@@ -207,10 +213,10 @@ def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int)
             mode: Literal["r+", "w+"] = "r+" if done else "w+"
             return np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
 
-    files = {name: opened(name) for name in request.corruptions} if done < request.images else {}
+    files = {name: open_blocks(name) for name in request.corruptions} if done < request.images else {}
 
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
-        if images.shape[1:] != first.shape:  # turned by its camera's note, perhaps
+        if images.shape[1:] != first.shape:  # turned as its EXIF says, perhaps
             raise UserError(f"image {places[0] + 1} is not of the first one's size: give --size, or --layout folders")
         block = np.asarray(places) + (severity - 1) * request.images
         files[corruption][block] = images.permute(0, 2, 3, 1).numpy()
@@ -218,135 +224,106 @@ def _blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int)
     return write
 
 
-def _finish_blocks(folder: CorruptedFolder, request: Request, source: _Source) -> None:
+def _finish_blocks(folder: CorruptedFolder, request: Request, originals: _Originals) -> None:
     """Give the complete files their names, and write the labels."""
     for name in request.corruptions:
         part, finished = folder.part_file(name), folder.blocks_file(name)
         if part.exists():
             with disk.os_errors_as_user_errors(finished, "write"):
                 part.replace(finished)
-    if source.labels is not None:
+    if originals.labelled:
         file = io.BytesIO()
-        np.save(file, np.tile(source.labels, len(ALL)))
+        np.save(file, np.tile(originals.images.labels.numpy(), len(ALL)))
         disk.write_bytes(folder.labels_file, file.getvalue())
 
 
-# --- Sources ----------------------------------------------------------------------------------------------------------
+# --- Originals --------------------------------------------------------------------------------------------------------
 
 
-def _source(name: str, size: int, one_size: bool) -> _Source:
-    """Find an image set by its name; UserError where there is none, or own images have several sizes but may not."""
+def _open_originals(name: str, size: int, one_size: bool) -> _Originals:
+    """Open an image set by its name; UserError where there is none, or user data have several sizes but may not."""
     if name.lower().endswith(".npy"):
-        return _array(name, size)
-    if catalog.is_own(name):
-        return _own(name, size, one_size)
-    row = catalog.get(name)
-    images = datasets.open_set(name, "test", Data(train=name), _view(row.channels, size or row.size))
-    labels = images.labels.numpy()
-    classes = row.classes if len(row.classes) > 1 else ("",) * (int(labels.max()) + 1)
-    numbers = [f"{number:0{len(str(len(images)))}d}" for number in range(len(images))]
-    return _Source(_unique(numbers, [classes[label] for label in labels]), labels, images.parts)
+        return _open_npy(name, size)
+    if catalog.is_user_data(name):
+        return _open_user_data(name, size, one_size)
+    row = catalog.get_dataset(name)
+    images = datasets.open_set(name, "test", Data(train=name), _target(row.channels, size or row.size))
+    classes = row.classes if len(row.classes) > 1 else ("",) * (int(images.labels.max()) + 1)
+    return _Originals(images, _unique(_numbers(len(images)), [classes[label] for label in images.labels.tolist()]))
 
 
-def _view(channels: int, size: int) -> View:
-    return View(channels, size, 0.875 if size >= 96 else 1.0)
+def _target(channels: int, size: int) -> InputFormat:
+    return InputFormat(channels, size, 0.875 if size >= 96 else 1.0)
 
 
-def _own(name: str, size: int, one_size: bool) -> _Source:
-    """Own images: those for testing where the set says which, else all."""
-    found, listing = own.find(name, Data.test_share), own.listing_of(name)
-    numbers = [i for i, side in enumerate(listing.sides) if side == "test"] or range(len(listing.names))
+def _open_user_data(name: str, size: int, one_size: bool) -> _Originals:
+    """A user's images: those for testing where the set says which, else all."""
+    data, listing = find_user_data(name, Data.test_share), list_user_data(name)
+    numbers = [i for i, split in enumerate(listing.splits) if split == "test"] or range(len(listing.names))
     if one_size:
         _check_one_size(listing, numbers)
-    classes = [listing.labels[i] for i in numbers]
-    labels = None
-    if all(classes):
-        labels = np.array([found.classes.index(each) for each in classes], np.int64)
-    view = _view(found.channels, size) if size else None
-    return _Source(
-        _unique([Path(listing.names[i]).stem for i in numbers], classes),
-        labels,
-        lambda places: ([_shown(decoded(listing.source, numbers[i]), view, found.channels) for i in part.tolist()]
-                        for part in places),
-        found.content,
-    )  # fmt: skip
+    titles = [listing.labels[i] for i in numbers]
+    names, labelled = [listing.names[i] for i in numbers], all(titles)
+    labels = np.array([data.classes.index(title) if labelled else 0 for title in titles], np.int64)
+    index = ImageIndex(listing.source, names, labels)
+    images = ImageStream(name, index, data.classes or ("",), _target(data.channels, size), torch.arange(len(index)))
+    return _Originals(images, _unique([Path(image).stem for image in names], titles), labelled, data.content)
 
 
 def _check_one_size(listing: Listing, numbers: Sequence[int]) -> None:
-    """Read the images' headers; UserError naming the first one of another size. What cannot be read is said later."""
-    sizes: dict[tuple[int, int], int] = {}
-    for number in numbers:
-        with contextlib.suppress(*UNREADABLE), listing.source.open(number) as image:
-            sizes.setdefault(image.size, number)
-        if len(sizes) > 1:
-            said = " and ".join(f"{w} × {h} px ({listing.source.where(n)})" for (w, h), n in sizes.items())
-            raise UserError(f"images are of several sizes, {said}: give --size, or use --layout folders")
+    """Read the images' headers; UserError naming the first one of another size. Unreadable ones are named later."""
+    first: dict[tuple[int, int], str] = {}
+    for key in (listing.names[number] for number in numbers):
+        with contextlib.suppress(Exception), listing.source.open(key) as image:
+            first.setdefault(image.size, listing.source.where(key))
+        if len(first) > 1:
+            sizes = " and ".join(f"{width} × {height} px ({where})" for (width, height), where in first.items())
+            raise UserError(f"images are of several sizes, {sizes}: give --size, or use --layout folders")
 
 
-def _shown(image: Image.Image, view: View | None, channels: int) -> Tensor:
-    """Return an image (C,H,W) as the view shows it, or as it is."""
-    if view is not None:
-        return view(image)
-    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-    return torch.from_numpy(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1).copy())
-
-
-def _array(name: str, size: int) -> _Source:
-    """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; read through memory mapping."""
+def _open_npy(name: str, size: int) -> _Originals:
+    """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; mapped into memory."""
     try:
-        pixels = np.load(Path(name).expanduser(), mmap_mode="r")  # NumPy's default refuses arrays of objects
+        pixels = np.load(Path(name).expanduser(), mmap_mode="c")  # NumPy's default refuses arrays of objects
     except Exception as error:  # NumPy raises whatever a damaged header leads to
         raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'not a plain array'}") from error
     fits = pixels.ndim in (3, 4) and pixels.shape[3:] in ((), (1,), (3,)) and pixels.size > 0
     if pixels.dtype != np.uint8 or not fits:
         raise UserError(f"{name} holds {pixels.dtype} {pixels.shape}: give uint8 (N,H,W), (N,H,W,1) or (N,H,W,3)")
-    pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+    content = hashlib.sha256(pixels.data).hexdigest()[:16]
+    tensor = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None]).permute(0, 3, 1, 2)
+    shown = (tensor.shape[1], size) if size else None
+    images = ImageSet(name, tensor, torch.zeros(len(tensor), dtype=torch.int64), ("",), shown)
+    return _Originals(images, _numbers(len(tensor)), labelled=False, content=content)
 
-    def batches(places: Sequence[Tensor]) -> Iterator[Tensor]:
-        for part in places:
-            images = torch.from_numpy(np.ascontiguousarray(pixels[part.numpy()].transpose(0, 3, 1, 2)))
-            yield as_seen_by(images, images.shape[1], size) if size else images
 
-    numbers = [f"{number:0{len(str(len(pixels)))}d}" for number in range(len(pixels))]
-    return _Source(numbers, None, batches, hashlib.sha256(pixels.data).hexdigest()[:16])
+def _numbers(count: int) -> list[str]:
+    return [f"{number:0{len(str(count))}d}" for number in range(count)]
 
 
 def _unique(names: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Return class/name for each image, numbered where two have the same one."""
-    seen: dict[str, int] = defaultdict(int)
-    found = []
-    for name, label in zip(names, classes, strict=True):
-        folder = label.replace("/", "-").replace("\\", "-").lstrip(".")
-        key = f"{folder}/{name}" if folder else name
-        seen[key] += 1
-        found.append(key if seen[key] == 1 else f"{key}-{seen[key]}")
-    return found
+    counts: dict[str, int] = defaultdict(int)
+    paths = []
+    for name, title in zip(names, classes, strict=True):
+        folder = title.replace("/", "-").replace("\\", "-").lstrip(".")
+        path = f"{folder}/{name}" if folder else name
+        counts[path] += 1
+        paths.append(path if counts[path] == 1 else f"{path}-{counts[path]}")
+    return paths
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------
 
 
-def picture(image: Tensor) -> Image.Image:
-    """Return uint8 (C,H,W), C 1 or 3, as a Pillow image."""
-    pixels = image.permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
-
-
-def jpeg(image: Image.Image, quality: int) -> bytes:
-    """Return an image as the bytes of a JPEG file."""
+def encode_image(image: Image.Image, kind: Literal["JPEG", "PNG"], quality: int = QUALITY) -> bytes:
+    """Return an image as the bytes of a file; ``quality`` (JPEG's, 1 to 95) is that of the published archives."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality, optimize=True)
+    image.save(file, kind, optimize=True, quality=quality)
     return file.getvalue()
 
 
-def png(image: Image.Image) -> bytes:
-    """Return an image as the bytes of a PNG file."""
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def sheet(
+def contact_sheet(
     image: Tensor, names: Sequence[str], severities: Sequence[int], seed: int = 0, tile: int = _TILE
 ) -> Image.Image:
     """Return a contact sheet: one (1,C,H,W) uint8 image, clean and at every severity, a row per corruption.
@@ -366,8 +343,8 @@ def sheet(
     for row, name in enumerate(names):
         down = top + row * (height + gap)
         draw.text((4, down + height // 2 - 6), name, fill="black")
-        made = [corruptions.corrupt(image, name, severity, seed=seed) for severity in severities]
-        for column, shown in enumerate((image, *made)):
-            small = picture(shown[0]).resize((width, height), sampling)
+        corrupted = [corruptions.corrupt(image, name, severity, seed=seed) for severity in severities]
+        for column, shown in enumerate((image, *corrupted)):
+            small = tensor_to_pil(shown[0]).resize((width, height), sampling)
             canvas.paste(small, (margin + column * (width + gap), down))
     return canvas

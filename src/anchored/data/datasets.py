@@ -1,126 +1,101 @@
-"""From the name of a data set, a row of the catalog or own images, to images as a network sees them.
+"""From the name of a data set, a row of the catalog or a user's own, to images as a network's input.
 
-Sets that fit in memory are one uint8 tensor (``batches.ImageSet``); larger ones are decoded by worker processes as they
-are needed (``stream.ImageStream``). Both are ``Images``, and nobody above this module asks which.
+Sets that fit in memory are one uint8 tensor (``ImageSet``); larger ones are decoded by worker processes as they are
+needed (``ImageStream``). Both are ``LabelledImages``: nothing above this module asks which.
 """
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from anchored.config.settings import Data
-from anchored.corruptions.randomness import image_keys, normal, uniform
-from anchored.data.batches import Batches, ImageSet, as_seen_by, crop_and_flip, to_input
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet
-from anchored.data.readers import read as readers
+from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages
+from anchored.data.image_sources import ImageIndex
+from anchored.data.preprocessing import InputFormat, fit_to_input
 from anchored.data.readers.arrays import READERS
-from anchored.data.readers.download import fetch
-from anchored.data.readers.files import data_root, is_here
-from anchored.data.readers.images import ImageIndex
+from anchored.data.readers.files import data_root
 from anchored.data.readers.layouts import INDEXES
-from anchored.data.streaming import Images, ImageStream, Index, View
-from anchored.data.user_data import index as own
+from anchored.data.readers.read import read_corrupted, read_index
+from anchored.data.synthetic_ood import draw_images
+from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
 
-__all__ = [
-    "Batches",
-    "ImageSet",
-    "Images",
-    "View",
-    "as_seen_by",
-    "bound",
-    "content",
-    "crop_and_flip",
-    "data_root",
-    "describe",
-    "fetch",
-    "is_here",
-    "learnable",
-    "load",
-    "look",
-    "open_corrupted",
-    "open_set",
-    "row",
-    "scaled",
-    "seen_by",
-    "to_input",
-]
-
-_CHUNK = 512  # computed images drawn at a time: bounds the memory their float copies take
-_MEASURED = 10_000  # training images at most that give the mean and standard deviation of own data
-_Some = TypeVar("_Some", bound=Images)
+_SAMPLED = 10_000  # training images at most that give the mean and standard deviation of user data
+_Images = TypeVar("_Images", ImageSet, ImageStream, LabelledImages)
+_decoded: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last
+_moments_of: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
 
-def load(
+def load_split(
     name: str, split: str, root: str | Path | None = None, *, channels: int | None = None, size: int | None = None
 ) -> ImageSet:
-    """Return one split, "train" or "test", of the data set called ``name``, in memory.
+    """Return one split, "train" or "test", of the data set called ``name``, in memory: (N,C,H,W) uint8.
 
     ``root``: the folder of downloaded sets; default $ANCHORED_DATA, else ~/.cache/anchored. ``channels`` and ``size``:
     the input of the network that will see the images, if it differs from the set's own: computed sets (noise, blobs)
-    are then drawn at that shape, others pass through :func:`as_seen_by`. UserError, one line, when the set or split
-    does not exist, or a file is missing, damaged or not what the catalog says.
+    are then drawn at that shape, others pass through ``fit_to_input``. UserError, one line, when the set or split does
+    not exist, or a file is missing, damaged or not what the catalog says.
     """
-    known = row(name, Data())
-    seen = View(channels or known.channels, size or known.size)
-    return _in_memory(_found(known, split, Data(), root, seen), seen)
+    row = dataset_row(name, Data())
+    target = InputFormat(channels or row.channels, size or row.size)
+    return _in_memory(_open_split(row, split, Data(), root, target), target)
 
 
 def open_set(
     name: str,
     split: str,
     settings: Data,
-    seen: View,
+    target: InputFormat,
     root: str | Path | None = None,
     *,
     minimum: int = 1,
     originals: bool = False,
-) -> Images:
-    """Return one split of a data set as a network sees it: in memory up to ``settings.memory`` GB, else as a stream.
+) -> LabelledImages:
+    """Return one split of a data set as a network's input: in memory up to ``settings.memory`` GB, else as a stream.
 
-    ``split``: "train", "test", or "ood", what is shown as out-of-distribution: the test images, and of own data without
-    a test split all. ``settings.fraction`` of each class, its first images and at least ``minimum``, is kept. Of the
-    set to train on, "validation" is the share that ``settings.validation`` holds out, and "train" is without it.
+    ``split``: "train", "test", or "ood", what is shown as out-of-distribution: the test images, and of user data
+    without a test split all. ``settings.fraction`` of each class, its first images and at least ``minimum``, is kept.
+    Of the set to train on, "validation" is the share that ``settings.validation`` holds out, and "train" is without it.
     ``originals``: leave encoded images as they are, for random crops of them. Sets in memory are kept for the next
-    call, as long as they fit into the limit together. UserError as in :func:`load`, and where own images are not those
-    that ``settings.content`` tells of.
+    call, as long as they fit into the limit together. UserError as in :func:`load_split`, and where user data are not
+    those with the hash ``settings.content``.
     """
     limit = settings.memory * 1e9
-    stated = content(name, settings)
-    if name == settings.train and settings.content and stated != settings.content:
+    content = content_hash(name, settings)
+    if name == settings.train and settings.content and content != settings.content:
         raise UserError(
             f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
-            f"{stated}): bring those back, or train in another folder"
+            f"{content}): bring those back, or train in another folder"
         )
     held_out = settings.validation if name == settings.train and split in ("train", "validation") else 0.0
     shares = (settings.fraction, settings.test_share, held_out)
-    key = (name, split, str(data_root(root)), stated, seen, shares, minimum, limit)
-    if key in _KEPT and not originals:
-        _KEPT.move_to_end(key)
-        return _KEPT[key]
-    part = "train" if split == "validation" else split
-    found = scaled(_found(row(name, settings), part, settings, root, seen), settings.fraction, minimum)
+    key = (name, split, str(data_root(root)), content, target, shares, minimum, limit)
+    if key in _decoded and not originals:
+        _decoded.move_to_end(key)
+        return _decoded[key]
+    in_file = "train" if split == "validation" else split
+    images = _open_split(dataset_row(name, settings), in_file, settings, root, target)
+    images = take_fraction(images, settings.fraction, minimum)
     if held_out or split == "validation":
-        found = found.take(_divided(found, held_out)[split == "validation"])
-    needed = len(found) * seen.channels * seen.size**2
-    if needed > limit or (originals and isinstance(found, ImageStream)):
-        return found if isinstance(found, ImageStream) else replace(found, shown=(seen.channels, seen.size))
-    kept = _KEPT[key] = _in_memory(found, seen)
-    while len(_KEPT) > 1 and sum(each.images.nbytes for each in _KEPT.values()) > limit:
-        _KEPT.popitem(last=False)
-    return kept
+        images = images.take(_hold_out(images, held_out)[split == "validation"])
+    needed = len(images) * target.channels * target.size**2
+    if needed > limit or (originals and isinstance(images, ImageStream)):
+        return images if isinstance(images, ImageStream) else replace(images, shown=(target.channels, target.size))
+    decoded = _decoded[key] = _in_memory(images, target)
+    while len(_decoded) > 1 and sum(images.images.nbytes for images in _decoded.values()) > limit:
+        _decoded.popitem(last=False)
+    return decoded
 
 
-def _divided(images: Images, share: float) -> tuple[Tensor, Tensor]:
+def _hold_out(images: LabelledImages, share: float) -> tuple[Tensor, Tensor]:
     """The places of the images to train on, and of the ``share`` of each class that is held out, both in order.
 
     Drawn at random, since neighbours in a file may be of one burst or source, by a seed that no setting changes: every
@@ -140,20 +115,16 @@ def _divided(images: Images, share: float) -> tuple[Tensor, Tensor]:
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
-_KEPT: OrderedDict[tuple[object, ...], ImageSet] = OrderedDict()  # sets that were opened last, decoded
-
-
-def look(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
+def check_readable(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
     """Raise UserError, in little time, where :func:`open_set` could not open a split.
 
     Arrays are read (and kept for that call); of encoded images, names and labels are read and the first is decoded.
     """
-    known, seen = row(name, settings), seen_by(settings)
-    if known.reader in INDEXES:
-        found = _found(known, split, settings, root, seen)
-        next(found.parts([torch.zeros(1, dtype=torch.int64)]))
+    row, target = dataset_row(name, settings), input_format(settings)
+    if row.reader in INDEXES:
+        next(_open_split(row, split, settings, root, target).parts([torch.zeros(1, dtype=torch.int64)]))
     else:
-        open_set(name, split, settings, seen, root, minimum=10)
+        open_set(name, split, settings, target, root, minimum=10)
 
 
 def open_corrupted(
@@ -161,81 +132,81 @@ def open_corrupted(
     corruption: str,
     severity: int,
     settings: Data,
-    seen: View,
+    target: InputFormat,
     root: str | Path | None = None,
     *,
     minimum: int = 1,
-) -> Images:
-    """Return an archive's test images under one corruption and severity, in the order of the clean set, as a view.
+) -> LabelledImages:
+    """Return an archive's test images under one corruption and severity, in the order of the clean set, as an input.
 
     ``name``: a row such as "cifar10-c". Small images come in memory, ImageNet's as a stream; ``settings.fraction`` and
     ``minimum`` as in :func:`open_set`. UserError where the archive has no such corruption, or files are missing.
     """
-    known, found = catalog.get(name), readers.corrupted(name, corruption, severity, root)
-    known = replace(known, classes=catalog.get(known.clean).classes)
-    if isinstance(found, ImageIndex):
-        return scaled(_stream(known, found, seen, settings.workers), settings.fraction, minimum)
-    pixels, labels = (torch.tensor(part) for part in found)
-    images = ImageSet(name, pixels, labels.long(), known.classes, shown=(seen.channels, seen.size))
-    return scaled(images, settings.fraction, minimum)
+    row, stored = catalog.get_dataset(name), read_corrupted(name, corruption, severity, root)
+    row = replace(row, classes=catalog.get_dataset(row.clean).classes)
+    if isinstance(stored, ImageIndex):
+        return take_fraction(_stream(row, stored, target, settings.workers), settings.fraction, minimum)
+    pixels, labels = (torch.tensor(part) for part in stored)
+    images = ImageSet(name, pixels, labels.long(), row.classes, shown=(target.channels, target.size))
+    return take_fraction(images, settings.fraction, minimum)
 
 
-def content(name: str, settings: Data) -> str:
-    """Return the hash of own images; "" for a set of the catalog, whose files have hashes of their own."""
-    return own.find(name, settings.test_share).content if catalog.is_own(name) else ""
+def content_hash(name: str, settings: Data) -> str:
+    """Return the hash of user data; "" for a set of the catalog, whose files have hashes of their own."""
+    return find_user_data(name, settings.test_share).content if catalog.is_user_data(name) else ""
 
 
-def bound(settings: Data) -> Data:
-    """Return the settings with the hash of own training images, which are looked at anew; others as they are."""
-    own.find.cache_clear()
-    return settings if settings.content else replace(settings, content=content(settings.train, settings))
+def with_content_hash(settings: Data) -> Data:
+    """Return the settings with the hash of the user's training images, found anew; others as they are."""
+    find_user_data.cache_clear()
+    return settings if settings.content else replace(settings, content=content_hash(settings.train, settings))
 
 
-def seen_by(settings: Data) -> View:
-    """Return how the networks of a study see images: the training set's shape, unless the settings say otherwise."""
-    known = row(settings.train, settings)
-    size = settings.size or known.size
-    rule = 0.875 if known.varied and size >= 96 else 1.0
-    return View(settings.channels or known.channels, size, settings.crop or rule, settings.interpolation)
+def input_format(settings: Data) -> InputFormat:
+    """Return the input of a study's networks: the training set's shape, unless the settings say otherwise."""
+    row = dataset_row(settings.train, settings)
+    size = settings.size or row.size
+    crop = 0.875 if row.varied and size >= 96 else 1.0
+    return InputFormat(settings.channels or row.channels, size, settings.crop or crop, settings.interpolation)
 
 
-def describe(settings: Data, root: str | Path | None = None) -> DataSet:
-    """Return the row of the training set: the catalog's, or one made of own images, mean and s.d. measured.
+def training_row(settings: Data, root: str | Path | None = None) -> DataSet:
+    """Return the row of the training set: the catalog's, or one made of user data, mean and s.d. measured.
 
     These are of the training images at the input's size, of 10,000 spread evenly where there are more. UserError where
     a network cannot learn from it.
     """
-    known = learnable(settings.train, settings, "data.train is")
-    if not catalog.is_own(known.name):
-        return known
-    key = (known.name, content(known.name, settings), seen_by(settings), settings.test_share, settings.validation)
-    if key not in _MOMENTS:
-        images = open_set(known.name, "train", replace(settings, fraction=1.0), seen_by(settings), root)
-        _MOMENTS[key] = _moments(images)
-    mean, std = _MOMENTS[key]
-    return replace(known, mean=mean, std=std)
+    row = learnable_row(settings.train, settings, "data.train is")
+    if not catalog.is_user_data(row.name):
+        return row
+    target = input_format(settings)
+    key = (row.name, content_hash(row.name, settings), target, settings.test_share, settings.validation)
+    if key not in _moments_of:
+        _moments_of[key] = _moments(open_set(row.name, "train", replace(settings, fraction=1.0), target, root))
+    mean, std = _moments_of[key]
+    return replace(row, mean=mean, std=std)
 
 
-def learnable(name: str, settings: Data, said: str) -> DataSet:
-    """Return the row of a set that a network or a probe is to learn; UserError, beginning as ``said``, if it cannot."""
-    known = row(name, settings)
-    if catalog.is_own(name):
-        own.checked(own.find(name, settings.test_share))
-    elif len(known.classes) < 2:
-        raise UserError(f"{said} '{name}', which has no classes: name a set with labels")
-    return known
+def learnable_row(name: str, settings: Data, subject: str) -> DataSet:
+    """Return the row of a set that a network or a probe is to learn; UserError (``subject`` ...) if none can."""
+    row = dataset_row(name, settings)
+    if catalog.is_user_data(name):
+        find_user_data(name, settings.test_share).check_learnable()
+    elif len(row.classes) < 2:
+        raise UserError(f"{subject} '{name}', which has no classes: name a set with labels")
+    return row
 
 
-_MOMENTS: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
-
-
-def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(images: LabelledImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and s.d. per channel of images scaled to [0, 1], exactly: from counts of each level."""
-    chosen = torch.linspace(0, len(images) - 1, min(len(images), _MEASURED), dtype=torch.float64).long()
-    counts = torch.zeros(0)
-    for part in images.parts(torch.split(chosen, 256)):
-        found = torch.stack([channel.flatten().cpu().bincount(minlength=256) for channel in part.unbind(1)])
-        counts = found if len(counts) == 0 else counts + found
+    chosen = torch.linspace(0, len(images) - 1, min(len(images), _SAMPLED), dtype=torch.float64).long()
+    counts: Tensor = sum(  # (C,256)
+        (
+            torch.stack([channel.flatten().cpu().bincount(minlength=256) for channel in part.unbind(1)])
+            for part in images.parts(torch.split(chosen, 256))
+        ),
+        start=torch.zeros((), dtype=torch.int64),
+    )
     levels = torch.arange(256, dtype=torch.float64) / 255
     shares = counts.double() / counts.sum(1, keepdim=True)
     mean = shares @ levels
@@ -243,42 +214,45 @@ def _moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean.tolist()), tuple(std.clamp(min=1 / 255).tolist())
 
 
-def row(name: str, settings: Data) -> DataSet:
-    """Return the row of a data set; one made of own images has no mean and s.d. yet (see ``describe``)."""
-    if not catalog.is_own(name):
-        return catalog.get(name)
-    found = own.find(name, settings.test_share)
-    counts = {split: len(index) for split, index in found.splits.items()}
+def dataset_row(name: str, settings: Data) -> DataSet:
+    """Return the row of a data set; one made of user data has no mean and s.d. yet (see ``training_row``)."""
+    if not catalog.is_user_data(name):
+        return catalog.get_dataset(name)
+    images = find_user_data(name, settings.test_share)
+    counts = {split: len(index) for split, index in images.splits.items()}
     return DataSet(
         name=name,
-        title=catalog.title(name),
-        classes=found.classes,
-        channels=found.channels,
-        size=found.size,
+        title=catalog.dataset_title(name),
+        classes=images.classes,
+        channels=images.channels,
+        size=images.size,
         train=counts.get("train", 0),
         test=counts.get("test", 0),
         roles=("train", "ood", "adaptation"),
         licence="own",
         citation="",
         reader="own",
-        file_classes=len(found.classes),
+        file_classes=len(images.classes),
         varied=True,
     )
 
 
-def _found(row: DataSet, split: str, settings: Data, root: str | Path | None, seen: View) -> ImageSet | ImageStream:
-    """Return all images of a split, as they are found: pixels of any shape, or encoded."""
+def _open_split(
+    row: DataSet, split: str, settings: Data, root: str | Path | None, target: InputFormat
+) -> LabelledImages:
+    """Return all images of a split, as they are in the files: pixels of any shape, or encoded."""
     if row.reader == "own":
-        return _stream(row, own.find(row.name, settings.test_share).split(split), seen, settings.workers)
+        index = find_user_data(row.name, settings.test_share).split(split)
+        return _stream(row, index, target, settings.workers)
     split = "test" if split == "ood" else split
     count = {"train": row.train, "test": row.test}.get(split, 0)
     if count == 0:
         have = " and ".join(f"'{s}' ({n:,} images)" for s, n in (("train", row.train), ("test", row.test)) if n)
         raise UserError(f"data set '{row.name}' has no split '{split}': use {have}")
     if row.reader in INDEXES:
-        return _stream(row, readers.index(row, split, root), seen, settings.workers)
+        return _stream(row, read_index(row, split, root), target, settings.workers)
     if row.reader == "procedural":
-        images = _draw(row.name, split, count, (seen.channels, seen.size))
+        images = draw_images(row.name, split, count, (target.channels, target.size, target.size))
         labels = torch.zeros(count, dtype=torch.int64)
     else:
         images, labels = _read(row, split, root)
@@ -287,16 +261,15 @@ def _found(row: DataSet, split: str, settings: Data, root: str | Path | None, se
     return ImageSet(row.name, images, labels, row.classes)
 
 
-def _stream(row: DataSet, index: Index, seen: View, workers: int) -> ImageStream:
-    labels = torch.from_numpy(index.labels)
-    return ImageStream(row.name, index, row.classes, seen, torch.arange(len(labels)), labels, workers)
+def _stream(row: DataSet, index: ImageIndex, target: InputFormat, workers: int) -> ImageStream:
+    return ImageStream(row.name, index, row.classes, target, torch.arange(len(index)), workers)
 
 
-def _in_memory(images: ImageSet | ImageStream, seen: View) -> ImageSet:
-    """Return the images as the network sees them, as one tensor."""
+def _in_memory(images: LabelledImages, target: InputFormat) -> ImageSet:
+    """Return the images as the network's input, as one tensor."""
     if isinstance(images, ImageSet):
-        return replace(images, images=as_seen_by(images.images, seen.channels, seen.size))
-    pixels = torch.empty(len(images), seen.channels, seen.size, seen.size, dtype=torch.uint8)
+        return replace(images, images=fit_to_input(images.images, target.channels, target.size))
+    pixels = torch.empty(len(images), target.channels, target.size, target.size, dtype=torch.uint8)
     batches = torch.split(torch.arange(len(images)), 64)
     for batch, part in zip(batches, images.parts(batches), strict=True):
         pixels[batch] = part
@@ -305,55 +278,25 @@ def _in_memory(images: ImageSet | ImageStream, seen: View) -> ImageSet:
 
 def _read(row: DataSet, split: str, root: str | Path | None) -> tuple[Tensor, Tensor]:
     """Return images (N,C,H,W) uint8 and labels (N,) int64 of ``row``'s files, only the classes it keeps."""
-    raw_images, raw_labels = READERS[row.reader](row, split, root)
+    pixels, stored_labels = READERS[row.reader](row, split, root)
     expected = (row.channels, row.size, row.size)
-    if raw_images.shape[1:] != expected or len(raw_images) != len(raw_labels):
+    if pixels.shape[1:] != expected or len(pixels) != len(stored_labels):
         raise UserError(
-            f"{row.title}: the files hold {raw_images.shape} images and {len(raw_labels):,} labels; the catalog says "
+            f"{row.title}: the files hold {pixels.shape} images and {len(stored_labels):,} labels; the catalog says "
             f"images of {expected}"
         )
-    if int(raw_labels.max(initial=0)) >= row.file_classes:
-        raise UserError(f"{row.title}: a label is {raw_labels.max()}; its {row.file_classes} classes end below that")
+    if int(stored_labels.max(initial=0)) >= row.file_classes:
+        raise UserError(f"{row.title}: a label is {stored_labels.max()}; its {row.file_classes} classes end below that")
     if row.keep is None:
-        return torch.tensor(raw_images), torch.tensor(raw_labels, dtype=torch.int64)
+        return torch.tensor(pixels), torch.tensor(stored_labels, dtype=torch.int64)
     new_label = torch.full((row.file_classes,), -1)
     new_label[torch.tensor(row.keep)] = torch.arange(len(row.keep))
-    labels = new_label[torch.tensor(raw_labels, dtype=torch.int64)]
+    labels = new_label[torch.tensor(stored_labels, dtype=torch.int64)]
     kept = labels >= 0
-    return torch.tensor(raw_images[kept.numpy()]), labels[kept]
+    return torch.tensor(pixels[kept.numpy()]), labels[kept]
 
 
-def _draw(name: str, split: str, count: int, shape: tuple[int, int]) -> Tensor:
-    """Return the ``count`` images (N,C,H,W) uint8 of a computed set; image i is the same whatever ``count`` is."""
-    form = (shape[0], shape[1], shape[1])
-    keys = image_keys(0, f"{name}/{split}", torch.arange(count))
-    return torch.cat([_drawn(name, part, form) for part in torch.split(keys, _CHUNK)])
-
-
-def _drawn(name: str, keys: Tensor, form: tuple[int, int, int]) -> Tensor:
-    if name == "gaussian-noise":
-        return (normal(keys, form) * (0.25 * 255) + 127.5).round_().clamp_(0, 255).to(torch.uint8)
-    if name == "uniform-noise":
-        return (uniform(keys, form) * 256).to(torch.uint8)
-    return _blobs(normal(keys, form))
-
-
-def _blobs(noise: Tensor) -> Tensor:
-    """Smooth ``noise`` (N,C,H,W) with a Gaussian of s.d. H/14 (2 px at 28), then stretch each channel to 0..255."""
-    sigma = noise.shape[-1] / 14
-    radius = math.ceil(3 * sigma)
-    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-    for axis in (2, 3):
-        padded = F.pad(noise, (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0), mode="reflect")
-        noise = sum(
-            (w * padded.narrow(axis, i, noise.shape[axis]) for i, w in enumerate(weights.tolist())),
-            start=torch.zeros(()),
-        )
-    low, high = noise.amin((2, 3), keepdim=True), noise.amax((2, 3), keepdim=True)
-    return ((noise - low) / (high - low) * 255).round_().to(torch.uint8)
-
-
-def scaled(images: _Some, fraction: float, minimum: int = 1) -> _Some:
+def take_fraction(images: _Images, fraction: float, minimum: int = 1) -> _Images:
     """Return the first images of each class, in their order: a ``fraction`` of it, at least ``minimum``, for trials.
 
     UserError unless ``fraction`` is in (0, 1].
@@ -366,4 +309,4 @@ def scaled(images: _Some, fraction: float, minimum: int = 1) -> _Some:
     for label in range(len(images.classes)):
         of_class = (images.labels == label).nonzero().squeeze(1)
         places.append(of_class[: max(minimum, round(fraction * len(of_class)))])
-    return images.take(torch.cat(places).sort().values)  # type: ignore[return-value]  # a set of the same kind
+    return images.take(torch.cat(places).sort().values)

@@ -1,18 +1,20 @@
-"""Images of the training set's own kind made into foreign ones: outliers to choose settings on, whatever the data.
+"""Synthetic out-of-distribution images: made from the training set's own images, or drawn at random.
 
 Outlier exposure (Hendrycks, Mazeika and Dietterich 2019, arXiv 1812.04606) chooses its settings on such images, since
-the foreign images that a network will meet are unknown. Each is made from one image alone and, as a corruption, depends
-only on (seed, name, the image's index): not on the batch it came in, its order or the device.
+those that a network will meet are unknown. Each depends, as a corruption does, only on (seed, name, the image's index)
+and on the one image it is made from: not on the batch it came in, its order or the device.
 
 Legend: B batch, C image channels, H×W image size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anchored.corruptions.randomness import image_keys, normal, uniform
@@ -20,17 +22,19 @@ from anchored.corruptions.randomness import image_keys, normal, uniform
 TILES = 4
 """Tiles a side of a jigsaw."""
 
+_CHUNK = 512  # computed images drawn at a time: bounds the memory their float copies take
+
 
 @dataclass(frozen=True)
 class Outlier:
-    """A way to make an image foreign: its title in reports, and images (B,C,H,W) uint8 and keys (B,) to the same."""
+    """A way to make OOD images: its title in reports, and images (B,C,H,W) uint8 and keys (B,) to the same."""
 
     title: str
     function: Callable[[Tensor, Tensor], Tensor]
 
 
-def altered(images: Tensor, name: str, *, seed: int, indices: Tensor) -> Tensor:
-    """Return ``images`` (B,C,H,W) uint8 made foreign: uint8, same shape and device.
+def make_ood(images: Tensor, name: str, *, seed: int, indices: Tensor) -> Tensor:
+    """Return ``images`` (B,C,H,W) uint8 made out-of-distribution: uint8, same shape and device.
 
     ``name``: a key of OUTLIERS. ``indices`` (B,), any integer dtype: each image's place in its set, which with ``seed``
     decides its random numbers.
@@ -46,11 +50,11 @@ def _jigsaw(images: Tensor, keys: Tensor) -> Tensor:
     tiles = inner.permute(0, 2, 4, 1, 3, 5).reshape(b, TILES * TILES, c, h, w)
     order = uniform(keys, (TILES * TILES,)).argsort(1)
     shuffled = tiles[torch.arange(b, device=images.device)[:, None], order]
-    found = images.clone()
-    found[:, :, : h * TILES, : w * TILES] = (
+    outputs = images.clone()
+    outputs[:, :, : h * TILES, : w * TILES] = (
         shuffled.reshape(b, TILES, TILES, c, h, w).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h * TILES, w * TILES)
     )
-    return found
+    return outputs
 
 
 def _scrambled(images: Tensor, keys: Tensor) -> Tensor:
@@ -66,8 +70,8 @@ def _phase(images: Tensor, keys: Tensor) -> Tensor:
     noise = torch.fft.rfft2(normal(keys, (1, *images.shape[2:])).double())  # a real image's phases, shared by channels
     phases = noise / noise.abs().clamp(min=1e-12)
     phases[:, :, 0, 0] = 1  # the mean level stays
-    found: Tensor = torch.fft.irfft2(spectrum * phases, s=images.shape[2:])
-    return found.round_().clamp_(0, 255).to(torch.uint8)
+    outputs: Tensor = torch.fft.irfft2(spectrum * phases, s=images.shape[2:])
+    return outputs.round_().clamp_(0, 255).to(torch.uint8)
 
 
 OUTLIERS: dict[str, Outlier] = {
@@ -77,3 +81,35 @@ OUTLIERS: dict[str, Outlier] = {
     "phase": Outlier("Own images with new phases", _phase),
 }
 """Name, as in ``validate.ood`` -> how it is made; from near to far."""
+
+
+def draw_images(name: str, split: str, count: int, shape: tuple[int, int, int]) -> Tensor:
+    """Return ``count`` images (N,C,H,W) uint8 of ``shape`` (C,H,W) of a "procedural" row of the catalog.
+
+    Image i is the same whatever ``count`` is.
+    """
+    keys = image_keys(0, f"{name}/{split}", torch.arange(count))
+    return torch.cat([_draw_chunk(name, part, shape) for part in torch.split(keys, _CHUNK)])
+
+
+def _draw_chunk(name: str, keys: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    if name == "gaussian-noise":
+        return (normal(keys, shape) * (0.25 * 255) + 127.5).round_().clamp_(0, 255).to(torch.uint8)
+    if name == "uniform-noise":
+        return (uniform(keys, shape) * 256).to(torch.uint8)
+    return _blobs(normal(keys, shape))
+
+
+def _blobs(noise: Tensor) -> Tensor:
+    """Smooth ``noise`` (N,C,H,W) with a Gaussian of s.d. H/14 (2 px at 28), then stretch each channel to 0..255."""
+    sigma = noise.shape[-1] / 14
+    radius = math.ceil(3 * sigma)
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    for axis in (2, 3):
+        padded = F.pad(noise, (0, 0, radius, radius) if axis == 2 else (radius, radius, 0, 0), mode="reflect")
+        noise = sum(
+            (w * padded.narrow(axis, i, noise.shape[axis]) for i, w in enumerate(weights.tolist())),
+            start=torch.zeros(()),
+        )
+    low, high = noise.amin((2, 3), keepdim=True), noise.amax((2, 3), keepdim=True)
+    return ((noise - low) / (high - low) * 255).round_().to(torch.uint8)

@@ -18,8 +18,8 @@ from anchored.config.settings import Data, Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
-from anchored.data.streaming import Images
-from anchored.data.synthetic_ood import OUTLIERS, altered
+from anchored.data.image_sets import LabelledImages
+from anchored.data.synthetic_ood import OUTLIERS, make_ood
 from anchored.errors import UserError
 from anchored.evaluation import inference
 from anchored.evaluation.inference import Outputs, Pass
@@ -82,13 +82,13 @@ class Bench:
         corrupted = len(self.corruptions) * len(settings.severities)
         return 2 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)  # the clean images are asked for twice
 
-    def images(self, name: str, split: str) -> Images:
+    def images(self, name: str, split: str) -> LabelledImages:
         """A set as this network takes it, shrunken like the training set."""
         return load(name, split, self.cell.data, self.root)
 
     def title(self, name: str) -> str:
         """How a set that is measured is called in rows."""
-        return OUTLIERS[name].title if name in OUTLIERS else catalog.title(name)
+        return OUTLIERS[name].title if name in OUTLIERS else catalog.dataset_title(name)
 
     def own(self, corruption: str = "", severity: int = 0, features: bool = False) -> Outputs:
         """The network's outputs on the training set's images that it is measured on, clean or corrupted."""
@@ -99,7 +99,7 @@ class Bench:
         """The network's outputs on an out-of-distribution set, or on its own images made into such."""
         if name in OUTLIERS:
             return self.outputs(f"ood-{name}", self.cell.data.train, self.split, outlier=name)
-        return self.outputs(f"ood-{catalog.file_name(name)}", name, "ood")
+        return self.outputs(f"ood-{catalog.dataset_file_name(name)}", name, "ood")
 
     def outputs(
         self,
@@ -113,7 +113,7 @@ class Bench:
     ) -> Outputs:
         """The network's outputs on one set, from disk where they were made by these weights from this set."""
         key = [self.weights, name, split, self.cell.data.fraction, features]
-        key += [own] if (own := datasets.content(name, self.cell.data)) else []
+        key += [own] if (own := datasets.content_hash(name, self.cell.data)) else []
         if corruption:
             key += [corruption, severity, self._archive(name, corruption) or self.settings.seed]
         key += [outlier, self.settings.seed] if outlier else []
@@ -136,11 +136,11 @@ class Bench:
 
         def change(images: Tensor, places: Tensor) -> Tensor:
             if outlier:
-                return altered(images, outlier, seed=seed, indices=places)
+                return make_ood(images, outlier, seed=seed, indices=places)
             return corruptions.corrupt(images, corruption, severity, seed=seed, indices=places)
 
         if archive := self._archive(name, corruption):
-            seen = datasets.seen_by(chosen)
+            seen = datasets.input_format(chosen)
             images = datasets.open_corrupted(archive, corruption, severity, chosen, seen, self.root, minimum=10)
             return Pass(self.model, self.config, images, size, features)
         changed = change if corruption or outlier else None
@@ -187,7 +187,7 @@ class Bench:
         """A row of this network."""
         value, low, high = (bound * _unit(metric) for bound in found)
         return Row(
-            trained_on=catalog.title(self.cell.data.train),
+            trained_on=catalog.dataset_title(self.cell.data.train),
             architecture=networks.find_network(self.cell.network).title,
             protocol=self.cell.protocol,
             alpha=self.cell.mask_probability if self.cell.protocol == "ram" else None,
@@ -244,6 +244,6 @@ def archive_of(train: str, corruption: str) -> str:
     )
 
 
-def load(name: str, split: str, settings: Data, root: Path | None = None) -> Images:
+def load(name: str, split: str, settings: Data, root: Path | None = None) -> LabelledImages:
     """A set as the study's networks see it, shrunken as the recipe says (at least ten images of a class remain)."""
-    return datasets.open_set(name, split, settings, datasets.seen_by(settings), root, minimum=10)
+    return datasets.open_set(name, split, settings, datasets.input_format(settings), root, minimum=10)

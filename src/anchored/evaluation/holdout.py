@@ -46,17 +46,19 @@ def check(recipe: Recipe, root: Path | None = None) -> None:
     if not recipe.choose:
         return
     settings = settings_of(recipe)
-    datasets.open_set(recipe.data.train, "validation", recipe.data, datasets.seen_by(recipe.data), root, minimum=10)
+    datasets.open_set(
+        recipe.data.train, "validation", recipe.data, datasets.input_format(recipe.data), root, minimum=10
+    )
     for name in settings.adaptation:
-        datasets.learnable(name, recipe.data, "validate.adaptation has")
+        datasets.learnable_row(name, recipe.data, "validate.adaptation has")
     needed = [(name, "ood") for name in settings.ood if name not in OUTLIERS]
     for name, split in [*needed, *((name, "train") for name in settings.adaptation)]:
-        datasets.look(name, split, recipe.data, root)
+        datasets.check_readable(name, split, recipe.data, root)
 
 
 def _corruptions(recipe: Recipe) -> tuple[str, ...]:
     """Corruptions that the test does not have: those asked for, else of C̄, else of C."""
-    size = datasets.seen_by(recipe.data).size
+    size = datasets.input_format(recipe.data).size
     tested = set(corruptions_of(recipe.evaluate, size))
     if recipe.validate.corruptions:
         asked = corruptions_of(replace(recipe.evaluate, corruptions=recipe.validate.corruptions), size)
@@ -75,7 +77,7 @@ def _corruptions(recipe: Recipe) -> tuple[str, ...]:
 
 def _apart(name: str, recipe: Recipe) -> None:
     """Refuse an outlier set that shares images with what is trained on or measured."""
-    if not catalog.is_own(name) and name not in catalog.CATALOG:
+    if not catalog.is_user_data(name) and name not in catalog.CATALOG:
         raise UserError(f"validate.ood has '{name}': name rows of the catalog, own images, or {', '.join(OUTLIERS)}")
     for section, others in (("evaluate.ood", recipe.evaluate.ood), ("data.train", (recipe.data.train,))):
         if other := next((each for each in others if _shared(name, each, recipe.data)), None):
@@ -83,9 +85,9 @@ def _apart(name: str, recipe: Recipe) -> None:
 
 
 def _shared(one: str, other: str, settings: Data) -> bool:
-    if one == other or catalog.is_own(one) or catalog.is_own(other):
-        return one == other or datasets.content(one, settings) == datasets.content(other, settings) != ""
-    first, second = catalog.get(one), catalog.get(other)
+    if one == other or catalog.is_user_data(one) or catalog.is_user_data(other):
+        return one == other or datasets.content_hash(one, settings) == datasets.content_hash(other, settings) != ""
+    first, second = catalog.get_dataset(one), catalog.get_dataset(other)
     homes = [row.part_of or row.folder for row in (first, second)]
     if not homes[0] or homes[0] != homes[1] or first.reader != second.reader:
         return False

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from anchored.data.batches import to_input
-from anchored.data.streaming import Images, ahead
+from anchored.data.image_sets import LabelledImages, ahead
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError, is_out_of_memory
 from anchored.method import collectives
 from anchored.method.anchoring import AnchoredModel
@@ -52,7 +52,7 @@ class Pass:
 
     model: nn.Module
     config: ModelConfig
-    images: Images
+    images: LabelledImages
     batch_size: int
     features: bool = False
     change: Change | None = None

@@ -51,7 +51,7 @@ def clean(bench: Bench) -> Iterator[Row]:
         return torch.stack([metric(weights) for metric in weighted], dim=1)
 
     for name, each in zip(CLEAN, bench.estimate("images", CLEAN, statistic, [n]), strict=True):
-        yield bench.row(name, each, catalog.title(bench.cell.data.train), n)
+        yield bench.row(name, each, catalog.dataset_title(bench.cell.data.train), n)
 
 
 def corruption(bench: Bench) -> Iterator[Row]:
@@ -59,7 +59,7 @@ def corruption(bench: Bench) -> Iterator[Row]:
     for family, sign in (("c", "C"), ("c-bar", "C̄")):
         kinds = [name for name in bench.corruptions if family in CORRUPTIONS[name].families]
         if kinds and bench.settings.severities:
-            yield from _corrupted(bench, f"{catalog.title(bench.cell.data.train)}-{sign}", kinds)
+            yield from _corrupted(bench, f"{catalog.dataset_title(bench.cell.data.train)}-{sign}", kinds)
 
 
 def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
@@ -118,7 +118,7 @@ def adaptation(bench: Bench) -> Iterator[Row]:
         return
     probed = [_probed(bench, name) for name in bench.settings.adaptation]
     sizes = [len(each.labels) for each in probed]
-    titles = [catalog.title(name) for name in bench.settings.adaptation]
+    titles = [catalog.dataset_title(name) for name in bench.settings.adaptation]
     images = [per_image(each.logits, each.labels) for each in probed]
     for metric, named in ADAPTED.items():
         weighted = [IMAGE_METRICS[metric](each) for each in images]
@@ -138,7 +138,7 @@ def _with_mean(figures: list[Tensor]) -> Tensor:
 
 def _probed(bench: Bench, name: str) -> Outputs:
     """What a probe says of a task's test images; in validation of a fifth of its training images, held out."""
-    file, classes = catalog.file_name(name), len(datasets.row(name, bench.cell.data).classes)
+    file, classes = catalog.dataset_file_name(name), len(datasets.dataset_row(name, bench.cell.data).classes)
     fitted = bench.outputs(f"features-{file}-train", name, "train", features=True)
     if bench.split == "test":
         measured = bench.outputs(f"features-{file}-test", name, "test", features=True)
@@ -152,7 +152,7 @@ def _probed(bench: Bench, name: str) -> Outputs:
         return Outputs(probe.logits.float(), measured.labels)
 
     key = [bench.weights, name, bench.cell.data.fraction, bench.settings.seed]
-    key += [own] if (own := datasets.content(name, bench.cell.data)) else []
+    key += [own] if (own := datasets.content_hash(name, bench.cell.data)) else []
     return stored(bench.kept, f"probe-{file}", json.dumps(key), compute)
 
 
@@ -197,7 +197,7 @@ def is_evaluated(run: Run, cell: Cell, settings: Evaluation, split: Split = "tes
 
 def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, object]:
     names = [name for name in (cell.data.train, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
-    own = {name: datasets.content(name, cell.data) for name in names if catalog.is_own(name)}
+    own = {name: datasets.content_hash(name, cell.data) for name in names if catalog.is_user_data(name)}
     made = {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}
     return {**made, "own": own} if own else made
 
@@ -207,24 +207,24 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
 
     Returns the recipe, bound to the content of its own training images.
     """
-    recipe = replace(recipe, data=datasets.bound(recipe.data))
-    row, settings = datasets.describe(recipe.data, root), recipe.evaluate
+    recipe = replace(recipe, data=datasets.with_content_hash(recipe.data))
+    row, settings = datasets.training_row(recipe.data, root), recipe.evaluate
     for name in recipe.grid.networks:
         networks.find_network(name)
     if settings.score not in SCORES:
         raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
     for name in settings.adaptation:
-        datasets.learnable(name, recipe.data, "evaluate.adaptation has")
+        datasets.learnable_row(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
     for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
-        datasets.look(name, split, recipe.data, root)
+        datasets.check_readable(name, split, recipe.data, root)
     for names in (settings.ood, settings.adaptation):
-        titles = [catalog.title(name) for name in names]
+        titles = [catalog.dataset_title(name) for name in names]
         if len(set(titles)) < len(titles):
             twice = next(title for title in titles if titles.count(title) > 1)
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
-    seen = datasets.seen_by(recipe.data)
+    seen = datasets.input_format(recipe.data)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in corruptions_of(settings, seen.size):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
@@ -236,7 +236,7 @@ def check(recipe: Recipe, root: Path | None = None) -> Recipe:
 
 def _example(recipe: Recipe, corruption: str, severity: int, clean: Tensor, place: Tensor, root: Path | None) -> Tensor:
     """One test image (1,C,H,W) under a corruption: ``clean`` corrupted, or the archive's at its place."""
-    settings, seen = recipe.evaluate, datasets.seen_by(recipe.data)
+    settings, seen = recipe.evaluate, datasets.input_format(recipe.data)
     if settings.corruption_source == "generated":
         return corruptions.corrupt(clean, corruption, severity, seed=settings.seed, indices=place)
     archive = archive_of(recipe.data.train, corruption)

@@ -93,7 +93,7 @@ def _input_and_classes(name: str, like: str, classes: int, **given: Any) -> dict
         facts |= {"crop": published.size / published.resize, "channels": len(published.mean)}
         facts["classes"] = _class_names(weights)
     if like:
-        row = catalog.get(like)
+        row = catalog.get_dataset(like)
         facts |= {key: getattr(row, key) for key in ("channels", "size", "mean", "std", "classes")}
         facts |= {"interpolation": "bilinear", "crop": 1.0}
     facts |= {key: value for key, value in given.items() if value}

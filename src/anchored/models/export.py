@@ -83,7 +83,7 @@ def as_input(images: Tensor, config: ModelConfig, takes: Input) -> Tensor:
 
 def sample_photos(config: ModelConfig) -> Tensor:
     """Embedded photographs (IMAGES,C,size,size) uint8."""
-    photos = datasets.load("photos", "test", channels=config.channels, size=config.size).images
+    photos = datasets.load_split("photos", "test", channels=config.channels, size=config.size).images
     return photos[torch.linspace(0, len(photos) - 1, IMAGES).long()]
 
 

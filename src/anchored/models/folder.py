@@ -34,8 +34,7 @@ from anchored.config.settings import (
     Width,
 )
 from anchored.config.validation import not_empty, parse, settings_class, within
-from anchored.data.batches import as_seen_by, to_input
-from anchored.data.streaming import Interpolation, View
+from anchored.data.preprocessing import InputFormat, Interpolation, fit_to_input, to_input
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, anchor
 from anchored.method.folding import fold
@@ -78,9 +77,9 @@ class ModelConfig:
         return self
 
     @property
-    def view(self) -> View:
+    def view(self) -> InputFormat:
         """The conversion of an image to the network's channels and size."""
-        return View(self.channels, self.size, self.crop, self.interpolation)
+        return InputFormat(self.channels, self.size, self.crop, self.interpolation)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Raw images (B,C,H,W) uint8 of any size to the network's inputs (B,channels,size,size) float32.
@@ -96,7 +95,7 @@ class ModelConfig:
         if not whole and (height, width) != (self.size, self.size) and images.shape[1] in (1, 3):
             seen = [self.view(to_pil_image(image)) for image in images.cpu()]
             images = torch.stack(seen).to(images.device)
-        return to_input(as_seen_by(images, self.channels, self.size), self.mean, self.std)
+        return to_input(fit_to_input(images, self.channels, self.size), self.mean, self.std)
 
 
 def build_model(

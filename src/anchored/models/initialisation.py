@@ -24,7 +24,7 @@ from anchored.store.layout import Run
 
 def model_config(cell: Cell) -> ModelConfig:
     """The model that a cell trains."""
-    row, view = datasets.describe(cell.data), datasets.seen_by(cell.data)
+    row, view = datasets.training_row(cell.data), datasets.input_format(cell.data)
     mean, std = _normalisation(cell)
     if len(mean) == 1 and view.channels == 3:  # grey repeated
         mean, std = mean * 3, std * 3
@@ -68,7 +68,7 @@ def _normalisation(cell: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if run.model_file.exists():
             config = models.read_config(run)
             return config.mean, config.std
-    row = datasets.describe(cell.data)
+    row = datasets.training_row(cell.data)
     return row.mean, row.std
 
 

@@ -87,7 +87,7 @@ def _summary(config: ModelConfig) -> str:
         "ram": f"anchored, with reference masking (α = {config.mask_probability:g})",
     }[config.protocol]
     classes = f", for {len(config.classes)} classes"
-    classes += f" of {catalog.title(config.trained_on)}" if config.trained_on else ""
+    classes += f" of {catalog.dataset_title(config.trained_on)}" if config.trained_on else ""
     count = f"{config.references} training image{'s' * (config.references != 1)}" if config.references else "none"
     references = "" if config.protocol == "standard" else f" References kept with the weights: {count}."
     return f"{networks.find_network(config.network).title}, {training}{classes}.{references}"
@@ -132,7 +132,7 @@ def _training(run: Run, config: ModelConfig) -> str:
 
 def _licences(config: ModelConfig) -> str:
     text = "The licence of these weights is for whoever shares them to choose, and to write here."
-    if config.trained_on and not catalog.is_own(config.trained_on):
-        row = catalog.get(config.trained_on)
+    if config.trained_on and not catalog.is_user_data(config.trained_on):
+        row = catalog.get_dataset(config.trained_on)
         text += f"\nTraining data, {row.title}: {row.licence} ({row.citation})."
     return text

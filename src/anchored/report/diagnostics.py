@@ -177,13 +177,13 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
 def ood_titles(summary: Summary) -> dict[str, str]:
     """Name -> title of the recipe's OOD sets."""
     names = [str(name) for name in summary.setting("evaluate", "ood")]
-    known = {name for name in names if name in catalog.CATALOG or catalog.is_own(name)}
-    return {name: catalog.title(name) if name in known else display_name(name) for name in names}
+    known = {name for name in names if name in catalog.CATALOG or catalog.is_user_data(name)}
+    return {name: catalog.dataset_title(name) if name in known else display_name(name) for name in names}
 
 
 def score_pair(summary: Summary, run: Run, name: str) -> tuple[Tensor, Tensor] | None:
     """The headline's score of the test images and of an OOD set's; None where outputs are missing."""
-    names = ["test", f"ood-{catalog.file_name(name)}"]
+    names = ["test", f"ood-{catalog.dataset_file_name(name)}"]
     if summary.score not in SCORES or not _exist(run, names):
         return None
     inside, outside = (SCORES[summary.score](_outputs(run, name)[0]) for name in names)

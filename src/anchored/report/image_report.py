@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from anchored.config.recipe import Cell, derived_seed
 from anchored.data import datasets
-from anchored.data.batches import to_input
-from anchored.data.streaming import ImageStream, View
-from anchored.data.user_data import index as own
-from anchored.data.user_data.sources import listed
+from anchored.data.image_sets import ImageStream
+from anchored.data.image_sources import index_files, list_images
+from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
 from anchored.evaluation.inference import forward
 from anchored.method.anchoring import AnchoredModel
@@ -79,10 +78,10 @@ def predict_images(
         model = model.cuda()
     test_energies = _test_energies(run)
     single_reference, spread_note = _single_reference_models(run, model, root)
-    index = own.of_files(paths)
-    view = View(config.channels, config.size, config.crop, config.interpolation)
-    everything, labels = torch.arange(len(paths)), torch.from_numpy(index.labels)
-    stream = ImageStream("images", index, config.classes, view, everything, labels)
+    index = index_files(paths)
+    view = InputFormat(config.channels, config.size, config.crop, config.interpolation)
+    everything = torch.arange(len(paths))
+    stream = ImageStream("images", index, config.classes, view, everything)
     predictions: list[Prediction] = []
     batches = torch.split(everything, batch_size)
     for places, (images, problems) in zip(batches, stream.attempts(batches), strict=True):
@@ -111,7 +110,7 @@ def find_images(wanted: Sequence[str]) -> list[Path]:
     for name in wanted:
         path = Path(name).expanduser()
         if path.is_dir():
-            matches = [path / file for file in listed(path)]
+            matches = [path / file for file in list_images(path)]
         elif path.exists():
             matches = [path]
         else:
@@ -170,7 +169,7 @@ def _single_reference_models(run: Run, model: nn.Module, root: Path | None) -> t
 
 def _drawn_references(cell: Cell, config: models.ModelConfig, root: Path | None) -> Tensor:
     """Normalised training images (8,C,H,W), drawn with the training's seed."""
-    images = datasets.open_set(cell.data.train, "train", cell.data, datasets.seen_by(cell.data), root)
+    images = datasets.open_set(cell.data.train, "train", cell.data, datasets.input_format(cell.data), root)
     generator = torch.Generator().manual_seed(derived_seed(cell.seed, "spread"))
     chosen = torch.randperm(len(images), generator=generator)[:REFERENCES]
     return to_input(next(images.parts([chosen])), config.mean, config.std)

@@ -14,7 +14,8 @@ from torch.nn import functional
 from anchored.config.recipe import Cell, Recipe
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
-from anchored.data.batches import ImageSet, to_input
+from anchored.data.image_sets import ImageSet
+from anchored.data.preprocessing import to_input
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import is_out_of_memory
 from anchored.evaluation import holdout, inference
@@ -94,20 +95,20 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
 
 def count(recipe: Recipe, name: str, split: str) -> float:
     """Return how many images of a split a recipe uses; of own data without test images, all."""
-    row = datasets.row(name, recipe.data)
+    row = datasets.dataset_row(name, recipe.data)
     return recipe.data.fraction * (row.train if split == "train" else row.test or row.train)
 
 
 def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     """Images that one training is evaluated on, and bytes of the outputs: logits, and ``width`` features of some."""
     settings, name = recipe.evaluate, recipe.data.train
-    size = datasets.seen_by(recipe.data).size
+    size = datasets.input_format(recipe.data).size
     kinds = len(corruptions.expand(settings.corruptions, size, size)) * len(settings.severities)
     test = count(recipe, name, "test")
     outside = sum(count(recipe, each, "test") for each in settings.ood)
     adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
     images = test * (1 + kinds) + outside + adapted + _chosen_on(recipe)
-    classes = len(datasets.row(name, recipe.data).classes)
+    classes = len(datasets.dataset_row(name, recipe.data).classes)
     return round(images), round(4 * (images * classes + (test + adapted) * width))
 
 
@@ -196,7 +197,7 @@ def _timed(work: Callable[[], object], device: torch.device, again: bool) -> flo
 
 def corrupting(recipe: Recipe) -> float:
     """Seconds of making all corrupted test images of one evaluation here; 0 where an archive has them."""
-    settings, seen = recipe.evaluate, datasets.seen_by(recipe.data)
+    settings, seen = recipe.evaluate, datasets.input_format(recipe.data)
     if settings.corruption_source == "archive" or not settings.corruptions:
         return 0.0
     kinds = corruptions.expand(settings.corruptions, seen.size, seen.size)

@@ -19,8 +19,8 @@ from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet, File
-from anchored.data.inventory import amount, size
-from anchored.data.readers.files import data_root, lacking
+from anchored.data.inventory import format_bytes, total_size
+from anchored.data.readers.files import data_root, missing_entries
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation import evaluator, holdout
@@ -51,7 +51,7 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
         others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
         uses += [(name, f"choosing {recipe.choose}", ()) for name in others if name not in settings.adaptation]
     if settings.corruption_source == "archive":
-        size = datasets.seen_by(recipe.data).size
+        size = datasets.input_format(recipe.data).size
         archives: dict[str, list[str]] = {}
         for kind in corruptions.expand(settings.corruptions, size, size):
             archives.setdefault(evaluator.archive_of(recipe.data.train, kind), []).append(kind)
@@ -64,14 +64,14 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
 
 
 def _need(name: str, use: str, kinds: Sequence[str], root: Path | None) -> Need:
-    if catalog.is_own(name):
+    if catalog.is_user_data(name):
         try:
-            datasets.row(name, Data())
+            datasets.dataset_row(name, Data())
         except UserError as error:
             return Need(name, use, (name,), remedy=str(error))
         return Need(name, use)
-    row = catalog.get(name)
-    missing = lacking(row, root, [_entry(row, kind) for kind in kinds])
+    row = catalog.get_dataset(name)
+    missing = missing_entries(row, root, [_entry(row, kind) for kind in kinds])
     if not missing:
         return Need(name, use)
     tops = {entry.split("/")[0] for entry in missing}
@@ -126,7 +126,7 @@ class Diagnosis:
         """Bytes of main memory: this process at its largest, and the sets that are kept decoded."""
         if not self.costs:
             return _largest()
-        seen, settings = datasets.seen_by(self.recipe.data), self.recipe.data
+        seen, settings = datasets.input_format(self.recipe.data), self.recipe.data
         names = {settings.train, *self.recipe.evaluate.ood, *self.recipe.evaluate.adaptation}
         images = sum(count(self.recipe, name, split) for name in names for split in ("train", "test"))
         return _largest() + round(min(settings.memory * 1e9, images * seen.channels * seen.size**2))
@@ -140,14 +140,15 @@ class Diagnosis:
         ):
             free = shutil.disk_usage(folder).free
             if needed > free:
-                yield f"{what} need {amount(needed)} in {folder}, where {amount(free)} are free"
+                yield f"{what} need {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free"
         for cost in self.costs:
             if not cost.fits:
                 step = f"a step of {cost.batch} images of {cost.network}, {cost.protocol},"
                 yield f"{step} runs out of the device's memory ({cost.measured} do not): lower train.batch_size"
         available = _available()
         if available and self.memory > available:
-            yield f"{amount(self.memory)} of memory are needed, {amount(available)} are free: lower data.memory"
+            needs = f"{format_bytes(self.memory)} of memory are needed"
+            yield f"{needs}, {format_bytes(available)} are free: lower data.memory"
 
     def show(self, console: Console) -> None:
         """Print the tables and the verdict."""
@@ -157,7 +158,7 @@ class Diagnosis:
         table = _table("data set", "for", ">download", "")
         for need in self.needs:
             state = Text("missing", "red") if need.missing else Text("here", "green")
-            download = size(need.files) if need.files else "by hand" if need.missing else "–"
+            download = total_size(need.files) if need.files else "by hand" if need.missing else "–"
             table.add_row(need.name, need.use, download, state)
         return table
 
@@ -182,15 +183,17 @@ class Diagnosis:
     def _room(self) -> Table:
         table = _table("what", ">needed", "here")
         place, results = _existing(data_root(self.root)), _existing(self.results)
-        table.add_row("download", size(self.files) if self.files else "–", f"to {data_root(self.root)}")
+        table.add_row("download", total_size(self.files) if self.files else "–", f"to {data_root(self.root)}")
         table.add_row(
-            "disk for data", amount(self.unpacked), f"{amount(shutil.disk_usage(place).free)} free in {place}"
+            "disk for data",
+            format_bytes(self.unpacked),
+            f"{format_bytes(shutil.disk_usage(place).free)} free in {place}",
         )
-        free = f"{amount(shutil.disk_usage(results).free)} free in {results.resolve()}"
-        table.add_row("disk for results", amount(self.results_size), free)
+        free = f"{format_bytes(shutil.disk_usage(results).free)} free in {results.resolve()}"
+        table.add_row("disk for results", format_bytes(self.results_size), free)
         available = _available()
-        memory = f"{amount(available)} free" if available else "not known"
-        table.add_row("memory", amount(self.memory), memory)
+        memory = f"{format_bytes(available)} free" if available else "not known"
+        table.add_row("memory", format_bytes(self.memory), memory)
         versions = made()
         table.add_row("device", "", _devices())
         names = ("anchored", "torch", "torchvision", "pytorch-lightning", "python")
@@ -220,7 +223,7 @@ def examine(
     for network in recipe.grid.networks:
         networks.find_network(network)
     data_sets = needs(recipe, root)
-    if any(need.missing for need in data_sets if catalog.is_own(need.name)):
+    if any(need.missing for need in data_sets if catalog.is_user_data(need.name)):
         return Diagnosis(recipe, data_sets, [], 0.0, root, results)  # without own images, their size is not known
     return Diagnosis(recipe, data_sets, costs(recipe, progress), corrupting(recipe), root, results)
 
@@ -268,4 +271,4 @@ def _devices() -> str:
     if not torch.cuda.is_available():
         return f"{cores}; no GPU found"
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return f"{cores}; " + ", ".join(f"{gpu.name} ({amount(gpu.total_memory)})" for gpu in gpus)
+    return f"{cores}; " + ", ".join(f"{gpu.name} ({format_bytes(gpu.total_memory)})" for gpu in gpus)

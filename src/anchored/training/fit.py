@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from anchored.config.recipe import Cell, canonical, derived_seed
 from anchored.config.settings import Training
 from anchored.data import datasets
-from anchored.data.batches import Batches, to_input
-from anchored.data.streaming import Images
+from anchored.data.batches import Batches
+from anchored.data.image_sets import LabelledImages
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError, is_out_of_memory
 from anchored.method import collectives
 from anchored.method.anchoring import AnchoredModel
@@ -106,7 +107,7 @@ def _train(
     """What each process does to train a cell; the first one writes."""
     run, cell = Run(Path(folder)), Cell.parse(settings, folder)
     config = initialisation.model_config(cell)
-    seen, resized = datasets.seen_by(cell.data), cell.train.crop == "resized"
+    seen, resized = datasets.input_format(cell.data), cell.train.crop == "resized"
     images = datasets.open_set(cell.data.train, "train", cell.data, seen, root, originals=resized)
     if len(images) < cell.train.batch_size:
         raise UserError(
@@ -221,7 +222,7 @@ def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:
     return Residuals(shape, classes, pairs=cell.tail.pairs, rank=cell.tail.rank)
 
 
-def _references(images: Images, config: models.ModelConfig, seed: int) -> Tensor:
+def _references(images: LabelledImages, config: models.ModelConfig, seed: int) -> Tensor:
     """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
     if config.references > len(images):
         raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")

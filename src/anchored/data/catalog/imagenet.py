@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from anchored.data.catalog.row import DataSet, File, lines
+from anchored.data.catalog.row import DataSet, File, read_lines
 
 # Folders: the WordNet ids in their sorted order, which is the order of the class indices (timm's imagenet_synsets.txt,
 # torchvision's ImageFolder). Names: the first of ILSVRC's names of each, as torchvision's model metadata has them.
-WNIDS, NAMES = zip(*(line.split(" ", 1) for line in lines("imagenet")), strict=True)
+WNIDS, NAMES = zip(*(line.split(" ", 1) for line in read_lines("imagenet")), strict=True)
 
 # md5: torchvision's datasets/imagenet.py; sizes (and sha256 c7e06a6c..., b08200a2...): TensorFlow Datasets' checksums.
 _IMAGENET = DataSet(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anchored.data.catalog.row import DataSet, File, lines
+from anchored.data.catalog.row import DataSet, File, read_lines
 
 # The ODIN copies (Liang, Li and Srikant 2018): addresses in the README of facebookresearch/odin, md5 in pytorch-ood's
 # dataset/img/odin.py (LSUN, Tiny ImageNet) and in the PyPI package ``detectors``, data/isun.py (iSUN, and its count of
@@ -92,7 +92,7 @@ DTD_ARCHIVE = File(
 _DTD_TEXTURES = DataSet(
     name="dtd-textures",
     title="Textures",
-    classes=lines("dtd"),
+    classes=read_lines("dtd"),
     channels=3,
     size=224,
     varied=True,
@@ -140,7 +140,7 @@ _PLACES365 = DataSet(
     ),
     needs=("test_256",),
     images="test_256",
-    subset=tuple(f"Places365_test_{int(number):08d}.jpg" for number in lines("places365-test-10000")),
+    subset=tuple(f"Places365_test_{int(number):08d}.jpg" for number in read_lines("places365-test-10000")),
     note="10,000 of the 328,500 test images, by the list that the CIFAR literature evaluates on; read from the tar.",
 )
 
@@ -171,7 +171,7 @@ _PLACES_MOS = replace(
 _NINCO = DataSet(
     name="ninco",
     title="NINCO",
-    classes=lines("ninco"),
+    classes=read_lines("ninco"),
     channels=3,
     size=224,
     varied=True,

@@ -1,19 +1,19 @@
 """Data sets as rows: everything a reader, a trainer or a report needs to know about a set, written once.
 
 Standard library only, so that listing the sets costs nothing. To add a set, add a row (and its test): nothing else in
-the package names a data set. ``anchored.data.load`` turns a row into images.
+the package names a data set. ``datasets.load_split`` turns a row into images.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import re
 from pathlib import Path
 
-from anchored.data.catalog import corrupted, imagenet, naming, outside, small, transfer
-from anchored.data.catalog.row import DataSet, File, Reader, Role
+from anchored.data.catalog import corrupted, imagenet, outside, small, transfer
+from anchored.data.catalog.row import DataSet
 from anchored.errors import UserError
-
-__all__ = ["CATALOG", "DataSet", "File", "Reader", "Role", "file_name", "get", "is_own", "title"]
 
 #: Every data set by name.
 CATALOG: dict[str, DataSet] = {
@@ -21,7 +21,7 @@ CATALOG: dict[str, DataSet] = {
 }
 
 
-def get(name: str) -> DataSet:
+def get_dataset(name: str) -> DataSet:
     """Return the row called ``name``; UserError with the nearest names when there is none."""
     row = CATALOG.get(name)
     if row is None:
@@ -33,16 +33,26 @@ def get(name: str) -> DataSet:
     return row
 
 
-def is_own(name: str) -> bool:
-    """Say whether a data set's name is that of own images: a path ("photos/"), a .csv, a .npz, or ``hf:...``."""
-    return name not in CATALOG and naming.is_place(name)
+def is_user_data(name: str) -> bool:
+    """Say whether a data set's name is that of user data: a path ("photos/"), a .csv, a .npz, or ``hf:...``.
+
+    What is on disk does not matter, but the catalog's names come first.
+    """
+    path = name.startswith(("hf:", ".", "~")) or "/" in name or "\\" in name
+    return name not in CATALOG and (path or name.lower().endswith((".csv", ".npz")))
 
 
-def title(name: str) -> str:
-    """Return how reports spell a data set: its row's title, or what own images are called."""
-    return naming.title(name) if is_own(name) else get(name).title
+def dataset_title(name: str) -> str:
+    """Return how reports spell a data set: its row's title, of user data the last part of the path without ending."""
+    if not is_user_data(name):
+        return get_dataset(name).title
+    last = name.removeprefix("hf:").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return re.sub(r"\.(csv|npz)$", "", last, flags=re.IGNORECASE) or name
 
 
-def file_name(name: str) -> str:
-    """Return a data set's name as part of a file's: itself, or for own images their title and a hash of the path."""
-    return naming.slug(name) if is_own(name) else name
+def dataset_file_name(name: str) -> str:
+    """Return a data set's name as part of a file's: itself, for user data title and eight digits of the path's hash."""
+    if not is_user_data(name):
+        return name
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", dataset_title(name)).strip("-").lower()
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")

@@ -71,7 +71,7 @@ class DataSet:
     - ``mean``, ``std``: per channel, of the training images scaled to [0, 1] (for small sets, of exactly this row's);
       empty for sets that are not trained on.
     - ``roles``: what it can be used for.
-    - ``reader``: which function of ``anchored.readers`` reads it.
+    - ``reader``: which function in ``readers`` reads it.
     - ``file_classes``: how many classes the files have, before ``keep``.
     - ``folder``: its folder below the data root.
     - ``train_files``, ``test_files``: images then labels for ``idx``, records for ``cifar_binary``, blocks for archives
@@ -128,6 +128,6 @@ class DataSet:
         return tuple(file for file in (*self.parts, *self.train_files, *self.test_files) if file.urls)
 
 
-def lines(name: str) -> tuple[str, ...]:
+def read_lines(name: str) -> tuple[str, ...]:
     """Return the lines of a list that comes with the catalog: class names, or which images a row has."""
     return tuple((Path(__file__).parent / "lists" / f"{name}.txt").read_text(encoding="utf-8").splitlines())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from anchored.data.catalog.outside import DTD_ARCHIVE
-from anchored.data.catalog.row import DataSet, File, lines
+from anchored.data.catalog.row import DataSet, File, read_lines
 
 _UCF101 = DataSet(
     name="ucf101",
     title="UCF101",
-    classes=lines("ucf101"),
+    classes=read_lines("ucf101"),
     channels=3,
     size=224,
     varied=True,
@@ -46,7 +46,7 @@ _UCF101 = DataSet(
 _FOOD101 = DataSet(
     name="food101",
     title="Food 101",
-    classes=lines("food101"),
+    classes=read_lines("food101"),
     channels=3,
     size=224,
     varied=True,
@@ -76,7 +76,7 @@ _VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
 _FLOWERS102 = DataSet(
     name="flowers102",
     title="Flowers 102",
-    classes=lines("flowers102"),
+    classes=read_lines("flowers102"),
     channels=3,
     size=224,
     varied=True,
@@ -119,7 +119,7 @@ _FLOWERS102 = DataSet(
 _CARS = DataSet(
     name="stanford-cars",
     title="Stanford Cars",
-    classes=lines("stanford-cars"),
+    classes=read_lines("stanford-cars"),
     channels=3,
     size=224,
     varied=True,
@@ -176,7 +176,7 @@ _CARS = DataSet(
 _PETS = DataSet(
     name="oxford-pets",
     title="Oxford Pets",
-    classes=lines("oxford-pets"),
+    classes=read_lines("oxford-pets"),
     channels=3,
     size=224,
     varied=True,
@@ -214,7 +214,7 @@ _PETS = DataSet(
 _DTD = DataSet(
     name="dtd",
     title="DTD",
-    classes=lines("dtd"),
+    classes=read_lines("dtd"),
     channels=3,
     size=224,
     varied=True,

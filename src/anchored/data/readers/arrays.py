@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,11 +11,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from anchored.data.catalog.registry import get
+from anchored.data.catalog.registry import get_dataset
 from anchored.data.catalog.row import DataSet, File
-from anchored.data.readers.files import DAMAGED, find, locate, missing, read_checked, read_content
-from anchored.data.readers.images import said, spread
+from anchored.data.decoding import error_text
+from anchored.data.image_sources import evenly_spaced
+from anchored.data.readers.files import check_file, find_file, locate_entry, missing_file, read_checked, require_file
 from anchored.data.readers.tars import members
+from anchored.data.readers.unpack import refusing_damage, tar_members
 from anchored.errors import UserError
 
 Bytes = npt.NDArray[np.uint8]
@@ -37,31 +38,20 @@ def _read_idx(row: DataSet, split: str, root: str | Path | None) -> tuple[Bytes,
     """Read images (N,H,W), grey, and labels (N,) in the format of the MNIST page."""
     arrays = []
     for file, rank in zip(row.train_files if split == "train" else row.test_files, (3, 1), strict=True):
-        path = find(row, file.name, root)
-        if path is None:
-            raise missing(row, file.name, root)
-        arrays.append(_parse_idx(path, read_content(path, file), rank))
+        path = require_file(row, file.name, root)
+        arrays.append(_parse_idx(path, read_checked(path, file), rank))
     return arrays[0][:, None], arrays[1]
 
 
 def _archive_members(path: Path, archive: File, wanted: tuple[File, ...]) -> dict[str, bytes]:
     """Return the content of the ``wanted`` members of the tar.gz at ``path``, by name."""
-    read_checked(path, archive)
+    check_file(path, archive, archive.hash)
     names = {file.name for file in wanted}
-    found: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r:gz") as tar:
-            for member in tar:
-                stream = tar.extractfile(member) if member.name in names else None
-                if stream is not None:
-                    found[member.name] = stream.read()
-                if len(found) == len(names):
-                    break
-    except DAMAGED as error:
-        raise UserError(f"{path} is damaged: delete it and fetch it again") from error
-    for name in sorted(names - found.keys()):
+    with refusing_damage(path):
+        contents = {name: stream.read() for name, stream, _ in tar_members(path) if stream and name in names}
+    for name in sorted(names - contents.keys()):
         raise UserError(f"{path} has no member {name}: delete it and fetch it again")
-    return found
+    return contents
 
 
 def _read_cifar(row: DataSet, split: str, root: str | Path | None) -> tuple[Bytes, Bytes]:
@@ -72,16 +62,14 @@ def _read_cifar(row: DataSet, split: str, root: str | Path | None) -> tuple[Byte
     """
     files = row.train_files if split == "train" else row.test_files
     archive = row.parts[0]
-    path = find(row, archive.name, root)
+    path = find_file(row, archive.name, root)
     if path is not None:
         contents = _archive_members(path, archive, files)
     else:
-        contents = {}
-        for file in files:
-            path = find(row, file.name, root)
-            if path is None:
-                raise missing(row, archive.name, root)
-            contents[file.name] = read_content(path, file)
+        paths = [find_file(row, file.name, root) for file in files]
+        if None in paths:
+            raise missing_file(row, archive.name, root)
+        contents = {file.name: read_checked(path, file) for path, file in zip(paths, files, strict=True) if path}
     width = row.label_bytes + row.channels * row.size**2
     for file in files:
         if len(contents[file.name]) != file.bytes or file.bytes % width:
@@ -107,24 +95,24 @@ def corrupted_arrays(
     ``labels.npy`` the 5 N labels (Hendrycks and Dietterich 2019, https://zenodo.org/record/2535967). The blocks are
     mapped, not read: only the pages that are used are loaded.
     """
-    clean = get(row.clean)
+    clean = get_dataset(row.clean)
     path, blocks = _mapped(row, f"{corruption}.npy", root)
     count = row.test
     expected = (5 * count, clean.size, clean.size, clean.channels)
     if blocks.dtype != np.uint8 or blocks.shape != expected:
-        found = f"{blocks.dtype} {blocks.shape}"
-        raise UserError(f"{corruption}.npy in {path} holds {found}, not uint8 {expected}: five blocks of {count:,}")
+        stored = f"{blocks.dtype} {blocks.shape}"
+        raise UserError(f"{corruption}.npy in {path} holds {stored}, not uint8 {expected}: five blocks of {count:,}")
     labels = _block_labels(row, count, root)
     chosen = blocks[(severity - 1) * count : severity * count]
     return chosen.transpose(0, 3, 1, 2), labels
 
 
-def block_place(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, int, int]:
+def locate_block(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, int, int]:
     """Return where the .npy file ``name`` of ``row`` is: its file or the tar that holds it, its start and its bytes."""
     entry = f"{row.images}/{name}"
-    path = locate(row, entry, root)
+    path = locate_entry(row, entry, root)
     if path is None:
-        raise missing(row, entry, root)
+        raise missing_file(row, entry, root)
     try:
         return (path, 0, path.stat().st_size) if path.name == name else (path, *members(path).place(entry))
     except KeyError as error:
@@ -133,7 +121,7 @@ def block_place(row: DataSet, name: str, root: str | Path | None) -> tuple[Path,
 
 def _mapped(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, npt.NDArray[np.generic]]:
     """Return the array in the .npy file ``name`` of ``row``, mapped into memory, and its place: also inside a tar."""
-    path, start, size = block_place(row, name, root)
+    path, start, size = locate_block(row, name, root)
     try:
         with path.open("rb") as stream:
             stream.seek(start)
@@ -147,16 +135,16 @@ def _mapped(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, npt
         return path, np.memmap(path, dtype, "r", data, shape, order)
     except Exception as error:  # NumPy raises whatever a damaged header leads to
         raise UserError(
-            f"{name} in {path} is not a whole .npy file of numbers ({said(error)}): fetch {row.name} again"
+            f"{name} in {path} is not a whole .npy file of numbers ({error_text(error)}): fetch {row.name} again"
         ) from error
 
 
-def ordered(row: DataSet, corruption: str, clean: Bytes, root: str | Path | None) -> None:
+def check_severity_order(row: DataSet, corruption: str, clean: Bytes, root: str | Path | None) -> None:
     """Check that severity 5 of a corruption is further from the ``clean`` images (N,C,H,W) than severity 1 is.
 
     By the mean absolute difference of evenly spaced images; UserError where it is not.
     """
-    chosen = spread(len(clean), 100)
+    chosen = evenly_spaced(len(clean), 100)
     first, last = (
         np.abs(corrupted_arrays(row, corruption, severity, root)[0][chosen].astype(np.int16) - clean[chosen]).mean()
         for severity in (1, 5)
@@ -176,9 +164,8 @@ def _block_labels(row: DataSet, count: int, root: str | Path | None) -> npt.NDAr
     blocks: npt.NDArray[np.int64] = labels.astype(np.int64).reshape(5, count)
     if (blocks != blocks[0]).any():
         raise UserError(f"labels.npy in {path}: its five blocks of {count:,} differ, so they are not severities 1 to 5")
-    if blocks.min() < 0 or blocks.max() >= len(get(row.clean).classes):
+    if blocks.min() < 0 or blocks.max() >= len(get_dataset(row.clean).classes):
         raise UserError(
             f"labels.npy in {path}: labels run from {blocks.min()} to {blocks.max()}, beyond the classes of {row.clean}"
         )
-    first: npt.NDArray[np.int64] = blocks[0]
-    return first
+    return np.asarray(blocks[0])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from anchored.data.catalog.registry import get
+from anchored.data.catalog.registry import get_dataset
 from anchored.data.catalog.row import DataSet, File
 from anchored.data.readers import web
-from anchored.data.readers.files import check, data_root, find, is_gzip, read_content
+from anchored.data.readers.files import check_file, data_root, find_file, is_gzip, read_checked
 from anchored.data.readers.unpack import decompress, unpack
 from anchored.errors import UserError
 from anchored.store import files as disk
@@ -26,34 +28,29 @@ from anchored.store import files as disk
 RESERVE = 1 << 28  # bytes of the disk that are left alone
 
 
-def is_offline() -> bool:
-    """Say whether $ANCHORED_OFFLINE forbids the network: set, and neither empty nor 0."""
-    return os.environ.get("ANCHORED_OFFLINE", "0") not in ("", "0")
-
-
 @dataclass(frozen=True)
-class Record:
+class DownloadRecord:
     """What is known of a set's files here: ``.anchored.json`` in its folder, written when a file was found whole.
 
     For each file its hash, whether that is a published one, its size and time when it was hashed, and how many files
     were unpacked from it.
     """
 
-    path: Path
+    row: DataSet
+    root: str | Path | None
 
-    @staticmethod
-    def of(row: DataSet, root: str | Path | None) -> Record:
-        """Return the record of ``row``'s folder."""
-        return Record(data_root(root) / row.folder / ".anchored.json")
+    @property
+    def _path(self) -> Path:
+        return data_root(self.root) / self.row.folder / ".anchored.json"
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Return what is known, by file name; {} where nothing is."""
-        if not self.path.exists():
+        if not self._path.exists():
             return {}
-        found = disk.read_json(self.path)
-        if not isinstance(found, dict) or not all(isinstance(value, dict) for value in found.values()):
-            raise UserError(f"{self.path} was changed by hand: delete it")
-        return found
+        entries = disk.read_json(self._path)
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise UserError(f"{self._path} was changed by hand: delete it")
+        return entries
 
     def of_file(self, file: File) -> dict[str, Any]:
         """Return what is known of one file; {} where nothing is."""
@@ -65,8 +62,8 @@ class Record:
 
     def knows(self, file: File, path: Path) -> bool:
         """Say whether ``path`` is, by its size and time, the file that was found whole."""
-        kept, now = self.of_file(file), path.stat()
-        return (kept.get("bytes"), kept.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
+        entry, now = self.of_file(file), path.stat()
+        return (entry.get("bytes"), entry.get("mtime_ns")) == (now.st_size, now.st_mtime_ns)
 
     def write(self, file: File, path: Path, digest: str, files: int) -> None:
         """Keep that ``path`` is whole, and how many files were unpacked from it."""
@@ -79,10 +76,10 @@ class Record:
             "unpacked": files,
             "when": time.strftime("%Y-%m-%d"),
         }
-        disk.write_json(self.path, {**self.read(), file.name: entry})
+        disk.write_json(self._path, {**self.read(), file.name: entry})
 
 
-def fetch(
+def fetch_dataset(
     name: str,
     root: str | Path | None = None,
     *,
@@ -101,13 +98,14 @@ def fetch(
     Sets that ship with the package or are computed need no files: an empty tuple. UserError, one line, names each place
     tried, what went wrong there, and what to bring by hand.
     """
-    row = get(name)
+    row = get_dataset(name)
     files = (*row.parts, *(file for file in row.train_files + row.test_files if file.urls))
     if not files:
-        if row.manual and not find(row, row.needs[0], root):
+        if row.manual and not find_file(row, row.needs[0], root):
             raise UserError(f"cannot fetch {row.title}: {row.manual}; put it into {data_root(root) / row.folder}")
         return ()
-    job = _Job(row, root, progress, offline or is_offline(), timeout)
+    offline = offline or os.environ.get("ANCHORED_OFFLINE", "0") not in ("", "0")
+    job = _Job(row, root, progress, offline, timeout)
     with disk.os_errors_as_user_errors(job.folder, "write to"):
         job.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -135,54 +133,51 @@ class _Job:
         return data_root(self.root) / self.row.folder
 
     @property
-    def record(self) -> Record:
-        return Record.of(self.row, self.root)
+    def record(self) -> DownloadRecord:
+        return DownloadRecord(self.row, self.root)
 
     def bring(self, file: File) -> Path:
         """Return where ``file``, or what it makes, is whole; downloaded and unpacked if need be."""
-        made = [find(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
-        if made and made[0] and all(made) and (self.record.of_file(file) or not find(self.row, file.name, self.root)):
+        made = [find_file(self.row, entry, self.root) for entry in (*file.makes, *file.holds)]
+        brought = find_file(self.row, file.name, self.root)
+        if made and made[0] and all(made) and (self.record.of_file(file) or not brought):
             return made[0]  # unpacked before, or brought unpacked by the user
-        plain = find(self.row, file.plain.name, self.root) if file.compressed else None
-        if plain and not find(self.row, file.name, self.root):
+        plain = find_file(self.row, file.plain.name, self.root) if file.compressed else None
+        if plain and not brought:
             return plain  # decompressed before; the archive was deleted
-        path, digest = self._whole(file)
+        path, digest = self._whole(file, brought)
         if not file.hash and path.suffix == ".zip" and not zipfile.is_zipfile(path):
             raise UserError(f"{path} is not a whole zip file: delete it and fetch it again")
         count = 0
         if file.makes:
             self._check_room(path.stat().st_size, file)
-            with self._bar(f"unpacking {file.name}") as bar:
-                task = bar.add_task(f"unpacking {file.name}", total=None)
-                count = unpack(path, file, self.folder, lambda written: bar.advance(task, written))
+            with self._bar(f"unpacking {file.name}") as moved:
+                count = unpack(path, file, self.folder, moved)
         self.record.write(file, path, digest, count)
         if file.compressed and is_gzip(path):
-            return self._plain(file, path)
+            return self._decompressed(file, path)
         return self.folder / file.makes[0] if file.makes else path
 
-    def _plain(self, file: File, path: Path) -> Path:
+    def _decompressed(self, file: File, path: Path) -> Path:
         """Return where the content of the gzip file ``path`` lies; decompressed if that is not there."""
         place = self.folder / file.plain.name
-        if place.exists() and self.record.knows(file.plain, place):
-            return place
-        self._check_room(path.stat().st_size, file.plain)
-        with self._bar(f"decompressing {file.name}") as bar:
-            task = bar.add_task(f"decompressing {file.name}", total=None)
-            digest = decompress(path, place, lambda written: bar.advance(task, written))
-        self.record.write(file.plain, place, digest, 0)
+        if not (place.exists() and self.record.knows(file.plain, place)):
+            self._check_room(path.stat().st_size, file.plain)
+            with self._bar(f"decompressing {file.name}") as moved:
+                digest = decompress(path, place, moved)
+            self.record.write(file.plain, place, digest, 0)
         return place
 
-    def _whole(self, file: File) -> tuple[Path, str]:
-        """Return where a whole copy of ``file`` lies, and its hash; downloaded if there is none."""
-        path = find(self.row, file.name, self.root)
+    def _whole(self, file: File, path: Path | None) -> tuple[Path, str]:
+        """Return where a whole copy of ``file`` lies, and its hash; downloaded unless that at ``path`` is."""
         if path is not None and self.record.knows(file, path):
             return path, str(self.record.of_file(file)["hash"])
         if path is not None:
             try:
                 if file.content is not None:
-                    read_content(path, file)
+                    read_checked(path, file)
                     return path, file.content
-                return path, check(path, file, self.record.expected(file))
+                return path, check_file(path, file, self.record.expected(file))
             except UserError:
                 if not file.urls:
                     raise
@@ -195,15 +190,10 @@ class _Job:
             why = "the network is off (offline)" if file.urls else "it cannot be downloaded without you"
             raise UserError(f"cannot fetch {file.name} of {row.title}: {why}: {by_hand} (into {self.folder})")
         self._check_room(file.bytes or 0, file)
+        path = self.folder / file.name
         for url in file.urls:
-            with self._bar(file.name) as bar:
-                task = bar.add_task(file.name, total=file.bytes)
-
-                def moved(done: int, total: int | None, bar: Progress = bar, task: Any = task) -> None:
-                    bar.update(task, completed=done, total=total)
-
+            with self._bar(file.name, file.bytes) as moved:
                 try:
-                    path = self.folder / file.name
                     return path, web.download(url, path, self.record.expected(file), moved, self.timeout)
                 except web.TransferError as error:
                     reasons.append(f"{url}: {error}")
@@ -215,8 +205,12 @@ class _Job:
             needs = f"{count / 1e9:.1f} GB in {self.folder}, where {free / 1e9:.1f} GB are free"
             raise UserError(f"{file.name} needs {needs}: make room, or set ANCHORED_DATA to another disk")
 
-    def _bar(self, name: str) -> Progress:
+    @contextlib.contextmanager
+    def _bar(self, name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+        """Give the function that moves a progress bar: bytes done, and how many there are to be if known."""
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         console = Console(stderr=True)
         shown = self.progress and console.is_terminal
-        return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown)
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown) as bar:
+            task = bar.add_task(name, total=total)
+            yield lambda done, total=None: bar.update(task, completed=done, total=total)

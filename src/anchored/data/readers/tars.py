@@ -48,20 +48,20 @@ def members(path: Path) -> Members:
 
     UserError where it is not a whole uncompressed tar.
     """
-    kept = path.with_name(f".{path.name}.index")
+    index_file = path.with_name(f".{path.name}.index")
     stamp = np.array([path.stat().st_size, path.stat().st_mtime_ns])
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(kept) as stored:
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(index_file) as stored:
         if (stored["stamp"] == stamp).all():
             return Members(stored["names"], stored["starts"], stored["sizes"])
-    found = _scanned(path)
+    scanned = _scan(path)
     packed = io.BytesIO()
-    np.savez(packed, stamp=stamp, names=found.names, starts=found.starts, sizes=found.sizes)
+    np.savez(packed, stamp=stamp, names=scanned.names, starts=scanned.starts, sizes=scanned.sizes)
     with contextlib.suppress(UserError):  # a folder that cannot be written to only costs the pass again
-        files.write_bytes(kept, packed.getvalue())
-    return found
+        files.write_bytes(index_file, packed.getvalue())
+    return scanned
 
 
-def _scanned(path: Path) -> Members:
+def _scan(path: Path) -> Members:
     names, starts, sizes = [], [], []
     try:
         with tarfile.open(path, "r:") as tar:

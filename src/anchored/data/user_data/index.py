@@ -1,197 +1,143 @@
-"""A user's own images: a folder of class folders, a CSV, an npz, or a Hugging Face data set, as an index of images.
-
-Nothing is unpickled and no code of a data set is run. Images are turned as their camera says, 16-bit grey becomes
-8-bit, transparent pixels become white.
-"""
+"""A user's own images: a folder of class folders, a CSV, an npz, or a Hugging Face data set, split and indexed."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from anchored.data.readers.images import IMAGE_ENDINGS
-from anchored.data.user_data.sources import FORMATS, UNREADABLE, Files, Listing, Source, decoded, listed
+from anchored.data.decoding import error_text
+from anchored.data.image_sources import ImageIndex
+from anchored.data.user_data.sources import Listing, list_user_data
 from anchored.errors import UserError
 
-__all__ = ["LARGEST_SIZE", "OwnIndex", "OwnSet", "checked", "find", "listed", "listing_of", "of_files"]
-
 LARGEST_SIZE = 224
-"""Own images are seen at their median shorter side, but not above this, unless ``data.size`` says otherwise."""
+"""A network's input is the images' median shorter side, but not above this, unless ``data.size`` says otherwise."""
 
 _READ_WHOLE = 1 << 30  # bytes: up to here the content of files is hashed, above it their names, sizes and times
-_LOOKED_AT = 256  # images whose headers decide on colours and size
+_SAMPLED = 256  # images whose headers decide on colours and size
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 
 
 @dataclass(frozen=True, eq=False)
-class OwnIndex:
-    """One split: images ``numbers`` (N,) of the source, with ``labels`` (N,) int64."""
-
-    source: Source
-    numbers: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def decode(self, index: int) -> Image.Image:
-        """Return image ``index``, "L" or "RGB"; UserError naming its file where it is not a whole image."""
-        return decoded(self.source, int(self.numbers[index]))
-
-
-@dataclass(frozen=True, eq=False)
-class OwnSet:
-    """A data set of one's own: its splits, how it looks, and the hash of its content."""
+class UserData:
+    """A user's data set: its splits, its input's channels and size, and the hash of its content."""
 
     name: str
     classes: tuple[str, ...]
-    splits: dict[str, OwnIndex]  # train and test; "ood": the images shown as out-of-distribution
+    splits: dict[str, ImageIndex]  # train and test; "ood": the images shown as out-of-distribution
     channels: int
     size: int
     content: str
     divided: bool  # by us, since the data do not say what is for testing
     unclassed: str  # the first image without a class; "" if all have one
 
-    def split(self, split: str) -> OwnIndex:
+    def split(self, split: str) -> ImageIndex:
         """Return "train", "test" or "ood"; UserError where it has no images."""
         if split not in self.splits:
             what = f"{self.unclassed} has no class" if self.unclassed else f"there are no {split} images"
-            raise UserError(f"{self.name}: {what}: {_WANTED}")
+            advice = "put each class's images in a folder of its own, or give a CSV with the columns path,label"
+            raise UserError(f"{self.name}: {what}: {advice}")
         return self.splits[split]
 
-
-_WANTED = "put each class's images in a folder of its own, or give a CSV with the columns path,label"
+    def check_learnable(self) -> None:
+        """Raise UserError where a network cannot learn its classes."""
+        if len(self.classes) < 2 and "train" in self.splits:
+            raise UserError(f"{self.name} has one class ('{self.classes[0]}'): a classifier needs two or more")
+        train, test = (set(self.split(split).labels.tolist()) for split in ("train", "test"))
+        for label, title in enumerate(self.classes):
+            if label not in train:
+                raise UserError(f"{self.name}: class '{title}' has test images but no training images")
+            if label not in test and self.divided:
+                raise UserError(f"{self.name}: class '{title}' has one image: give two or more, to train and to test")
 
 
 @functools.lru_cache(maxsize=16)
-def find(name: str, test_share: float) -> OwnSet:
+def find_user_data(name: str, test_share: float) -> UserData:
     """Find the images of ``name``, without decoding them.
 
     ``test_share``: share of each class that is kept for testing where the data do not say which: those whose names have
     the lowest hashes, the same on every machine. UserError, one line, where there are no images, a class is missing or
-    has a single image, or a file is not what it should be. Found once a process: ``find.cache_clear()`` looks again.
+    has a single image, or a file is not what it should be. Found once a process: ``cache_clear()`` looks again.
     """
-    listing = listing_of(name)
-    with _mended(name):
-        content = _content(listing)
+    listing = list_user_data(name)
+    content = _content_hash(name, listing)
     odd = next((label for label in listing.labels if not label.isprintable()), None)
     if odd is not None:
         raise UserError(f"{name}: the class {odd!r} has signs in its name that cannot be shown: rename it")
-    stated = set(listing.sides)
+    stated = set(listing.splits)
     if "" in stated and len(stated) > 1:
-        missing = listing.names[listing.sides.index("")]
+        missing = listing.names[listing.splits.index("")]
         raise UserError(f"{name} says of some images whether they are for training or testing, but not of {missing}")
-    labelled = sorted(set(listing.labels))
-    numeric = all(label.isdecimal() for label in labelled)
-    classes = tuple(sorted(labelled, key=int) if numeric else labelled)
-    sides = listing.sides if "test" in stated else _divided(listing, test_share)
-    channels, size = _look(listing)
-    splits = {split: _split(listing, classes, sides, split) for split in ("train", "test")}
-    everything = np.arange(len(listing.names))
-    outside = splits["test"] if "test" in stated else OwnIndex(listing.source, everything, np.zeros_like(everything))
-    splits["ood"] = outside if len(outside) else splits["train"]
+    titles = sorted(set(listing.labels))
+    classes = tuple(sorted(titles, key=int) if all(title.isdecimal() for title in titles) else titles)
+    divided = "test" not in stated
+    split_of = _divide(listing, test_share) if divided else listing.splits
+    channels, size = _channels_and_size(listing)
+    splits = {split: _index(listing, classes, split_of, split) for split in ("train", "test")}
+    everything = ImageIndex(listing.source, listing.names, np.zeros(len(listing.names), np.int64))
+    splits["ood"] = everything if divided else splits["test"]
     unclassed = ""
-    if "" in classes:  # good for nothing that needs classes
+    if "" in classes:  # of use only as an out-of-distribution set
         splits, unclassed = {"ood": splits["ood"]}, listing.names[listing.labels.index("")]
-    kept = {split: index for split, index in splits.items() if len(index)}
-    return OwnSet(name, classes, kept, channels, size, content, "test" not in stated, unclassed)
+    splits = {split: index for split, index in splits.items() if len(index)}
+    return UserData(name, classes, splits, channels, size, content, divided, unclassed)
 
 
-def listing_of(name: str) -> Listing:
-    """Return every image of own data in its canonical order, found but not decoded; UserError where there is none."""
-    with _mended(name):
-        listing = next(read for fits, read in FORMATS if fits(name))(name)
-    if not listing.names:
-        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
-    return listing
-
-
-@contextlib.contextmanager
-def _mended(name: str) -> Iterator[None]:
-    """Turn the system's refusals into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or name}: {(error.strerror or str(error)).lower()}") from error
-
-
-def checked(own: OwnSet) -> OwnSet:
-    """Return ``own`` if a network can learn its classes; UserError otherwise."""
-    if len(own.classes) < 2 and "train" in own.splits:
-        raise UserError(f"{own.name} has one class ('{own.classes[0]}'): a classifier needs two or more")
-    train, test = (set(own.split(split).labels.tolist()) for split in ("train", "test"))
-    for label, title in enumerate(own.classes):
-        if label not in train:
-            raise UserError(f"{own.name}: class '{title}' has test images but no training images")
-        if label not in test and own.divided:
-            raise UserError(f"{own.name}: class '{title}' has one image: give two or more, to train and to test")
-    return own
-
-
-def _divided(listing: Listing, share: float) -> list[str]:
-    """Return the side of each image, stratified by class."""
+def _divide(listing: Listing, share: float) -> list[str]:
+    """Return the split of each image, stratified by class."""
     if not 0 < share < 1:
         raise UserError(f"data.test_share is {share:g}: give a share above 0 and below 1")
     of_class: dict[str, list[int]] = {}
     for number, label in enumerate(listing.labels):
         of_class.setdefault(label, []).append(number)
-    sides = ["train"] * len(listing.names)
+    splits = ["train"] * len(listing.names)
     for numbers in of_class.values():
         held = min(len(numbers) - 1, max(1, round(share * len(numbers))))
         for number in sorted(numbers, key=lambda n: hashlib.sha256(os.fsencode(listing.names[n])).digest())[:held]:
-            sides[number] = "test"
-    return sides
+            splits[number] = "test"
+    return splits
 
 
-def _split(listing: Listing, classes: tuple[str, ...], sides: Sequence[str], split: str) -> OwnIndex:
-    number_of = {label: number for number, label in enumerate(classes)}
-    numbers = np.array([i for i, side in enumerate(sides) if side == split], np.int64)
-    return OwnIndex(listing.source, numbers, np.array([number_of[listing.labels[i]] for i in numbers], np.int64))
+def _index(listing: Listing, classes: tuple[str, ...], split_of: Sequence[str], split: str) -> ImageIndex:
+    label_of = {title: label for label, title in enumerate(classes)}
+    numbers = [number for number, its_split in enumerate(split_of) if its_split == split]
+    labels = np.array([label_of[listing.labels[number]] for number in numbers], np.int64)
+    return ImageIndex(listing.source, [listing.names[number] for number in numbers], labels)
 
 
-def _content(listing: Listing) -> str:
+def _content_hash(name: str, listing: Listing) -> str:
     """Return the hash of names, classes, splits, and of the files' content (their sizes and times above 1 GiB)."""
-    found = hashlib.sha256()
-    for entry in zip(listing.names, listing.labels, listing.sides, strict=True):
-        found.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))
-    stats = [file.stat() for file in listing.files]
-    whole = sum(stat.st_size for stat in stats) <= _READ_WHOLE
-    for file, stat in zip(listing.files, stats, strict=True):
-        found.update(
-            hashlib.sha256(file.read_bytes()).digest() if whole else f"{stat.st_size} {stat.st_mtime_ns}".encode()
-        )
-    return found.hexdigest()[:16]
+    digest = hashlib.sha256()
+    for entry in zip(listing.names, listing.labels, listing.splits, strict=True):
+        digest.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))
+    try:
+        stats = [file.stat() for file in listing.files]
+        whole = sum(stat.st_size for stat in stats) <= _READ_WHOLE
+        for file, stat in zip(listing.files, stats, strict=True):
+            state = f"{stat.st_size} {stat.st_mtime_ns}".encode()
+            digest.update(hashlib.sha256(file.read_bytes()).digest() if whole else state)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or name}: {error_text(error).lower()}") from error
+    return digest.hexdigest()[:16]
 
 
-def _look(listing: Listing) -> tuple[int, int]:
-    """Return channels (1 if all images looked at are grey) and size (their median shorter side, 224 at most)."""
-    places = np.unique(np.linspace(0, len(listing.names) - 1, _LOOKED_AT).astype(int)).tolist()
+def _channels_and_size(listing: Listing) -> tuple[int, int]:
+    """Return channels (1 if all sampled images are grey) and size (their median shorter side, 224 at most)."""
+    places = np.unique(np.linspace(0, len(listing.names) - 1, _SAMPLED).astype(int)).tolist()
     grey, sides = True, []
     for place in places:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with listing.source.open(place) as image:  # reads the header alone
-                    grey = grey and image.mode in ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
-                    sides.append(min(image.size))
-        except UNREADABLE:  # noqa: PERF203 -- the others are still to be looked at
-            continue  # said, with its name, when it is decoded
+            with listing.source.open(listing.names[place]) as image:  # reads the header alone
+                grey = grey and image.mode in _GREY_MODES
+                sides.append(min(image.size))
+        except Exception:  # noqa: PERF203 -- the others are still to be sampled; its decoding will name it
+            continue
     if not sides:
-        raise UserError(f"{listing.source.where(0)} and {len(places) - 1} others looked at are not images")
+        first = listing.source.where(listing.names[0])
+        raise UserError(f"{first} and {len(places) - 1} others looked at are not images")
     return 1 if grey else 3, min(LARGEST_SIZE, int(np.median(sides)))
-
-
-def of_files(paths: Iterable[Path]) -> OwnIndex:
-    """Return an index of image files without classes, in the order given."""
-    names = [str(path) for path in paths]
-    numbers = np.arange(len(names))
-    return OwnIndex(Files(Path(), names), numbers, np.zeros_like(numbers))
