@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from anchored.corruptions import registry as corruptions
 from anchored.data.streaming import ImageStream, View
 from anchored.data.user_data import index as own
-from anchored.evaluation.inference import Pass, passed
+from anchored.evaluation.inference import Pass, save_outputs
 from anchored.models.folder import ModelConfig
 from anchored.store.layout import Run
 
@@ -87,7 +87,7 @@ def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.
     start = time.perf_counter()
     side = size // 28
     network = nn.Sequential(nn.AvgPool2d(28), nn.Flatten(), nn.Linear(3 * side * side, CLASSES))
-    passed(Run(folder), "test", str(len(paths)), lambda: Pass(network, config, stream, 50, False, change))
+    save_outputs(Run(folder), "test", str(len(paths)), lambda: Pass(network, config, stream, 50, False, change))
     stop.set()
     watcher.join()
     found.put((max(samples), int(statistics.median(samples)), time.perf_counter() - start))
