@@ -90,8 +90,10 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {here!r}]
 from anchored.errors import UserError
+from anchored.study.progress import quiet
 from anchored.training import launch
 import test_distributed
+quiet()
 try:
     launch.run(lambda: test_distributed.scenario({name!r}, Path({folder!r})), 2, "cpu")
 except UserError as error:
