@@ -158,7 +158,7 @@ def save_outputs(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> No
         buffer.add(outputs)
         if buffer.bytes >= PART:
             start += _write_part(run, name, part_key, start, buffer)
-    if buffer.rows == len(forward_pass.images):
+    if world == 1 and buffer.rows == len(forward_pass.images):
         _save(run.outputs_file(name), buffer.take(), key)
         return
     if buffer.rows:

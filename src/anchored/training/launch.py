@@ -23,8 +23,8 @@ from torch import distributed
 from anchored.errors import UserError
 from anchored.method import collectives
 
-GRACE = 5.0
-"""Seconds in which rank 0, which may have the same error, reports it first and ends the other ranks."""
+GRACE = 30.0
+"""Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
 TIMEOUT = timedelta(hours=2)
 """After so long a collective within training is given up."""
 
