@@ -31,7 +31,7 @@ from anchored.method.hard_delta import Residuals, uniform_cross_entropy
 from anchored.models import registry as networks
 from anchored.store.layout import Run
 from anchored.study.progress import quiet
-from anchored.training.fit import Keeper
+from anchored.training.fit import CheckpointCallback
 from anchored.training.step import TrainingStep
 
 
@@ -130,7 +130,7 @@ def loop(network: str, channels: int, side: int, count: int, batch: int, turns: 
     return paired(whole, lambda: steps(model.train(), bare, None), turns)
 
 
-class Clock(Keeper):
+class Clock(CheckpointCallback):
     """Times the epoch from the first batch's loading to the last step's end; start-up and checkpoint apart."""
 
     seconds = 0.0

@@ -104,7 +104,7 @@ def study_folder(folder: Path) -> StudyFolder:
     first, *_ = RECIPE.cells()
     run = there.run(first.name)
     disk.write_json(run.cell_file, json.loads(json.dumps(dataclasses.asdict(first))))
-    keeper = jobs.Keeper(run, lambda state: None)
+    keeper = jobs.StateWriter(run, lambda state: None)
     keeper.end("failed", "no luck", "somewhere")
     run.lock_file.touch()
     return there
@@ -324,7 +324,7 @@ def recipe_text() -> str:
 def evaluated(path: Path) -> None:
     """What ``anchored evaluate`` reads before it works."""
     cell = Cell.parse(disk.read_json(path), path)
-    suites.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,))), None)
+    suites.check_recipe(Recipe(data=cell.data, grid=Grid(networks=(cell.network,))), None)
 
 
 def records(path: Path) -> None:
@@ -351,7 +351,7 @@ def checkpoint_text(folder: Path) -> Path:
     """The checkpoint of a training that was broken off: its tensors, and the tree that names them as JSON beside it."""
     run = Run(folder / "run")
     with contextlib.suppress(KeyboardInterrupt):
-        fit.train(run, CHECKPOINTED, callbacks=[fit.Keeper(run, lambda share, what: None, 0), Stop()])
+        fit.train(run, CHECKPOINTED, callbacks=[fit.CheckpointCallback(run, lambda share, what: None, 0), Stop()])
     tensors, metadata = disk.load_tensors(run.checkpoint_file)
     disk.save_tensors(folder / "tensors.safetensors", tensors)
     return written(folder / "tree.json", metadata["tree"])

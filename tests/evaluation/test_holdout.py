@@ -18,7 +18,7 @@ from anchored.data.image_sets import LabelledImages
 from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
-from anchored.evaluation.evaluator import load
+from anchored.evaluation.evaluator import open_evaluated
 from anchored.report import choice
 from anchored.report import comparison as summary
 from anchored.store.layout import StudyFolder
@@ -55,7 +55,7 @@ def test_rows_of_held_out_images(study: StudyFolder) -> None:
     rows, tested = read_rows(study.validation_file), read_rows(study.results_file)
     assert {each.run for each in rows} == {each.run for each in tested}
     assert len({each.run for each in rows}) == 8
-    held_out = len(load("fashion-mini-known", "validation", recipe_of(study).data))
+    held_out = len(open_evaluated("fashion-mini-known", "validation", recipe_of(study).data))
     assert {each.n for each in rows if each.dataset == TITLE} == {held_out}
     assert {each.corruption for each in rows} == {"", "fog", "gaussian_noise", "jpeg_compression", "mean"}
     assert {each.corruption for each in tested} == {"", "contrast", "pixelate", "mean"}
@@ -69,7 +69,7 @@ def test_rows_of_held_out_images(study: StudyFolder) -> None:
 
 def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     chosen = recipe_of(study).data
-    images = load("fashion-mini-known", "validation", chosen)
+    images = open_evaluated("fashion-mini-known", "validation", chosen)
     run = study.run("small-ram-0.5-seed1")
     model, config = anchored.load(run.path), datasets.training_row(chosen)
     pixels = next(images.parts([torch.arange(len(images))]))
@@ -197,7 +197,7 @@ def with_(base: Recipe, **changes: Any) -> Recipe:
 )
 def test_overlaps_are_refused_before_training(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
-        holdout.check(with_(DEMO, **changes).check())
+        holdout.check_holdout(with_(DEMO, **changes).check())
     assert "\n" not in str(raised.value)
 
 

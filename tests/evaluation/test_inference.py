@@ -1,7 +1,7 @@
 """One pass over a set, in parts or whole, interrupted or not, alone or shared, from memory or a stream: one result."""
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from anchored.data.preprocessing import InputFormat, to_input
 from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.evaluation import inference
-from anchored.evaluation.inference import Outputs, Pass, passed
+from anchored.evaluation.inference import Outputs, Pass, load_outputs, save_outputs
 from anchored.models import folder as models
 from anchored.models.folder import ModelConfig
 from anchored.models.initialisation import model_config
@@ -43,6 +43,13 @@ def work(images: LabelledImages | None = None, features: bool = True, batch_size
     return Pass(models.build_model(made, seed=3), made, images or whole, batch_size, features)
 
 
+def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
+    save_outputs(run, name, key, begin)
+    outputs = load_outputs(run, name, key)
+    assert outputs is not None
+    return outputs
+
+
 def equal(one: Outputs, other: Outputs) -> bool:
     assert one.features is not None
     assert other.features is not None
@@ -55,7 +62,7 @@ def equal(one: Outputs, other: Outputs) -> bool:
 
 @pytest.fixture(scope="module")
 def whole() -> Outputs:
-    return inference.predict(work())
+    return inference.compute_outputs(work())
 
 
 def test_outputs_are_the_models(whole: Outputs) -> None:
@@ -141,39 +148,51 @@ def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Pat
     expected = ImageSet("mine", corruptions.corrupt(pixels, "gaussian_noise", 3, seed=1), labels, stream.classes)
     kinds = [Pass(model, made, expected, 5, True), Pass(model, made, stream, 5, True, change)]
     kinds.append(Pass(model, made, memory, 5, True, change))
-    first, second, third = map(inference.predict, kinds)
+    first, second, third = map(inference.compute_outputs, kinds)
     assert equal(first, second)
     assert equal(first, third)
 
 
-def share(rank: int, folder: str) -> tuple[str, int]:
+def share(rank: int, folder: str) -> None:
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(minutes=3))
     try:
-        return inference.share(Run(Path(folder) / "run"), "test", KEY, work())
+        save_outputs(Run(Path(folder) / "run"), "test", KEY, work)
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_share_a_set_and_the_first_joins_it_in_order(whole: Outputs, tmp_path: Path) -> None:
+def test_two_processes_share_a_set_and_the_first_joins_it_in_order(
+    whole: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = multiprocessing.get_context("spawn").Process(target=share, args=(1, str(tmp_path)))
     other.start()
-    made, run = share(0, str(tmp_path)), Run(tmp_path / "run")
+    joined: list[list[int]] = []
+    join = inference._join_parts
+
+    def noted(run: Run, name: str, key: str, parts: dict[int, int], images: int) -> None:
+        joined.append(list(parts))
+        join(run, name, key, parts, images)
+
+    monkeypatch.setattr(inference, "_join_parts", noted)
+    share(0, str(tmp_path))
     other.join(60)
     assert other.exitcode == 0
-    assert len(run.part_files("test")) == 2
-    assert equal(inference.joined(run, "test", KEY, made), whole)
+    assert [len(parts) for parts in joined] == [2]
+    outputs = load_outputs(Run(tmp_path / "run"), "test", KEY)
+    assert outputs is not None
+    assert equal(outputs, whole)
     assert [file.name for file in (tmp_path / "run" / "outputs").iterdir()] == ["test.safetensors"]
 
 
 def test_images_that_do_not_fit_and_damaged_weights_are_one_line() -> None:
     small = ImageSet("small", torch.zeros(2, 1, 20, 20, dtype=torch.uint8), torch.zeros(2).long(), ("a",))
     with pytest.raises(UserError, match=r"images are 1×20×20, the network takes 1×28×28"):
-        inference.predict(work(small))
+        inference.compute_outputs(work(small))
     broken = work()
     torch.nn.init.constant_(broken.model.head.bias, float("nan"))  # type: ignore[arg-type, union-attr]
     with pytest.raises(UserError, match="logits are not finite"):
-        inference.predict(broken)
+        inference.compute_outputs(broken)
 
 
 def test_joined_tensors_are_read_by_the_format_itself(tmp_path: Path) -> None:
@@ -210,14 +229,14 @@ class Hungry(torch.nn.Module):
 def test_a_batch_that_does_not_fit_is_halved_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     todo = work(features=False)
     hungry = Hungry(todo.model.eval(), 5)
-    found = inference.predict(replace(todo, model=hungry))
-    torch.testing.assert_close(found.logits, inference.predict(todo).logits)
+    found = inference.compute_outputs(replace(todo, model=hungry))
+    torch.testing.assert_close(found.logits, inference.compute_outputs(todo).logits)
     assert hungry.sizes[:7] == [16, 8, 4, 4, 4, 4, 4]  # and stays there
     assert [record.message for record in caplog.records] == [
         "memory ran out: 8 images at once instead of 16", "memory ran out: 4 images at once instead of 8"
     ]  # fmt: skip
     with pytest.raises(UserError, match="memory runs out on a single image"):
-        inference.predict(replace(todo, model=Hungry(todo.model, 0)))
+        inference.compute_outputs(replace(todo, model=Hungry(todo.model, 0)))
 
 
 def test_other_errors_are_not_taken_for_want_of_memory() -> None:
@@ -230,4 +249,4 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        inference.predict(replace(work(features=False), model=Broken()))
+        inference.compute_outputs(replace(work(features=False), model=Broken()))

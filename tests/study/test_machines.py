@@ -142,7 +142,7 @@ def test_a_closed_folder_is_one_line(place: Path, words: list[str]) -> None:
 
 def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
     run = Run(place / "run")
-    fit.bind(run, PLAIN)
+    fit.claim_run(run, PLAIN)
     run.cell_file.chmod(0)
     text = said(partial(fit.train, run, PLAIN), nobody)
     assert text == f"cannot read {run.cell_file}: permission denied"
@@ -151,9 +151,9 @@ def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
 def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1e9, 2e9, -5.0, 0.0] * 1000)
     monkeypatch.setattr(time, "time", lambda: next(times))
-    keeper = jobs.Keeper(Run(tmp_path), lambda state: None)
+    keeper = jobs.StateWriter(Run(tmp_path), lambda state: None)
     with keeper.phase("training"):
         keeper.update(0.5, "training")
-    found = jobs.state(Run(tmp_path))
+    found = jobs.read_state(Run(tmp_path))
     assert found is not None
     assert 0 <= found.seconds["training"] < 60

@@ -42,7 +42,7 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
     study.study(two, alone.path, Console(), workers=2)
     nodes = [machines.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
     machines.wait_for_nodes()
-    show, lost = workers.Work.show, list[str]()
+    show, lost = workers.Workload.show, list[str]()
     raylets = {node.all_processes["raylet"][0].process.pid: node for node in nodes}
 
     def machine(worker: str) -> Any:
@@ -52,18 +52,18 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
             return raylets.get(int(stat.rpartition(")")[2].split()[1]))  # the parent of its process
         return None
 
-    def lose(work: workers.Work, cell: Any) -> jobs.State | None:
+    def lose(work: workers.Workload, cell: Any) -> jobs.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and not lost and (node := machine(found.worker)):
             lost.append(found.worker)
             machines.remove_node(node, allow_graceful=False)
         return found
 
-    monkeypatch.setattr(workers.Work, "show", lose)
+    monkeypatch.setattr(workers.Workload, "show", lose)
     study.study(two, spread.path, Console(), ray=machines.address)
     assert lost
     assert same_study(alone, spread)
-    seen = {state.worker for cell in two.cells() if (state := jobs.state(spread.run(cell.name)))}
+    seen = {state.worker for cell in two.cells() if (state := jobs.read_state(spread.run(cell.name)))}
     assert not any(worker.endswith(f":{os.getpid()}") for worker in seen)
     assert lost[0] not in seen  # its cell was done by another
 
@@ -71,7 +71,7 @@ def test_the_same_rows_though_a_machine_is_lost(machines: Any, tmp_path: Path, m
 def test_a_task_without_gpus_sees_none(machines: Any) -> None:
     machines.add_node(num_cpus=1, num_gpus=2, object_store_memory=80_000_000)
     machines.wait_for_nodes()
-    with ray_cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
+    with ray_cluster.RayCluster(machines.address, cpus=1, gpus=0) as connected:
         seen = connected.start(lambda: os.environ["CUDA_VISIBLE_DEVICES"], ()).result
         assert connected.ray.get(seen) == ""
 
@@ -85,7 +85,7 @@ def test_a_machine_that_lacks_a_module_is_one_line(
         function = importlib.import_module("only_here").work
     machines.add_node(num_cpus=1, object_store_memory=80_000_000)
     machines.wait_for_nodes()
-    with ray_cluster.Cluster(machines.address, cpus=1, gpus=0) as connected:
+    with ray_cluster.RayCluster(machines.address, cpus=1, gpus=0) as connected:
         task = connected.start(function, ())
         task.join()
         lacks = r"a machine lacks what is installed here \(ModuleNotFoundError: No module named 'only_here'\): install"
@@ -120,14 +120,14 @@ def test_an_address_where_nothing_listens_is_one_line(port: str, by: str, monkey
         address = "auto"
     began = time.monotonic()
     with pytest.raises(UserError, match=rf"--ray {address}: no Ray cluster answers: start one .*, or give"):
-        ray_cluster.Cluster(address, 1, 0)
+        ray_cluster.RayCluster(address, 1, 0)
     assert time.monotonic() - began < 30
 
 
 def test_without_ray_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"--ray needs Ray: pip install 'anchored\[ray\]'"):
-        ray_cluster.Cluster("auto", 1, 0)
+        ray_cluster.RayCluster("auto", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -139,12 +139,12 @@ def test_without_ray_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_room(needs: dict[str, float], resources: dict[str, float], room: int) -> None:
-    assert ray_cluster.fitting(needs, resources) == room
+    assert ray_cluster.tasks_that_fit(needs, resources) == room
 
 
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not see .*: give -o a folder on a disk that all machines share"):
-        workers.serve(str(tmp_path), {}, None, 1)
+        workers.run_worker(str(tmp_path), {}, None, 1)
 
 
 def test_shares_of_a_cluster_are_checked() -> None:

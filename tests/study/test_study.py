@@ -51,21 +51,21 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 def test_two_workers_give_the_same_rows_though_one_is_killed(
     alone: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, show = StudyFolder(tmp_path / "two"), workers.Work.show
+    folder, show = StudyFolder(tmp_path / "two"), workers.Workload.show
     killed: dict[str, str] = {}  # cell -> its process
 
-    def kill_once(work: workers.Work, cell: Any) -> jobs.State | None:
+    def kill_once(work: workers.Workload, cell: Any) -> jobs.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and not killed:
             killed[cell.name] = found.worker
             os.kill(int(found.worker.rpartition(":")[2]), signal.SIGKILL)
         return found
 
-    monkeypatch.setattr(workers.Work, "show", kill_once)
+    monkeypatch.setattr(workers.Workload, "show", kill_once)
     study.study(TINY, folder.path, Console(), workers=2)
     assert killed
     assert same_study(alone, folder)
-    states = {cell.name: state for cell in TINY.cells() if (state := jobs.state(folder.run(cell.name)))}
+    states = {cell.name: state for cell in TINY.cells() if (state := jobs.read_state(folder.run(cell.name)))}
     assert all(states[name].worker != worker for name, worker in killed.items())  # done by another
     assert not any(state.worker.endswith(f":{os.getpid()}") for state in states.values())
 
@@ -104,7 +104,7 @@ def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
     console.print(study.status(folder.path))
     lines = [line.split() for line in console.export_text().splitlines()[1:]]
     assert [words[words.index("seed") + 2] for words in lines] == ["failed", "done", "done", "done"]
-    failed = jobs.state(folder.run("small-standard-seed0"))
+    failed = jobs.read_state(folder.run("small-standard-seed0"))
     assert failed is not None
     assert "in failing" in failed.trace
     monkeypatch.undo()
@@ -129,7 +129,7 @@ def test_workers_end_with_their_study(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", code, *WORDS, *longer], stdout=subprocess.DEVNULL)
     pids: set[int] = set()
     while len(pids) < 2 and process.poll() is None:
-        states = [jobs.state(run) for run in map(folder.run, ("small-standard-seed0", "small-ram-0.25-seed0"))]
+        states = [jobs.read_state(run) for run in map(folder.run, ("small-standard-seed0", "small-ram-0.25-seed0"))]
         pids = {int(each.worker.rpartition(":")[2]) for each in states if each}
         time.sleep(0.1)
     process.kill()  # without a chance to tell them
@@ -166,7 +166,7 @@ def test_a_folder_with_nothing_but_a_lock_is_a_new_one(tmp_path: Path) -> None: 
     folder = StudyFolder(tmp_path)
     folder.lock_file.touch()
     (tmp_path / f".study.json.abc{files.UNFINISHED}").touch()
-    study.bind(folder, TINY)
+    study.claim_folder(folder, TINY)
     assert folder.study_file.exists()
 
 
@@ -177,18 +177,18 @@ def test_a_held_cell_is_left_alone(tmp_path: Path) -> None:
     run = folder.run(cell.name)
     with files.locked(run.lock_file) as mine:
         assert mine
-        assert jobs.work(run, cell, TINY) is None
+        assert jobs.run_cell(run, cell, TINY) is None
         with pytest.raises(UserError, match="another process works on"):
             study.train_one(one, run, Console())
     assert not run.weights_file.exists()
 
 
 def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, show = StudyFolder(tmp_path / "lost"), workers.Work.show
+    folder, show = StudyFolder(tmp_path / "lost"), workers.Workload.show
     grid, longer = Grid(networks=("small",), protocols=("standard",), seeds=(0, 1)), replace(TINY.train, epochs=150)
     recipe = replace(TINY, grid=grid, train=longer)  # long enough to be met while training
 
-    def kill(work: workers.Work, cell: Any) -> jobs.State | None:
+    def kill(work: workers.Workload, cell: Any) -> jobs.State | None:
         found = show(work, cell)
         if found and found.phase == "training" and cell.seed == 0:
             with_pid = int(found.worker.rpartition(":")[2])
@@ -198,14 +198,14 @@ def test_a_process_lost_three_times_is_a_failure(tmp_path: Path, monkeypatch: py
                 time.sleep(0.01)
         return found
 
-    monkeypatch.setattr(workers.Work, "show", kill)
+    monkeypatch.setattr(workers.Workload, "show", kill)
     with pytest.raises(UserError, match=r"1 of 2 trainings failed: .*its process was lost 3 times \(exit status -9"):
         study.study(recipe, folder.path, Console(), workers=2)
     assert len({row.run for row in read_rows(folder.results_file)}) == 1
 
 
 def test_workers_that_cannot_begin_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.Work, "serving", lambda work, threads: ("not enough arguments",))
+    monkeypatch.setattr(workers.Workload, "worker_arguments", lambda work, threads: ("not enough arguments",))
     with pytest.raises(UserError, match="3 workers ended before they began a training"):
         study.study(TINY, tmp_path / "none", Console(), workers=2)
 
@@ -219,4 +219,4 @@ def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
     run = layout.Run(tmp_path)
     for text in ("", "[]", '{"phase": "asleep"}', '{"phase": "done", "more": 1}', "\xff"):
         run.state_file.write_text(text, encoding="latin-1")
-        assert jobs.state(run) is None
+        assert jobs.read_state(run) is None

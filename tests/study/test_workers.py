@@ -31,18 +31,18 @@ class Ended:
         pass
 
 
-def of_tiny(path: Path) -> workers.Work:
+def of_tiny(path: Path) -> workers.Workload:
     left = list(TINY.cells())
-    return workers.Work(StudyFolder(path), TINY, left, Display(Console(), {cell.name: "" for cell in left}))
+    return workers.Workload(StudyFolder(path), TINY, left, Display(Console(), {cell.name: "" for cell in left}))
 
 
 def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
     work = of_tiny(tmp_path)
     left = work.left
-    keepers = [jobs.Keeper(work.folder.run(cell.name), lambda state: None) for cell in left]
+    keepers = [jobs.StateWriter(work.folder.run(cell.name), lambda state: None) for cell in left]
     starts = 0
 
-    def start() -> workers.Worker:
+    def start() -> workers.WorkerProcess:
         nonlocal starts
         starts += 1
         if starts > len(left):  # the one that comes after the loss
@@ -57,14 +57,16 @@ def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:
     with work.display:
         workers._supervise(work, start, len(left))
     assert starts == 2 * len(left)  # all of them were replaced
-    assert all(state and not state.error for state in map(jobs.state, map(work.folder.run, (c.name for c in left))))
+    assert all(
+        state and not state.error for state in map(jobs.read_state, map(work.folder.run, (c.name for c in left)))
+    )
 
 
 def test_nobody_is_started_for_what_another_study_works_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, waits, starts = of_tiny(tmp_path), list[float](), list[Ended]()
     others = [work.folder.run(cell.name) for cell in work.left]
 
-    def start() -> workers.Worker:
+    def start() -> workers.WorkerProcess:
         starts.append(Ended(0))  # it finds nothing to do
         return starts[-1]
 
@@ -72,7 +74,7 @@ def test_nobody_is_started_for_what_another_study_works_on(tmp_path: Path, monke
         waits.append(seconds)
         if len(waits) == 10:
             for run in others:
-                jobs.Keeper(run, lambda state: None).end("done")
+                jobs.StateWriter(run, lambda state: None).end("done")
 
     monkeypatch.setattr(time, "sleep", wait)
     with work.display, contextlib.ExitStack() as held:

@@ -18,7 +18,7 @@ from anchored.method.hard_delta import Residuals
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training import fit as train
-from anchored.training.optimiser import averages
+from anchored.training.optimiser import averaging_callbacks
 
 STEPS = 4  # of an epoch
 
@@ -35,9 +35,9 @@ class Break(pl.Callback):
 
 
 def broken_off(run: Run, settings: Cell, step: int) -> None:
-    keeper = train.Keeper(run, lambda share, what: None, settings.train.checkpoint_minutes)
+    keeper = train.CheckpointCallback(run, lambda share, what: None, settings.train.checkpoint_minutes)
     with pytest.raises(KeyboardInterrupt):
-        train.train(run, settings, callbacks=[*averages(settings.train), keeper, Break(step)])
+        train.train(run, settings, callbacks=[*averaging_callbacks(settings.train), keeper, Break(step)])
 
 
 def log(run: Run) -> list[dict[str, str]]:
@@ -106,7 +106,7 @@ class Poison(pl.Callback):
 
 def test_divergence_names_its_step_and_keeps_the_last_good_weights(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    keeper = train.Keeper(run, lambda share, what: None, 0)
+    keeper = train.CheckpointCallback(run, lambda share, what: None, 0)
     with pytest.raises(UserError, match=r"the loss became nan in epoch 2, step 3: lower train\.learning_rate") as said:
         train.train(run, cell(replace(EVERYTHING, average=0.0)), callbacks=[keeper, Poison()])
     assert f"--network.checkpoint {run.last_good.path} --anchoring.stem kept" in str(said.value)
@@ -121,7 +121,7 @@ def test_the_last_good_weights_start_another_training(tmp_path: Path) -> None:
     run, again = Run(tmp_path / "run"), Run(tmp_path / "again")
     settings = cell(replace(EVERYTHING, average=0.0), network="small", tail_weight=0.0)
     with pytest.raises(UserError, match="the last good weights are kept"):
-        train.train(run, settings, callbacks=[train.Keeper(run, lambda share, what: None, 0), Poison()])
+        train.train(run, settings, callbacks=[train.CheckpointCallback(run, lambda share, what: None, 0), Poison()])
     start = replace(settings.start, checkpoint=str(run.last_good.path))
     slower = replace(settings.train, learning_rate=0.01, epochs=1)
     train.train(again, replace(settings, start=start, train=slower, anchoring=replace(settings.anchoring, stem="kept")))

@@ -1,6 +1,5 @@
-"""Processes that work as one: jobs, errors, one network by two processes however they were started, shared passes."""
+"""Several ranks: errors, one network by two processes however they were started, shared passes."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,11 +9,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 from anchored.config.recipe import Cell, Recipe
 from anchored.config.settings import Anchoring, Data, Tail, Training
@@ -23,8 +21,7 @@ from anchored.evaluation import suites
 from anchored.method import collectives
 from anchored.store import files as disk
 from anchored.store.layout import Run
-from anchored.training import distributed as together
-from anchored.training.distributed import Lost, shared
+from anchored.training import launch
 from anchored.training.fit import train
 
 STUDY = [
@@ -56,59 +53,81 @@ def plain_cell(devices: int) -> Cell:
     return Cell(f"python:{__name__}:plain_network", "standard", 0.0, 0.0, 0, images, Anchoring(), Tail(), training)
 
 
-@shared(in_step=False)
-def place(*, base: int) -> int:
-    return base + collectives.place()[0]
-
-
-@shared(in_step=True)
-def fails(*, who: list[int]) -> float:
-    """An error in some processes, while the others wait for them."""
-    if collectives.place()[0] in who:
-        raise UserError(f"a bad image, seen by {collectives.place()[0]}")
-    return float(collectives.summed(torch.ones(())))
-
-
-@shared(in_step=False)
-def fails_alone(*, who: int) -> None:
-    if collectives.place()[0] == who:
+def fails(who: tuple[int, ...]) -> float:
+    """An error on some ranks, while the others wait for them in a collective."""
+    if collectives.get_rank() in who:
         raise UserError("a bad image")
+    return float(collectives.all_reduce(torch.ones(())))
 
 
-@shared(in_step=True)
-def dies(*, who: int) -> float:
-    if collectives.place()[0] == who:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return float(collectives.summed(torch.ones(())))
+def refused() -> None:
+    raise UserError("a folder of another study")
 
 
-def said(work: Any) -> str:
-    try:
-        return repr(work())
-    except UserError as error:
-        return f"{type(error).__name__}: {error}"
+def scenario(name: str, folder: Path) -> None:
+    """What each of two ranks does."""
+    match name:
+        case "trains":
+            assert collectives.from_rank_zero(lambda: [collectives.get_rank()]) == [0]
+            with pytest.raises(UserError, match="a folder of another study"):
+                collectives.from_rank_zero(refused)
+            with pytest.raises(UserError, match="a bad image"):
+                fails((0, 1))
+            train(Run(folder / "run"), plain_cell(2))
+            print("trained")
+        case "all fail":
+            fails((0, 1))
+        case "one fails":
+            fails((1,))
+        case "one is killed":
+            if collectives.get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            fails(())
 
 
-def crew(rank: int, port: int, folder: str, end: str) -> None:
-    """One of two processes that somebody started."""
-    os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    together.GRACE = 2.0
-    found: list[str] = []
+RANK = """
+import os
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {here!r}]
+from anchored.errors import UserError
+from anchored.study.progress import quiet
+from anchored.training import launch
+import test_distributed
+quiet()
+if {name!r} == "one fails" and os.environ["RANK"] == "1":
+    launch.GRACE = 1.0
+try:
+    launch.run(lambda: test_distributed.scenario({name!r}, Path({folder!r})), 2, "cpu")
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
 
-    def work() -> None:
-        found.append(said(lambda: place(base=5)))
-        found.append(said(lambda: fails(who=[0, 1])))
-        found.append(said(lambda: fails_alone(who=1)))
-        found.append(said(lambda: fails_alone(who=0)))
-        if end == "stuck":
-            train(Run(Path(folder) / "run"), plain_cell(2))
-            found.append(said(lambda: fails(who=[1])))
-        else:
-            found.append(said(lambda: dies(who=1)))
-        (Path(folder) / "said.json").write_text(json.dumps(found))
 
-    together.run(work, 2, "cpu")
+def ranks(name: str, folder: Path) -> tuple[list[int], list[str], list[str]]:
+    """Exit statuses, output and errors of two processes, ended as torchrun does where one fails."""
+    here = Path(__file__).parent
+    code = RANK.format(name=name, folder=str(folder), here=str(here), tests=str(here.parent))
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GROUP_RANK": "0"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    while all(process.poll() in (None, 0) for process in processes) and None in [each.poll() for each in processes]:
+        time.sleep(0.05)
+    if any(process.poll() for process in processes):
+        for process in processes:
+            process.terminate()
+    texts = [process.communicate(timeout=60) for process in processes]
+    return [process.returncode for process in processes], [out for out, _ in texts], [error for _, error in texts]
 
 
 def free_port() -> int:
@@ -118,37 +137,34 @@ def free_port() -> int:
         return port
 
 
-def both(folder: Path, end: str) -> list[str]:
-    """What the first process found."""
-    port, context = free_port(), multiprocessing.get_context("spawn")
-    processes = [context.Process(target=crew, args=(rank, port, str(folder), end)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL if end == "killed" else 0]
-    found: list[str] = json.loads((folder / "said.json").read_text())
-    return found
-
-
 def weights(run: Path) -> dict[str, Tensor]:
     return disk.load_tensors(Run(run).weights_file)[0]
 
 
-BEFORE = ["5", "UserError: a bad image, seen by 0", "UserError: process 2 of 2: a bad image", "UserError: a bad image"]
-
-
-def test_jobs_errors_and_a_training_that_equals_one_process(tmp_path: Path) -> None:
-    found = both(tmp_path, "stuck")
-    assert found == [*BEFORE, "Lost: process 2 of 2: a bad image, seen by 1"]
+def test_shared_errors_and_a_training_that_equals_one_process(tmp_path: Path) -> None:
+    assert ranks("trains", tmp_path) == ([0, 0], ["trained\n", ""], ["", ""])
     train(Run(tmp_path / "alone"), plain_cell(1))
     alone = weights(tmp_path / "alone")
     for name, value in weights(tmp_path / "run").items():
         torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_process_that_is_killed_is_one_line(tmp_path: Path) -> None:
-    assert both(tmp_path, "killed") == [*BEFORE, f"Lost: {together.GONE}"]
+def test_an_error_of_all_ranks_is_rank_zeros_line(tmp_path: Path) -> None:
+    assert ranks("all fail", tmp_path) == ([2, -signal.SIGTERM], ["", ""], ["a bad image\n", ""])
+
+
+def test_an_error_of_one_rank_names_it_and_ends_all(tmp_path: Path) -> None:
+    statuses, _, errors = ranks("one fails", tmp_path)
+    assert statuses[1] == 2
+    assert statuses[0] != 0
+    assert errors == ["", "rank 1 of 2: a bad image\n"]
+
+
+def test_a_rank_that_is_killed_ends_all(tmp_path: Path) -> None:
+    statuses, _, errors = ranks("one is killed", tmp_path)
+    assert statuses[1] == -signal.SIGKILL
+    assert statuses[0] != 0
+    assert errors == ["", ""]
 
 
 def command(*words: str, start: tuple[str, ...] = (), variables: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -234,6 +250,43 @@ def test_killed_under_slurm_and_finished_by_lightning_gives_the_same_bytes(studi
     assert contents(folder) == contents(studied)
 
 
+def test_a_failed_command_on_several_devices_is_one_line(tmp_path: Path) -> None:
+    """Launched by the command itself: a loss that diverges, and a folder of another study, which rank 0 alone reads."""
+    devices = ("--train.devices", "2", "-o", str(tmp_path / "study"))
+    process = command(*STUDY, *devices, "--train.learning_rate", "1e12", "--train.clip_norm", "0")
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert out.count("failed: ") == 1
+    assert errors.startswith("anchored: 1 of 1 trainings failed: ")
+    assert "lower train.learning_rate" in errors
+    assert errors.count("\n") == 1
+    process = command(*STUDY, *devices)  # another learning rate: another study
+    assert process.communicate(timeout=300)[1].startswith("anchored: ")
+    assert process.returncode == 2
+
+
+def test_a_lost_rank_ends_the_command_which_continues_later(studied: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    run = Run(folder / CELL)
+    process = command(*STUDY, "-o", str(folder), "--train.devices", "2", "--train.checkpoint_minutes", "0")
+    while not within_an_epoch(run):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(children(process.pid)[-1], signal.SIGKILL)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "was lost (SIGKILL" in errors
+    assert errors.count("\n") == 1
+    assert out == ""
+    finished(command(*STUDY, "-o", str(folder), "--train.devices", "2"))
+    assert contents(folder) == contents(studied)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started, the oldest first."""
+    return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")
 def test_two_hosts_give_the_same_bytes_as_one() -> None:
     script = Path(__file__).parents[2] / "scripts" / "two_hosts.py"
@@ -243,18 +296,18 @@ def test_two_hosts_give_the_same_bytes_as_one() -> None:
 
 
 def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert together.processes(3) == 3
+    assert launch.process_count(3) == 3
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    assert together.processes(1) == together.processes(4) == 4
+    assert launch.process_count(1) == launch.process_count(4) == 4
     with pytest.raises(UserError, match="2 devices are asked for, but torchrun started 4 processes"):
-        together.processes(2)
+        launch.process_count(2)
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")
     monkeypatch.setenv("SLURM_NTASKS", "2")
     with pytest.raises(UserError, match=r"SLURM: .*--ntasks-per-node=2"):
-        together.processes(2)
+        launch.process_count(2)
     with pytest.raises(UserError, match="at least 1"):
-        together.processes(0)
+        launch.process_count(0)
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -267,5 +320,4 @@ def test_refusals(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=text):
             replace(Recipe(), train=replace(Training(), **changes)).check()  # type: ignore[arg-type]
-    assert issubclass(Lost, UserError)
     assert not distributed.is_initialized()

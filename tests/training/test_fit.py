@@ -25,8 +25,8 @@ from anchored.models.initialisation import model_config
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.checkpoints import TensorCheckpoints
-from anchored.training.fit import Keeper, train
-from anchored.training.optimiser import averages
+from anchored.training.fit import CheckpointCallback, train
+from anchored.training.optimiser import averaging_callbacks
 
 TINY = Training(epochs=3, batch_size=32, learning_rate=0.05, schedule="one_cycle", crop_padding=2, accelerator="cpu")
 
@@ -76,7 +76,7 @@ def test_interrupted_training_ends_on_the_same_weights(
         whole = Run(tmp_path / "whole")
         train(whole, settings)
         assert not torch.equal(weights(whole)["network.head.weight"], weights(trained)["network.head.weight"])
-    callbacks = [Keeper(run, lambda share, what: None), Stop()]
+    callbacks = [CheckpointCallback(run, lambda share, what: None), Stop()]
     with pytest.raises(RuntimeError, match="killed"):
         train(run, settings, callbacks=callbacks, plugins=[TensorCheckpoints()])
     assert run.checkpoint_file.exists()
@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         train(
             other,
             cell(seed=1),
-            callbacks=[Keeper(other, lambda share, what: None), Stop()],
+            callbacks=[CheckpointCallback(other, lambda share, what: None), Stop()],
             plugins=[TensorCheckpoints()],
         )
     run.path.mkdir()
@@ -226,7 +226,11 @@ def test_average_of_weights_is_kept_and_resumes(tmp_path: Path) -> None:
             assert isinstance(module.model, nn.Module)
             states.append({name: value.clone() for name, value in module.model.state_dict().items()})
 
-    train(whole, averaged, callbacks=[*averages(averaged.train), Keeper(whole, lambda *_: None), Watch()])
+    train(
+        whole,
+        averaged,
+        callbacks=[*averaging_callbacks(averaged.train), CheckpointCallback(whole, lambda *_: None), Watch()],
+    )
     expected = states[1]  # 8 steps, of which 2 are warm-up: the average begins at the second state
     for state in states[2:]:
         expected = {name: 0.5 * value + 0.5 * state[name] for name, value in expected.items()}
@@ -234,6 +238,10 @@ def test_average_of_weights_is_kept_and_resumes(tmp_path: Path) -> None:
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[name], msg=name)
     with pytest.raises(RuntimeError, match="killed"):
-        train(killed, averaged, callbacks=[*averages(averaged.train), Keeper(killed, lambda *_: None), Stop()])
+        train(
+            killed,
+            averaged,
+            callbacks=[*averaging_callbacks(averaged.train), CheckpointCallback(killed, lambda *_: None), Stop()],
+        )
     train(killed, averaged)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(killed).items())

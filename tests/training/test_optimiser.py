@@ -8,7 +8,7 @@ from torch import nn
 
 from anchored.config.settings import Training
 from anchored.errors import UserError
-from anchored.training.optimiser import factors, freeze, optimizer, rate
+from anchored.training.optimiser import freeze, optimizer, rate_factors, schedule_factor
 
 PARTS = {"stem": ("first",), "head": ("last.1",)}
 
@@ -24,7 +24,7 @@ def network() -> nn.ModuleDict:
 
 
 def test_the_longest_name_decides() -> None:
-    of = factors(network(), {"": 0.1, "blocks": 0.5, "blocks.1.bias": 2.0, "head": 10.0}, PARTS)
+    of = rate_factors(network(), {"": 0.1, "blocks": 0.5, "blocks.1.bias": 2.0, "head": 10.0}, PARTS)
     assert of["first.weight"] == 0.1
     assert of["blocks.0.weight"] == of["blocks.1.weight"] == 0.5
     assert of["blocks.1.bias"] == 2.0
@@ -34,19 +34,19 @@ def test_the_longest_name_decides() -> None:
 
 def test_names_are_whole_parts() -> None:
     blocks = nn.Sequential(*[nn.Linear(1, 1) for _ in range(11)])
-    of = factors(nn.ModuleDict({"blocks": blocks}), {"blocks.1": 0.0}, {})
+    of = rate_factors(nn.ModuleDict({"blocks": blocks}), {"blocks.1": 0.0}, {})
     assert of["blocks.1.weight"] == 0.0
     assert of["blocks.10.weight"] == 1.0
 
 
 def test_an_unknown_part_is_one_line() -> None:
     with pytest.raises(UserError, match="'blokcs', which the network has not: there are stem, head, first, blocks"):
-        factors(network(), {"blokcs": 1.0}, PARTS)
+        rate_factors(network(), {"blokcs": 1.0}, PARTS)
 
 
 def test_frozen_parts_have_no_gradient_and_stay_in_evaluation() -> None:
     net = network()
-    of = factors(net, {"": 0.0, "head": 1.0}, PARTS)
+    of = rate_factors(net, {"": 0.0, "head": 1.0}, PARTS)
     frozen = freeze(net, of)
     assert [name for name, p in net.named_parameters() if p.requires_grad] == ["last.1.weight", "last.1.bias"]
     assert net["blocks"][0] in frozen  # type: ignore[index]
@@ -54,13 +54,13 @@ def test_frozen_parts_have_no_gradient_and_stay_in_evaluation() -> None:
     (group,) = optimizer(net, Training(), of).param_groups
     assert len(group["params"]) == 2
     with pytest.raises(UserError, match="freezes every part"):
-        freeze(net, factors(net, {"": 0.0}, PARTS))
+        freeze(net, rate_factors(net, {"": 0.0}, PARTS))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_groups_have_their_own_rates(name: str) -> None:
     net = network()
-    of = factors(net, {"stem": 0.1, "head": 10.0}, PARTS)
+    of = rate_factors(net, {"stem": 0.1, "head": 10.0}, PARTS)
     settings = Training(optimizer=name, learning_rate=0.01, weight_decay=0.05)  # type: ignore[arg-type]
     made = optimizer(net, settings, of)
     assert isinstance(made, torch.optim.AdamW if name == "adamw" else torch.optim.SGD)
@@ -73,13 +73,13 @@ def test_groups_have_their_own_rates(name: str) -> None:
 
 
 def test_steps_schedule_is_the_papers() -> None:
-    factors = [rate(Training(), epoch / 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
+    factors = [schedule_factor(Training(), epoch / 200) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
     assert factors == pytest.approx([1, 1, 0.2, 0.2, 0.04, 0.04, 0.008, 0.008])
 
 
 def test_one_cycle_goes_up_and_down_to_zero() -> None:
     settings = Training(schedule="one_cycle")
-    assert [rate(settings, done) for done in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    assert [schedule_factor(settings, done) for done in (0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
 
 
 def test_warm_up_and_cosine_are_those_of_torch() -> None:
@@ -96,7 +96,7 @@ def test_warm_up_and_cosine_are_those_of_torch() -> None:
         milestones=[warm],
     )
     for step in range(steps):
-        assert rate(settings, step / steps) == pytest.approx(peer.param_groups[0]["lr"])
+        assert schedule_factor(settings, step / steps) == pytest.approx(peer.param_groups[0]["lr"])
         peer.step()
         schedule.step()
-    assert math.isclose(rate(settings, 1.0), 0.0, abs_tol=1e-12)
+    assert math.isclose(schedule_factor(settings, 1.0), 0.0, abs_tol=1e-12)

@@ -96,13 +96,13 @@ def resolve_recipe(name: str, changed: Mapping[str, Any], scale: float = 1.0, *,
     from anchored.config.recipe import Recipe
     from anchored.config.recipe_file import read_recipe
     from anchored.data.catalog.registry import CATALOG
-    from anchored.training import distributed
+    from anchored.training import launch
 
     settings = _override(read_recipe(name), changed)
     recipe = Recipe.parse(settings, f"recipe '{name}'")
     _refuse_code(recipe, changed)
     # On a Ray cluster nothing is shared: what started this process is of no concern to the trainings.
-    devices = recipe.train.devices if ray else distributed.processes(recipe.train.devices)
+    devices = recipe.train.devices if ray else launch.process_count(recipe.train.devices)
     recipe = Recipe.parse(_override(settings, {"train.devices": devices}), f"recipe '{name}'").check()
     if recipe.network.checkpoint:
         from anchored.models.initialisation import with_checkpoint_hash

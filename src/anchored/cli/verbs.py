@@ -40,7 +40,7 @@ def _study(
         anchored study my-recipe.yaml --status
     """
     from anchored.study import study
-    from anchored.training import distributed
+    from anchored.training import launch
 
     folder = Path(output or Path("runs") / recipe.name)
     if status:
@@ -53,7 +53,7 @@ def _study(
         study.study(recipe, folder, _console(), workers=workers, ray=ray)
         _show_report(folder)
 
-    distributed.run(work, recipe.train.devices, recipe.train.accelerator)
+    launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
 def _train(recipe: Recipe, *, output: str = "") -> None:
@@ -67,7 +67,7 @@ def _train(recipe: Recipe, *, output: str = "") -> None:
     """
     from anchored.store.layout import Run
     from anchored.study import study
-    from anchored.training import distributed
+    from anchored.training import launch
 
     cells = list(recipe.cells())
     if len(cells) != 1:
@@ -81,7 +81,7 @@ def _train(recipe: Recipe, *, output: str = "") -> None:
         study.train_one(recipe, run, _console())
         print(f"Trained: {run.path.resolve()}")
 
-    distributed.run(work, recipe.train.devices, recipe.train.accelerator)
+    launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
 def _evaluate(run: str, evaluation: Evaluation, *, devices: int = 1, network: str | None = None) -> None:
@@ -100,7 +100,7 @@ def _evaluate(run: str, evaluation: Evaluation, *, devices: int = 1, network: st
     from anchored.store.files import read_json
     from anchored.store.layout import Run
     from anchored.study import study
-    from anchored.training import distributed
+    from anchored.training import launch
 
     folder = Run(Path(run))
     cell = Cell.parse(read_json(folder.cell_file), folder.cell_file)
@@ -109,7 +109,7 @@ def _evaluate(run: str, evaluation: Evaluation, *, devices: int = 1, network: st
         study.evaluate_one(folder, evaluation, _console(), network=network)
         print(f"Rows: {folder.rows_file.resolve()}")
 
-    distributed.run(work, distributed.processes(devices), cell.train.accelerator)
+    launch.run(work, launch.process_count(devices), cell.train.accelerator)
 
 
 def _report(folder: str) -> None:

@@ -1,19 +1,18 @@
-"""One trained network on the bench: its outputs on sets, passed once and kept, and rows made from them."""
+"""Evaluates one trained network: its outputs on sets, computed once and kept, and rows made from them."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from anchored.config.recipe import Cell, Recipe, derived_seed
+from anchored.config.recipe import Cell, derived_seed
 from anchored.config.settings import Data, Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
@@ -30,15 +29,28 @@ from anchored.models import folder as models
 from anchored.models import registry as networks
 from anchored.store.layout import Run
 from anchored.store.rows import Row
-from anchored.training import distributed
+from anchored.training.devices import find_device
 
 Split = Literal["test", "validation"]
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
 
 
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One set of images that a network is evaluated on: one pass, one file of outputs."""
+
+    file: str  # name of the outputs on disk
+    name: str  # row of the catalog, or own images
+    split: str
+    corruption: str = ""
+    severity: int = 0
+    features: bool = False  # whether penultimate features are kept too
+    outlier: str = ""  # how the images are made out-of-distribution, if they are
+
+
 @dataclass
-class Bench:
-    """One trained network on the bench."""
+class Evaluator:
+    """Evaluates one trained network: keeps its outputs on each set, and makes rows from them."""
 
     run: Run
     cell: Cell
@@ -46,7 +58,6 @@ class Bench:
     progress: Progress
     root: Path | None = None
     split: Split = "test"  # images of the training set that it is measured on
-    passed: int = 0  # sets that were passed through the network, or read from disk
     draws: list[Tensor] = field(default_factory=list)  # replicates of the rows so far (R,Q), in their order and unit
 
     @cached_property
@@ -57,11 +68,10 @@ class Bench:
     @cached_property
     def model(self) -> nn.Module:
         """The network, loaded when a set has to be passed through it."""
-        on_gpu = torch.cuda.is_available() and self.cell.train.accelerator in ("auto", "gpu", "cuda")
-        return models.load(self.run.path, network=self.cell.network).to("cuda" if on_gpu else "cpu")
+        return models.load(self.run.path, network=self.cell.network).to(find_device(self.cell.train.accelerator))
 
     @property
-    def kept(self) -> Run:
+    def folder(self) -> Run:
         """The folder of what is measured."""
         return self.run if self.split == "test" else self.run.validation
 
@@ -75,87 +85,86 @@ class Bench:
         """Names of the corruptions, families expanded."""
         return corruptions_of(self.settings, self.config.size)
 
-    @cached_property
-    def sets(self) -> int:
-        """How many passes there are in all."""
-        settings = self.settings
-        corrupted = len(self.corruptions) * len(settings.severities)
-        return 2 + len(settings.ood) + corrupted + 2 * len(settings.adaptation)  # the clean images are asked for twice
+    def clean(self) -> EvaluationSet:
+        """The training set's images that are measured."""
+        return EvaluationSet(self.split, self.cell.data.train, self.split, features=True)
 
-    def images(self, name: str, split: str) -> LabelledImages:
-        """A set as this network takes it, shrunken like the training set."""
-        return load(name, split, self.cell.data, self.root)
+    def corrupted(self, corruption: str, severity: int) -> EvaluationSet:
+        """The same images under a corruption."""
+        file = f"corruption-{corruption}-{severity}"
+        return EvaluationSet(file, self.cell.data.train, self.split, corruption, severity)
+
+    def outside(self, name: str) -> EvaluationSet:
+        """An out-of-distribution set, or the same images made into such."""
+        if name in OUTLIERS:
+            return EvaluationSet(f"ood-{name}", self.cell.data.train, self.split, outlier=name)
+        return EvaluationSet(f"ood-{catalog.dataset_file_name(name)}", name, "ood")
+
+    def task(self, name: str, split: Literal["train", "test"]) -> EvaluationSet:
+        """Images of another task, for a linear probe on their features."""
+        return EvaluationSet(f"features-{catalog.dataset_file_name(name)}-{split}", name, split, features=True)
+
+    def sets(self) -> list[EvaluationSet]:
+        """All sets, each one pass. In validation a probe is tested on a part of its task's training images."""
+        settings = self.settings
+        splits: tuple[Literal["train", "test"], ...] = ("train", "test") if self.split == "test" else ("train",)
+        return [
+            self.clean(),
+            *(self.corrupted(name, severity) for severity in settings.severities for name in self.corruptions),
+            *map(self.outside, settings.ood),
+            *(self.task(name, split) for name in settings.adaptation for split in splits),
+        ]
 
     def title(self, name: str) -> str:
         """How a set that is measured is called in rows."""
         return OUTLIERS[name].title if name in OUTLIERS else catalog.dataset_title(name)
 
-    def own(self, corruption: str = "", severity: int = 0, features: bool = False) -> Outputs:
-        """The network's outputs on the training set's images that it is measured on, clean or corrupted."""
-        kept = f"corruption-{corruption}-{severity}" if corruption else self.split
-        return self.outputs(kept, self.cell.data.train, self.split, corruption, severity, features)
+    def save_outputs(self) -> None:
+        """Pass all sets through the network, shared by all ranks; outputs that are there are not computed again."""
+        sets = self.sets()
+        for number, images in enumerate(sets):
+            self.progress(number / len(sets), f"evaluating, {images.file}")
+            inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
 
-    def outside(self, name: str) -> Outputs:
-        """The network's outputs on an out-of-distribution set, or on its own images made into such."""
-        if name in OUTLIERS:
-            return self.outputs(f"ood-{name}", self.cell.data.train, self.split, outlier=name)
-        return self.outputs(f"ood-{catalog.dataset_file_name(name)}", name, "ood")
+    def outputs(self, images: EvaluationSet) -> Outputs:
+        """The network's outputs on a set, which ``save_outputs`` keeps."""
+        outputs = inference.load_outputs(*self._kept_as(images))
+        assert outputs is not None
+        return outputs
 
-    def outputs(
-        self,
-        kept: str,
-        name: str,
-        split: str,
-        corruption: str = "",
-        severity: int = 0,
-        features: bool = False,
-        outlier: str = "",
-    ) -> Outputs:
-        """The network's outputs on one set, from disk where they were made by these weights from this set."""
-        key = [self.weights, name, split, self.cell.data.fraction, features]
-        key += [own] if (own := datasets.content_hash(name, self.cell.data)) else []
-        if corruption:
-            key += [corruption, severity, self._archive(name, corruption) or self.settings.seed]
-        key += [outlier, self.settings.seed] if outlier else []
-
-        self.progress(self.passed / self.sets, f"evaluating, {kept}")
-        self.passed += 1
+    def _kept_as(self, images: EvaluationSet) -> tuple[Run, str, str]:
+        """Folder, name and key of a set's outputs: by the key's weights, images and changes they are known again."""
+        key = [self.weights, images.name, images.split, self.cell.data.fraction, images.features]
+        key += [own] if (own := datasets.content_hash(images.name, self.cell.data)) else []
+        if images.corruption:
+            key += [images.corruption, images.severity, self._archive(images) or self.settings.seed]
+        key += [images.outlier, self.settings.seed] if images.outlier else []
         # What a probe learns from is the same whichever images the network is measured on.
-        run, made_from = self.run if split == "train" else self.kept, json.dumps(key)
-        found = inference.kept(run, kept, made_from)
-        if found is None:
-            asked: dict[str, Any] = {"name": name, "split": split, "corruption": corruption, "severity": severity}
-            asked |= {"features": features, "outlier": outlier}
-            made = _share(self, whose=self._identity, folder=str(run.path), kept=kept, key=made_from, asked=asked)
-            found = inference.joined(run, kept, made_from, made)
-        return found
+        return self.run if images.split == "train" else self.folder, images.file, json.dumps(key)
 
-    def work(self, name: str, split: str, corruption: str, severity: int, features: bool, outlier: str) -> Pass:
-        """The pass over one set, its images changed, or taken from an archive of corrupted ones."""
-        size, chosen, seed = self.settings.batch_size, self.cell.data, self.settings.seed
+    def _pass(self, images: EvaluationSet) -> Pass:
+        """The pass over one set, its images changed, or read from an archive of corrupted ones."""
+        size, data, seed = self.settings.batch_size, self.cell.data, self.settings.seed
 
-        def change(images: Tensor, places: Tensor) -> Tensor:
-            if outlier:
-                return make_ood(images, outlier, seed=seed, indices=places)
-            return corruptions.corrupt(images, corruption, severity, seed=seed, indices=places)
+        def change(pixels: Tensor, places: Tensor) -> Tensor:
+            if images.outlier:
+                return make_ood(pixels, images.outlier, seed=seed, indices=places)
+            return corruptions.corrupt(pixels, images.corruption, images.severity, seed=seed, indices=places)
 
-        if archive := self._archive(name, corruption):
-            seen = datasets.input_format(chosen)
-            images = datasets.open_corrupted(archive, corruption, severity, chosen, seen, self.root, minimum=10)
-            return Pass(self.model, self.config, images, size, features)
-        changed = change if corruption or outlier else None
-        return Pass(self.model, self.config, self.images(name, split), size, features, changed)
+        if archive := self._archive(images):
+            view = datasets.input_format(data)
+            stored = datasets.open_corrupted(
+                archive, images.corruption, images.severity, data, view, self.root, minimum=10
+            )
+            return Pass(self.model, self.config, stored, size, images.features)
+        changed = change if images.corruption or images.outlier else None
+        clean = open_evaluated(images.name, images.split, data, self.root)
+        return Pass(self.model, self.config, clean, size, images.features, changed)
 
-    def _archive(self, name: str, corruption: str) -> str:
+    def _archive(self, images: EvaluationSet) -> str:
         """The published set of corrupted images that is read, if one is to be."""
-        return archive_of(name, corruption) if corruption and self.settings.corruption_source == "archive" else ""
-
-    @cached_property
-    def _identity(self) -> str:
-        """All that another process needs to make passes of this bench, as text."""
-        root = None if self.root is None else str(self.root)
-        cell, settings = dataclasses.asdict(self.cell), dataclasses.asdict(self.settings)
-        return json.dumps([str(self.run.path), cell, settings, root, self.weights])
+        read = images.corruption and self.settings.corruption_source == "archive"
+        return archive_of(images.name, images.corruption) if read else ""
 
     def generator(self, *purpose: str) -> torch.Generator:
         """The same draws for every network, so that networks are compared on the same resamples."""
@@ -168,7 +177,7 @@ class Bench:
 
         Each figure becomes one row, and the rows follow in this order.
         """
-        self.progress(self.passed / self.sets, f"evaluating, intervals of {names[0]}")
+        self.progress(1.0, f"evaluating, intervals of {names[0]}")
         found, draws = intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
         self.draws.append(draws.cpu() * draws.new_tensor([_unit(name) for name in names]).cpu())
         return found
@@ -206,23 +215,6 @@ class Bench:
         )
 
 
-@distributed.shared(in_step=False)
-def _share(
-    bench: Bench | None = None, *, whose: str, folder: str, kept: str, key: str, asked: dict[str, Any]
-) -> tuple[str, int]:
-    """What each process does of a pass; see ``predict.share``."""
-    bench = _helping(whose) if bench is None else bench
-    return inference.share(Run(Path(folder)), kept, key, bench.work(**asked))
-
-
-@lru_cache(maxsize=1)
-def _helping(whose: str) -> Bench:
-    """The bench of a process that shares in another's passes: it loads each network once."""
-    path, cell, settings, root, _ = json.loads(whose)
-    chosen = Recipe.parse({"evaluate": settings}).evaluate
-    return Bench(Run(Path(path)), Cell.parse(cell, path), chosen, lambda share, what: None, root and Path(root))
-
-
 def _unit(metric: str) -> float:
     """What fractions are multiplied with in rows."""
     return 100.0 if METRICS[metric].percent else 1.0
@@ -244,6 +236,6 @@ def archive_of(train: str, corruption: str) -> str:
     )
 
 
-def load(name: str, split: str, settings: Data, root: Path | None = None) -> LabelledImages:
+def open_evaluated(name: str, split: str, settings: Data, root: Path | None = None) -> LabelledImages:
     """A set as the study's networks see it, shrunken as the recipe says (at least ten images of a class remain)."""
     return datasets.open_set(name, split, settings, datasets.input_format(settings), root, minimum=10)

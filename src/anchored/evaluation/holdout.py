@@ -41,7 +41,7 @@ def measured(recipe: Recipe) -> Iterator[tuple[Split, Evaluation]]:
         yield "validation", settings_of(recipe)
 
 
-def check(recipe: Recipe, root: Path | None = None) -> None:
+def check_holdout(recipe: Recipe, root: Path | None = None) -> None:
     """Refuse, before anything is trained, what could not be measured to choose the recipe's knob."""
     if not recipe.choose:
         return

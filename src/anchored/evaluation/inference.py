@@ -1,8 +1,7 @@
-"""One pass over a set: logits, features and labels, written once and read ever after.
+"""One pass over a set: its logits, features and labels, computed once, kept on disk.
 
-Large outputs go to disk in parts while the pass goes on: memory stays flat, a killed pass goes on after its last part,
-and several processes (``torch.distributed``) share a set, each writing the parts of its own batches, which the first of
-them then joins.
+Large outputs are written in parts during the pass: memory stays flat, a killed pass continues after its last part, and
+several ranks (``torch.distributed``) share a set, each writing the parts of its own batches, which rank 0 joins.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from anchored.store.layout import Run
 PART = 1 << 26
 """Bytes of outputs that are kept in memory before they go to disk."""
 
-ON_CPU = 128
+CPU_BATCH = 128
 """Images of a forward pass on a CPU, at most: with more, each takes longer."""
 
 Change = Callable[[Tensor, Tensor], Tensor]  # images (B,C,H,W) uint8 and their places in the set (B,), to such images
@@ -36,7 +36,7 @@ Change = Callable[[Tensor, Tensor], Tensor]  # images (B,C,H,W) uint8 and their 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network said about a set of M images."""
+    """A network's outputs on a set of M images."""
 
     logits: Tensor  # (M,N) float32
     labels: Tensor  # (M,) int64
@@ -45,9 +45,9 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Pass:
-    """What is to be done: ``images``, changed (corrupted) a batch at a time, through ``model``.
+    """A pass of ``images``, changed (corrupted) a batch at a time, through ``model``.
 
-    The result does not depend on where the images are, or on who shares the batches.
+    The outputs do not depend on where the images are stored, or on how many ranks share the batches.
     """
 
     model: nn.Module
@@ -58,7 +58,7 @@ class Pass:
     change: Change | None = None
 
     def batches(self) -> Sequence[Tensor]:
-        """The places (B,) of each batch's images."""
+        """The indices (B,) of each batch's images."""
         return torch.split(torch.arange(len(self.images)), self.batch_size)
 
     def run(self, batches: Sequence[Tensor]) -> Iterator[Outputs]:
@@ -71,18 +71,20 @@ class Pass:
         model = self.model.eval().to(memory_format=torch.channels_last)
         most, prepared = self.batch_size, self._prepared(batches, device)
         if device.type == "cpu":
-            most = min(most, ON_CPU)
+            most = min(most, CPU_BATCH)
         else:  # on a CPU the network needs all cores, and both together take longer
             prepared = ahead(prepared)
         for places, images in prepared:
-            (logits, features), most = fitting(model, self.config, images, self.features, most)
+            (logits, features), most = forward_in_parts(model, self.config, images, self.features, most)
             yield Outputs(logits, labels[places], features)
 
     def _prepared(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """The places and the images of each batch, changed, on the device."""
+        """The indices and the images of each batch, changed, on the device."""
+        changed_on = device if device.type == "cuda" else torch.device("cpu")  # MPS lacks float64
         for places, images in zip(batches, self.images.parts(batches), strict=True):
-            images = images.to(device)
-            yield places, images if self.change is None else self.change(images, places.to(device))
+            images = images.to(changed_on)
+            changed = images if self.change is None else self.change(images, places.to(changed_on))
+            yield places, changed.to(device)
 
 
 @torch.inference_mode()
@@ -103,12 +105,12 @@ def forward(
     return logits, torch.stack(seen).mean(dim=0).float().cpu() if features else None
 
 
-def fitting(
+def forward_in_parts(
     model: nn.Module, config: ModelConfig, images: Tensor, features: bool, most: int
 ) -> tuple[tuple[Tensor, Tensor | None], int]:
-    """``forward`` by at most ``most`` images at once, half as many each time that memory runs out; and the last most.
+    """``forward`` by at most ``most`` images at once, halved each time that memory runs out; and the last ``most``.
 
-    Every image's outputs are its own, so they are the same up to rounding. ``UserError`` where one image is too much.
+    An image's outputs do not depend on its batch, up to rounding. ``UserError`` where one image is too much.
     """
     while True:
         try:
@@ -123,67 +125,60 @@ def fitting(
         logging.getLogger(__name__).warning("memory ran out: %d images at once instead of %d", most, tried)
         if images.device.type == "cuda":
             torch.cuda.empty_cache()
-    seen = [part for _, part in parts if part is not None]
-    return (torch.cat([logits for logits, _ in parts]), torch.cat(seen) if seen else None), most
+    penultimate = [part for _, part in parts if part is not None]
+    return (torch.cat([logits for logits, _ in parts]), torch.cat(penultimate) if penultimate else None), most
 
 
-def predict(work: Pass) -> Outputs:
-    """Do a whole pass in memory: outputs in the order of the images."""
-    whole = _Waiting(len(work.images))
-    for outputs in work.run(work.batches()):
-        whole.add(outputs)
-    return whole.take()
+def compute_outputs(forward_pass: Pass) -> Outputs:
+    """The outputs of a whole pass in memory, in the order of the images."""
+    buffer = _Buffer(len(forward_pass.images))
+    for outputs in forward_pass.run(forward_pass.batches()):
+        buffer.add(outputs)
+    return buffer.take()
 
 
-def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
-    """The outputs kept under ``name`` where they were made from ``key`` (weights, set, corruption); else make them."""
-    found = kept(run, name, key)
-    return joined(run, name, key, share(run, name, key, begin())) if found is None else found
+def save_outputs(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> None:
+    """Keep the outputs of a pass under ``name``, unless they are there, made from ``key`` (weights, set, corruption).
 
-
-def share(run: Run, name: str, key: str, work: Pass) -> tuple[str, int]:
-    """Do this process's share of a pass, its outputs in parts on disk; what the parts were made from, and all images.
-
-    Alone, a pass of little output is kept at once.
+    Every rank calls it, takes a block of whole batches, which makes the sums those of one process, and writes its
+    outputs in parts. A single process writes a pass of little output at once.
     """
-    rank, world = collectives.place()
-    batches = work.batches()
-    mine = batches[len(batches) * rank // world : len(batches) * (rank + 1) // world]  # whole batches: the same sums
-    part_key = f"{key}, {work.batch_size} a batch, {world} processes"
+    if collectives.from_rank_zero(lambda: is_saved(run, name, key)):
+        return
+    forward_pass, rank, world = begin(), collectives.get_rank(), collectives.get_world_size()
+    batches = forward_pass.batches()
+    part_key = f"{key}, {forward_pass.batch_size} a batch, {world} processes"
+    left = list(batches[len(batches) * rank // world : len(batches) * (rank + 1) // world])
     parts = _parts(run, name, part_key)
-    left = list(mine)
-    while left and int(left[0][0]) in parts:  # what a killed pass left behind
+    while left and int(left[0][0]) in parts:  # written by a pass that was killed
         after = int(left[0][0]) + parts[int(left[0][0])]
         left = [batch for batch in left if int(batch[0]) >= after]
-    waiting = _Waiting(sum(map(len, left)), PART)
-    start = int(left[0][0]) if left else 0
-    for outputs in work.run(tuple(left)):
-        waiting.add(outputs)
-        if waiting.bytes >= PART:
-            start += _write(run, name, part_key, start, waiting)
-    if world == 1 and waiting.rows == len(work.images):
-        stored(run, name, key, waiting.take)
-    elif waiting.rows:
-        _write(run, name, part_key, start, waiting)
-    return part_key, len(work.images)
+    buffer, start = _Buffer(sum(map(len, left)), PART), int(left[0][0]) if left else 0
+    for outputs in forward_pass.run(tuple(left)):
+        buffer.add(outputs)
+        if buffer.bytes >= PART:
+            start += _write_part(run, name, part_key, start, buffer)
+    if world == 1 and buffer.rows == len(forward_pass.images):
+        _save(run.outputs_file(name), buffer.take(), key)
+        return
+    if buffer.rows:
+        _write_part(run, name, part_key, start, buffer)
+    collectives.barrier()
+    if rank == 0:
+        _join_parts(run, name, key, _parts(run, name, part_key), len(forward_pass.images))
 
 
-def joined(run: Run, name: str, key: str, made: tuple[str, int]) -> Outputs:
-    """The outputs whose parts every process has written, as one file, in the order of the images."""
-    found, (part_key, images) = kept(run, name, key), made
-    if found is None:
-        parts, starts, start = _parts(run, name, part_key), list[int](), 0
-        while start < images:
-            starts.append(start)
-            start += parts[start]
-        files.join_tensors(run.outputs_file(name), [run.part_file(name, each) for each in starts], {"key": key})
-        found = kept(run, name, key)
+def _join_parts(run: Run, name: str, key: str, parts: dict[int, int], images: int) -> None:
+    """Make one file of the parts of all ranks, in the order of the images, and remove the parts."""
+    starts, start = list[int](), 0
+    while start < images:
+        starts.append(start)
+        start += parts[start]
+    files.join_tensors(run.outputs_file(name), [run.part_file(name, each) for each in starts], {"key": key})
     run.remove_parts(name)
-    assert found is not None
-    return found
 
 
-class _Waiting:
+class _Buffer:
     """Outputs that are not on disk yet, copied into one tensor each.
 
     Kept as they come, as many small tensors between freed large ones, they make malloc's heap grow by a batch of
@@ -207,48 +202,54 @@ class _Waiting:
         self.rows, self.bytes = self.rows + count, self.bytes + size
 
     def take(self) -> Outputs:
-        """Give what waits, in a view that the next ``add`` overwrites."""
-        found = {name: tensor[: self.rows] for name, tensor in self._tensors.items()}
+        """Empty the buffer: its outputs, as views that the next ``add`` overwrites."""
+        filled = {name: tensor[: self.rows] for name, tensor in self._tensors.items()}
         self.rows = self.bytes = 0
-        return Outputs(found["logits"], found["labels"], found.get("features"))
+        return Outputs(filled["logits"], filled["labels"], filled.get("features"))
 
 
-def _write(run: Run, name: str, key: str, start: int, waiting: _Waiting) -> int:
-    """Write what waits as a part that begins with image ``start``; give the number of its images."""
-    rows = waiting.rows
-    files.save_tensors(run.part_file(name, start), _tensors(waiting.take()), {"key": key})
+def _write_part(run: Run, name: str, key: str, start: int, buffer: _Buffer) -> int:
+    """Write the buffer as a part that begins with image ``start``; the number of its images."""
+    rows = buffer.rows
+    _save(run.part_file(name, start), buffer.take(), key)
     return rows
 
 
 def _parts(run: Run, name: str, key: str) -> dict[int, int]:
     """The parts that were made from ``key``: first image, number of images."""
-    found = {}
-    for start, file in run.part_files(name).items():
-        tensors, metadata = files.load_tensors(file)
-        if metadata.get("key") == key:
-            found[start] = len(tensors["labels"])
-    return found
+    return {
+        start: len(tensors["labels"])
+        for start, file in run.part_files(name).items()
+        for tensors, metadata in (files.load_tensors(file),)
+        if metadata.get("key") == key
+    }
 
 
-def stored(run: Run, name: str, key: str, compute: Callable[[], Outputs]) -> Outputs:
+def load_or_compute(run: Run, name: str, key: str, compute: Callable[[], Outputs]) -> Outputs:
     """The outputs kept under ``name`` where they were made from ``key``; else compute and keep them."""
-    found = kept(run, name, key)
-    if found is not None:
-        return found
-    outputs = compute()
-    files.save_tensors(run.outputs_file(name), _tensors(outputs), {"key": key})
+    outputs = load_outputs(run, name, key)
+    if outputs is None:
+        outputs = compute()
+        _save(run.outputs_file(name), outputs, key)
     return outputs
 
 
-def kept(run: Run, name: str, key: str) -> Outputs | None:
-    """What is on disk under ``name``, if it was made from ``key``."""
+def is_saved(run: Run, name: str, key: str) -> bool:
+    """Whether the outputs kept under ``name`` are there, and were made from ``key``."""
     path = run.outputs_file(name)
-    if not path.exists():
+    return path.exists() and files.tensors_metadata(path).get("key") == key
+
+
+def load_outputs(run: Run, name: str, key: str) -> Outputs | None:
+    """The outputs kept under ``name``, if they were made from ``key``."""
+    if not is_saved(run, name, key):
         return None
-    tensors, metadata = files.load_tensors(path)
-    return (
-        Outputs(tensors["logits"], tensors["labels"], tensors.get("features")) if metadata.get("key") == key else None
-    )
+    tensors, _ = files.load_tensors(run.outputs_file(name))
+    return Outputs(tensors["logits"], tensors["labels"], tensors.get("features"))
+
+
+def _save(path: Path, outputs: Outputs, key: str) -> None:
+    files.save_tensors(path, _tensors(outputs), {"key": key})
 
 
 def _tensors(outputs: Outputs) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What is measured on a trained network: suites of sets, each one pass, and rows made from the outputs on disk.
 
-A suite is a function from a ``Bench`` (one network, its settings, its outputs) to rows; ``SUITES`` lists them.
+A suite is a function from a ``Evaluator`` (one network, its settings, its outputs) to rows; ``SUITES`` lists them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
-from anchored.evaluation.evaluator import Bench, Progress, Split, archive_of, corruptions_of, load
-from anchored.evaluation.inference import Outputs, stored
+from anchored.evaluation.evaluator import Evaluator, Progress, Split, archive_of, corruptions_of, open_evaluated
+from anchored.evaluation.inference import Outputs, load_or_compute
+from anchored.method.collectives import from_rank_zero
 from anchored.metrics.classification import per_image
 from anchored.metrics.linear_probe import linear_probe, stratified
 from anchored.metrics.ood_scores import SCORES
@@ -41,36 +42,36 @@ ADAPTED = {"accuracy": "linear_probe_accuracy", "smooth_ece": "linear_probe_ece"
 EXAMPLES = 8  # images of each kind kept for the report
 
 
-def clean(bench: Bench) -> Iterator[Row]:
+def clean(evaluator: Evaluator) -> Iterator[Row]:
     """Accuracy and calibration on clean images."""
-    found = bench.own(features=True)
+    found = evaluator.outputs(evaluator.clean())
     images, n = per_image(found.logits, found.labels), len(found.labels)  # unsorted: others resample the same
     weighted = [IMAGE_METRICS[name](images) for name in CLEAN]
 
     def statistic(weights: Tensor) -> Tensor:
         return torch.stack([metric(weights) for metric in weighted], dim=1)
 
-    for name, each in zip(CLEAN, bench.estimate("images", CLEAN, statistic, [n]), strict=True):
-        yield bench.row(name, each, catalog.dataset_title(bench.cell.data.train), n)
+    for name, each in zip(CLEAN, evaluator.estimate("images", CLEAN, statistic, [n]), strict=True):
+        yield evaluator.row(name, each, catalog.dataset_title(evaluator.cell.data.train), n)
 
 
-def corruption(bench: Bench) -> Iterator[Row]:
+def corruption(evaluator: Evaluator) -> Iterator[Row]:
     """Accuracy and smooth ECE under each corruption and severity, and their means: C and C̄ are two sets."""
     for family, sign in (("c", "C"), ("c-bar", "C̄")):
-        kinds = [name for name in bench.corruptions if family in CORRUPTIONS[name].families]
-        if kinds and bench.settings.severities:
-            yield from _corrupted(bench, f"{catalog.dataset_title(bench.cell.data.train)}-{sign}", kinds)
+        kinds = [name for name in evaluator.corruptions if family in CORRUPTIONS[name].families]
+        if kinds and evaluator.settings.severities:
+            yield from _corrupted(evaluator, f"{catalog.dataset_title(evaluator.cell.data.train)}-{sign}", kinds)
 
 
-def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
+def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
     """One set's figures on the same images, and their means over ``kinds`` ("mean") per severity and over all.
 
     Where all 19 of C are measured, "mean-15" is the mean without the four extra ones. A mean over corruptions is the
     mean of the figures, not the figure of the pooled images.
     """
-    severities = bench.settings.severities
+    severities = evaluator.settings.severities
     grid = [(severity, kind) for severity in severities for kind in kinds]
-    outputs = [bench.own(kind, severity) for severity, kind in grid]
+    outputs = [evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid]
     images, n = [per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
     main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
     means = {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})}
@@ -87,19 +88,19 @@ def _corrupted(bench: Bench, dataset: str, kinds: Sequence[str]) -> Iterator[Row
             return torch.cat([single, single @ shares], dim=1)
 
         places = [*grid, *averaged]
-        found = bench.estimate("images", [metric] * len(places), statistic, [n])
+        found = evaluator.estimate("images", [metric] * len(places), statistic, [n])
         for (at, kind), each in zip(places, found, strict=True):
-            yield bench.row(metric, each, dataset, n, severity=at, corruption=kind)
+            yield evaluator.row(metric, each, dataset, n, severity=at, corruption=kind)
 
 
-def ood(bench: Bench) -> Iterator[Row]:
+def ood(evaluator: Evaluator) -> Iterator[Row]:
     """Rejection of out-of-distribution images by each score, and the mean over sets."""
-    if not bench.settings.ood:
+    if not evaluator.settings.ood:
         return
-    inside = bench.own(features=True).logits
-    outside = [bench.outside(name).logits for name in bench.settings.ood]
+    inside = evaluator.outputs(evaluator.clean()).logits
+    outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
-    titles = [bench.title(name) for name in bench.settings.ood]
+    titles = [evaluator.title(name) for name in evaluator.settings.ood]
     for score, function in SCORES.items():
         for metric in DETECTION:
             weighted = [OOD_METRICS[metric](function(inside), function(each)) for each in outside]
@@ -107,18 +108,18 @@ def ood(bench: Bench) -> Iterator[Row]:
             def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
                 return _with_mean([metric(inner, own) for metric, own in zip(each, outer, strict=True)])
 
-            found = bench.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
+            found = evaluator.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
             for title, n, each in zip([*titles, "mean"], [*sizes[1:], sum(sizes[1:])], found, strict=True):
-                yield bench.row(metric, each, title, sizes[0] + n, score=score)
+                yield evaluator.row(metric, each, title, sizes[0] + n, score=score)
 
 
-def adaptation(bench: Bench) -> Iterator[Row]:
+def adaptation(evaluator: Evaluator) -> Iterator[Row]:
     """A linear probe on the frozen penultimate features, its strength chosen on held-out training images."""
-    if not bench.settings.adaptation:
+    if not evaluator.settings.adaptation:
         return
-    probed = [_probed(bench, name) for name in bench.settings.adaptation]
+    probed = [_probed(evaluator, name) for name in evaluator.settings.adaptation]
     sizes = [len(each.labels) for each in probed]
-    titles = [catalog.dataset_title(name) for name in bench.settings.adaptation]
+    titles = [catalog.dataset_title(name) for name in evaluator.settings.adaptation]
     images = [per_image(each.logits, each.labels) for each in probed]
     for metric, named in ADAPTED.items():
         weighted = [IMAGE_METRICS[metric](each) for each in images]
@@ -126,9 +127,9 @@ def adaptation(bench: Bench) -> Iterator[Row]:
         def statistic(*weights: Tensor, each: list[WeightedMetric] = weighted) -> Tensor:
             return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
 
-        found = bench.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)
+        found = evaluator.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)
         for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], found, strict=True):
-            yield bench.row(named, each, title, n)
+            yield evaluator.row(named, each, title, n)
 
 
 def _with_mean(figures: list[Tensor]) -> Tensor:
@@ -136,24 +137,24 @@ def _with_mean(figures: list[Tensor]) -> Tensor:
     return torch.stack([*figures, torch.stack(figures).mean(dim=0)], dim=1)
 
 
-def _probed(bench: Bench, name: str) -> Outputs:
+def _probed(evaluator: Evaluator, name: str) -> Outputs:
     """What a probe says of a task's test images; in validation of a fifth of its training images, held out."""
-    file, classes = catalog.dataset_file_name(name), len(datasets.dataset_row(name, bench.cell.data).classes)
-    fitted = bench.outputs(f"features-{file}-train", name, "train", features=True)
-    if bench.split == "test":
-        measured = bench.outputs(f"features-{file}-test", name, "test", features=True)
+    file, classes = catalog.dataset_file_name(name), len(datasets.dataset_row(name, evaluator.cell.data).classes)
+    fitted = evaluator.outputs(evaluator.task(name, "train"))
+    if evaluator.split == "test":
+        measured = evaluator.outputs(evaluator.task(name, "test"))
     else:
-        kept, held = stratified(fitted.labels, classes, bench.generator("held out", name))
+        kept, held = stratified(fitted.labels, classes, evaluator.generator("held out", name))
         fitted, measured = _some(fitted, kept), _some(fitted, held)
 
     def compute() -> Outputs:
-        generator = bench.generator("probe", name)
+        generator = evaluator.generator("probe", name)
         probe = linear_probe(_features(fitted), fitted.labels, _features(measured), classes, generator)
         return Outputs(probe.logits.float(), measured.labels)
 
-    key = [bench.weights, name, bench.cell.data.fraction, bench.settings.seed]
-    key += [own] if (own := datasets.content_hash(name, bench.cell.data)) else []
-    return stored(bench.kept, f"probe-{file}", json.dumps(key), compute)
+    key = [evaluator.weights, name, evaluator.cell.data.fraction, evaluator.settings.seed]
+    key += [own] if (own := datasets.content_hash(name, evaluator.cell.data)) else []
+    return load_or_compute(evaluator.folder, f"probe-{file}", json.dumps(key), compute)
 
 
 def _features(outputs: Outputs) -> Tensor:
@@ -165,7 +166,7 @@ def _some(outputs: Outputs, places: Tensor) -> Outputs:
     return Outputs(outputs.logits[places], outputs.labels[places], _features(outputs)[places])
 
 
-SUITES: tuple[Callable[[Bench], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
+SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
 
 
 def evaluate(
@@ -176,14 +177,20 @@ def evaluate(
     root: Path | None = None,
     split: Split = "test",
 ) -> list[Row]:
-    """Measure a trained run, and keep its rows. Outputs that are there already are not computed again."""
-    bench = Bench(run, cell, settings, progress, root, split)
-    rows = [row for suite in SUITES for row in suite(bench)]
-    draws = torch.cat(bench.draws, dim=1).T.float()
+    """Measure a trained run, on every rank, and keep its rows. Outputs that are there are not computed again."""
+    evaluator = Evaluator(run, cell, settings, progress, root, split)
+    evaluator.save_outputs()
+    return from_rank_zero(lambda: _measure(evaluator))
+
+
+def _measure(evaluator: Evaluator) -> list[Row]:
+    """Rows and replicates of all suites, from the outputs on disk."""
+    rows = [row for suite in SUITES for row in suite(evaluator)]
+    draws, folder = torch.cat(evaluator.draws, dim=1).T.float(), evaluator.folder
     assert len(draws) == len(rows)
-    files.save_tensors(bench.kept.replicates_file, {"draws": draws})
-    write_rows(bench.kept.rows_file, rows)
-    files.write_json(bench.kept.evaluation_file, _made_from(run, cell, settings))
+    files.save_tensors(folder.replicates_file, {"draws": draws})
+    write_rows(folder.rows_file, rows)
+    files.write_json(folder.evaluation_file, _made_from(evaluator.run, evaluator.cell, evaluator.settings))
     return rows
 
 
@@ -202,7 +209,7 @@ def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, object]:
     return {**made, "own": own} if own else made
 
 
-def check(recipe: Recipe, root: Path | None = None) -> Recipe:
+def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     """Refuse, before anything is trained, what could not be evaluated: unknown names, missing or unfit data.
 
     Returns the recipe, bound to the content of its own training images.
@@ -249,7 +256,7 @@ def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None)
     settings = recipe.evaluate
 
     def some(name: str, split: str) -> tuple[Tensor, Tensor]:
-        images = load(name, split, recipe.data, root)
+        images = open_evaluated(name, split, recipe.data, root)
         spread = torch.linspace(0, len(images) - 1, EXAMPLES).long()
         return next(images.parts([spread])), spread
 

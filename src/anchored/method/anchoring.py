@@ -48,11 +48,11 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def average_statistics(network: nn.Module) -> None:
     """Make batch norm's running statistics the mean of those of all processes that train together, one by one."""
-    for layer in network.modules() if collectives.place()[1] > 1 else ():
+    for layer in network.modules() if collectives.get_world_size() > 1 else ():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.running_mean is not None:
             assert layer.running_var is not None
             for statistic in (layer.running_mean, layer.running_var):
-                statistic.copy_(collectives.summed(statistic) / collectives.place()[1])
+                statistic.copy_(collectives.all_reduce(statistic) / collectives.get_world_size())
 
 
 def checked_references(images: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class AnchoredModel(nn.Module):
                 "or more images per process",
                 stacklevel=2,
             )
-        (rank, world), here = collectives.place(), self.generator.device
+        rank, world, here = collectives.get_rank(), collectives.get_world_size(), self.generator.device
         orders = [torch.randperm(batch, generator=self.generator, device=here) for _ in range(world)]
         units = 1 if self.mask_unit == "batch" else world * batch
         masks = torch.rand(units, generator=self.generator, device=here) < self.mask_probability

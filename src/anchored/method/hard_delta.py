@@ -126,7 +126,7 @@ class Residuals(nn.Module):
     @torch.no_grad()
     def fit(self) -> None:
         """Fit the distribution to all that was observed, by all processes where several train together."""
-        count, sums, moment = map(collectives.summed, (self.count, self.sums, self.moment))
+        count, sums, moment = map(collectives.all_reduce, (self.count, self.sums, self.moment))
         total = count.sum()
         if total < 2:
             raise UserError("hard Δ mining has seen no residuals to fit a distribution to: observe batches first")
@@ -137,7 +137,7 @@ class Residuals(nn.Module):
             self.normal = FullNormal(_factor(covariance).float())
         else:
             diagonal = (moment - between.square().sum(0)) / total
-            self.normal = _low_rank(collectives.stacked(self.sketch), between, total, diagonal, self.rank)
+            self.normal = _low_rank(collectives.all_gather(self.sketch), between, total, diagonal, self.rank)
         self.shares = count / total
 
     def fitted(self) -> dict[str, Tensor]:
@@ -162,17 +162,17 @@ class Residuals(nn.Module):
     @torch.no_grad()
     def pool(self) -> None:
         """Move what all processes observed to the first, which writes the checkpoint; the others begin anew."""
-        if collectives.place()[1] == 1:
+        if collectives.get_world_size() == 1:
             return
         for moments in (self.count, self.sums, self.moment):
-            moments.copy_(collectives.summed(moments))
+            moments.copy_(collectives.all_reduce(moments))
         if not self.full:
-            self.sketch.copy_(_compressed(collectives.stacked(self.sketch), self.rank))
+            self.sketch.copy_(_compressed(collectives.all_gather(self.sketch), self.rank))
         self.keep()
 
     def keep(self) -> None:
         """Zero the moments of all processes but the first: what a checkpoint restored everywhere is to count once."""
-        if collectives.place()[0] > 0:
+        if collectives.get_rank() > 0:
             for moments in self.buffers():
                 moments.zero_()
 

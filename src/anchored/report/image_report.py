@@ -29,6 +29,7 @@ from anchored.models import folder as models
 from anchored.report.gallery import Prediction, render_gallery
 from anchored.store import files
 from anchored.store.layout import Run
+from anchored.training.devices import find_device
 
 REFERENCES = 8
 """Training images used as references for the spread, where the model has only one."""
@@ -74,8 +75,7 @@ def predict_images(
     """
     paths = find_images(wanted)
     model, config = models.load(run.path), models.read_config(run)
-    if torch.cuda.is_available():
-        model = model.cuda()
+    model = model.to(find_device())
     test_energies = _test_energies(run)
     single_reference, spread_note = _single_reference_models(run, model, root)
     index = index_files(paths)

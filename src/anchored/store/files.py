@@ -184,6 +184,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def tensors_metadata(path: Path) -> dict[str, str]:
+    """Read the text that is kept with the tensors of a safetensors file, without reading them."""
+    try:
+        with os_errors_as_user_errors(path, "read"), safe_open(path, framework="pt") as stored:
+            return stored.metadata() or {}
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}): remove it and run again") from error
+
+
 def save_tree(path: Path, tree: Any) -> None:
     """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file.
 

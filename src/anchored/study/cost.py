@@ -22,6 +22,7 @@ from anchored.evaluation import holdout, inference
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
 from anchored.models.initialisation import model_config
+from anchored.training.devices import find_device
 
 SECONDS = 40.0  # for all measurements of networks together; those of corruptions get a quarter more
 STEPS = 3  # steps that are timed, after one that is not
@@ -137,8 +138,7 @@ class _Timing:
 def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
     """Time steps of more and more images, up to the recipe's batch or a third of ``limit`` seconds; then passes."""
     config = model_config(cell)
-    on_gpu = torch.cuda.is_available() and cell.train.accelerator in ("auto", "gpu", "cuda")
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = find_device(cell.train.accelerator)
     model = models.build_model(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh")
     generator, shape = torch.Generator().manual_seed(0), (config.channels, config.size, config.size)
     if isinstance(model, AnchoredModel):
@@ -166,8 +166,8 @@ def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
     some = pixels[: min(evaluated, reached)]
     images = ImageSet("random", some, torch.zeros(len(some), dtype=torch.int64), config.classes)
     work = inference.Pass(model, config, images, len(images), features=True)
-    forward = _timed(lambda: inference.predict(work), device, again=True) / len(images)
-    outputs = inference.predict(work)
+    forward = _timed(lambda: inference.compute_outputs(work), device, again=True) / len(images)
+    outputs = inference.compute_outputs(work)
     assert outputs.features is not None
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
     return _Timing(reached, seconds * whole / reached, forward, weights, outputs.features.shape[1], fits)

@@ -1,8 +1,8 @@
-"""One training of a study: held by one process at a time, its progress on disk, its failure kept and not spread.
+"""One training of a study: held by one process at a time, its progress and its error on disk.
 
-A process that works on a cell holds the lock of its folder, which the system gives back however the process ends. So
-any number of processes, on one machine or on several that share a disk, can work on one study: each takes what is
-neither done nor held. Who wants to know how far they are reads the states on disk.
+A process that works on a cell holds the lock of its folder, which the system releases however the process ends. So any
+number of processes, on one machine or on several that share a disk, can work on one study: each takes what is neither
+done nor held. Progress is read from the states on disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from anchored.config.recipe import Cell, Recipe, canonical
 from anchored.config.settings import Evaluation, Number
@@ -25,13 +25,14 @@ from anchored.config.validation import parse, settings_class
 from anchored.errors import UserError, told
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import Split
+from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training import fit
-from anchored.training.distributed import Lost
+from anchored.training.step import Diverged
 
 Phase = Literal["training", "evaluating", "done", "failed"]
-EVERY = 2.0
+WRITE_INTERVAL = 2.0
 """Seconds between two writes of a state, at least."""
 
 
@@ -46,111 +47,119 @@ class State:
     worker: str = ""  # host and process
     updated: Number = 0.0  # seconds since 1970 by the clock of that host
     error: str = ""  # of a failed cell, one line
-    trace: str = ""  # where a failure that is not bad input came from
+    trace: str = ""  # traceback of a failure that is not bad input
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be done to the cell, for good or ill."""
+        """Whether the cell is done or failed."""
         return self.phase in ("done", "failed")
 
 
-def state(run: Run) -> State | None:
+def read_state(run: Run) -> State | None:
     """A cell's state, or None where it has none, or none that can be read."""
     try:
-        found: State = parse(State, files.read_json(run.state_file))
+        state: State = parse(State, files.read_json(run.state_file))
     except UserError:
         return None
-    return found
+    return state
 
 
-def worker() -> str:
-    """Name of this process, for states."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def free(run: Run) -> bool:
-    """Whether nobody works on a cell."""
+def is_free(run: Run) -> bool:
+    """Whether no process works on a cell."""
     if not run.path.exists():
         return True
-    with files.locked(run.lock_file) as nobody:
-        return nobody
+    with files.locked(run.lock_file) as free:
+        return free
 
 
-def done(run: Run, cell: Cell, recipe: Recipe) -> bool:
+def is_done(run: Run, cell: Cell, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
     if run.cell_file.exists():
-        fit.bind(run, cell)
-    return run.weights_file.exists() and not list(_unmeasured(run, cell, recipe))
+        fit.claim_run(run, cell)
+    return run.weights_file.exists() and not _unmeasured(run, cell, recipe)
 
 
-def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> Iterator[tuple[Split, Evaluation]]:
-    """What is left to measure on a trained cell: its test, and what a knob is chosen on."""
-    for split, settings in holdout.measured(recipe):
-        if not suites.is_evaluated(run, cell, settings, split):
-            yield split, settings
+def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> list[tuple[Split, Evaluation]]:
+    """What is left to measure on a trained cell: its test, and what α or λ is chosen on."""
+    return [
+        (split, settings)
+        for split, settings in holdout.measured(recipe)
+        if not suites.is_evaluated(run, cell, settings, split)
+    ]
 
 
-def work(
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[bool]:
+    """Hold a cell's lock, on rank 0; False, on every rank, where another process holds it."""
+    with contextlib.ExitStack() as stack:
+        yield from_rank_zero(lambda: stack.enter_context(files.locked(run.lock_file)))
+
+
+def run_cell(
     run: Run, cell: Cell, recipe: Recipe, root: Path | None = None, show: Callable[[State], None] = lambda state: None
 ) -> State | None:
-    """Train and measure a cell; its last state, or None where another process holds it.
+    """Train and measure a cell, on every rank; its last state, or None where another process holds it.
 
-    An error ends the cell, not the study: it is kept in the state. Being interrupted is no error.
+    An error fails the cell, not the study: it is kept in the state. With several ranks, which may not have it alike,
+    it is raised instead, unless it is a loss that diverges.
     """
-    with files.locked(run.lock_file) as mine:
+    with locked(run) as mine:
         if not mine:
             return None
-        keeper = Keeper(run, show)
+        writer = StateWriter(run, show)
         try:
-            files.remove_unfinished(run.path)
-            if not done(run, cell, recipe):
-                files.write_json(run.recipe_file, json.loads(canonical(recipe)))
-                with keeper.phase("training"):
-                    fit.train(run, cell, keeper.update, root)
-                with keeper.phase("evaluating"):
-                    for split, settings in _unmeasured(run, cell, recipe):
-                        suites.evaluate(run, cell, settings, keeper.update, root, split)
-            return keeper.end("done")
+            if not from_rank_zero(lambda: _begin(run, cell, recipe)):
+                with writer.phase("training"):
+                    fit.train(run, cell, writer.update, root)
+                with writer.phase("evaluating"):
+                    for split, settings in from_rank_zero(lambda: _unmeasured(run, cell, recipe)):
+                        suites.evaluate(run, cell, settings, writer.update, root, split)
+            return writer.end("done")
         except Exception as error:
-            trace = "" if isinstance(error, UserError) else traceback.format_exc()
-            end = keeper.end("failed", told(error), trace)
-            if isinstance(error, Lost):  # without the other processes nothing goes on
+            if get_world_size() > 1 and not isinstance(error, Diverged):
                 raise
-            return end
+            trace = "" if isinstance(error, UserError) else traceback.format_exc()
+            return writer.end("failed", told(error), trace)
 
 
-class Keeper:
-    """Keeps a cell's state on disk, and shows it."""
+def _begin(run: Run, cell: Cell, recipe: Recipe) -> bool:
+    """Prepare a cell's folder, unless the cell is done; whether it is."""
+    files.remove_unfinished(run.path)
+    done = is_done(run, cell, recipe)
+    if not done:
+        files.write_json(run.recipe_file, json.loads(canonical(recipe)))
+    return done
 
-    def __init__(self, run: Run, show: Callable[[State], None]) -> None:
+
+class StateWriter:
+    """Writes a cell's state to disk, on rank 0, and passes it to ``show``."""
+
+    def __init__(self, run: Run, show: Callable[[State], None] = lambda state: None) -> None:
         self.run, self.show = run, show
-        self.state = State("training", worker=worker())
+        self.state = State("training", worker=f"{socket.gethostname()}:{os.getpid()}")
         self._written = float("-inf")
 
     @contextlib.contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """Training or evaluating."""
+        """Training or evaluating; the seconds that it takes are kept."""
         began = time.monotonic()
-        self.state = replace(self.state, phase=phase, share=0.0, what=phase)
-        self._keep(now=True)
+        self._set(now=True, phase=phase, share=0.0, what=phase)
         yield
-        self.state = replace(self.state, seconds={**self.state.seconds, phase: time.monotonic() - began})
-        self._keep(now=True)
+        self._set(now=True, seconds={**self.state.seconds, phase: time.monotonic() - began})
 
     def update(self, share: float, what: str) -> None:
         """How far the phase is, share in [0, 1]; written to disk now and then."""
-        self.state = replace(self.state, share=share, what=what)
-        self._keep(now=False)
+        self._set(now=False, share=share, what=what)
 
     def end(self, phase: Phase, error: str = "", trace: str = "") -> State:
-        """The last state."""
-        self.state = replace(self.state, phase=phase, share=1.0, what="", error=error, trace=trace)
-        self._keep(now=True)
+        """Write the last state, and return it."""
+        self._set(now=True, phase=phase, share=1.0, what="", error=error, trace=trace)
         return self.state
 
-    def _keep(self, now: bool) -> None:
+    def _set(self, now: bool, **changes: Any) -> None:
+        self.state = replace(self.state, **changes)
         self.show(self.state)
-        if now or time.monotonic() - self._written >= EVERY:
+        if get_rank() == 0 and (now or time.monotonic() - self._written >= WRITE_INTERVAL):
             self._written = time.monotonic()
             self.state = replace(self.state, updated=time.time())
             with contextlib.suppress(UserError):  # a full disk ends the cell where its results are written, not here

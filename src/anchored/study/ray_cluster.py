@@ -17,16 +17,16 @@ from anchored.errors import UserError, first_line
 
 LOST = -9
 """Exit status of a task whose process or machine was lost, as of a process that was killed."""
-QUIET = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told what is run here
     "RAY_DEDUP_LOGS": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under uv run, too, machines run what is installed there: nothing is sent
 }
-THERE = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+TASK_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 """Environment of what runs on the cluster: a task that asks for no GPU sees none, where Ray would show it all."""
 
 
-class Cluster:
+class RayCluster:
     """A connection to the Ray cluster at ``address`` ("auto": the one that this machine belongs to).
 
     Args:
@@ -43,15 +43,15 @@ class Cluster:
 
     def __init__(self, address: str, cpus: int, gpus: float) -> None:
         self.needs = {"CPU": float(cpus), "GPU": gpus}
-        for name, value in QUIET.items():
+        for name, value in RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
             self.ray: Any = importlib.import_module("ray")
         except ImportError:
             raise UserError("--ray needs Ray: pip install 'anchored[ray]'") from None
         try:
-            _reach(address)
-            there = {"env_vars": THERE}
+            _check_reachable(address)
+            there = {"env_vars": TASK_ENVIRONMENT}
             self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=there)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
             start = "start one (ray start --head), or give its address"
@@ -62,7 +62,7 @@ class Cluster:
             self.ray.shutdown()
             raise
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> RayCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -70,7 +70,7 @@ class Cluster:
 
     def _room(self) -> int:
         machines = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        room = sum(fitting(self.needs, resources) for resources in machines)
+        room = sum(tasks_that_fit(self.needs, resources) for resources in machines)
         if not room:
             wanted = " and ".join(f"{value:g} {name}" for name, value in self.needs.items() if value)
             most = {name: max((each.get(name, 0.0) for each in machines), default=0.0) for name in self.needs}
@@ -89,7 +89,7 @@ class Cluster:
         return Task(self.ray, remote.remote(*arguments))
 
 
-def _reach(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``.
 
     "auto" is what ``RAY_ADDRESS`` says, where it is set.
@@ -99,7 +99,7 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _said(cause: Exception) -> str:
+def _error_text(cause: Exception) -> str:
     if isinstance(cause, UserError):
         return str(cause)
     if "failed to import on the worker" in str(cause):  # its traceback, as text, ends with what is missing
@@ -108,7 +108,7 @@ def _said(cause: Exception) -> str:
     return f"{type(cause).__name__}: {first_line(cause)}"
 
 
-def fitting(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
+def tasks_that_fit(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
     """How many tasks with these needs fit a machine with these resources at once."""
     return min(int(resources.get(name, 0.0) / value + 1e-9) for name, value in needs.items() if value)
 
@@ -132,7 +132,7 @@ class Task:
         try:
             self.ray.get(self.result)
         except self.ray.exceptions.RayTaskError as error:
-            raise UserError(f"on the Ray cluster: {_said(getattr(error, 'cause', error))}") from error
+            raise UserError(f"on the Ray cluster: {_error_text(getattr(error, 'cause', error))}") from error
         except self.ray.exceptions.RayError:
             return LOST
         return 0

@@ -26,7 +26,7 @@ from anchored.errors import UserError
 from anchored.evaluation import evaluator, holdout
 from anchored.models import registry as networks
 from anchored.study.cost import Cost, corrupting, costs, count, duration
-from anchored.study.study import made
+from anchored.study.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class Diagnosis:
         available = _available()
         memory = f"{format_bytes(available)} free" if available else "not known"
         table.add_row("memory", format_bytes(self.memory), memory)
-        versions = made()
+        versions = provenance()
         table.add_row("device", "", _devices())
         names = ("anchored", "torch", "torchvision", "pytorch-lightning", "python")
         table.add_row("versions", "", ", ".join(f"{name} {versions[name]}" for name in names))

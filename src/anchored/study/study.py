@@ -1,16 +1,11 @@
-"""A grid of cells: what is done, what is left, and one folder with the answer."""
+"""A grid of cells: what is done, what is left, and one folder with results and report."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +17,18 @@ from anchored.config.recipe import Cell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
+from anchored.method.collectives import from_rank_zero
 from anchored.report import page as report
 from anchored.store import files, layout
 from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import read_rows, write_rows
 from anchored.study import jobs
 from anchored.study.progress import Display
-from anchored.study.workers import Work, alone, on_cluster, on_this_machine
+from anchored.study.provenance import provenance
+from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training import fit
 
-REDONE = ("name", "grid", "evaluate", "title", "choose", "validate")
+CHANGEABLE = ("name", "grid", "evaluate", "title", "choose", "validate")
 """Sections of a recipe that may change between two runs in one folder."""
 
 
@@ -43,73 +40,89 @@ def study(
     workers: int | None = None,
     ray: str | None = None,
 ) -> Path:
-    """Run what is left of a study, write its results and report, and give the report's path.
+    """Run what is left of a study, write its results and report, and return the report's path.
 
-    Finished cells are skipped and an unfinished training goes on from its checkpoint, so after a kill the same command
-    continues; several such commands on one folder share the work. ``workers`` processes work at once; with one, the
-    default, this process does. ``ray``: the address of a Ray cluster whose processes work instead, by default as many
-    as it has room for. A cell that fails does not stop the others. Raises ``UserError`` where the folder belongs to
-    another study, data is missing (before any training), the cluster cannot be used, or cells failed (after all others,
-    whose results are written).
+    Finished cells are skipped and an unfinished training continues from its checkpoint, so after a kill the same
+    command continues; several such commands on one folder share the work. A cell that fails does not stop the others.
+    Several ranks run it together: all train, rank 0 writes.
+
+    Args:
+        recipe: the grid, and how its cells are trained and measured.
+        path: the study's folder.
+        console: where progress is shown.
+        root: folder of the data sets.
+        workers: processes that work at once; by default this one, or as many as the Ray cluster has room for.
+        ray: address of a Ray cluster whose processes work instead.
+
+    Raises:
+        UserError: the folder belongs to another study, data are missing (before any training), the cluster cannot be
+            used, or cells failed (after all others, whose results are written).
     """
     folder = StudyFolder(path)
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
-    recipe = suites.check(recipe, root)
-    holdout.check(recipe, root)
-    bind(folder, recipe)
-    every = list(recipe.cells())
-    left = [cell for cell in every if not jobs.done(folder.run(cell.name), cell, recipe)]
-    if len(left) < len(every):
-        console.print(f"{len(every) - len(left)} of {len(every)} trainings are done already and kept.")
-    for run in (folder.run(cell.name) for cell in left):  # failed in an earlier run, or measured with other settings
-        if (found := jobs.state(run)) and found.ended:
-            run.state_file.unlink(missing_ok=True)
+    recipe, left = from_rank_zero(lambda: _begin(folder, recipe, console, root))
     with Display(console, {cell.name: cell.label for cell in left}) as display:
-        work = Work(folder, recipe, left, display, root)
+        workload = Workload(folder, recipe, left, display, root)
         if ray is not None:
-            on_cluster(work, ray, workers)
+            run_on_ray(workload, ray, workers)
         elif workers and min(workers, len(left)) > 1:
-            on_this_machine(work, workers)
+            run_in_processes(workload, workers)
         else:
-            alone(work)
-    with files.locked(folder.lock_file, wait=True):
-        _write(folder, recipe, every, root)
-    _refuse_failures(folder, every)
+            run_here(workload)
+    from_rank_zero(lambda: _finish(folder, recipe, root))
     return folder.report_file
 
 
-def _write(folder: StudyFolder, recipe: Recipe, every: Sequence[Cell], root: Path | None) -> None:
-    """The results and the report of all cells that are done; who calls it holds the folder's lock."""
-    for place in (folder.path, folder.tables, folder.figures):
-        files.remove_unfinished(place, recursive=False)
-    whole = [run for cell in every if jobs.done(run := folder.run(cell.name), cell, recipe)]
-    write_rows(folder.results_file, [row for run in whole for row in read_rows(run.rows_file)])
-    if recipe.choose:
-        chosen_on = [row for run in whole for row in read_rows(run.validation.rows_file)]
-        write_rows(folder.validation_file, chosen_on)
-    if whole:
-        suites.save_examples(folder, recipe, root)
-        report.write(folder)
+def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | None) -> tuple[Recipe, list[Cell]]:
+    """Check the recipe and claim the folder: the recipe, bound to its own images, and the cells that are left."""
+    recipe = suites.check_recipe(recipe, root)
+    holdout.check_holdout(recipe, root)
+    claim_folder(folder, recipe)
+    cells = list(recipe.cells())
+    left = [cell for cell in cells if not jobs.is_done(folder.run(cell.name), cell, recipe)]
+    if len(left) < len(cells):
+        console.print(f"{len(cells) - len(left)} of {len(cells)} trainings are done already and kept.")
+    for run in (folder.run(cell.name) for cell in left):  # failed in an earlier run, or measured with other settings
+        if (state := jobs.read_state(run)) and state.ended:
+            run.state_file.unlink(missing_ok=True)
+    return recipe, left
 
 
-def _refuse_failures(folder: StudyFolder, every: Sequence[Cell]) -> None:
-    states = [(cell, jobs.state(folder.run(cell.name))) for cell in every]
+def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
+    """Write the results and the report of all cells that are done; ``UserError`` where cells failed."""
+    cells = list(recipe.cells())
+    with files.locked(folder.lock_file, wait=True):
+        for place in (folder.path, folder.tables, folder.figures):
+            files.remove_unfinished(place, recursive=False)
+        done = [run for cell in cells if jobs.is_done(run := folder.run(cell.name), cell, recipe)]
+        write_rows(folder.results_file, [row for run in done for row in read_rows(run.rows_file)])
+        if recipe.choose:
+            rows = [row for run in done for row in read_rows(run.validation.rows_file)]
+            write_rows(folder.validation_file, rows)
+        if done:
+            suites.save_examples(folder, recipe, root)
+            report.write(folder)
+    _refuse_failures(folder, cells)
+
+
+def _refuse_failures(folder: StudyFolder, cells: Sequence[Cell]) -> None:
+    states = [(cell, jobs.read_state(folder.run(cell.name))) for cell in cells]
     failed = [(cell, state.error) for cell, state in states if state and state.phase == "failed"]
     if not failed:
         return
     cell, error = failed[0]
     first = error if cell.label in error else f"{cell.label}: {error}"
     more = f" (and {len(failed) - 1} more, see --status)" if len(failed) > 1 else ""
-    kept = f"; the others are in {folder.report_file}" if len(failed) < len(every) else ""
-    raise UserError(f"{len(failed)} of {len(every)} trainings failed: {first}{more}{kept}")
+    others = f"; the others are in {folder.report_file}" if len(failed) < len(cells) else ""
+    raise UserError(f"{len(failed)} of {len(cells)} trainings failed: {first}{more}{others}")
 
 
 def status(path: Path) -> Table:
     """A table of a study's cells: done, running, failed or left, with their times. ``UserError`` if there is none."""
     folder = StudyFolder(path)
     try:
-        recipe = Recipe.parse(_there(folder)["recipe"])
+        recipe = Recipe.parse(_read_study(folder)["recipe"])
     except UserError as error:
         raise UserError(f"{folder.study_file}: {error}") from error
     table = Table(box=None, pad_edge=False)
@@ -117,29 +130,35 @@ def status(path: Path) -> Table:
         table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
     for cell in recipe.cells():
         run = folder.run(cell.name)
-        found = jobs.state(run)
-        running = not jobs.free(run)
-        if jobs.done(run, cell, recipe):
-            word = "done"
-        elif found is None or (found.phase not in ("failed",) and not running):
-            word = "left"
-        else:
-            word = found.phase
-        seconds = sum(found.seconds.values()) if found else 0.0
-        told = "" if found is None else found.error or (f"{found.what}, {found.worker}" if running else "")
-        share = f"{100 * found.share:.0f} %" if found and running else ""
-        table.add_row(cell.label, word, share, f"{seconds:.0f} s" if seconds else "", Text(told))
+        table.add_row(cell.label, *_status_columns(run, jobs.is_done(run, cell, recipe)))
     return table
+
+
+def _status_columns(run: Run, done: bool) -> tuple[str, str, str, Text]:
+    """A cell's state, share of the phase, time, and what is being done or its error."""
+    state, running = jobs.read_state(run), not jobs.is_free(run)
+    if state is None:
+        return ("done" if done else "left"), "", "", Text("")
+    word = "done" if done else state.phase if running or state.phase == "failed" else "left"
+    seconds = sum(state.seconds.values())
+    activity = state.error or (f"{state.what}, {state.worker}" if running else "")
+    return word, f"{100 * state.share:.0f} %" if running else "", f"{seconds:.0f} s" if seconds else "", Text(activity)
 
 
 def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
     """Train the one cell of a recipe into a folder of its own, with the recipe beside it."""
-    recipe = suites.check(recipe, root)
+    recipe = from_rank_zero(lambda: _begin_one(recipe, run, root))
     (cell,) = recipe.cells()
-    fit.bind(run, cell)
+    with _locked_and_shown(run, cell, console) as writer, writer.phase("training"):
+        fit.train(run, cell, writer.update, root)
+
+
+def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
+    recipe = suites.check_recipe(recipe, root)
+    (cell,) = recipe.cells()
+    fit.claim_run(run, cell)
     files.write_json(run.recipe_file, json.loads(canonical(recipe)))
-    with _single(run, cell, console) as keeper, keeper.phase("training"):
-        fit.train(run, cell, keeper.update, root)
+    return recipe
 
 
 def evaluate_one(
@@ -152,78 +171,52 @@ def evaluate_one(
             f"{run.cell_file} names the network '{cell.network}', which is code to be imported: if you trust it, add "
             f"--network {cell.network}"
         )
-    suites.check(Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings), root)
-    with _single(run, cell, console) as keeper, keeper.phase("evaluating"):
-        suites.evaluate(run, cell, settings, keeper.update, root)
+    recipe = Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings)
+    from_rank_zero(lambda: suites.check_recipe(recipe, root))
+    with _locked_and_shown(run, cell, console) as writer, writer.phase("evaluating"):
+        suites.evaluate(run, cell, settings, writer.update, root)
 
 
 @contextlib.contextmanager
-def _single(run: Run, cell: Cell, console: Console) -> Iterator[jobs.Keeper]:
-    """One cell by itself: held, and shown."""
-    with files.locked(run.lock_file) as mine, Display(console, {cell.name: cell.label}) as display:
+def _locked_and_shown(run: Run, cell: Cell, console: Console) -> Iterator[jobs.StateWriter]:
+    """Hold one cell's lock and show its progress; ``UserError`` where another process holds it."""
+    with jobs.locked(run) as mine, Display(console, {cell.name: cell.label}) as display:
         if not mine:
             raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
-        yield jobs.Keeper(run, lambda state: display.show(cell.name, state))
+        yield jobs.StateWriter(run, lambda state: display.show(cell.name, state))
 
 
-def bind(folder: StudyFolder, recipe: Recipe) -> None:
-    """Claim a folder for a study.
+def claim_folder(folder: StudyFolder, recipe: Recipe) -> None:
+    """Claim a folder for a study; ``UserError`` where it holds another one.
 
-    Its grid may change later, since every cell stands alone, and so may its evaluation, which is then done again.
+    The grid may change later, since every cell stands alone, and so may the evaluation, which is then done again.
     """
     settings = json.loads(canonical(recipe))
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if folder.study_file.exists():
-        there = _there(folder)
-        found = there["recipe"]
+        content = _read_study(folder)
+        claimed = content["recipe"]
         with contextlib.suppress(UserError):  # settings that are new since then take their defaults
-            found = json.loads(canonical(Recipe.parse(found)))
-        changed = layout.first_difference({**found, **dict.fromkeys(REDONE)}, {**settings, **dict.fromkeys(REDONE)})
-        if changed:
-            raise UserError(f"{folder.path} holds another study ({changed}): choose another folder with -o")
-        started = there.get("made", {}).get("started", started)
-    elif folder.path.exists() and (not folder.path.is_dir() or any(_not_ours(folder))):
+            claimed = json.loads(canonical(Recipe.parse(claimed)))
+        ignored = dict.fromkeys(CHANGEABLE)
+        if difference := layout.first_difference({**claimed, **ignored}, {**settings, **ignored}):
+            raise UserError(f"{folder.path} holds another study ({difference}): choose another folder with -o")
+        started = content.get("made", {}).get("started", started)
+    elif folder.path.exists() and (not folder.path.is_dir() or any(_foreign_files(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
     with files.locked(folder.lock_file, wait=True):
-        files.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **made()}})
+        files.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **provenance()}})
 
 
-def _there(folder: StudyFolder) -> dict[str, Any]:
-    """What ``study.json`` says; ``UserError`` where it is missing or says something else."""
-    there: Any = files.read_json(folder.study_file)
-    if not isinstance(there, dict) or not isinstance(there.get("recipe"), dict):
+def _read_study(folder: StudyFolder) -> dict[str, Any]:
+    """The content of ``study.json``; ``UserError`` where it is missing or does not describe a study."""
+    content: Any = files.read_json(folder.study_file)
+    if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
         raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
-    return there
+    return content
 
 
-def _not_ours(folder: StudyFolder) -> Iterator[Path]:
+def _foreign_files(folder: StudyFolder) -> Iterator[Path]:
     """What is in a folder without a study, but for what a kill at its very first write leaves."""
     others = (entry for entry in folder.path.iterdir() if entry != folder.lock_file)
     return (entry for entry in others if not entry.name.endswith(files.UNFINISHED))
-
-
-def made() -> dict[str, str]:
-    """How results are made here: versions, revision, machine, command."""
-    packages = ("anchored", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
-    return {
-        "command": " ".join(["anchored", *sys.argv[1:]]),
-        **{name: metadata.version(name) for name in packages},
-        "python": platform.python_version(),
-        "revision": _revision(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def _revision() -> str:
-    """Git revision of the source tree that runs, with a sign for uncommitted changes; "" for an installed package."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("rev-parse", "--short=12", "HEAD") + (
-            " with changes" if git("status", "--porcelain", "-uno") else ""
-        )
-    return ""

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and how: one safetensors file, written whole or not at all."""
+"""Checkpoints: random generators' states, and one safetensors file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anchored.store import files
 _PACKED = 512  # bytes that the state of NumPy's generator is padded to, so that processes can gather theirs
 
 
-class Draws:
+class Generators:
     """Generators of everything that training draws, but for order and augmentation, which follow from (seed, epoch).
 
     Attributes:
@@ -28,7 +28,7 @@ class Draws:
         tail: points of hard Δ mining.
         mixing: mixup and CutMix.
 
-    Dropout draws from torch's default generators, that of the CPU and that of the device.
+    Dropout uses torch's default generators, that of the CPU and that of the device.
     """
 
     def __init__(self, seed: int, masks: torch.Generator | None) -> None:
@@ -38,11 +38,11 @@ class Draws:
         self.mixing = np.random.default_rng()
 
     def begin(self, epoch: int) -> None:
-        """Every draw of an epoch follows from (seed, epoch)."""
+        """Seed all generators from (seed, epoch)."""
         self.masks.manual_seed(derived_seed(self.seed, "masks", epoch))
         self.tail.manual_seed(derived_seed(self.seed, "tail", epoch))
         self.mixing = np.random.default_rng(derived_seed(self.seed, "mixing", epoch))
-        rank = collectives.place()[0]  # what is dropped is each process's own; the other draws are made alike by all
+        rank = collectives.get_rank()  # dropout differs between ranks; all other draws are the same on all
         torch.manual_seed(derived_seed(self.seed, "dropout", epoch, *([rank] if rank else [])))
 
     def state(self, device: torch.device) -> dict[str, Tensor]:
@@ -58,7 +58,7 @@ class Draws:
         return states | own
 
     def restore(self, states: dict[str, Tensor], device: torch.device) -> None:
-        """Go on drawing where ``state`` was taken."""
+        """Restore what ``state`` returned."""
         self.masks.set_state(states["masks"])
         self.tail.set_state(states["tail"])
         self.mixing.bit_generator.state = json.loads(states["mixing"].numpy().tobytes())
@@ -67,21 +67,21 @@ class Draws:
             getattr(torch, device.type).set_rng_state(states["device"])
 
 
-def everyones(module: pl.LightningModule, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of all processes that train together, each (processes,...): every process must ask."""
+def gather_tensors(module: pl.LightningModule, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of all ranks, each (world size,...): a collective."""
     if module.trainer.world_size == 1:
         return {name: value[None] for name, value in own.items()}
     return {name: module.all_gather(value.to(module.device)) for name, value in own.items()}  # type: ignore[misc]
 
 
-def own_of(module: pl.LightningModule, each: dict[str, Tensor]) -> dict[str, Tensor]:
-    """This process's share of what ``everyones`` gave, on the CPU."""
+def take_own(module: pl.LightningModule, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
+    """This rank's tensors out of those that ``gather_tensors`` returned, on the CPU."""
     rank, world = module.trainer.global_rank, module.trainer.world_size
-    found = {len(value) for value in each.values()}
-    if found != {world}:
-        raise UserError(f"the checkpoint is one of {max(found)} processes, within an epoch: go on with as many")
+    counts = {len(value) for value in gathered.values()}
+    if counts != {world}:
+        raise UserError(f"the checkpoint is one of {max(counts)} processes, within an epoch: continue with as many")
     # clone: a generator takes no state that is a part of a larger tensor (torch 2.15: "Invalid mt19937 state").
-    return {name: value[rank].clone().cpu() for name, value in each.items()}
+    return {name: value[rank].clone().cpu() for name, value in gathered.items()}
 
 
 class TensorCheckpoints(CheckpointIO):

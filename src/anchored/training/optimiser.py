@@ -1,4 +1,4 @@
-"""How weights are moved: rates by part, frozen parts, the schedule, their moving average."""
+"""Optimizer, learning rates by part, frozen parts, schedule, weight averaging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from anchored.config.settings import Training
 from anchored.errors import UserError
 
 
-def factors(network: nn.Module, rates: Mapping[str, float], parts: Mapping[str, Sequence[str]]) -> dict[str, float]:
+def rate_factors(
+    network: nn.Module, rates: Mapping[str, float], parts: Mapping[str, Sequence[str]]
+) -> dict[str, float]:
     """The factor on the learning rate of every parameter and module of ``network``, by name.
 
     ``rates``: factors by the name of a module or parameter; the longest name that holds one decides, and 1 where there
@@ -66,7 +68,7 @@ def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -
     )
 
 
-def rate(settings: Training, done: float) -> float:
+def schedule_factor(settings: Training, done: float) -> float:
     """The learning rate's factor after the share ``done`` of training.
 
     ``steps``: times ``decay`` after each milestone. ``cosine``: (1 + cos πt)/2, where t goes from 0 to 1 after warm-up.
@@ -83,10 +85,10 @@ def rate(settings: Training, done: float) -> float:
 
 
 @torch.no_grad()
-def lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimiser's state, such as momentum, the layout in memory of its parameters, which files do not keep.
+def restore_memory_format(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimizer's state, such as momentum, the memory format of its parameters, which files do not keep.
 
-    Sums over another layout round otherwise, and a resumed training would end on weights that differ in the last bit.
+    Sums over another memory format round differently, so that a resumed training would end on other weights.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -94,7 +96,7 @@ def lay_out(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-class Average(WeightAveraging):
+class WeightAverage(WeightAveraging):
     """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
 
     In warm-up it follows the weights. At the end of training it takes their place.
@@ -112,6 +114,6 @@ class Average(WeightAveraging):
         super().on_train_batch_end(trainer, *rest)
 
 
-def averages(settings: Training) -> list[pl.Callback]:
+def averaging_callbacks(settings: Training) -> list[pl.Callback]:
     """The callback that averages weights, where the settings ask for it; it goes before those that save them."""
-    return [Average(settings.average, settings.warmup)] if settings.average else []
+    return [WeightAverage(settings.average, settings.warmup)] if settings.average else []

@@ -1,4 +1,4 @@
-"""What happens to a batch in training: the loss is one visible line."""
+"""The training step: mixing, anchoring, loss, and what a checkpoint keeps of them."""
 
 from __future__ import annotations
 
@@ -20,47 +20,54 @@ from anchored.method.anchoring import AnchoredModel, average_statistics
 from anchored.method.hard_delta import Residuals, uniform_cross_entropy
 from anchored.models.features import head_name
 from anchored.training import optimiser
-from anchored.training.checkpoints import Draws, everyones, own_of
+from anchored.training.checkpoints import Generators, gather_tensors, take_own
 from anchored.training.mixup import mix
 
 
 class Diverged(UserError):
-    """The loss or the weights are no longer numbers."""
+    """The loss or the weights are no longer numbers: raised on all ranks alike."""
 
 
 class TrainingStep(pl.LightningModule):
-    """What happens to a batch, and the history that is kept of it."""
+    """The training step of a cell as a LightningModule.
+
+    Attributes:
+        history: loss, accuracy, learning rate and seconds of each epoch.
+        begun: whether a checkpoint, if there is one, was restored.
+    """
 
     def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         network = model.network if isinstance(model, AnchoredModel) else model
-        self.factors = optimiser.factors(network, cell.train.rates, _parts(model) if cell.train.rates else {})
+        self.factors = optimiser.rate_factors(
+            network, cell.train.rates, _named_parts(model) if cell.train.rates else {}
+        )
         self.frozen = optimiser.freeze(network, self.factors)
         self.history: list[dict[str, float]] = []
-        self.draws = Draws(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
-        self._within: dict[str, Any] | None = None  # what a checkpoint within an epoch holds of it
+        self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
+        self._mid_epoch: dict[str, Any] | None = None  # of a checkpoint within an epoch
         self._started = 0.0
-        self.begun = False  # whether a checkpoint, if there is one, was taken up
+        self.begun = False
 
     def on_train_start(self) -> None:
-        """Go on within an epoch, where the checkpoint was taken there."""
+        """Continue within an epoch, where the checkpoint was taken there."""
         for module in self.frozen:
             module.eval()
-        optimiser.lay_out(self.optimizers().optimizer)  # type: ignore[union-attr]
+        optimiser.restore_memory_format(self.optimizers().optimizer)  # type: ignore[union-attr]
         if self.residuals is not None:
             self.residuals.keep()
-        if self._within is not None:
-            self._go_on(self._within)
+        if self._mid_epoch is not None:
+            self._resume_mid_epoch(self._mid_epoch)
         self.begun = True
 
     def on_train_epoch_start(self) -> None:
         """Every draw of an epoch follows from (seed, epoch), so a resumed run repeats an uninterrupted one."""
-        self.draws.begin(self.current_epoch)
+        self.generators.begin(self.current_epoch)
         if self.residuals is not None and self._mining:
             self.residuals.fit()
         self._sums = torch.zeros(3, device=self.device)  # loss, correct, images
-        self._finite = torch.zeros((), device=self.device)  # steps before the loss was no number
+        self._finite = torch.zeros((), device=self.device)  # steps with a finite loss
         self._started = time.monotonic()
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
@@ -92,8 +99,8 @@ class TrainingStep(pl.LightningModule):
         if self.residuals is None or not self._mining:
             return self.model(images), images.new_zeros(0)
         assert isinstance(self.model, AnchoredModel)
-        rank, world = collectives.place()  # all draw the same points, and each takes its share
-        far = -self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.draws.tail)[rank::world]
+        points = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.generators.tail)
+        far = -points[collectives.get_rank() :: collectives.get_world_size()]  # all ranks draw the same points
         if self.cell.tail.batch_norm == "own":
             return self.model(images), self.model.masked_pass(far)
         logits = self.model(images, far)
@@ -105,26 +112,26 @@ class TrainingStep(pl.LightningModule):
         if settings.mixup == settings.cutmix == 0:
             return images, labels
         onehot = functional.one_hot(labels, self.classes).to(images.dtype)
-        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self.draws.mixing)
+        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self.generators.mixing)
 
     def refuse_divergence(self) -> None:
-        """Raise ``Diverged`` where the loss or a weight is no longer a number; to be called before those are kept."""
+        """Raise ``Diverged``, on all ranks, if the loss or a weight is not finite; called before a checkpoint."""
         epoch, learning_rate = self.current_epoch + 1, self.cell.train.learning_rate
-        mend = f"lower train.learning_rate (now {learning_rate:g}) or set train.clip_norm"
-        strategy, loss = self.trainer.strategy, collectives.summed(self._sums)[0].item()
-        finite = all(each.isfinite().all() for each in self.state_dict().values() if each.is_floating_point())
+        hint = f"lower train.learning_rate (now {learning_rate:g}) or set train.clip_norm"
+        strategy, loss = self.trainer.strategy, collectives.all_reduce(self._sums)[0].item()
+        finite = all(value.isfinite().all() for value in self.state_dict().values() if value.is_floating_point())
         if not math.isfinite(loss):
             step = int(strategy.reduce(self._finite, reduce_op="min")) + 1
-            told = f"the loss became {loss} in epoch {epoch}, step {step}"
+            problem = f"the loss became {loss} in epoch {epoch}, step {step}"
         elif strategy.reduce_boolean_decision(not finite, all=False):
-            told = f"weights became infinite or NaN in epoch {epoch}, step {self.trainer.global_step}"
+            problem = f"weights became infinite or NaN in epoch {epoch}, step {self.trainer.global_step}"
         else:
             return
-        raise Diverged(f"{self.cell.label}: {told}: {mend}")
+        raise Diverged(f"{self.cell.label}: {problem}: {hint}")
 
     def close_epoch(self) -> None:
         """Add a line to the history."""
-        loss, correct, images = collectives.summed(self._sums).tolist()
+        loss, correct, images = collectives.all_reduce(self._sums).tolist()
         group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
         self.history.append(
             {
@@ -143,14 +150,17 @@ class TrainingStep(pl.LightningModule):
         network = self.model.network if isinstance(self.model, AnchoredModel) else self.model
         optimizer = optimiser.optimizer(network, settings, self.factors)
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: optimiser.rate(settings, step / steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: optimiser.schedule_factor(settings, step / steps)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The history and the cell travel with the state, and within an epoch what has been drawn and summed of it.
+        """Add the history, the cell and, within an epoch, the state of generators and sums.
 
-        The state is the first process's. At the end of an epoch it is made that of all, in place, since the checkpoint
-        holds the tensors already; within one, all keep theirs, so that a checkpoint changes nothing.
+        The state is rank 0's. At the end of an epoch statistics are averaged over the ranks, in place, since the
+        checkpoint holds the tensors already; within one, those of each rank are kept, so that a checkpoint changes
+        nothing.
         """
         checkpoint["history"], checkpoint["cell"] = self.history, self.cell.digest()
         if self.trainer.is_last_batch:
@@ -158,23 +168,23 @@ class TrainingStep(pl.LightningModule):
             if self.residuals is not None:
                 self.residuals.pool()
             return
-        own = {**self.draws.state(self.device), "sums": self._sums, "finite": self._finite}
+        own = {**self.generators.state(self.device), "sums": self._sums, "finite": self._finite}
         own |= {f"buffers.{name}": each for name, each in self._own_buffers()}
         checkpoint["within"] = {
-            "each": everyones(self, own),
+            "each": gather_tensors(self, own),
             "fit": {} if self.residuals is None else self.residuals.fitted(),
             "batches": self._batches.state_dict(),
             "seconds": time.monotonic() - self._started,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history back; refuse the state of another training."""
+        """Restore the history; refuse the state of another training."""
         if checkpoint.get("cell") != self.cell.digest():
             raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
-        self.history, self._within = checkpoint["history"], checkpoint.get("within")
+        self.history, self._mid_epoch = checkpoint["history"], checkpoint.get("within")
 
     def _own_buffers(self) -> list[tuple[str, Tensor]]:
-        """What processes that train together have each of their own: statistics, moments."""
+        """Buffers that differ between ranks: batch norm statistics, moments of residuals."""
         return [(n, each) for n, each in self.named_buffers() if each.numel()] if self.trainer.world_size > 1 else []
 
     @property
@@ -183,21 +193,21 @@ class TrainingStep(pl.LightningModule):
         assert isinstance(batches, Batches)
         return batches
 
-    def _go_on(self, within: dict[str, Any]) -> None:
-        """Take back what a checkpoint holds of the epoch that it was taken in."""
-        own = own_of(self, within["each"])
+    def _resume_mid_epoch(self, within: dict[str, Any]) -> None:
+        """Restore what a checkpoint holds of the epoch that it was taken in."""
+        own = take_own(self, within["each"])
         for name, each in self._own_buffers():
             each.copy_(own.pop(f"buffers.{name}"))
         self._sums, self._finite = own.pop("sums").to(self.device), own.pop("finite").to(self.device)
-        self.draws.restore(own, self.device)
+        self.generators.restore(own, self.device)
         if self.residuals is not None:
             self.residuals.refit(within["fit"])
         self._batches.load_state_dict(within["batches"])  # Lightning's own way is closed once it has counted the steps
         self._started = time.monotonic() - within["seconds"]
 
 
-def _parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The first and the last layers of any network, by the names that ``train.rates`` knows them by."""
+def _named_parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Names in ``train.rates`` (``stem``, ``head``) -> names of the network's modules."""
     network = model.network if isinstance(model, AnchoredModel) else model
     stem = model.stem if isinstance(model, AnchoredModel) else None
     return {"stem": (stem or stems.find_stem(network)).names, "head": (head_name(network),)}

@@ -1,0 +1,173 @@
+"""Several processes, one a device, that run the same program: who starts them, and how Lightning meets them.
+
+torchrun and SLURM start the processes themselves. Without them, the command is run again in a process for each device
+of this machine, by torchrun's own launcher, which ends all where one fails. Every rank runs the whole command; rank 0
+alone writes, and what only it may decide the others get by :func:`anchored.method.collectives.from_rank_zero`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from torch import distributed
+
+from anchored.errors import UserError
+from anchored.method import collectives
+
+GRACE = 30.0
+"""Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
+TIMEOUT = timedelta(hours=2)
+"""After so long a collective within training is given up."""
+
+
+def cluster_environment() -> Any:
+    """Lightning's view of who started the processes: torchrun or SLURM (srun); None where nobody did."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if not SLURMEnvironment.detect():
+        return None
+    try:
+        return SLURMEnvironment(auto_requeue=False)  # a job that is started again continues from its checkpoint
+    except RuntimeError as error:
+        raise UserError(f"SLURM: {error}") from error
+
+
+def process_count(devices: int) -> int:
+    """The number of processes: of those that were started, if any, else ``devices``.
+
+    Raises:
+        UserError: ``devices`` is above 1 and not the number of processes that were started, or below 1.
+    """
+    if devices < 1:
+        raise UserError(f"{devices} devices are asked for: at least 1")
+    environment = cluster_environment()
+    if environment is None:
+        return devices
+    world = int(environment.world_size())
+    if devices not in (1, world):
+        launcher = "SLURM" if "SLURM" in type(environment).__name__ else "torchrun"
+        raise UserError(
+            f"{devices} devices are asked for, but {launcher} started {world} processes: start one a device"
+        )
+    return world
+
+
+def run(command: Callable[[], None], devices: int = 1, accelerator: str = "auto") -> None:
+    """Run a command of ``anchored`` on so many devices: on every rank, of which only rank 0 prints.
+
+    Raises:
+        UserError: what the command raises; on a rank above 0 only if rank 0 does not end the processes first.
+    """
+    if devices == 1:
+        command()
+    elif cluster_environment() is None:
+        _run_again(devices)
+    else:
+        with _process_group(devices, accelerator), _only_rank_zero_reports():
+            command()
+
+
+def trainer_options(devices: int, sync_batch_norm: bool) -> dict[str, Any]:
+    """Arguments of Lightning's Trainer; ``UserError`` where there are not as many processes as ``devices``.
+
+    ``broadcast_buffers=False``: DDP would copy rank 0's batch norm statistics to all before every step, but training
+    does not read them.
+    """
+    if collectives.get_world_size() != devices:
+        raise UserError(
+            f"train.devices is {devices}, but this is one process: use the command anchored study or train, by "
+            "itself (without --workers), with torchrun or with srun"
+        )
+    if devices == 1:
+        return {"devices": 1}
+    from pytorch_lightning.strategies import DDPStrategy
+
+    if sync_batch_norm and distributed.get_backend() == "gloo":
+        raise UserError("train.sync_batch_norm: torch has it for GPUs only; leave it off here")
+    local, nodes = _local_and_nodes(devices)
+    strategy = DDPStrategy(broadcast_buffers=False, cluster_environment=cluster_environment())
+    options = {"devices": local, "num_nodes": nodes, "strategy": strategy, "sync_batchnorm": sync_batch_norm}
+    return options | {"use_distributed_sampler": False}
+
+
+def _local_and_nodes(devices: int) -> tuple[int, int]:
+    """Processes of this machine, and machines."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE", devices)))
+    return local, max(1, devices // local)
+
+
+@contextlib.contextmanager
+def _process_group(devices: int, accelerator: str) -> Iterator[None]:
+    """Meet the other processes, on this rank's device, by Lightning's Fabric."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    local, nodes = _local_and_nodes(devices)
+    strategy = DDPStrategy(cluster_environment=cluster_environment(), timeout=TIMEOUT)
+    try:
+        Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=nodes).launch()
+    except (RuntimeError, ValueError) as error:  # MisconfigurationException is one: more devices than there are
+        raise UserError(f"{devices} processes cannot work together: {error}") from error
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _only_rank_zero_reports() -> Iterator[None]:
+    """Keep ranks above 0 silent, unless an error is theirs alone; also one that only follows from a lost rank."""
+    with contextlib.ExitStack() as stack:
+        if rank := collectives.get_rank():
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
+        try:
+            yield
+        except UserError as error:
+            if not rank:
+                raise
+            time.sleep(GRACE)
+            raise UserError(f"rank {rank} of {collectives.get_world_size()}: {error}") from error
+        except KeyboardInterrupt:
+            if not rank:
+                raise
+            sys.exit(130)
+        except RuntimeError as error:
+            if "gloo" not in str(error) and not isinstance(error, distributed.DistError):
+                raise
+            time.sleep(GRACE)  # the launcher, which sees the lost rank, ends this one too
+            raise UserError("another rank was lost; the same command continues from the last checkpoint") from error
+
+
+def _run_again(devices: int) -> None:
+    """Run this process's command in a process for each device of this machine; exit with the first failure's status."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    logging.disable(logging.CRITICAL)  # the ranks say what is wrong
+    one_machine: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=devices, **one_machine)
+    try:
+        elastic_launch(config, sys.executable)("-m", "anchored", *sys.argv[1:])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            sys.exit(failure.exitcode)
+        raise UserError(
+            f"rank {rank} of {devices} was lost ({signal.Signals(-failure.exitcode).name}; SIGKILL is often a full "
+            "memory); the same command continues from the last checkpoint"
+        ) from error
+    except SignalException as error:  # rank 0 says that it was interrupted
+        sys.exit(128 + error.sigval)
