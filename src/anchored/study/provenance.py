@@ -28,7 +28,7 @@ def git_revision(folder: Path) -> str:
     """Git revision of the source tree that runs, and whether it has changes; "" for an installed package."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
+        command = ["git", "--no-optional-locks", "-C", str(folder), *words]  # a kill would leave its lock
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
