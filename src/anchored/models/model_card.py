@@ -18,7 +18,7 @@ from anchored.store.rows import Row, read_rows
 LIMITS = """\
 For research on robust and calibrated classification, and as a start for other tasks. The figures hold for the sets
 named above and for images prepared as described; on other data the model has to be measured again. A score of
-rejection is not a guarantee that foreign images are noticed. The model knows its own classes only."""
+rejection is not a guarantee that out-of-distribution images are noticed. The model knows its own classes only."""
 
 
 def model_card(run: Run, source: str) -> str:
