@@ -247,6 +247,17 @@ def test_families_are_expanded() -> None:
         expand(["fogg"], 32, 32)
 
 
+def test_families_of_grey_images_hold_only_what_changes_them(grey: Tensor) -> None:
+    """A corruption that leaves images as they are would put clean figures into every mean over corruptions."""
+    names = expand(["c", "c-bar"], 32, 32, channels=1)
+    assert len(names) == 18 + 10
+    assert [name for name in CORRUPTIONS if torch.equal(corrupt(grey, name, 3, seed=0), grey)] == ["saturate"]
+    assert "saturate" not in names
+    assert len(expand(["c15"], 32, 32, channels=1)) == 15
+    with pytest.raises(UserError, match="'saturate' leaves grey images as they are"):
+        expand(["saturate"], 32, 32, channels=1)
+
+
 # --- noise: moments and laws
 
 

@@ -201,11 +201,15 @@ def test_the_archive_of_a_set_is_found(archive: DataSet) -> None:
 
 def test_families_are_expanded_for_the_networks_size() -> None:
     settings = Evaluation(corruptions=("c15", "fog", "c-bar"))
-    small, large = (evaluator.corruptions_of(settings, size) for size in (28, 224))
+    small, large = (evaluator.corruptions_of(settings, InputFormat(3, size)) for size in (28, 224))
     assert len(small) == len(large) == 25
     assert "ripple" in small
     assert "perlin_noise" in large
-    assert len(evaluator.corruptions_of(Evaluation(corruptions=("c",)), 32)) == 19
+    common = Evaluation(corruptions=("c",))
+    assert len(evaluator.corruptions_of(common, InputFormat(3, 32))) == 19
+    assert len(evaluator.corruptions_of(common, InputFormat(1, 32))) == 18
+    archive = Evaluation(corruptions=("c",), corruption_source="archive")  # its images were corrupted in colour
+    assert len(evaluator.corruptions_of(archive, InputFormat(1, 32))) == 19
 
 
 # --- the next batch is made meanwhile

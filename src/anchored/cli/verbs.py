@@ -238,7 +238,7 @@ def _corrupt(
     Args:
         source: a row of the catalog (its test images), a folder of images or class folders, a .csv, .npz or .npy file
         output: folder of the corrupted images
-        corruptions: names of corruptions, or c (all 19 common ones), c15 (without the four extra ones), c-bar (ten)
+        corruptions: names of corruptions, or c (19 common ones; 18 for grey), c15 (without 4 extra ones), c-bar (ten)
         severities: of 1 (mild) to 5 (harsh)
         seed: with it, an image's place decides its random numbers
         layout: npy: blocks, as CIFAR-10-C; folders: JPEG files, as ImageNet-C

@@ -282,8 +282,8 @@ class Evaluation:
     score: str = "energy"
     """OOD score of the headline; all of energy, max_softmax, max_logit and entropy are measured."""
     corruptions: tuple[str, ...] = ()
-    """Names of corruptions, or of families: c (all 19 common ones), c15 (without the four extra ones), c-bar (the ten
-    published for images of the network's size)."""
+    """Names of corruptions, or of families: c (all 19 common ones; 18 for grey images, which saturate leaves as they
+    are), c15 (without the four extra ones), c-bar (the ten published for images of the network's size)."""
     corruption_source: Literal["generated", "archive"] = "generated"
     """Generated corrupts the test images as they are evaluated; archive reads the published sets (cifar10-c ...)."""
     severities: Annotated[tuple[Severity, ...], not_empty, distinct] = (1, 2, 3, 4, 5)

@@ -158,5 +158,6 @@ COMMON: tuple[Corruption, ...] = (
         (Saturation(0.3, 0), Saturation(0.1, 0), Saturation(1.5, 0), Saturation(2, 0.1), Saturation(2.5, 0.2)),
         (Saturation(0.3, 0), Saturation(0.1, 0), Saturation(2, 0), Saturation(5, 0.1), Saturation(20, 0.2)),
         families=EXTRA,
+        colour_only=True,
     ),
 )

@@ -57,20 +57,24 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
     return corrupted
 
 
-def expand(names: Sequence[str], height: int, width: int) -> tuple[str, ...]:
+def expand(names: Sequence[str], height: int, width: int, channels: int = 3) -> tuple[str, ...]:
     """Return corruptions' names from names of corruptions and families, each once, in order.
 
-    A family stands for the corruptions that were published for the size nearer to height × width. UserError for a name
-    that is neither.
+    A family stands for the corruptions that were published for the size nearer to height × width and change images of
+    ``channels`` channels: "c" is 18 for grey ones, where ``saturate`` would put clean figures into every mean.
+    UserError for a name that is neither, and for one of a corruption that would change nothing.
     """
     size = published_size(min(height, width))
     expanded: list[str] = []
     for name in names:
         if name in FAMILIES:
             rows = [row for row in CORRUPTIONS.values() if name in row.families]
+            rows = [row for row in rows if channels > 1 or not row.colour_only]
             expanded += [row.name for row in rows if (row.small if size == SMALL else row.large) is not None]
+        elif _row(name).colour_only and channels == 1:
+            raise UserError(f"corruption '{name}' leaves grey images as they are: leave it out")
         else:
-            expanded.append(_row(name).name)
+            expanded.append(name)
     return tuple(dict.fromkeys(expanded))
 
 

@@ -37,6 +37,7 @@ class Corruption:
     name of the constants' class; without one nothing is scaled, and an image may have any size.
     ``grouped``: how many times :func:`at_once` images are handled at a time, for functions of so many small steps that
     more images a step count more than the cache.
+    ``colour_only``: it leaves grey images as they are.
     """
 
     group: str
@@ -47,6 +48,7 @@ class Corruption:
     scaled: Callable[[Any, float], Any] = _scaled
     margin: Callable[[Any], int] = _margin
     grouped: int = 1
+    colour_only: bool = False
 
     @property
     def name(self) -> str:

@@ -86,7 +86,7 @@ def write_corrupted_copy(
     """Write the corrupted copy of a set into ``folder``, or what is missing of it, with a contact sheet.
 
     ``source``: a row of the catalog (its test images), a folder of images or of class folders, a CSV, an npz or a npy
-    file (N,H,W[,3]). ``names``: corruptions or families, for the size of the first image. ``size``: the shorter side
+    file (N,H,W[,3]). ``names``: corruptions or families, as the first image takes them. ``size``: the shorter side
     becomes this (÷ 0.875 from 96 px, as 256 for 224), then the middle square; 0 leaves every image as it is. UserError,
     one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
     """
@@ -97,7 +97,7 @@ def write_corrupted_copy(
     _check(severities, size)
     originals = _open_originals(source, size, one_size=layout == "npy" and not size)
     first = next(originals.images.parts([torch.arange(1)]))
-    kinds = corruptions.expand(names, *first.shape[2:])
+    kinds = corruptions.expand(names, first.shape[2], first.shape[3], first.shape[1])
     request = Request(source, originals.content, len(originals.names), kinds, tuple(severities), seed, layout, size)
     place = CorruptedFolder(folder)
     done = _claim(place, request)

@@ -18,6 +18,7 @@ from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.image_sets import LabelledImages
+from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS, make_ood
 from anchored.errors import UserError
 from anchored.evaluation import inference
@@ -83,7 +84,7 @@ class Evaluator:
     @cached_property
     def corruptions(self) -> tuple[str, ...]:
         """Names of the corruptions, families expanded."""
-        return corruptions_of(self.settings, self.config.size)
+        return corruptions_of(self.settings, self.config.view)
 
     def clean(self) -> EvaluationSet:
         """The training set's images that are measured."""
@@ -220,9 +221,13 @@ def _unit(metric: str) -> float:
     return 100.0 if METRICS[metric].percent else 1.0
 
 
-def corruptions_of(settings: Evaluation, size: int) -> tuple[str, ...]:
-    """Names of the corruptions of a recipe, its families expanded for the network's input size."""
-    return corruptions.expand(settings.corruptions, size, size)
+def corruptions_of(settings: Evaluation, seen: InputFormat) -> tuple[str, ...]:
+    """Names of the corruptions of a recipe, its families expanded for the network's input.
+
+    Archives hold colour images, which were corrupted before a network sees them in grey.
+    """
+    channels = 3 if settings.corruption_source == "archive" else seen.channels
+    return corruptions.expand(settings.corruptions, seen.size, seen.size, channels)
 
 
 def archive_of(train: str, corruption: str) -> str:

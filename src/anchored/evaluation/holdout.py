@@ -58,10 +58,10 @@ def check_holdout(recipe: Recipe, root: Path | None = None) -> None:
 
 def _corruptions(recipe: Recipe) -> tuple[str, ...]:
     """Corruptions that the test does not have: those asked for, else of C̄, else of C."""
-    size = datasets.input_format(recipe.data).size
-    tested = set(corruptions_of(recipe.evaluate, size))
+    seen = datasets.input_format(recipe.data)
+    tested = set(corruptions_of(recipe.evaluate, seen))
     if recipe.validate.corruptions:
-        asked = corruptions_of(replace(recipe.evaluate, corruptions=recipe.validate.corruptions), size)
+        asked = corruptions_of(replace(recipe.evaluate, corruptions=recipe.validate.corruptions), seen)
         if both := [name for name in asked if name in tested]:
             raise UserError(f"validate.corruptions has {both[0]}, which evaluate.corruptions measures: name others")
         if len({"c-bar" in CORRUPTIONS[name].families for name in asked}) > 1:
@@ -69,7 +69,7 @@ def _corruptions(recipe: Recipe) -> tuple[str, ...]:
         return asked
     bar = tuple(name for name, row in CORRUPTIONS.items() if "c-bar" in row.families)  # of any size
     for names in (("c-bar",), bar, ("c15",)):
-        found = corruptions_of(replace(recipe.evaluate, corruptions=names), size)
+        found = corruptions_of(replace(recipe.evaluate, corruptions=names), seen)
         if left := tuple(name for name in found if name not in tested):
             return left
     raise UserError("evaluate.corruptions has every corruption, so that none is left to choose on: leave some out")

@@ -66,8 +66,8 @@ def corruption(evaluator: Evaluator) -> Iterator[Row]:
 def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
     """One set's figures on the same images, and their means over ``kinds`` ("mean") per severity and over all.
 
-    Where all 19 of C are measured, "mean-15" is the mean without the four extra ones. A mean over corruptions is the
-    mean of the figures, not the figure of the pooled images.
+    Where all of C are measured (19, or 18 of grey images), "mean-15" is the mean without the extra ones. A mean over
+    corruptions is the mean of the figures, not the figure of the pooled images.
     """
     severities = evaluator.settings.severities
     grid = [(severity, kind) for severity in severities for kind in kinds]
@@ -233,7 +233,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
     seen = datasets.input_format(recipe.data)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
-    for name in corruptions_of(settings, seen.size):
+    for name in corruptions_of(settings, seen):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():
             datasets.open_corrupted(archive_of(row.name, name), name, severity, recipe.data, seen, root, minimum=10)
         for severity in settings.severities if settings.corruption_source == "generated" else ():
@@ -262,7 +262,7 @@ def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None)
 
     clean, spread = some(recipe.data.train, "test")
     examples = {"clean": clean}
-    for name in corruptions_of(settings, clean.shape[-1]):
+    for name in corruptions_of(settings, datasets.input_format(recipe.data)):
         examples[f"corruption/{name}"] = torch.cat(
             [_example(recipe, name, severity, clean[:1], spread[:1], root) for severity in settings.severities]
         )

@@ -19,6 +19,7 @@ from anchored.data.preprocessing import to_input
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import is_out_of_memory
 from anchored.evaluation import holdout, inference
+from anchored.evaluation.evaluator import corruptions_of
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
 from anchored.models.initialisation import model_config
@@ -103,8 +104,7 @@ def count(recipe: Recipe, name: str, split: str) -> float:
 def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     """Images that one training is evaluated on, and bytes of the outputs: logits, and ``width`` features of some."""
     settings, name = recipe.evaluate, recipe.data.train
-    size = datasets.input_format(recipe.data).size
-    kinds = len(corruptions.expand(settings.corruptions, size, size)) * len(settings.severities)
+    kinds = len(corruptions_of(settings, datasets.input_format(recipe.data))) * len(settings.severities)
     test = count(recipe, name, "test")
     outside = sum(count(recipe, each, "test") for each in settings.ood)
     adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
@@ -200,7 +200,7 @@ def corrupting(recipe: Recipe) -> float:
     settings, seen = recipe.evaluate, datasets.input_format(recipe.data)
     if settings.corruption_source == "archive" or not settings.corruptions:
         return 0.0
-    kinds = corruptions.expand(settings.corruptions, seen.size, seen.size)
+    kinds = corruptions_of(settings, seen)
     some = min(64, max(4, (1 << 18) // (seen.channels * seen.size**2)))
     images = torch.randint(0, 256, (some, seen.channels, seen.size, seen.size), dtype=torch.uint8)
     severity = settings.severities[len(settings.severities) // 2]

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Data
-from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet, File
@@ -51,9 +50,8 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
         others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
         uses += [(name, f"choosing {recipe.choose}", ()) for name in others if name not in settings.adaptation]
     if settings.corruption_source == "archive":
-        size = datasets.input_format(recipe.data).size
         archives: dict[str, list[str]] = {}
-        for kind in corruptions.expand(settings.corruptions, size, size):
+        for kind in evaluator.corruptions_of(settings, datasets.input_format(recipe.data)):
             archives.setdefault(evaluator.archive_of(recipe.data.train, kind), []).append(kind)
         uses += [(name, "corruption", tuple(kinds)) for name, kinds in archives.items()]
     by_name: dict[str, Need] = {}
