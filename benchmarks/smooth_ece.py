@@ -11,6 +11,7 @@ import relplot
 import torch
 from timing import median_and_range, options_of, seconds
 
+from anchored.metrics.bounded import Figure
 from anchored.metrics.calibration import smooth_ece, weighted_smooth_ece
 from anchored.metrics.intervals import bootstrap, interval_of, percentile_interval, resample
 
@@ -60,7 +61,7 @@ def coverage(count: int, bias: float, sets: int = 200, replicates: int = 200) ->
         y = (torch.rand(count, generator=generator, dtype=torch.float64) < truth(f, bias)).double()
         draws = bootstrap(weighted_smooth_ece(f, y), [count], generator, replicates)
         value = smooth_ece(f, y)
-        ours, percentile = interval_of("smooth_ece", value, draws), percentile_interval(value, draws)
+        ours, percentile = interval_of(Figure("smooth_ece", (count,)), value, draws), percentile_interval(value, draws)
         held, plain = held + (ours.low <= known <= ours.high), plain + (percentile.low <= known <= percentile.high)
         width += (ours.high - ours.low) / sets
     return (

@@ -151,7 +151,7 @@ def test_widths_equal_the_known_standard_errors() -> None:
 def test_same_seed_same_interval_and_global_generator_untouched() -> None:
     logits, labels = labelled()
     before = torch.get_rng_state()
-    first, second, other = (intervals.image_intervals(logits, labels, ["accuracy"], seeded(s), 50) for s in (3, 3, 4))
+    first, second, other = (intervals.image_intervals(logits, labels, ["nll"], seeded(s), 50) for s in (3, 3, 4))
     assert first == second
     assert first != other
     assert torch.equal(before, torch.get_rng_state())

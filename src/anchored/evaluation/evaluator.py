@@ -24,6 +24,7 @@ from anchored.errors import UserError
 from anchored.evaluation import inference
 from anchored.evaluation.inference import Outputs, Pass
 from anchored.metrics import intervals
+from anchored.metrics.bounded import Figure
 from anchored.metrics.intervals import Interval
 from anchored.metrics.registry import METRICS
 from anchored.models import folder as models
@@ -172,15 +173,15 @@ class Evaluator:
         return torch.Generator().manual_seed(derived_seed(self.settings.seed, *purpose))
 
     def estimate(
-        self, purpose: str, names: Sequence[str], statistic: Callable[..., Tensor], sizes: Sequence[int]
+        self, purpose: str, figures: Sequence[Figure], statistic: Callable[..., Tensor], sizes: Sequence[int]
     ) -> list[Interval]:
         """Values and intervals of figures, as in ``intervals.estimate``, whose replicates are kept for comparisons.
 
         Each figure becomes one row, and the rows follow in this order.
         """
-        self.progress(1.0, f"evaluating, intervals of {names[0]}")
-        found, draws = intervals.estimate(statistic, names, sizes, self.generator(purpose), self.settings.bootstrap)
-        self.draws.append(draws.cpu() * draws.new_tensor([_unit(name) for name in names]).cpu())
+        self.progress(1.0, f"evaluating, intervals of {figures[0].metric}")
+        found, draws = intervals.estimate(statistic, figures, sizes, self.generator(purpose), self.settings.bootstrap)
+        self.draws.append(draws.cpu() * draws.new_tensor([_unit(figure.metric) for figure in figures]).cpu())
         return found
 
     def row(

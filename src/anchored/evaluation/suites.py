@@ -24,6 +24,7 @@ from anchored.errors import UserError
 from anchored.evaluation.evaluator import Evaluator, Progress, Split, archive_of, corruptions_of, open_evaluated
 from anchored.evaluation.inference import Outputs, load_or_compute
 from anchored.method.collectives import from_rank_zero
+from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.classification import per_image
 from anchored.metrics.linear_probe import linear_probe, stratified
 from anchored.metrics.ood_scores import SCORES
@@ -36,9 +37,13 @@ from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import Row, write_rows
 
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
-CORRUPTED = ("accuracy", "smooth_ece")
+CORRUPTED = ("accuracy", "smooth_ece", "smooth_ece_old")
 DETECTION = ("auroc", "fpr95", "aupr")
-ADAPTED = {"accuracy": "linear_probe_accuracy", "smooth_ece": "linear_probe_ece"}  # image metric -> its name in rows
+ADAPTED = {  # image metric -> its name in rows
+    "accuracy": "linear_probe_accuracy",
+    "smooth_ece": "linear_probe_ece",
+    "smooth_ece_old": "linear_probe_ece_old",
+}
 EXAMPLES = 8  # images of each kind kept for the report
 
 
@@ -51,12 +56,12 @@ def clean(evaluator: Evaluator) -> Iterator[Row]:
     def statistic(weights: Tensor) -> Tensor:
         return torch.stack([metric(weights) for metric in weighted], dim=1)
 
-    for name, each in zip(CLEAN, evaluator.estimate("images", CLEAN, statistic, [n]), strict=True):
+    for name, each in zip(CLEAN, evaluator.estimate("images", plain_figures(CLEAN, n), statistic, [n]), strict=True):
         yield evaluator.row(name, each, catalog.dataset_title(evaluator.cell.data.train), n)
 
 
 def corruption(evaluator: Evaluator) -> Iterator[Row]:
-    """Accuracy and smooth ECE under each corruption and severity, and their means: C and C̄ are two sets."""
+    """Accuracy and both smooth ECEs under each corruption and severity, and their means: C and C̄ are two sets."""
     for family, sign in (("c", "C"), ("c-bar", "C̄")):
         kinds = [name for name in evaluator.corruptions if family in CORRUPTIONS[name].families]
         if kinds and evaluator.settings.severities:
@@ -88,7 +93,8 @@ def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iter
             return torch.cat([single, single @ shares], dim=1)
 
         places = [*grid, *averaged]
-        found = evaluator.estimate("images", [metric] * len(places), statistic, [n])
+        figures = [Figure(metric, (n,), mean=place in averaged) for place in places]
+        found = evaluator.estimate("images", figures, statistic, [n])
         for (at, kind), each in zip(places, found, strict=True):
             yield evaluator.row(metric, each, dataset, n, severity=at, corruption=kind)
 
@@ -108,7 +114,11 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
             def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
                 return _with_mean([metric(inner, own) for metric, own in zip(each, outer, strict=True)])
 
-            found = evaluator.estimate("ood", [metric] * (len(outside) + 1), statistic, sizes)
+            figures = [
+                *(Figure(metric, (sizes[0], m)) for m in sizes[1:]),
+                Figure(metric, (sizes[0], sum(sizes[1:])), True),
+            ]
+            found = evaluator.estimate("ood", figures, statistic, sizes)
             for title, n, each in zip([*titles, "mean"], [*sizes[1:], sum(sizes[1:])], found, strict=True):
                 yield evaluator.row(metric, each, title, sizes[0] + n, score=score)
 
@@ -127,7 +137,8 @@ def adaptation(evaluator: Evaluator) -> Iterator[Row]:
         def statistic(*weights: Tensor, each: list[WeightedMetric] = weighted) -> Tensor:
             return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
 
-        found = evaluator.estimate("adaptation", [metric] * (len(probed) + 1), statistic, sizes)
+        figures = [*(Figure(metric, (n,)) for n in sizes), Figure(metric, (sum(sizes),), mean=True)]
+        found = evaluator.estimate("adaptation", figures, statistic, sizes)
         for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], found, strict=True):
             yield evaluator.row(named, each, title, n)
 

@@ -17,6 +17,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from anchored.errors import UserError
+from anchored.metrics.bounded import Figure, bounded_interval, plain_figures
 from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 
@@ -34,6 +35,10 @@ _MANY = 10_000
 
 GAPS = ("smooth_ece", "smooth_ece_old", "ece")
 """Metrics that sum absolute gaps: biased upwards, their replicates twice as much, since noise never cancels."""
+
+
+BOUNDED = ("accuracy", "auroc", "fpr95", "aupr")
+"""Rates and areas under curves, in [0, 1]."""
 
 
 class Interval(NamedTuple):
@@ -113,7 +118,7 @@ class _Poisson:
 
 def estimate(
     statistic: Callable[..., Tensor],
-    names: Sequence[str],
+    figures: Sequence[Figure],
     sizes: Sequence[int],
     generator: torch.Generator,
     replicates: int = REPLICATES,
@@ -123,22 +128,33 @@ def estimate(
     """Values and intervals of the Q values of one statistic of resampled images, and their replicates (R,Q).
 
     ``statistic`` and ``sizes`` are those of ``bootstrap``, giving (r, Q); the values are those at equal weights.
-    ``names`` (Q) says which metric each value is (or is a mean of), and so which kind of interval it gets: a
-    percentile interval for means and rates, the one that ``image_intervals`` describes for ``GAPS``.
+    ``figures`` (Q) says which metric each value is (or is a mean of), and so which kind of interval it gets.
     Raises ``UserError`` for ``level`` outside (0, 1), and as ``bootstrap``.
     """
     _check_level(level)
     values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
     draws = bootstrap(statistic, sizes, generator, replicates, device)
-    columns = zip(names, values.tolist(), draws.unbind(1), strict=True)
-    return [interval_of(name, value, replicas, level) for name, value, replicas in columns], draws
+    columns = zip(figures, values.tolist(), draws.unbind(1), strict=True)
+    return [interval_of(figure, value, replicas, level) for figure, value, replicas in columns], draws
 
 
-def interval_of(name: str, value: float, draws: Tensor, level: float = LEVEL) -> Interval:
-    """The interval of a metric's ``value`` from its replicates ``draws`` (R,), by the rule for the metric ``name``."""
+def interval_of(figure: Figure, value: float, draws: Tensor, level: float = LEVEL) -> Interval:
+    """The interval of a ``value`` from its replicates ``draws`` (R,), by the rule for its metric.
+
+    Rates and areas: ``bounded.bounded_interval``. ``GAPS``: see ``image_intervals``; the upper end is no lower than
+    that of a rate, since errors that a confident network has not shown yet are in no resample. Brier scores and NLL are
+    means of unlike terms: the percentile interval, for Brier scores widened to that of a rate likewise.
+    """
     _, low, high = percentile_interval(value, draws, level)
-    if name in GAPS:
-        low = min(low, math.sqrt(max(0.0, 2 * value**2 - high**2)))
+    if figure.metric in (*GAPS, "brier"):
+        top = 2.0 if figure.metric == "brier" else 1.0
+        high = max(high, bounded_interval(figure, value, draws, level, top)[1])
+        if figure.metric in GAPS:
+            low = min(low, math.sqrt(max(0.0, 2 * value**2 - high**2)))
+    elif figure.metric in BOUNDED:
+        ends = bounded_interval(figure, value, draws, level)
+        # A threshold's uncertainty is not symmetric either: the percentile interval sees that away from the ends.
+        low, high = (min(low, ends[0]), max(high, ends[1])) if figure.metric == "fpr95" else ends
     return Interval(value, low, high)
 
 
@@ -161,11 +177,11 @@ def image_intervals(
     ``logits`` (N, K), ``labels`` (N,); ``names`` out of ``registry.IMAGE_METRICS``. Raises ``UserError`` for another
     name, ``level`` outside (0, 1), and as ``classification.per_image``.
 
-    Means (accuracy, Brier, NLL): percentile interval. Calibration errors (``GAPS``) add noise in squares: about
+    Accuracy: Wilson's interval. Brier, NLL: percentile. Calibration errors (``GAPS``) add noise in squares: about
     E θ̂² = θ² + s², and again + s² in a replicate. A percentile interval then lies above the truth: for perfectly
     calibrated data its coverage is 0 (95 % aimed at), and it often misses the estimate itself. The lower end is
-    therefore √max(0, 2 θ̂² − upper²), the percentile interval's reflected in squares; the upper end stays the
-    percentile's. Zero, "calibrated as far as one can tell", can be inside.
+    therefore √max(0, 2 θ̂² − upper²), the percentile interval's reflected in squares; the upper end is the
+    percentile's, or that of a rate where it is higher. Zero, "calibrated as far as one can tell", can be inside.
     Coverage measured by ``python benchmarks/smooth_ece.py --coverage`` (200 data sets each, 200 replicates; truths 0,
     0.012, 0.023, 0.070): 500 images 0.990, 1.000, 1.000, 0.945; 2,000 images 0.985, 0.995, 0.980, 0.960; 10,000 images
     0.955, 0.975, 0.945, 0.940. The percentile interval's: 0.000, 0.000, 0.900, 0.935; 0.000, 0.225, 0.915, 0.930;
@@ -187,7 +203,7 @@ def ood_intervals(
     replicates: int = REPLICATES,
     level: float = LEVEL,
 ) -> dict[str, Interval]:
-    """Detection metrics with percentile bootstrap intervals, both sets resampled independently: {name: Interval}.
+    """Detection metrics with intervals, both sets resampled independently: {name: Interval}.
 
     ``in_scores`` (N,), ``out_scores`` (M,), higher = more out-of-distribution; ``names`` from ``registry.OOD_METRICS``.
     The scores are sorted once, whatever the number of replicates. Raises ``UserError`` for another name, ``level``
@@ -205,7 +221,7 @@ def _estimate_each(
     def statistic(*weights: Tensor) -> Tensor:
         return torch.stack([metric(*weights) for metric in weighted], 1)
 
-    return dict(zip(names, estimate(statistic, names, sizes, *settings)[0], strict=True))
+    return dict(zip(names, estimate(statistic, plain_figures(names, *sizes), sizes, *settings)[0], strict=True))
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
