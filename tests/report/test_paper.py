@@ -217,3 +217,36 @@ def test_the_page_and_the_files_have_it(tmp_path: Path) -> None:
     assert page.count('<tr class="more">') == 2 * 2 * 5
     names = {path.name for path in folder.tables.iterdir()}
     assert {f"paper_{name}.{kind}" for name in ("table6_ood", "table7_calibration") for kind in ("md", "tex")} <= names
+
+
+def with_older(rows: list[Row]) -> list[Row]:
+    """The rows, and as many by the paper's estimator, lower by 0.01."""
+    older = {"smooth_ece": "smooth_ece_old", "linear_probe_ece": "linear_probe_ece_old"}
+    ends = ("value", "low", "high")
+    return rows + [
+        dataclasses.replace(r, metric=older[r.metric], **{name: getattr(r, name) - 0.01 for name in ends})
+        for r in rows
+        if r.metric in older
+    ]
+
+
+def test_smooth_ece_is_joined_by_the_papers_estimator(tmp_path: Path) -> None:
+    """Here and difference by relplot 1.0, as the reference code; the newer one, our headline, in a row of its own."""
+    _, adaptation, calibration = paper.paper_tables(study_of(tmp_path, with_older(rows_of("CIFAR-100"))))
+    column = [each.title for each in calibration.columns].index("Sev. 1")
+    assert [(each[2].text, each[column].text) for each in calibration.rows[:4]] == [
+        ("paper", "0.07"), ("here", "0.065"), ("diff.", "≈\u00a0−0.005"), ("here, 1.0.3", "0.075"),
+    ]  # fmt: skip
+    start = [each[1].text for each in adaptation.rows].index("Anchored")
+    column = [each.title for each in adaptation.columns].index("DTD")
+    texts = [each[column].text for each in adaptation.rows[start : start + 4]]
+    assert texts == ["25.95 / 0.402", "26.45 / 0.397", "+0.50 / −0.005", "26.45 / 0.407"]
+    for table in (adaptation, calibration):
+        assert "relplot 1.0's, which the reference code pins" in table.caption
+        assert "relplot 1.0.3, this report's headline" in table.caption
+
+
+def test_rows_of_before_are_read_and_their_estimator_is_named(tmp_path: Path) -> None:
+    ood, calibration = paper.paper_tables(study_of(tmp_path, rows_of("CIFAR-10")))
+    assert "the paper's by relplot 1.0, this study's by relplot 1.0.3" in calibration.caption
+    assert "relplot" not in ood.caption

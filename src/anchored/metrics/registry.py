@@ -24,14 +24,15 @@ METRICS: dict[str, Metric] = {
     "fpr95": Metric("FPR at 95 % TPR", percent=True, higher_is_better=False),
     "aupr": Metric("AUPR", percent=True, higher_is_better=True),
     "smooth_ece": Metric("Smooth ECE", percent=False, higher_is_better=False),
-    "smooth_ece_old": Metric("Smooth ECE (older edges)", percent=False, higher_is_better=False),
+    "smooth_ece_old": Metric("Smooth ECE (relplot 1.0)", percent=False, higher_is_better=False),
     "ece": Metric("ECE", percent=False, higher_is_better=False),
     "brier": Metric("Brier score", percent=False, higher_is_better=False),
     "nll": Metric("NLL", percent=False, higher_is_better=False),
     "linear_probe_accuracy": Metric("Linear probe accuracy", percent=True, higher_is_better=True),
     "linear_probe_ece": Metric("Linear probe smooth ECE", percent=False, higher_is_better=False),
+    "linear_probe_ece_old": Metric("Linear probe smooth ECE (relplot 1.0)", percent=False, higher_is_better=False),
 }
-"""The metric column of a results row -> how it is shown; the probe's two are ``accuracy`` and ``smooth_ece``."""
+"""The metric column of a results row -> how it is shown; the probe's are those of its test images."""
 
 IMAGE_METRICS: dict[str, Callable[[PerImage], WeightedMetric]] = {
     "accuracy": lambda images: weighted_mean(images.correct),

@@ -41,8 +41,14 @@ TITLES = {
     "adaptation": "adaptation by linear probes",
 }
 
+OLDER = {"smooth_ece": "smooth_ece_old", "linear_probe_ece": "linear_probe_ece_old"}
+"""Printed metric -> ours by the paper's estimator: relplot 1.0, whose edges the reference code has."""
+
 ROW_NAMES = ("paper", "here", "diff.")
 """The three rows of every variant."""
+
+NEWER_ROW = "here, 1.0.3"
+"""A fourth row, where smooth ECE was measured by the paper's estimator: our headline's, relplot 1.0.3."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,14 @@ def paper_layout(trained_on: str) -> list[PaperTable]:
     return [PaperTable(table, tuple(numbers)) for (table, _), numbers in tables.items()]
 
 
-def measured_here(summary: Summary, key: Key) -> Estimate | None:
-    """This study's estimate: the mean over corruptions at a severity, the headline's score for AUROC."""
+def measured_here(summary: Summary, key: Key, newer: bool = False) -> Estimate | None:
+    """This study's estimate: the mean over corruptions at a severity, the headline's score for AUROC.
+
+    Smooth ECE by the paper's estimator where the study has it (older ones have not) unless ``newer`` is asked for.
+    """
     variant, metric, (dataset, severity) = key
+    if metric in OLDER and not newer and has_older(summary, metric):
+        metric = OLDER[metric]
     return summary.get(
         variant,
         metric,
@@ -136,6 +147,12 @@ def measured_here(summary: Summary, key: Key) -> Estimate | None:
         corruption=MEAN if severity is not None else "",
         score=summary.score if metric == "auroc" else "",
     )
+
+
+def has_older(summary: Summary, metric: str) -> bool:
+    """Whether the study measured a printed smooth ECE by the paper's estimator, where the paper did."""
+    corrupted = metric == "smooth_ece"
+    return any(row.metric == OLDER[metric] and bool(row.corruption) == corrupted for row in summary.rows)
 
 
 def paper_tables(summary: Summary) -> list[Table]:
@@ -153,7 +170,7 @@ def _table(summary: Summary, paper: PaperTable) -> Table:
     rows = []
     for variant in variants:
         columns = [_cells(summary, paper, variant, place) for place in paper.places]
-        for i, (line, cells) in enumerate(zip(ROW_NAMES, zip(*columns, strict=True), strict=True)):
+        for i, (line, cells) in enumerate(zip(names_of_rows(summary, paper), zip(*columns, strict=True), strict=True)):
             names = (variant.architecture, variant.title) if i == 0 else ("", "")
             rows.append((*map(TableCell, (*names, line)), *cells))
     estimates = [measured_here(summary, (v, m, p)) for v in variants for m in paper.metrics for p in paper.places]
@@ -167,6 +184,12 @@ def _table(summary: Summary, paper: PaperTable) -> Table:
     )
 
 
+def names_of_rows(summary: Summary, paper: PaperTable) -> tuple[str, ...]:
+    """The rows of every variant."""
+    both = any(metric in OLDER and has_older(summary, metric) for metric in paper.metrics)
+    return (*ROW_NAMES, NEWER_ROW) if both else ROW_NAMES
+
+
 def _columns(summary: Summary, paper: PaperTable) -> Iterator[Column]:
     title = " / ".join(metric_heading(metric) for metric in paper.metrics)
     score = f", score: {summary.score.replace('_', ' ')}" if paper.metrics == ("auroc",) else ""
@@ -178,16 +201,18 @@ def _columns(summary: Summary, paper: PaperTable) -> Iterator[Column]:
 
 
 def _cells(summary: Summary, paper: PaperTable, variant: Variant, place: Place) -> tuple[TableCell, ...]:
-    """A cell of the paper's table, this study's, and the difference."""
-    theirs, ours, differences = [], [], []
+    """A cell of the paper's table, this study's, the difference, and this study's by the newer smooth ECE, if asked."""
+    theirs, ours, differences, newer = [], [], [], []
     for metric in paper.metrics:
         key = variant, metric, place
         printed, estimate = paper.printed.get(key, ""), measured_here(summary, key)
         decimals = paper.decimals(metric) if METRICS[metric].percent else 3
         theirs.append(TableCell(printed) if printed else MISSING)
         ours.append(estimate_cell(summary, estimate, decimals=decimals))
+        newer.append(estimate_cell(summary, measured_here(summary, key, newer=True), decimals=decimals))
         differences.append(_difference(printed, estimate, decimals, rounding=10 ** -paper.decimals(metric)))
-    return pair_cells(theirs), pair_cells(ours), pair_cells(differences)
+    cells = [pair_cells(each) for each in (theirs, ours, differences, newer)]
+    return tuple(cells[: len(names_of_rows(summary, paper))])
 
 
 def _difference(printed: str, estimate: Estimate | None, decimals: int, rounding: float) -> TableCell:
@@ -207,6 +232,8 @@ def _caption(summary: Summary, paper: PaperTable, estimates: list[Estimate | Non
     ]
     if any(not number.printed for number in paper.numbers):
         parts.append("One entry of the paper, printed as 0 / 0, is taken as missing.")
+    if any(metric in OLDER for metric in paper.metrics):
+        parts.append(_estimators(summary, paper))
     datasets = {dataset for dataset, severity in paper.places if severity is not None}
     parts += [
         f"{family.dataset}: mean over {len(family.corruptions)} corruptions."
@@ -217,3 +244,15 @@ def _caption(summary: Summary, paper: PaperTable, estimates: list[Estimate | Non
     if share < 1:
         parts.append(f"A trial on {100 * share:.2g} % of the images: it says nothing on the paper's numbers.")
     return " ".join([*parts, f"This study: {interval_note(summary, estimates)} The paper gives neither."])
+
+
+def _estimators(summary: Summary, paper: PaperTable) -> str:
+    """Which smooth ECE stands where."""
+    if len(names_of_rows(summary, paper)) > len(ROW_NAMES):
+        return (
+            "Smooth ECE is relplot 1.0's, which the reference code pins, in the rows paper, here and diff.; "
+            f"{NEWER_ROW}: by relplot 1.0.3, this report's headline."
+        )
+    return (
+        "Smooth ECE: the paper's by relplot 1.0, this study's by relplot 1.0.3, which reads up to half as high again."
+    )

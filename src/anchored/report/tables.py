@@ -245,6 +245,10 @@ def clean_table(summary: Summary) -> Table:
     return _table(summary, "clean", title, _names(summary, "Network", "Training"), columns, rows)
 
 
+ESTIMATORS = {"smooth_ece": "1.0.3", "smooth_ece_old": "1.0 (the paper's)"}
+"""Smooth ECE -> the version of relplot whose it is."""
+
+
 def severity_table(summary: Summary, family: Family, metric: str) -> Table:
     """Mean over corruptions at each severity, in the layout of the paper's table 7.
 
@@ -266,7 +270,8 @@ def severity_table(summary: Summary, family: Family, metric: str) -> Table:
     name = f"severity_{metric}{family.suffix.replace('-', '_')}"
     title = f"{METRICS[metric].title} on {family.dataset}, by severity"
     extra = "15 of them: without the four extra ones." * (len(places) > len(family.severities))
-    caption = (f"Mean over {len(family.corruptions)} corruptions.", extra)
+    estimator = f" Smooth ECE as relplot {ESTIMATORS[metric]}." if metric in ESTIMATORS else ""
+    caption = (f"Mean over {len(family.corruptions)} corruptions.{estimator}", extra)
     return _table(summary, name, title, _setting_names(summary), columns, rows, caption)
 
 
@@ -318,7 +323,7 @@ def result_tables(summary: Summary) -> Iterator[Table]:
     yield clean_table(summary)
     for family in summary.families:
         measured = {row.metric for row in summary.rows if row.dataset == family.dataset and row.severity}
-        yield from (severity_table(summary, family, m) for m in ("accuracy", "smooth_ece") if m in measured)
+        yield from (severity_table(summary, family, m) for m in ("accuracy", *ESTIMATORS) if m in measured)
     if summary.sets("auroc"):
         yield ood_table(summary)
         yield from (ood_scores_table(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))
