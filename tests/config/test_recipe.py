@@ -141,6 +141,15 @@ def test_values_out_of_range_are_one_line(section: str, key: str, value: object,
     ("recipe", "said"),
     [
         (Recipe(grid=Grid(tail_weights=(0.1,)), train=Training(epochs=1)), "needs a second epoch"),
+        *(
+            (
+                Recipe(
+                    grid=Grid(tail_weights=(0.1,)), tail=settings.Tail(per_class=True), train=Training(**{mixing: 0.2})
+                ),
+                f"tail.per_class is true, but train.{mixing} mixes images",
+            )
+            for mixing in ("mixup", "cutmix")
+        ),
         (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: give at least 2, 2 a device"),
         (Recipe(network=settings.Network(pretrained=True)), "anchoring.stem is fresh"),
     ],

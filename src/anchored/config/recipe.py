@@ -185,6 +185,9 @@ class Recipe:
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
             if train.epochs < 2 and any(self.grid.tail_weights):
                 yield f"train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up{own}"
+            mixing = "mixup" if train.mixup else "cutmix"
+            if self.tail.per_class and any(self.grid.tail_weights) and (train.mixup or train.cutmix):
+                yield f"tail.per_class is true, but train.{mixing} mixes images of several classes{own}: leave out one"
             each = 2 if self.tail.batch_norm == "own" else 1  # what batch norm normalises by itself needs two
             least = each * train.devices
             if self.tail.points < least:

@@ -141,7 +141,8 @@ class Tail:
     pairs: Literal["all", "anchored"] = "all"
     """Fit to the residuals of every two images of a batch, or of each image with its own reference only."""
     per_class: Flag = False
-    """A mean for every class, with one covariance, instead of one distribution of all residuals."""
+    """A mean for every class, with one covariance, instead of one distribution of all residuals; without mixup and
+    CutMix, whose images are of several classes."""
     batch_norm: Literal["joint", "own"] = "joint"
     """Show tail points in the pass of the training batch, so that batch norm normalises both alike, or in one of their
     own. There the network tells them by their own statistics, which evaluation never has: it is sure of them again."""
