@@ -137,19 +137,17 @@ def test_values_out_of_range_are_one_line(section: str, key: str, value: object,
     assert "\n" not in str(raised.value)
 
 
+def mixed(train: Training) -> Recipe:
+    """Hard Δ mining with a mean for every class."""
+    return Recipe(grid=Grid(tail_weights=(0.1,)), tail=settings.Tail(per_class=True), train=train)
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
         (Recipe(grid=Grid(tail_weights=(0.1,)), train=Training(epochs=1)), "needs a second epoch"),
-        *(
-            (
-                Recipe(
-                    grid=Grid(tail_weights=(0.1,)), tail=settings.Tail(per_class=True), train=Training(**{mixing: 0.2})
-                ),
-                f"tail.per_class is true, but train.{mixing} mixes images",
-            )
-            for mixing in ("mixup", "cutmix")
-        ),
+        (mixed(Training(mixup=0.2)), "tail.per_class is true, but train.mixup mixes images"),
+        (mixed(Training(cutmix=1.0)), "tail.per_class is true, but train.cutmix mixes images"),
         (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: give at least 2, 2 a device"),
         (Recipe(network=settings.Network(pretrained=True)), "anchoring.stem is fresh"),
     ],
