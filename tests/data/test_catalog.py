@@ -148,3 +148,20 @@ def test_the_table_in_the_docs_is_the_catalogs() -> None:
     table = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(table)
     assert table.main(["--check"]) == 0, "run python scripts/data_table.py"
+
+
+@pytest.mark.parametrize(
+    ("train", "near", "far", "synthetic"),
+    [
+        ("fashion-mini-known", "fashion-mini-novel", "digits textures photos", "gaussian-noise uniform-noise blobs"),
+        ("fashion-mnist-novel", "fashion-mnist-known", "fashion-mini-novel", "blobs"),
+        ("cifar10", "cifar100 tiny-imagenet-r", "lsun-c lsun-r isun dtd-textures places365 photos/", "blobs"),
+        ("cifar100", "cifar10 tiny-imagenet-r", "lsun-c cifar100", ""),
+        ("imagenet", "ninco", "lsun-c dtd-textures", ""),
+    ],
+)
+def test_what_is_near_depends_on_the_training_set(train: str, near: str, far: str, synthetic: str) -> None:
+    """As in OpenOOD 1.5; own images are far, since nobody has said that they are near."""
+    for kind, names in (("near", near), ("far", far), ("synthetic", synthetic)):
+        assert {catalog.ood_kind(name, train) for name in names.split()} <= {kind}
+    assert all(other in CATALOG for row in CATALOG.values() for other in row.near_to)

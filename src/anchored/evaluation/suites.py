@@ -44,6 +44,7 @@ ADAPTED = {  # image metric -> its name in rows
     "smooth_ece": "linear_probe_ece",
     "smooth_ece_old": "linear_probe_ece_old",
 }
+OOD_KINDS = ("near", "far", "synthetic")
 EXAMPLES = 8  # images of each kind kept for the report
 
 
@@ -100,27 +101,35 @@ def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iter
 
 
 def ood(evaluator: Evaluator) -> Iterator[Row]:
-    """Rejection of out-of-distribution images by each score, and the mean over sets."""
+    """Rejection of out-of-distribution images by each score, and means over near, far, synthetic and all sets."""
     if not evaluator.settings.ood:
         return
     inside = evaluator.outputs(evaluator.clean()).logits
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
-    titles = [evaluator.title(name) for name in evaluator.settings.ood]
+    places = _means_by_kind(evaluator)
+    titles = [*(evaluator.title(name) for name in evaluator.settings.ood), *places]
     for score, function in SCORES.items():
         for metric in DETECTION:
             weighted = [OOD_METRICS[metric](function(inside), function(each)) for each in outside]
 
             def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
-                return _with_mean([metric(inner, own) for metric, own in zip(each, outer, strict=True)])
+                single = torch.stack([metric(inner, own) for metric, own in zip(each, outer, strict=True)], dim=1)
+                return torch.cat([single, *(single[:, some].mean(1, keepdim=True) for some in places.values())], dim=1)
 
-            figures = [
-                *(Figure(metric, (sizes[0], m)) for m in sizes[1:]),
-                Figure(metric, (sizes[0], sum(sizes[1:])), True),
-            ]
+            pairs = [(sizes[0], m) for m in (*sizes[1:], *(sum(sizes[1 + i] for i in p) for p in places.values()))]
+            figures = [Figure(metric, pair, mean=i >= len(outside)) for i, pair in enumerate(pairs)]
             found = evaluator.estimate("ood", figures, statistic, sizes)
-            for title, n, each in zip([*titles, "mean"], [*sizes[1:], sum(sizes[1:])], found, strict=True):
-                yield evaluator.row(metric, each, title, sizes[0] + n, score=score)
+            for title, pair, each in zip(titles, pairs, found, strict=True):
+                yield evaluator.row(metric, each, title, sum(pair), score=score)
+
+
+def _means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
+    """Data set of a mean's rows -> places of its sets: near, far and synthetic ones ("mean-near" ...), and all."""
+    names = evaluator.settings.ood
+    kinds = ["synthetic" if name in OUTLIERS else catalog.ood_kind(name, evaluator.cell.data.train) for name in names]
+    means = {f"mean-{kind}": [i for i, each in enumerate(kinds) if each == kind] for kind in OOD_KINDS}
+    return {**{name: some for name, some in means.items() if some}, "mean": list(range(len(names)))}
 
 
 def adaptation(evaluator: Evaluator) -> Iterator[Row]:

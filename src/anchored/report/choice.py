@@ -9,7 +9,7 @@ from functools import cached_property
 
 from anchored.metrics import selection
 from anchored.report.aggregate import Difference, Estimate, compare_estimates
-from anchored.report.comparison import MEAN, Measure, Summary, Variant, validation_of
+from anchored.report.comparison import Measure, Summary, Variant, is_mean, validation_of
 from anchored.report.radar import measured_aims
 from anchored.report.tables import (
     Column,
@@ -198,9 +198,9 @@ def conditions(choice: Choice) -> str:
     """The rule, and the images that it was applied to."""
     summary = choice.held_out.summary
     measured = [f"{len(f.corruptions)} corruptions ({f.kind})" for f in summary.families if f.corruptions]
-    if outside := [name for name in summary.sets("auroc") if name != MEAN]:
+    if outside := [name for name in summary.sets("auroc") if not is_mean(name)]:
         measured.append(f"outliers: {and_list(outside)}")
-    if adapted := [name for name in summary.sets("linear_probe_accuracy") if name != MEAN]:
+    if adapted := [name for name in summary.sets("linear_probe_accuracy") if not is_mean(name)]:
         measured.append(f"probes measured on a fifth of the training images of {and_list(adapted)}")
     guard = f"of the candidates that lose no more than {_points(choice)} of clean accuracy against standard, "
     return (

@@ -26,6 +26,15 @@ MEAN = "mean"
 """The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
 
 
+OOD_MEANS = {"mean-near": "Near", "mean-far": "Far", "mean-synthetic": "Synthetic"}
+"""The ``dataset`` of rows that are means over the OOD sets of one kind -> what they are called."""
+
+
+def is_mean(dataset: str) -> bool:
+    """Whether rows of this ``dataset`` are means over sets."""
+    return dataset == MEAN or dataset in OOD_MEANS
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way of training one architecture."""
@@ -173,9 +182,9 @@ class Summary:
         )
 
     def sets(self, metric: str) -> tuple[str, ...]:
-        """Titles of the sets a metric was measured on, the mean last."""
+        """Titles of the sets a metric was measured on, the means last."""
         found = list(dict.fromkeys(row.dataset for row in self.rows if row.metric == metric))
-        return tuple([name for name in found if name != MEAN] + [MEAN] * (MEAN in found))
+        return tuple(sorted(found, key=lambda name: [None, *OOD_MEANS, MEAN].index(name if is_mean(name) else None)))
 
     @cached_property
     def scores(self) -> tuple[str, ...]:
@@ -201,10 +210,20 @@ class Summary:
             *accuracies,
             Measure("Smooth ECE, clean", "smooth ECE on clean images", "smooth_ece", clean),
             *errors,
-            Measure(f"OOD AUROC, % ({score})", "OOD AUROC", "auroc", MEAN, score=self.score),
+            *self._rejection(score),
             Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
         )
         return tuple(m for m in every if any(self.measured(variant, m) for variant in self.variants))
+
+    def _rejection(self, score: str) -> list[Measure]:
+        """Far and near AUROC, never averaged; the mean where rows have neither (of before, or all synthetic)."""
+        sets = self.sets("auroc")
+        kinds = [(name, f"{kind}-OOD") for name, kind in OOD_MEANS.items() if name in sets and kind != "Synthetic"]
+        places = kinds[::-1] or [(MEAN, "OOD")]  # far first: the one that figures of one AUROC take
+        return [
+            Measure(f"{kind} AUROC, % ({score})", f"{kind} AUROC", "auroc", name, score=self.score)
+            for name, kind in places
+        ]
 
     def standard(self, variant: Variant) -> Variant | None:
         """The standard network of the same architecture."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from anchored.report.aggregate import Difference
-from anchored.report.comparison import MEAN, Measure, Summary, Variant
+from anchored.report.comparison import Measure, Summary, Variant, is_mean
 from anchored.report.tables import Tone, and_list, format_value, number_list
 from anchored.store import files
 
@@ -67,9 +67,9 @@ def what_was_run(summary: Summary) -> Iterator[str]:
         if family.severities:
             levels = number_list(family.severities, "severity")
             measured.append(f"{_count(len(family.corruptions), 'corruption')} ({family.kind}) of them at {levels}")
-    if ood := [name for name in summary.sets("auroc") if name != MEAN]:
+    if ood := [name for name in summary.sets("auroc") if not is_mean(name)]:
         measured.append(f"{_count(len(ood), 'out-of-distribution set')}")
-    if adapted := [name for name in summary.sets("linear_probe_accuracy") if name != MEAN]:
+    if adapted := [name for name in summary.sets("linear_probe_accuracy") if not is_mean(name)]:
         measured.append(f"linear probes on {_count(len(adapted), 'other task')}")
     yield f"Measured on {and_list(measured)}."
     yield from _input_images(summary)

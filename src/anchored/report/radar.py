@@ -41,7 +41,9 @@ def radar_figures(summary: Summary) -> Iterator[Picture]:
 def measured_aims(summary: Summary) -> list[tuple[str, Measure]]:
     """The axes that were measured, with their measures."""
     measures = {(m.metric, m.corruption): m for m in reversed(summary.measures)}  # C takes precedence over C̄
-    return [(name, measures[key]) for key, name in AXES.items() if key in measures]
+    aims = [(name, measures[key]) for key, name in AXES.items() if key in measures]
+    # Of far and near AUROC the first, far, has an axis; it says so.
+    return [(name if m.metric != "auroc" else m.title.partition(",")[0].replace(" ", "\n"), m) for name, m in aims]
 
 
 def _ratios(summary: Summary, architecture: str, measures: list[Measure]) -> Ratios:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate
-from anchored.report.comparison import MEAN, Family, Summary, Variant
+from anchored.report.comparison import MEAN, OOD_MEANS, Family, Summary, Variant
 
 Tone = Literal["", "better", "worse", "unclear"]
 
@@ -211,7 +211,8 @@ def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str
 
 
 def _set_columns(sets: Sequence[str], group: str) -> list[Column]:
-    return [Column("Mean" if name == MEAN else name, group=group) for name in sets]
+    means = {MEAN: "Mean", **{name: f"Mean, {kind.lower()}" for name, kind in OOD_MEANS.items()}}
+    return [Column(means.get(name, name), group=group) for name in sets]
 
 
 def headline_table(summary: Summary) -> Table:

@@ -71,14 +71,17 @@ _ISUN = replace(
     ),
     test=8_925,
 )
-_TINY_IMAGENET_R = _odin(
-    "tiny-imagenet-r",
-    "Tiny Imagenet",
-    "Imagenet_resize.tar.gz",
-    "kp3my3412u5k9rl",
-    "0f9ff11d45babf2eff5fe12281d1ac31",
-    "Imagenet_resize/Imagenet_resize",
-    "Deng et al. 2009 (ImageNet)",
+_TINY_IMAGENET_R = replace(
+    _odin(
+        "tiny-imagenet-r",
+        "Tiny Imagenet",
+        "Imagenet_resize.tar.gz",
+        "kp3my3412u5k9rl",
+        "0f9ff11d45babf2eff5fe12281d1ac31",
+        "Imagenet_resize/Imagenet_resize",
+        "Deng et al. 2009 (ImageNet)",
+    ),
+    near_to=("cifar10", "cifar100"),
 )
 
 # Size and sha256: TensorFlow Datasets' checksums (datasets/dtd); md5 fff73e5086ae6bdbea199a49dfb8a4c1 in torchvision.
@@ -170,6 +173,7 @@ _PLACES_MOS = replace(
 # of j-cb/NINCO.
 _NINCO = DataSet(
     name="ninco",
+    near_to=("imagenet",),
     title="NINCO",
     classes=read_lines("ninco"),
     channels=3,

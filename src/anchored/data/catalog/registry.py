@@ -33,6 +33,17 @@ def get_dataset(name: str) -> DataSet:
     return row
 
 
+def ood_kind(name: str, train: str) -> str:
+    """Return what an OOD set is for a network trained on ``train``: near, synthetic (drawn by a program), or far.
+
+    User data are far: nobody has said that they are near.
+    """
+    row = CATALOG.get(name)
+    if row is None:
+        return "far"
+    return "synthetic" if row.reader == "procedural" else "near" if train in row.near_to else "far"
+
+
 def is_user_data(name: str) -> bool:
     """Say whether a data set's name is that of user data: a path ("photos/"), a .csv, a .npz, or ``hf:...``.
 

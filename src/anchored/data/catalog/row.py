@@ -86,6 +86,7 @@ class DataSet:
     - ``homes``: other folders where it may lie; a relative one is inside this package.
     - ``folders``: the name of each class's folder, where that is not the class's name.
     - ``part_of``: the folder of the larger set that its images are of, where that has a folder of its own.
+    - ``near_to``: the rows for which it is near-OOD, as OpenOOD 1.5 has it: much like what they are of, other classes.
     - ``clean``: for archives of corrupted images, the row of the clean ones; ``corruptions``: what the archive has.
     - ``note``: what else a user should know, one sentence.
     """
@@ -118,6 +119,7 @@ class DataSet:
     homes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     part_of: str = ""
+    near_to: tuple[str, ...] = ()
     clean: str = ""
     corruptions: tuple[str, ...] = ()
     note: str = ""

@@ -26,6 +26,7 @@ def _part(
         mean=level[:1],
         std=level[1:],
         keep=keep,
+        near_to=(f"{row.name}-{'known' if part == 'novel' else 'novel'}",),
     )
 
 
@@ -235,6 +236,7 @@ _CIFAR_CITATION = "Krizhevsky 2009, Learning multiple layers of features from ti
 # of the training images, as many public loaders state them to eight places (bnn, TyXe, TensorFlow's MorphNet).
 _CIFAR10 = DataSet(
     name="cifar10",
+    near_to=("cifar100",),
     title="CIFAR-10",
     classes=_words("airplane automobile bird cat deer dog frog horse ship truck"),
     channels=3,
@@ -263,6 +265,7 @@ _CIFAR10 = DataSet(
 _CIFAR100 = replace(
     _CIFAR10,
     name="cifar100",
+    near_to=("cifar10",),
     title="CIFAR-100",
     classes=_words(
         """
