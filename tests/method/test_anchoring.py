@@ -5,11 +5,13 @@ import warnings
 from typing import Any, cast
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import anchored
 from anchored.method.anchoring import AnchoredModel, pair
@@ -291,3 +293,38 @@ def test_a_batch_of_one_image_warns_once() -> None:
             model(images(count))
         assert len(caught) == warned
         assert all("its residual is zero" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1 - 1e-9])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_repeats_the_references(reentrant: bool, alpha: float) -> None:
+    batches = [images(seed=1), images(seed=2), images(seed=2)]  # three passes before one backward pass, one twice
+    found = []
+    for checkpointed in (False, True):
+        model = anchored.anchor(small(), alpha, mask_unit="image", fresh_stem=True).train()
+
+        def logits(x: Tensor, model: nn.Module = model, checkpointed: bool = checkpointed) -> Tensor:
+            def run(x: Tensor) -> Tensor:
+                return cast(Tensor, model(2 * x))  # another tensor each time
+
+            return checkpoint(run, x, use_reentrant=reentrant) if checkpointed else run(x)
+
+        losses = [functional.cross_entropy(logits(x.requires_grad_()), torch.arange(6) % 5) for x in batches]
+        (losses[0] + 2 * losses[1] + 3 * losses[2]).backward()  # type: ignore[no-untyped-call]
+        gradients = [each.grad for each in model.parameters()]
+        found.append([*gradients, model.generator.get_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1 - 1e-9])
+def test_layers_that_checkpoint_themselves_leave_statistics_alone_where_the_batch_is_masked(alpha: float) -> None:
+    network = cast(Any, timm).create_model("resnet10t", num_classes=5)
+    moved = []
+    for checkpointed in (False, True):
+        model = anchored.anchor(network, alpha).train()
+        cast(Any, model.network).set_grad_checkpointing(checkpointed)
+        before = running_statistics(model)
+        model(images(size=32)).sum().backward()
+        moved.append(any(not torch.equal(a, b) for a, b in zip(before, running_statistics(model), strict=True)))
+        assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert moved == [alpha == 0] * 2

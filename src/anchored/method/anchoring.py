@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -35,14 +37,54 @@ def pair(images: Tensor, references: Tensor, masked: Tensor | None = None) -> Te
 @contextlib.contextmanager
 def frozen_statistics(network: nn.Module) -> Iterator[None]:
     """Within it, batch norm normalises by the batch in training mode but leaves its running statistics alone."""
-    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
+    layers = _tracking_norms(network)
+    _track(layers, False)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        _track(layers, True)
+
+
+def _tracking_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+
+
+def _track(layers: list[nn.modules.batchnorm._BatchNorm], tracking: bool) -> None:
+    for layer in layers:
+        layer.track_running_stats = tracking
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _freeze_in_backward(network: nn.Module, logits: Tensor) -> None:
+    """Leave running statistics alone in the backward pass too, where checkpointed layers of the network run again."""
+    layers = _tracking_norms(network)
+    if not layers or not logits.requires_grad:
+        return
+
+    def freeze(_: Tensor) -> None:
+        _track(layers, False)
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: _track(layers, True))
+
+    logits.register_hook(freeze)  # type: ignore[no-untyped-call]
+
+
+def _backward_pass() -> int:
+    """The backward pass that runs now, a number; -1 outside of one. A forward pass within one is a recomputation."""
+    return int(torch._C._current_graph_task_id())
+
+
+@dataclass
+class _Draw:
+    """What a training pass drew, kept for its recomputation."""
+
+    means: Tensor  # (B,) of the images, which it is known by
+    order: Tensor  # (B,) int64
+    masked: Tensor  # (B,) bool
+    whole: bool  # whether the whole batch is masked
+    repeated_in: int = -1  # the backward pass that repeated it last
+
+    def is_of(self, means: Tensor) -> bool:
+        return self.means.shape == means.shape and torch.allclose(self.means, means, rtol=1e-3, atol=1e-6)
 
 
 @torch.no_grad()
@@ -117,6 +159,7 @@ class AnchoredModel(nn.Module):
         self.masked = torch.zeros(0, dtype=torch.bool)
         self.order = torch.zeros(0, dtype=torch.int64)
         self._warned_of_single_images = False
+        self._draws: deque[_Draw] = deque(maxlen=64)  # newest first
         self.register_buffer("references", None)
 
     def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
@@ -132,7 +175,7 @@ class AnchoredModel(nn.Module):
             return self._evaluation_pass(images)
         if self.references is None:
             self.set_references(images[:1])
-        self.order, self.masked, whole = self._draw(len(images), images.device)
+        self.order, self.masked, whole = self._draw(images.detach())
         pairs = pair(images, images[self.order], self.masked if self.mask_probability > 0 else None)
         if far is not None:
             if far.shape[1:] != images.shape[1:]:
@@ -142,12 +185,30 @@ class AnchoredModel(nn.Module):
         # some masked or far ones the ordinary ones are normalised by the mixture too, so there the mixture is right.
         if whole and self.batch_norm == "unmasked":
             with frozen_statistics(self.network):
-                return self._logits(pairs)
+                logits = self._logits(pairs)
+            _freeze_in_backward(self.network, logits)
+            return logits
         return self._logits(pairs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
-    def _draw(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+    def _draw(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Permutation (B,), masks (B,), and whether the whole batch is masked.
+
+        Activation checkpointing runs a pass again within the backward pass: it is shown what it was shown at first. It
+        is known by its images; of several passes over the same images the last is repeated first, as autograd does.
+        """
+        means, backward = images.flatten(1).mean(dim=1), _backward_pass()
+        if backward != -1:
+            for draw in self._draws:
+                if draw.repeated_in != backward and draw.is_of(means):
+                    draw.repeated_in = backward
+                    return draw.order, draw.masked, draw.whole
+        order, masked, whole = self._drawn(len(images), images.device)
+        self._draws.appendleft(_Draw(means, order, masked, whole))
+        return order, masked, whole
+
+    def _drawn(self, batch: int, device: torch.device) -> tuple[Tensor, Tensor, bool]:
+        """Permutation (B,), masks (B,), and whether the whole batch is masked, from the generator.
 
         Processes that train together (with equal seeds and equally many images) draw for all of them, and each takes
         its own: references come from a process's own images, and a mask of the whole batch is one for all.
@@ -189,7 +250,7 @@ class AnchoredModel(nn.Module):
 
     def set_references(self, images: Tensor) -> None:
         """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
-        self.references = checked_references(images).detach().clone()
+        self.references = checked_references(images.detach()).clone()
 
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
