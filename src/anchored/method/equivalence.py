@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from anchored.method.networks import copy_network
 
 SINGLE_TOLERANCE = 1e-4
 """Largest relative difference that rounding explains, in single precision on the CPU."""
@@ -23,13 +24,14 @@ DOUBLE_TOLERANCE = 1e-8
 def evaluation_copy(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode and at least single precision; it shares the parameters where they have that."""
     single = _is_single(network)
-    copied = copy.deepcopy(network, {id(p): p for p in network.parameters()} if single else {}).eval()
+    copied: nn.Module = copy_network(network, share_parameters=single).train().eval()  # train() drops what is cached
     return copied if single else copied.float()
 
 
 def double_copy(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode and double precision, on the CPU (not every accelerator has that precision)."""
-    return copy.deepcopy(network).cpu().double().eval()
+    copied: nn.Module = copy_network(network).cpu().double().train().eval()
+    return copied
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from anchored.errors import UserError, first_line
 from anchored.method import equivalence
 from anchored.method import stem as stems
 from anchored.method.anchoring import AnchoredModel, checked_references, pair
+from anchored.method.networks import copy_network
 
 _APPLY = {torch.conv1d: nn.Conv1d, torch.conv2d: nn.Conv2d, torch.conv3d: nn.Conv3d, functional.linear: nn.Linear}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -180,7 +181,7 @@ def _narrowed(
     wide: nn.Module, stem: stems.Stem, references: Tensor, loop: _ReferenceLoop
 ) -> tuple[nn.Module, int, bool]:
     """The network with its first layers folded; the number of maps; whether it takes images of one size only."""
-    network, probe = copy.deepcopy(wide).eval(), equivalence.evaluation_copy(wide)
+    network, probe = copy_network(wide).eval(), equivalence.evaluation_copy(wide)
     try:
         pairs = [pair(torch.zeros_like(reference), reference) for reference in torch.split(references, 1)]
         equivalence.run_network(probe, pairs[0])
@@ -214,7 +215,7 @@ class _WideLayer:
             raise UserError(f"'{self.name}' sees several views of an image, each with its own map: it cannot be folded")
         wide, weight = self.layer, self.weight.chunk(2, dim=1)[1].to(self.layer.weight)
         is_plain = not self.pads and torch.equal(self.weight, wide.weight.detach().cpu().double())
-        narrow = copy.deepcopy(wide) if is_plain else _plain(wide, self.kind)
+        narrow = copy_network(wide) if is_plain else _plain(wide, self.kind)
         inputs = "in_features" if isinstance(narrow, nn.Linear) else "in_channels"
         setattr(narrow, inputs, getattr(wide, inputs) // 2)
         narrow.weight = nn.Parameter(weight, requires_grad=wide.weight.requires_grad)
@@ -228,7 +229,7 @@ class _WideLayer:
 def _wide_layer(network: nn.Module, name: str, calls: list[list[Tensor]]) -> _WideLayer:
     """Run a wide layer on its inputs for the pairs ``[r, −r]``. ``calls``: for each reference, call by call."""
     layer = stems.inner_layer(network.get_submodule(name))
-    exact = copy.deepcopy(layer).cpu().double()
+    exact = copy_network(layer).cpu().double()
     with torch.no_grad(), _Recorder() as recorder:
         maps = torch.cat([exact(inputs[0].cpu().double()) for inputs in calls])
     if len(recorder.applied) != len(calls):
@@ -326,6 +327,7 @@ def _layers_before_norms(network: nn.Module, images: Tensor) -> list[tuple[nn.Mo
         for layer, norm, output in pairs
         if recorder.uses[output] == calls[layer] == calls[norm] == 1
         and id(_inner_layer(layer).weight) in weights
+        and "weight" in _inner_layer(layer)._parameters  # not weight norm's or pruning's, computed at each pass
         and _after_normalising(norm) is not norm
         and not (
             isinstance(_inner_layer(layer), nn.Linear) and recorder.made_by[output][1].dim() > 2

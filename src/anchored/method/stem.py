@@ -11,7 +11,6 @@ rearranged, padded or resized (anything linear that keeps channels apart), never
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -24,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from anchored.errors import UserError, first_line
 from anchored.method import equivalence
+from anchored.method.networks import copy_network, give_logits, logits_of
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """What can be widened, subclasses included."""
@@ -143,11 +143,14 @@ def widen_stem(
     Raises ``UserError`` where :func:`find_stem` does, or the network, run on pairs, does not give the same outputs.
     """
     stem = find_stem(network, name, example)
-    wide = copy.deepcopy(network)
+    wide = copy_network(network)
     for layer_name in stem.names:
         _widen_layer(wide, layer_name, stem.shape[0])
     wide = _with_pair_order(network, wide, stem)
-    _verify(network, wide, stem)
+    outputs = _verify(network, wide, stem)
+    if not isinstance(outputs, Tensor):
+        logits_of(outputs)  # refuses what holds none
+        give_logits(wide)
     if fresh:
         for layer_name in stem.names:
             weight = inner_layer(wide.get_submodule(layer_name)).weight
@@ -278,6 +281,11 @@ def _widen_layer(network: nn.Module, name: str, channels: int) -> None:
             f"'{name}' of {_title(network)} has parametrised weights: remove them first "
             "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
+    if "weight" not in layer._parameters:
+        raise UserError(
+            f"the weights of '{name}' of {_title(network)} are computed from others: make them plain first "
+            "(torch.nn.utils.remove_weight_norm, remove_spectral_norm, prune.remove)"
+        )
     weight = layer.weight.detach()
     layer.weight = nn.Parameter(torch.cat([weight, weight], dim=1), requires_grad=layer.weight.requires_grad)
     inputs = "in_features" if isinstance(layer, nn.Linear) else "in_channels"
@@ -307,27 +315,27 @@ def _order(layer: Any, pairs: Tensor, first: Tensor, second: Tensor) -> Tensor |
     return None if torch.equal(order, torch.arange(len(order), device=order.device)) else order
 
 
-def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> None:
-    """Refuse a widening that changes the outputs for a random image and a random reference.
+def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> Any:
+    """The outputs for a random image; a widening that changes them, with a random reference, is refused.
 
     Some networks amplify single precision's rounding beyond any tolerance: double precision decides then.
     """
     image, reference = (equivalence.random_image(stem.shape, seed).double() for seed in (3, 4))
     pair = torch.cat([reference, image - reference], dim=1)
 
-    def difference(copied: Callable[[nn.Module], nn.Module]) -> float:
+    def difference(copied: Callable[[nn.Module], nn.Module]) -> tuple[float, Any]:
         expected = equivalence.network_outputs(copied(network), image)
         try:
-            return expected.difference(equivalence.network_outputs(copied(wide), pair))
+            return expected.difference(equivalence.network_outputs(copied(wide), pair)), expected.outputs
         except Exception as error:  # whatever the user's own code raises on 2C channels
             raise UserError(_no_pairs(network, stem, error)) from error
 
-    largest = difference(equivalence.evaluation_copy)
+    largest, outputs = difference(equivalence.evaluation_copy)
     if largest <= equivalence.tolerance(network):
-        return
+        return outputs
     with suppress(Exception):  # code of the network that knows single precision only
-        if difference(equivalence.double_copy) <= equivalence.DOUBLE_TOLERANCE:
-            return
+        if difference(equivalence.double_copy)[0] <= equivalence.DOUBLE_TOLERANCE:
+            return outputs
     raise UserError(
         f"{_title(network)} cannot be anchored exactly at {_names(stem.names)}: widened, its outputs differ "
         f"(by {largest:.1g} of the largest); is the image used elsewhere? Name another layer with stem="

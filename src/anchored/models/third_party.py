@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
@@ -21,6 +21,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from anchored.errors import UserError, first_line
 from anchored.method import equivalence
 from anchored.method import stem as stems
+from anchored.method.networks import give_logits, logits_of
 
 
 @dataclass(frozen=True)
@@ -243,16 +244,21 @@ def import_network(path: str, spec: NetworkSpec) -> nn.Module:
 
 
 def check_logits_shape(network: nn.Module, name: str, spec: NetworkSpec) -> None:
-    """Refuse a network that does not turn one image (1,C,H,W) into logits (1,N)."""
+    """Refuse a network that does not turn one image (1,C,H,W) into logits (1,N); else take ``.logits``."""
     size = spec.size or 224
     try:
         images = torch.zeros(1, spec.channels, size, size)
-        logits = equivalence.run_network(equivalence.evaluation_copy(network), images)
+        outputs = equivalence.run_network(equivalence.evaluation_copy(network), images)
     except Exception as error:  # whatever the library or the user's own code raises
         raise _cannot(name, spec, error) from error
-    if not isinstance(logits, Tensor) or logits.shape != (1, spec.classes):
-        output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"network '{name}' gives {output} for one image, not logits (1, {spec.classes})")
+    try:
+        logits = logits_of(outputs)
+    except UserError as error:
+        raise UserError(f"network '{name}': {error}") from error
+    if logits.shape != (1, spec.classes):
+        raise UserError(f"network '{name}' gives {tuple(logits.shape)} for one image, not logits (1, {spec.classes})")
+    if logits is not outputs:
+        give_logits(network)
 
 
 def _cannot(name: str, spec: NetworkSpec, error: Exception) -> UserError:
