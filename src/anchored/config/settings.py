@@ -33,6 +33,8 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 MaskUnit = Literal["batch", "image"]
 MaskedTarget = Literal["label", "uniform"]
 BatchNormUpdate = Literal["unmasked", "all"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Alphas = Annotated[
     tuple[Annotated[Number, within("a mask probability is above 0 and below 1", gt=0, lt=1)], ...], distinct
 ]
@@ -206,10 +208,11 @@ class Training:
     average: ShareOrNone = 0.0
     """Decay per step of a moving average of the weights, which is what is kept in the end (up to the end of warm-up it
     follows the weights); in [0, 1), 0 for none."""
-    precision: str = "32-true"
-    """Any precision of Lightning's Trainer: 32-true, bf16-mixed, 16-mixed."""
-    accelerator: str = "auto"
-    """Lightning's accelerator: auto, cpu, gpu, mps."""
+    precision: Precision = "32-true"
+    """Precision of Lightning's Trainer; mixed keeps the weights in single precision. They are saved in single precision
+    in any case, and evaluation runs in it. Those of 16 bits need a GPU; bf16 does not."""
+    accelerator: Accelerator = "auto"
+    """Lightning's accelerator: auto, cpu, gpu (any), cuda, mps."""
     devices: Count = 1
     """Devices of all machines that train a network together (DDP), a process each, which share every batch: batch_size
     stays that of a step. Results are bound to their number, since references and batch norm's statistics come from a

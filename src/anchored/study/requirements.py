@@ -26,6 +26,7 @@ from anchored.evaluation import evaluator, holdout
 from anchored.models import registry as networks
 from anchored.study.cost import Cost, corrupting, costs, count, duration
 from anchored.study.provenance import provenance
+from anchored.training.machine import lacking
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Diagnosis:
         return _largest() + round(min(settings.memory * 1e9, images * seen.channels * seen.size**2))
 
     def shortages(self) -> Iterator[str]:
-        """Yield one line for each of disk, device memory and main memory that is too small."""
+        """Yield one line for each of accelerator, disk, device memory and main memory that is missing or too small."""
+        yield from dict.fromkeys(filter(None, (lacking(cell.train) for cell in self.recipe.cells())))
         place = _existing(data_root(self.root))
         for needed, folder, what in (
             (self.unpacked, place, "data"),

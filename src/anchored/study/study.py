@@ -27,6 +27,7 @@ from anchored.study.progress import Display
 from anchored.study.provenance import provenance
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training import fit
+from anchored.training.machine import refuse_unfit_machine
 
 CHANGEABLE = ("name", "grid", "evaluate", "title", "choose", "validate")
 """Sections of a recipe that may change between two runs in one folder."""
@@ -61,6 +62,8 @@ def study(
     folder = StudyFolder(path)
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}: give 1 or more")
+    if ray is None:
+        refuse_unfit_machine(recipe.cells())
     recipe, left = from_rank_zero(lambda: _begin(folder, recipe, console, root))
     with Display(console, {cell.name: cell.label for cell in left}) as display:
         workload = Workload(folder, recipe, left, display, root)
@@ -147,6 +150,8 @@ def _status_columns(run: Run, done: bool) -> tuple[str, str, str, Text]:
 
 def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
     """Train the one cell of a recipe into a folder of its own, with the recipe beside it."""
+    if ray is None:
+        refuse_unfit_machine(recipe.cells())
     recipe = from_rank_zero(lambda: _begin_one(recipe, run, root))
     (cell,) = recipe.cells()
     with _locked_and_shown(run, cell, console) as writer, writer.phase("training"):

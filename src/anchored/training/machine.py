@@ -1,0 +1,31 @@
+"""Whether this machine can train as a recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from anchored.config.recipe import Cell
+from anchored.config.settings import Training
+from anchored.errors import UserError
+
+
+def lacking(train: Training) -> str:
+    """What this machine lacks for an accelerator and a precision, and what to set instead, in a line; "" if nothing."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    accelerator, precision = train.accelerator, train.precision
+    if not {"auto": True, "cpu": True, "gpu": cuda or mps, "cuda": cuda, "mps": mps}[accelerator]:
+        return f"train.accelerator is {accelerator}, and torch finds none on this machine: set it to auto or cpu"
+    if precision.startswith("16") and (accelerator == "cpu" or not (cuda or mps)):
+        return f"train.precision is {precision}, which needs a GPU: set bf16-mixed or 32-true"
+    if precision == "64-true" and accelerator != "cpu" and mps and not cuda:
+        return "train.precision is 64-true, which mps does not have: set 32-true, or train.accelerator cpu"
+    return ""
+
+
+def refuse_unfit_machine(cells: Iterable[Cell]) -> None:
+    """Refuse, before anything is trained, what this machine cannot train."""
+    for cell in cells:
+        if lack := lacking(cell.train):
+            raise UserError(lack)

@@ -1,0 +1,72 @@
+"""Accelerators and precisions: refused before training where the machine lacks them, loaded again where it has them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.small_trainings import cell
+
+import anchored
+from anchored.cli.main import main
+from anchored.config.settings import Training
+from anchored.store.layout import Run
+from anchored.training import machine
+from anchored.training.fit import train
+
+PLAIN = Training(epochs=1, batch_size=32, crop_padding=2, accelerator="cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_what_is_trained_in_another_precision_can_be_loaded(precision: Any, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(run, cell(replace(PLAIN, precision=precision), network="small", tail_weight=0.0))
+    model = anchored.load(run.path)
+    assert {t.dtype for t in model.state_dict().values() if t.is_floating_point()} == {torch.float32}
+    assert model(torch.zeros(1, 1, 28, 28)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "cuda", "mps", "said"),
+    [
+        ({"accelerator": "gpu"}, False, False, "train.accelerator is gpu"),
+        ({"accelerator": "cuda"}, False, True, "train.accelerator is cuda"),
+        ({"accelerator": "mps"}, True, False, "train.accelerator is mps"),
+        ({"accelerator": "gpu"}, True, False, ""),
+        ({"accelerator": "gpu"}, False, True, ""),
+        ({"precision": "16-mixed"}, False, False, "train.precision is 16-mixed, which needs a GPU"),
+        ({"precision": "16-true", "accelerator": "cpu"}, True, False, "train.precision is 16-true"),
+        ({"precision": "16-mixed"}, True, False, ""),
+        ({"precision": "64-true"}, False, True, "which mps does not have"),
+        ({"precision": "bf16-true"}, False, False, ""),
+    ],
+)
+def test_what_a_machine_lacks_is_one_line(
+    settings: dict[str, Any], cuda: bool, mps: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    lack = machine.lacking(Training(**settings))
+    assert said in lack
+    assert bool(said) == bool(lack)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--train.accelerator", "gpu"], "train.accelerator is gpu"),
+        (["--train.precision", "16-mixed"], "train.precision is 16-mixed"),
+        (["--train.precision", "16"], "train.precision is '16'"),
+        (["--train.accelerator", "tpu"], "train.accelerator is 'tpu'"),
+    ],
+)
+def test_it_is_said_before_training(
+    option: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for verb in (["study", "demo"], ["train", "demo", "--grid.protocols", "[standard]", "--grid.seeds", "[0]"]):
+        assert main([*verb, "-o", str(tmp_path / "out"), *option]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
