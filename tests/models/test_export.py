@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import anchored
@@ -169,6 +171,93 @@ def test_bad_input_is_one_line(
     assert said in printed
     assert printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.tflite", "M.PT", "folder/m.bin", "m.onnxx"])
+def test_endings_of_other_formats_are_refused(run: Run, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"files are not written; end it with \.onnx, \.pt2, \.safetensors, or with /"):
+        export.export(run.path, str(tmp_path / name))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("M.ONNX", False),
+        ("M.PT2", False),
+        ("M.Safetensors", False),
+        ("ram-0.25", True),
+        ("seed0", True),
+        ("v1.pth/", True),
+    ],
+)
+def test_endings_may_be_in_capitals_and_other_names_are_folders(
+    run: Run, tmp_path: Path, name: str, folder: bool
+) -> None:
+    written = export.export(run.path, f"{tmp_path}/{name}")
+    assert written.difference <= 1e-5 * written.scale
+    assert [path.name for path in tmp_path.iterdir()] == [name.rstrip("/")]
+    assert (tmp_path / name).is_dir() == folder
+    if folder or name.startswith("M.S"):
+        torch.testing.assert_close(anchored.load(tmp_path / name)(CONFIG.preprocess(images())), expected(run, images()))
+
+
+def test_onnx_runtime_is_told_not_to_report_before_it_is_imported(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import os\ntold = os.environ.get('ORT_DISABLE_TELEMETRY')\noff = []\n"
+    (tmp_path / "onnxruntime.py").write_text(f"{text}def disable_telemetry_events(): off.append(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for asked, told, off in ((None, "1", [1]), ("0", "0", [])):
+        monkeypatch.delitem(sys.modules, "onnxruntime")
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", asked or "")
+        if asked is None:
+            monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+        imported: list[Any] = []
+        monkeypatch.setattr(
+            torch.onnx, "export", lambda *_, done=imported, **__: done.append(sys.modules["onnxruntime"])
+        )
+        with pytest.raises(AssertionError):  # there is no program
+            export.export(run.path, str(tmp_path / "m.onnx"))
+        assert (imported[0].told, imported[0].off) == (told, off)
+
+
+def own_network(channels: int, classes: int) -> nn.Module:
+    return networks.build_network("small", channels=channels, classes=classes, seed=0)
+
+
+OWN = f"python:{__name__}:own_network"
+SHAPE = ["--size", "24", "--classes", "3"]
+
+
+@pytest.mark.parametrize("channels", [3, 4, 7])
+def test_code_that_the_command_line_names_is_converted_and_predicts(
+    channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, converted = tmp_path / "own.safetensors", tmp_path / "start"
+    files.save_tensors(weights, dict(own_network(channels, 3).state_dict()))
+    levels = ["--mean", str([0.5] * channels), "--std", str([0.25] * channels), "--channels", str(channels)]
+    assert main(["convert", OWN, "--checkpoint", str(weights), "-o", str(converted), *SHAPE, *levels]) == 0
+    assert main(["export", str(converted), str(tmp_path / "m.safetensors"), "--network", OWN]) == 0
+    if channels > 3:  # no image files have so many
+        return
+    photo = tmp_path / "photo.png"
+    Image.fromarray(images(1)[0].permute(1, 2, 0).numpy()).save(photo)
+    capsys.readouterr()
+    assert main(["predict", str(converted), str(photo), "-o", str(tmp_path / "seen")]) == 2
+    assert f"add --network {OWN}" in capsys.readouterr().err
+    assert main(["predict", str(converted), str(photo), "-o", str(tmp_path / "seen"), "--network", OWN]) == 0
+
+
+def test_a_standard_run_of_code_is_converted_where_the_caller_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(CONFIG, protocol="standard", mask_probability=0.0, references=0, network=OWN)
+    model.save_model(Run(tmp_path / "standard"), own_network(3, 3), config)
+    command = ["convert", str(tmp_path / "standard"), "-o", str(tmp_path / "wide")]
+    assert main(command) == 2
+    assert "is code to be imported" in capsys.readouterr().err
+    assert main([*command, "--network", OWN]) == 0
 
 
 def test_files_are_not_replaced_unasked(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

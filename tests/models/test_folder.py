@@ -210,3 +210,52 @@ def test_a_run_that_names_code_is_evaluated_only_where_the_caller_names_it(
     files.write_json(run.cell_file, {**cell, **sections})
     assert main(["evaluate", str(run.path)]) == 2
     assert "if you trust it, add --network python:antigravity:fly" in capsys.readouterr().err
+
+
+# --- weights of other people's files ------------------------------------------------------------------------------
+
+
+def widened(state: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+
+
+SPELLINGS: dict[str, Any] = {
+    "as it is": lambda state: state,
+    "float16": lambda state: widened(state, torch.float16),
+    "bfloat16": lambda state: widened(state, torch.bfloat16),
+    "DataParallel": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "torch.compile": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "both": lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+    "a compiled part": lambda state: {name.replace("blocks.", "blocks._orig_mod."): t for name, t in state.items()},
+    "old": lambda state: {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")},
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_weights_that_differ_in_spelling_only_are_loaded(spelling: str, tmp_path: Path) -> None:
+    given, module = own_network(1, 3), networks.build_network("small", channels=1, classes=3, seed=5)
+    state = SPELLINGS[spelling](given.state_dict())
+    assert state.keys() != given.state_dict().keys() or spelling in ("as it is", "float16", "bfloat16")
+    folder.load_weights(module, state, tmp_path)
+    for name, tensor in given.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
+
+
+class Wrapping(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = torch.nn.Linear(2, 2)  # a name of its own, not a wrapper's
+
+
+def test_a_module_called_module_keeps_its_name(tmp_path: Path) -> None:
+    given, module = Wrapping(), Wrapping()
+    folder.load_weights(module, {f"module.{name}": t for name, t in given.state_dict().items()}, tmp_path)
+    assert torch.equal(module.module.weight, given.module.weight)
+    with pytest.raises(UserError, match=r"'module\.weight' is missing"):
+        folder.load_weights(module, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, tmp_path)
+
+
+def test_pickled_weights_are_told_how_to_become_safetensors(tmp_path: Path) -> None:
+    torch.save(own_network(1, 3).state_dict(), tmp_path / "plain.pth")
+    with pytest.raises(UserError, match=r"plain\.pth is not .*safetensors\.torch\.save_file"):
+        files.load_tensors(tmp_path / "plain.pth")

@@ -187,7 +187,14 @@ def _doctor(recipe: Recipe, *, output: str = "") -> int:
     return 0 if diagnosis.ready else 1
 
 
-def _predict(run: str, images: tuple[str, ...], *, output: str = "predictions", batch_size: int = 64) -> int:
+def _predict(
+    run: str,
+    images: tuple[str, ...],
+    *,
+    output: str = "predictions",
+    batch_size: int = 64,
+    network: str | None = None,
+) -> int:
     """Classify images of your own, each with its confidence and OOD score.
 
     Args:
@@ -195,6 +202,7 @@ def _predict(run: str, images: tuple[str, ...], *, output: str = "predictions", 
         images: image files, folders of images, patterns ('photos/*.jpg')
         output: folder of the CSV and the page
         batch_size: images a forward pass
+        network: the network again, where it is python:..., to say that you trust it
 
     Examples:
         anchored predict runs/ram photos/
@@ -215,6 +223,7 @@ def _predict(run: str, images: tuple[str, ...], *, output: str = "predictions", 
             images,
             Path(output),
             batch_size=batch_size,
+            network=network,
             progress=lambda share, what: bar.update(task, completed=share, description=what),
         )
     print(f"Table: {written.table.resolve()}\nPage: {written.page.resolve()}")
@@ -259,9 +268,10 @@ def _corrupt(
 
 
 def _convert(
-    network: str,
+    source: str,
     *,
     output: str,
+    network: str | None = None,
     pretrained: bool = False,
     checkpoint: str = "",
     like: str = "",
@@ -276,8 +286,9 @@ def _convert(
     """Anchor a network with its weights, exactly.
 
     Args:
-        network: name of a network, or folder (or hub:owner/name) of a standard run
+        source: name of a network, or folder (or hub:owner/name) of a standard run
         output: folder of the anchored model
+        network: the network of such a folder again, where it is python:..., to say that you trust it
         pretrained: take the weights that come with the name
         checkpoint: take these: .safetensors of the plain network
         like: data set whose images and classes the weights are for
@@ -294,10 +305,10 @@ def _convert(
         anchored convert timm:tf_efficientnet_lite0 --checkpoint lite0.safetensors -o runs/lite0
         anchored convert resnet18 --checkpoint mine.safetensors --like cifar10 -o runs/mine
     """
-    options = {name: value for name, value in locals().items() if name not in ("network", "output")}
+    options = {name: value for name, value in locals().items() if name not in ("source", "output")}
     from anchored.models.convert import convert
 
-    print(convert(network, Path(output), **options))
+    print(convert(source, Path(output), **options))
 
 
 def _export(

@@ -26,6 +26,7 @@ def convert(
     name: str,
     output: Path,
     *,
+    network: str | None = None,
     pretrained: bool = False,
     checkpoint: str = "",
     like: str = "",
@@ -42,6 +43,7 @@ def convert(
     Args:
         name: a network's name, or the folder of a standard run (here or on the hub), which says all the rest.
         output: the new folder.
+        network: the name of the network in such a folder, where that is code (``python:...``) and you trust it.
         pretrained: the weights that are published with the name.
         checkpoint: a safetensors file of the plain network's weights.
         like: the data set (a row of the catalog) that gives channels, size, mean, standard deviation and classes.
@@ -53,7 +55,7 @@ def convert(
         UserError: weights that do not fit or are not given, a network that cannot be anchored, an existing output.
     """
     if hub.is_hub_name(name) or Path(name).is_dir():
-        plain, config = models.load(name), models.read_config(hub.local_run(name))
+        plain, config = models.load(name, network=network), models.read_config(hub.local_run(name))
         if isinstance(plain, AnchoredModel):
             raise UserError(f"{name} is anchored already: load it, train it on, or export it")
     else:
@@ -61,7 +63,7 @@ def convert(
         config = ModelConfig(name, "standard", 0.0, references=0, trained_on=like, **facts)
         if pretrained == bool(checkpoint):
             raise UserError(f"{name}: say which weights are anchored, --pretrained or --checkpoint FILE.safetensors")
-        plain = models.build_plain_network(config, pretrained=pretrained).eval()
+        plain = models.build_plain_network(config, pretrained=pretrained, allow_import=True).eval()
         if checkpoint:
             models.load_weights(plain, load_tensors(Path(checkpoint))[0], Path(checkpoint))
     config = dataclasses.replace(
@@ -75,7 +77,7 @@ def convert(
 
 def _converted(path: Path, plain: nn.Module, config: ModelConfig, output: str) -> Exported:
     """Compare what was written with the plain network: with the zero reference, and with photographs as references."""
-    model, images = models.load(path), config.preprocess(sample_photos(config))
+    model, images = models.load(path, network=config.network), config.preprocess(sample_photos(config))
     assert isinstance(model, AnchoredModel)
     with torch.inference_mode():
         logits = [model(images)]

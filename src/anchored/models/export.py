@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,8 +85,10 @@ def as_input(images: Tensor, config: ModelConfig, takes: Input) -> Tensor:
 
 def sample_photos(config: ModelConfig) -> Tensor:
     """Embedded photographs (IMAGES,C,size,size) uint8."""
-    photos = datasets.load_split("photos", "test", channels=config.channels, size=config.size).images
-    return photos[torch.linspace(0, len(photos) - 1, IMAGES).long()]
+    colours = config.channels if config.channels in (1, 3) else 3
+    photos = datasets.load_split("photos", "test", channels=colours, size=config.size).images
+    photos = photos[torch.linspace(0, len(photos) - 1, IMAGES).long()]
+    return photos[:, torch.arange(config.channels) % colours]  # more than three: red, green, blue, and again
 
 
 def check_logits(place: str, logits: Tensor, expected: Tensor) -> Exported:
@@ -111,6 +115,7 @@ class Format:
 
 def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
     _require_packages("onnx", "onnxscript", "onnxruntime")
+    _import_onnxruntime()  # before the exporter can
     program = torch.onnx.export(
         module,
         (example,),
@@ -127,10 +132,22 @@ def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: P
 
 def _run_onnx(path: Path, images: Tensor, _: nn.Module | str | None) -> Tensor:
     _require_packages("onnxruntime")
+    session = _import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _import_onnxruntime() -> Any:
+    """ONNX Runtime, without its reports to Microsoft, unless ``ORT_DISABLE_TELEMETRY=0`` asks for them.
+
+    It reads the variable when it is imported; where somebody else has imported it already, what it can still switch off
+    is.
+    """
+    wanted = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    if wanted != "0":
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 def _write_pt2(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
@@ -182,8 +199,9 @@ def export(
 
     Args:
         source: the folder of a run or of a converted model, or its place on the hub.
-        target: ``NAME.onnx``, ``NAME.pt2`` or ``NAME.safetensors`` for the folded, plain network; any other path for a
-            model folder; ``hub:owner/name`` to push such a folder to the hub.
+        target: ``NAME.onnx``, ``NAME.pt2`` or ``NAME.safetensors`` for the folded, plain network; a path without such
+            an ending, or one that ends in ``/``, for a model folder; ``hub:owner/name`` to push such a folder to the
+            hub.
         takes: what the file's input is, see :class:`Deployed` (a safetensors file holds the network alone).
         force: replace a file that is there.
         public: make a new repository on the hub public.
@@ -192,6 +210,8 @@ def export(
     Raises:
         UserError: no complete model, an existing target, a missing package, or logits that differ.
     """
+    if not hub.is_hub_name(target):
+        _is_file(target)  # refused before anything is read
     model, run = models.load(source, network=network), hub.local_run(source)
     if hub.is_hub_name(target):
         with tempfile.TemporaryDirectory() as folder:
@@ -199,25 +219,40 @@ def export(
             return dataclasses.replace(
                 exported, place=hub.upload_folder(Path(folder) / run.name, target, public=public)
             )
-    if Path(target).suffix not in FORMATS:
+    if not _is_file(target):
         return _export_folder(run, model, Path(target), target, network)
     with atomic_path(Path(target), force=force) as path:
         return _export_file(run, model, path, takes, target, network)
 
 
+def _is_file(target: str) -> bool:
+    """Whether a file is wanted, else a folder; ``UserError`` for the ending of a format that is not written."""
+    ending = Path(target).suffix
+    if target.endswith("/") or not re.fullmatch(r"\.[A-Za-z]\w*", ending):  # such as ram-0.25
+        return False
+    if ending.lower() not in FORMATS:
+        raise UserError(
+            f"{target}: {ending} files are not written; end it with {', '.join(FORMATS)}, or with / for a folder"
+        )
+    return True
+
+
 def _export_file(
     run: Run, model: nn.Module, path: Path, takes: Input, target: str, network: nn.Module | str | None
 ) -> Exported:
-    config, file_format = models.read_config(run), FORMATS[path.suffix]
-    takes = "normalised" if path.suffix == ".safetensors" else takes
+    ending = path.suffix.lower()
+    config, file_format = models.read_config(run), FORMATS[ending]
+    takes = "normalised" if ending == ".safetensors" else takes
     plain = fold(model) if isinstance(model, AnchoredModel) else model
     raw = sample_photos(config)
     inputs = as_input(raw, config, takes)
     origin = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
     text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config)})}
-    file_format.write(Deployed(plain, config, takes).eval(), inputs[:2], text, path)
+    written = path.with_suffix(ending)  # libraries know their own endings in small letters only
+    file_format.write(Deployed(plain, config, takes).eval(), inputs[:2], text, written)
     # All at once, and one alone: the batch size must be free.
-    logits = [file_format.run(path, part, network) for part in (inputs, inputs[:1])]
+    logits = [file_format.run(written, part, network) for part in (inputs, inputs[:1])]
+    written.replace(path)
     with torch.inference_mode():
         expected = model(config.preprocess(raw))
     return check_logits(target, torch.cat(logits), torch.cat([expected, expected[:1]]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -38,11 +39,14 @@ from anchored.data.preprocessing import InputFormat, Interpolation, fit_to_input
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, anchor
 from anchored.method.folding import fold
-from anchored.models import hub
+from anchored.models import hub, third_party
 from anchored.models import registry as networks
 from anchored.models.features import head_name
 from anchored.store.files import load_tensors, read_json, save_tensors, write_json
 from anchored.store.layout import Run
+
+_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
+"""What DataParallel, DistributedDataParallel and torch.compile put into the names of weights."""
 
 
 @settings_class
@@ -145,11 +149,15 @@ def build_plain_network(
 def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path, *, replace_head: bool = False) -> None:
     """Load ``weights`` into a module, which must have exactly these, by name, shape and dtype; all must be finite.
 
+    Half precision is widened, prefixes that wrappers add (``module.``, ``_orig_mod.``) are left out, and counts of
+    batches that older files lack stay as they are.
+
     ``replace_head`` sets a head for another number of classes to zero, so that pretrained features are not at first
     trained towards random logits, whose scale differs between libraries. Raises ``UserError`` naming the first tensor
     that does not fit, and the file ``path`` that the weights come from.
     """
     expected = module.state_dict()
+    weights = _adapted(expected, weights)
     if replace_head:
         head = head_name(module)
         for name in (f"{head}.weight", f"{head}.bias"):
@@ -159,6 +167,19 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path, *, r
     if wrong:
         raise UserError(f"{path} does not fit {type(module).__name__}: {wrong}")
     module.load_state_dict(weights)
+
+
+def _adapted(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by the names and in the precision that are expected, where only those differ."""
+    adapted = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
+    for name, weight in weights.items():
+        plain = name
+        while plain not in expected and _WRAPPERS.search(plain):
+            plain = _WRAPPERS.sub("", plain, count=1)
+        known = plain if plain in expected and plain not in weights else name
+        halves = weight.dtype in (torch.float16, torch.bfloat16) and known in expected
+        adapted[known] = weight.to(expected[known].dtype) if halves and expected[known].is_floating_point() else weight
+    return adapted
 
 
 def _misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
@@ -180,9 +201,13 @@ def _shape(tensor: Tensor) -> str:
 
 
 def save_model(run: Run, model: nn.Module, config: ModelConfig) -> None:
-    """Write ``model.json``, then the weights and references, whose file exists exactly when training is complete."""
+    """Write ``model.json``, then the weights and references, whose file exists exactly when training is complete.
+
+    In single precision, which networks are built in, whatever they were trained in.
+    """
     write_json(run.model_file, dataclasses.asdict(config))
-    save_tensors(run.weights_file, dict(model.state_dict()))
+    state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    save_tensors(run.weights_file, state)
 
 
 def read_config(run: Run) -> ModelConfig:
@@ -210,7 +235,7 @@ def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Mo
         >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
         >>> names = [model.classes[i] for i in model(model.preprocess(images)).argmax(dim=1)]
     """
-    if Path(source).suffix == ".safetensors":
+    if Path(source).suffix.lower() == ".safetensors":
         return _load_exported(Path(source), network)
     run = hub.local_run(source)
     config = read_config(run)
@@ -243,6 +268,8 @@ def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:
 def _plain_network(config: ModelConfig, path: Path, network: nn.Module | str | None) -> nn.Module:
     """The given network, else the one that the file ``path`` names: imported only where the caller gives that name."""
     if isinstance(network, nn.Module):
+        spec = third_party.NetworkSpec(config.channels, len(config.classes), config.size)
+        third_party.check_logits_shape(network, type(network).__name__, spec)
         return network
     if network not in (None, config.network):
         raise UserError(f"{path} is of network '{config.network}', not '{network}'")

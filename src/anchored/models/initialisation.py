@@ -85,7 +85,7 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
         path = _weights_file(cell.start.checkpoint)
         if cell.start.sha256 not in ("", _sha256(path)):
             raise UserError(f"{path} holds other weights than the study began with (sha256 {cell.start.sha256})")
-        weights = _checkpoint(path)
+        weights = _checkpoint(path, cell.network)
         if not isinstance(weights, AnchoredModel):
             models.load_weights(plain, weights, path, replace_head=True)
         elif cell.protocol == "standard":
@@ -99,12 +99,15 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
     return model
 
 
-def _checkpoint(path: Path) -> dict[str, Tensor] | AnchoredModel:
-    """Weights of the plain network, or the model where it was trained anchored."""
+def _checkpoint(path: Path, network: str) -> dict[str, Tensor] | AnchoredModel:
+    """Weights of the plain network, or the model where it was trained anchored.
+
+    ``network``: the recipe's name, whose code may be imported where the folder is of the same one.
+    """
     run = Run(path.parent)
     if not run.model_file.exists():
         return load_tensors(path)[0]
-    model = models.load(run.path)
+    model = models.load(run.path, network=network if models.read_config(run).network == network else None)
     if not isinstance(model, AnchoredModel):
         return dict(model.state_dict())
     # Converted and not trained: the same for every reference, and exactly the plain network's weights.

@@ -112,7 +112,7 @@ def build_network(
     architecture = find_network(name)
     spec = NetworkSpec(channels, classes, size, width, pretrained)
     if name.startswith(f"{IMPORT}:") and not allow_import:
-        raise UserError(f"network '{name}' is code to be imported: only your own recipe or command line may name it")
+        raise UserError(f"network '{name}' is code to be imported: if you trust it, add --network {name}")
     if not 0 < width <= 16:
         raise UserError(f"network.width is {width:g}: give a factor above 0 and at most 16")
     if width != 1 and (name not in NETWORKS or pretrained):

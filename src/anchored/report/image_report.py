@@ -66,15 +66,17 @@ def predict_images(
     batch_size: int = 64,
     progress: Callable[[float, str], None] = lambda share, what: None,
     root: Path | None = None,
+    network: str | None = None,
 ) -> PredictionReport:
     """Write ``predictions.csv`` and ``gallery.html`` for the images ``wanted``: files, folders, patterns.
 
     Images are preprocessed as in training. The spread of an image is the standard deviation, over
     references, of the probability of its class: over the model's own K references, or over 8 training images where K
-    is 1; a standard network has none. Raises ``UserError`` where no image is found or none can be read.
+    is 1; a standard network has none. ``network``: see :func:`anchored.load`. Raises ``UserError`` where no image is
+    found or none can be read.
     """
     paths = find_images(wanted)
-    model, config = models.load(run.path), models.read_config(run)
+    model, config = models.load(run.path, network=network), models.read_config(run)
     model = model.to(find_device())
     test_energies = _test_energies(run)
     single_reference, spread_note = _single_reference_models(run, model, root)

@@ -179,9 +179,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with os_errors_as_user_errors(path, "read"), safe_open(path, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a whole safetensors file ({error}): it was cut short, or is of another format"
-        ) from error
+        pickled = path.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
+        mend = "write its state_dict again with safetensors.torch.save_file" if pickled else "it was cut short, or is"
+        mend += "" if pickled else " of another format"
+        raise UserError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
 
 
 def tensors_metadata(path: Path) -> dict[str, str]:

@@ -150,8 +150,7 @@ def _status_columns(run: Run, done: bool) -> tuple[str, str, str, Text]:
 
 def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
     """Train the one cell of a recipe into a folder of its own, with the recipe beside it."""
-    if ray is None:
-        refuse_unfit_machine(recipe.cells())
+    refuse_unfit_machine(recipe.cells())
     recipe = from_rank_zero(lambda: _begin_one(recipe, run, root))
     (cell,) = recipe.cells()
     with _locked_and_shown(run, cell, console) as writer, writer.phase("training"):
