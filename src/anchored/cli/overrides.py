@@ -131,7 +131,7 @@ def resolve_evaluation(run: str, changed: Mapping[str, Any]) -> Evaluation:
     file = Run(Path(run)).recipe_file
     recipe: Any = read_json(file) if file.exists() else {"evaluate": {}}
     if not isinstance(recipe, dict) or not isinstance(recipe.get("evaluate"), dict):
-        raise UserError(f"{file} is not a recipe: remove it, or train the run again")
+        raise UserError(f"{file} is not a recipe: put back the one of the training, or train into another folder")
     return Recipe.parse(_override({"evaluate": recipe["evaluate"]}, changed), file).evaluate
 
 

@@ -50,7 +50,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
     if name in trail:
-        raise UserError(f"recipe '{name}' is its own base ({' -> '.join((*trail, name))}): remove one 'base:'")
+        raise UserError(f"recipe '{name}' is its own base ({' -> '.join((*trail, name))}): take one 'base:' out")
     text = _text(name)
     try:
         own = yaml.load(text, Loader) or {}

@@ -137,7 +137,7 @@ def _done(file: Path, images: int) -> int:
     done = disk.read_json(file)
     count = done.get("images") if isinstance(done, dict) else None
     if type(count) is not int or not 0 <= count <= images:
-        raise UserError(f"{file} was changed by hand: remove it to begin again")
+        raise UserError(f"{file} was changed by hand: choose another folder with -o")
     return count
 
 
@@ -209,7 +209,7 @@ def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done
         path = finished if finished.exists() else folder.part_file(name)
         with disk.os_errors_as_user_errors(path, "write"):
             if done and not path.exists():
-                raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
+                raise UserError(f"{path} is gone: bring it back, or choose another folder with -o")
             mode: Literal["r+", "w+"] = "r+" if done else "w+"
             return np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
 

@@ -105,7 +105,7 @@ def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
         raise
     except Exception as error:  # zipfile raises whatever a damaged header leads to
         raise UserError(
-            f"{path} is not a whole zip file ({error_text(error)}): delete it and fetch it again"
+            f"{path} is not a whole zip file ({error_text(error)}): move it elsewhere and fetch it again"
         ) from error
 
 
@@ -172,7 +172,10 @@ class ImageIndex:
 
     def decode(self, index: int) -> Image.Image:
         """Return image ``index``, "L" or "RGB", as ``decoding.decode_image``; UserError naming its file."""
-        key, advice = self.keys[index], f"fetch {self.dataset} again" if self.dataset else "replace or remove it"
+        key, advice = (
+            self.keys[index],
+            f"fetch {self.dataset} again" if self.dataset else "replace or move it",
+        )
         opened = lambda: self.source.open(key)  # noqa: E731
         return decode_image(opened, self.source.where(key), advice, as_published=bool(self.dataset))
 

@@ -278,7 +278,7 @@ def _widen_layer(network: nn.Module, name: str, channels: int) -> None:
     layer: Any = network.get_submodule(name)
     if parametrize.is_parametrized(layer):
         raise UserError(
-            f"'{name}' of {_title(network)} has parametrised weights: remove them first "
+            f"'{name}' of {_title(network)} has parametrised weights: make them plain first "
             "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
     if "weight" not in layer._parameters:

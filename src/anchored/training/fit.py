@@ -206,7 +206,7 @@ def _fit(trainer: pl.Trainer, step: TrainingStep, batches: Batches, run: Run, co
             ) from error
         if resumed and not step.begun:
             raise UserError(
-                f"{run.checkpoint_file} is not a checkpoint of this training: remove it to train from the start"
+                f"{run.checkpoint_file} is not a checkpoint of this training: train into another folder, from the start"
             ) from error
         raise
 

@@ -180,7 +180,7 @@ class TrainingStep(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the history; refuse the state of another training."""
         if checkpoint.get("cell") != self.cell.digest():
-            raise UserError(f"{self.cell.label}: the checkpoint is another training's: remove it to start again")
+            raise UserError(f"{self.cell.label}: the checkpoint is another training's: train into another folder")
         self.history, self._mid_epoch = checkpoint["history"], checkpoint.get("within")
 
     def _own_buffers(self) -> list[tuple[str, Tensor]]:

@@ -50,7 +50,7 @@ def _archive_members(path: Path, archive: File, wanted: tuple[File, ...]) -> dic
     with refusing_damage(path):
         contents = {name: stream.read() for name, stream, _ in tar_members(path) if stream and name in names}
     for name in sorted(names - contents.keys()):
-        raise UserError(f"{path} has no member {name}: delete it and fetch it again")
+        raise UserError(f"{path} has no member {name}: move it elsewhere and fetch it again")
     return contents
 
 
@@ -116,7 +116,7 @@ def locate_block(row: DataSet, name: str, root: str | Path | None) -> tuple[Path
     try:
         return (path, 0, path.stat().st_size) if path.name == name else (path, *members(path).place(entry))
     except KeyError as error:
-        raise UserError(f"{path} does not hold {entry}: delete it and fetch {row.name} again") from error
+        raise UserError(f"{path} does not hold {entry}: move it elsewhere and fetch {row.name} again") from error
 
 
 def _mapped(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, npt.NDArray[np.generic]]:

@@ -49,7 +49,7 @@ class DownloadRecord:
             return {}
         entries = disk.read_json(self._path)
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise UserError(f"{self._path} was changed by hand: delete it")
+            raise UserError(f"{self._path} was changed by hand: move it elsewhere, and files are checked anew")
         return entries
 
     def of_file(self, file: File) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class _Job:
             return plain  # decompressed before; the archive was deleted
         path, digest = self._whole(file, brought)
         if not file.hash and path.suffix == ".zip" and not zipfile.is_zipfile(path):
-            raise UserError(f"{path} is not a whole zip file: delete it and fetch it again")
+            raise UserError(f"{path} is not a whole zip file: move it elsewhere and fetch it again")
         count = 0
         if file.makes:
             self._check_room(path.stat().st_size, file)

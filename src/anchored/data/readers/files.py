@@ -121,7 +121,7 @@ def check_file(path: Path, file: File, expected: str | None) -> str:
     _refuse_web_page(path, file)
     size = path.stat().st_size
     if size < (file.bytes or 0):
-        raise UserError(f"{path} is cut short ({size:,} of {file.bytes:,} bytes): delete it and fetch it again")
+        raise UserError(f"{path} is cut short ({size:,} of {file.bytes:,} bytes): move it elsewhere and fetch it again")
     digest = file_hash(path, (expected or "sha256").partition(":")[0])
     _compare(path, digest, expected)
     return digest
@@ -130,13 +130,13 @@ def check_file(path: Path, file: File, expected: str | None) -> str:
 def _refuse_web_page(path: Path, file: File) -> None:
     with path.open("rb") as stream:
         if is_web_page(stream.read(64)):
-            raise UserError(f"{path} is a web page, not {file.name}: delete it and fetch it again")
+            raise UserError(f"{path} is a web page, not {file.name}: move it elsewhere and fetch it again")
 
 
 def _compare(path: Path, digest: str, expected: str | None) -> None:
     if expected not in (None, digest):
         kind, _, wanted = str(expected).partition(":")
-        raise UserError(f"{path} is not the published file (its {kind} is not {wanted}): delete it, fetch it again")
+        raise UserError(f"{path} is not the published file (its {kind} is not {wanted}): move it and fetch it again")
 
 
 def read_checked(path: Path, file: File) -> bytes:
@@ -152,7 +152,7 @@ def read_checked(path: Path, file: File) -> bytes:
         content = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
     except DAMAGED as error:
         size = f"{len(data):,} of {file.bytes:,} bytes"
-        raise UserError(f"{path} is cut short or damaged ({size}): delete it and fetch it again") from error
+        raise UserError(f"{path} is cut short or damaged ({size}): move it elsewhere and fetch it again") from error
     if file.content is not None:
         kind = file.content.partition(":")[0]
         _compare(path, f"{kind}:{hashlib.new(kind, content, usedforsecurity=False).hexdigest()}", file.content)

@@ -62,7 +62,7 @@ def _by_class_folder(name: str, folders: Sequence[str], source: FileSource) -> L
     keys = _image_keys(source)
     labels = [label_of.get(key.split("/")[0], -1) for key in keys]
     if -1 in labels:
-        raise UserError(f"{source.where(keys[labels.index(-1)])} is in no class folder of '{name}': remove it")
+        raise UserError(f"{source.where(keys[labels.index(-1)])} is in no class folder of '{name}': move it elsewhere")
     lost = sorted(set(range(len(folders))) - set(labels))
     if lost:
         raise UserError(f"{source.path} has no images of class '{folders[lost[0]]}' ({len(lost)} classes are missing)")

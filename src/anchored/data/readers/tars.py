@@ -72,9 +72,9 @@ def _scan(path: Path) -> Members:
                     sizes.append(member.size)
                 tar.members = []  # type: ignore[attr-defined]  # or a million headers stay in memory
     except Exception as error:  # tarfile raises whatever a damaged header leads to
-        raise UserError(f"{path} is not a whole tar file ({error}): delete it and fetch it again") from error
+        raise UserError(f"{path} is not a whole tar file ({error}): move it elsewhere and fetch it again") from error
     if starts and starts[-1] + sizes[-1] > path.stat().st_size:
-        raise UserError(f"{path} is cut short: delete it and fetch it again")
+        raise UserError(f"{path} is cut short: move it elsewhere and fetch it again")
     order = np.argsort(np.array(names, dtype=np.bytes_), kind="stable")
     return Members(
         np.array(names, np.bytes_)[order], np.array(starts, np.int64)[order], np.array(sizes, np.int64)[order]

@@ -42,7 +42,7 @@ def unpack(archive: Path, file: File, folder: Path, wrote: Callable[[int], objec
             writer.take(packed, file.into)
         for name in file.makes:
             if not (fresh / name).exists():
-                raise UserError(f"{archive} does not hold {name}: delete it and fetch it again")
+                raise UserError(f"{archive} does not hold {name}: move it elsewhere and fetch it again")
         for name in file.makes:
             _put(fresh / name, folder / name)
         return writer.files
@@ -82,7 +82,7 @@ def refusing_damage(archive: Path) -> Iterator[None]:
     except Exception as error:  # tarfile and zipfile raise whatever a damaged header leads to
         if isinstance(error, OSError) and not isinstance(error, DAMAGED):
             raise UserError(f"cannot unpack {archive} into {archive.parent}: {error_text(error)}") from error
-        raise UserError(f"{archive} is damaged ({error_text(error)}): delete it and fetch it again") from error
+        raise UserError(f"{archive} is damaged ({error_text(error)}): move it elsewhere and fetch it again") from error
 
 
 class _Writer:
@@ -123,7 +123,7 @@ class _Writer:
                 self.written += len(block)
                 self.wrote(self.written)
         if done != size:
-            raise UserError(f"{self.archive} is cut short in {path.name}: delete it and fetch it again")
+            raise UserError(f"{self.archive} is cut short in {path.name}: move it elsewhere and fetch it again")
 
 
 def tar_members(archive: Path, nested: bool = False) -> Iterator[Member]:

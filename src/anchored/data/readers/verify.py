@@ -53,7 +53,7 @@ def _check_count(row: DataSet, file: File, expected: int, root: str | Path | Non
     if count != expected:
         raise UserError(
             f"{row.title}: {', '.join(file.makes)} has {count:,} files, not {expected:,} as {file.name}: "
-            f"delete it and run 'anchored data fetch {row.name}'"
+            f"move it elsewhere and run 'anchored data fetch {row.name}'"
         )
 
 

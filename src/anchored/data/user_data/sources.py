@@ -58,7 +58,7 @@ def _list_folder(name: str) -> Listing:
         for title, images in images_of.items():
             if not images:
                 raise UserError(
-                    f"class folder {top / title} holds no images ({' '.join(IMAGE_ENDINGS)}): fill or remove it"
+                    f"class folder {top / title} holds no images ({' '.join(IMAGE_ENDINGS)}): fill or move it"
                 )
         loose = sorted(file.name for file in top.iterdir() if file.is_file() and is_image_name(file.name))
         images_of[""] = [(top / file).relative_to(path).as_posix() for file in loose if not file.startswith(".")]
