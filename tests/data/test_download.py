@@ -297,7 +297,7 @@ def test_a_zip_without_a_published_hash_must_be_whole(
     data = zipped(lambda archive: archive.writestr("inside/a.jpg", BODY))
     row = serve(server, monkeypatch, "cut", data, name="x.zip", hash=None, bytes=None)
     server.files["x.tar"] = data
-    with pytest.raises(UserError, match=r"x\.zip is not a whole zip file: delete it and fetch it again"):
+    with pytest.raises(UserError, match=r"x\.zip is not a whole zip file: move it elsewhere and fetch it again"):
         fetch(tmp_path)
     with pytest.raises(UserError, match=r"x\.zip is not a whole zip file \(File is not a zip file\)"):
         read_index(row, "test", tmp_path)
@@ -369,7 +369,7 @@ def test_an_archive_is_unpacked_whole(
     assert len(server.requests) == 1
     assert verify.check_archives(row, tmp_path) == ["x.tar is the published file"]
     (top / "a.txt").unlink()
-    with pytest.raises(UserError, match=r"top has 1 files, not 2 as x\.tar: delete it"):
+    with pytest.raises(UserError, match=r"top has 1 files, not 2 as x\.tar: move it elsewhere"):
         verify.check_archives(row, tmp_path)
     (tmp_path / "served/x.tar").unlink()  # may be deleted once it is unpacked
     assert fetch(tmp_path) == top
@@ -470,7 +470,7 @@ def test_a_web_page_kept_as_an_archive_is_recognised(
     row = serve(server, monkeypatch, "good", hash=None, bytes=None)
     (tmp_path / "served").mkdir()
     (tmp_path / "served/x.tar").write_bytes(b"<!DOCTYPE html><title>Google Drive - Quota exceeded</title>")
-    with pytest.raises(UserError, match=r"x\.tar is a web page, not x\.tar: delete it and fetch it again"):
+    with pytest.raises(UserError, match=r"x\.tar is a web page, not x\.tar: move it elsewhere and fetch it again"):
         verify.check_archives(row, tmp_path)
     assert fetch(tmp_path).read_bytes() == BODY
 

@@ -173,7 +173,7 @@ def test_an_unreadable_image_is_one_line_with_its_name(photos: Path, tmp_path: P
     folder = photographs(tmp_path / "some", 4)
     (folder / "photo 2.jpg").write_bytes((folder / "photo 2.jpg").read_bytes()[:400])
     stream = stream_of(folder, workers)
-    with pytest.raises(UserError, match=r"photo 2\.jpg is not a whole image \(.*\): replace or remove it") as raised:
+    with pytest.raises(UserError, match=r"photo 2\.jpg is not a whole image \(.*\): replace or move it") as raised:
         list(stream.parts(torch.split(torch.arange(4), 2)))
     assert "\n" not in str(raised.value)
     first, second = stream.attempts(torch.split(torch.arange(4), 2))

@@ -173,5 +173,5 @@ def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, damage: Any)
     tree = files.load_tree(run.checkpoint_file)
     damage(tree)
     files.save_tree(run.checkpoint_file, tree)
-    with pytest.raises(UserError, match="is not a checkpoint of this training: remove it to train from the start"):
+    with pytest.raises(UserError, match="is not a checkpoint of this training: train into another folder"):
         train.train(run, cell())
