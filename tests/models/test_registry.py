@@ -13,6 +13,7 @@ from torch import nn
 
 from anchored import anchor
 from anchored.config.recipe import Recipe
+from anchored.config.recipe_file import read_recipe
 from anchored.config.settings import Grid
 from anchored.errors import UserError
 from anchored.models import registry as networks
@@ -29,6 +30,7 @@ def parameters(network: nn.Module) -> int:
     [
         ("resnet18", 3, 10, 11_173_962, 512),  # kuangliu/pytorch-cifar, ResNet18
         ("wrn40_2", 3, 10, 2_243_546, 128),  # arXiv 1605.07146, table 4: 2.2 M
+        ("wrn40_2_dropout", 3, 10, 2_243_546, 128),
         ("small", 1, 7, 77_559, 64),
         # torchvision's published counts, `num_params` of its weights
         ("resnet18_imagenet", 3, 1000, 11_689_512, 512),
@@ -43,6 +45,16 @@ def test_parameters_and_features(name: str, channels: int, classes: int, publish
     assert seen[0].shape == (2, width)
     head = network.get_submodule("fc" if classes == 1000 else "head")
     torch.testing.assert_close(head(seen[0]), logits)
+
+
+def test_dropout_is_in_the_blocks_of_training_alone() -> None:
+    plain, dropping = (networks.build_network(f"wrn40_2{x}", channels=3, classes=10, seed=0) for x in ("", "_dropout"))
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain.eval()(images), dropping.eval()(images))  # the same weights by the same seed
+    assert not torch.equal(plain.train()(images), dropping.train()(images))
+    assert [m.p for m in dropping.modules() if isinstance(m, torch.nn.Dropout)] == [0.3] * 18  # one a block
+    for table in ("table8", "table9"):
+        assert read_recipe(table)["grid"]["networks"] == ["resnet18", "wrn40_2_dropout"]
 
 
 def test_vit_parameters() -> None:
@@ -98,7 +110,7 @@ def test_an_image_size_where_the_network_needs_one() -> None:
     [
         ("resnet8", "no network 'resnet8': did you mean 'resnet18'"),
         ("vit_tiny_patch16_224", "did you mean 'timm:vit_tiny_patch16_224'"),
-        ("qqq", "there are resnet18, wrn40_2, small, .*, timm:NAME and torchvision:NAME"),
+        ("qqq", "there are resnet18, wrn40_2, wrn40_2_dropout, small, .*, timm:NAME and torchvision:NAME"),
         ("timm:resnt18", "timm does not have it; near ones are timm:resnet18"),
         ("timm:resnet18.a9_in1k", "near ones are timm:resnet18.a"),
         ("torchvision:regnet_y_800m", "near ones are torchvision:regnet_y_800mf"),

@@ -37,11 +37,19 @@ class Architecture:
 
 
 def _small_images(
-    stem: int, widths: tuple[int, ...], depth: int, block: Block = PostActivationBlock
+    stem: int, widths: tuple[int, ...], depth: int, block: Block = PostActivationBlock, dropout: float = 0.0
 ) -> Callable[[NetworkSpec], nn.Module]:
     def build(spec: NetworkSpec) -> nn.Module:
         scaled = tuple(spec.scaled(width) for width in widths)
-        return ResNet(spec.channels, spec.classes, stem=spec.scaled(stem), widths=scaled, depth=depth, block=block)
+        return ResNet(
+            spec.channels,
+            spec.classes,
+            stem=spec.scaled(stem),
+            widths=scaled,
+            depth=depth,
+            block=block,
+            dropout=dropout,
+        )
 
     return build
 
@@ -51,6 +59,8 @@ NETWORKS: dict[str, Architecture] = {
     "resnet18": Architecture("ResNet-18", _small_images(64, (64, 128, 256, 512), 2)),
     # 2.2 M parameters (arXiv 1605.07146, table 4).
     "wrn40_2": Architecture("WRN-40-2", _small_images(16, (32, 64, 128), 6, block=PreActivationBlock)),
+    # The same with dropout 0.3 in its blocks, as the paper's reference code trains it: tables 8 and 9.
+    "wrn40_2_dropout": Architecture("WRN-40-2", _small_images(16, (32, 64, 128), 6, PreActivationBlock, dropout=0.3)),
     # The demo's: a ResNet-8, seconds per epoch on a laptop's CPU.
     "small": Architecture("ResNet-8", _small_images(16, (16, 32, 64), 1)),
     # ImageNet's, of torchvision's classes: 11,689,512, 6,432,512 and 86,567,656 parameters for 1000 classes.

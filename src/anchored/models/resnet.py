@@ -34,12 +34,13 @@ class PostActivationBlock(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """Residual block of wide residual networks (arXiv 1605.07146): norm, relu, conv, norm, relu, conv, add."""
+    """Residual block of wide residual networks (arXiv 1605.07146): norm, relu, conv, norm, relu, dropout, conv, add."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1, self.conv1 = nn.BatchNorm2d(inputs), _conv(inputs, outputs, stride)
         self.norm2, self.conv2 = nn.BatchNorm2d(outputs), _conv(outputs, outputs)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else _conv(inputs, outputs, stride, 1)
 
@@ -48,15 +49,18 @@ class PreActivationBlock(nn.Module):
         activated = self.norm1(x).relu()
         # The projection sees the activated input; an identity shortcut carries the raw one.
         skipped = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(activated)
-        y: Tensor = self.conv2(self.norm2(self.conv1(activated)).relu())
+        y: Tensor = self.conv2(self.dropout(self.norm2(self.conv1(activated)).relu()))
         return y + skipped
 
 
-Block = Callable[[int, int, int], nn.Module]  # input channels, output channels, stride
+Block = Callable[..., nn.Module]  # of input channels, output channels, stride
 
 
 class ResNet(nn.Module):
-    """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``."""
+    """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``.
+
+    ``dropout``: the probability within pre-activation blocks.
+    """
 
     def __init__(
         self,
@@ -67,15 +71,17 @@ class ResNet(nn.Module):
         widths: tuple[int, ...],
         depth: int,
         block: Block = PostActivationBlock,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = _conv(channels, stem)
         before = block is PreActivationBlock
+        options = {"dropout": dropout} if before else {}
         self.stem_norm = nn.Identity() if before else nn.Sequential(nn.BatchNorm2d(stem), nn.ReLU())
         blocks, inputs = [], stem
         for stage, width in enumerate(widths):
             for index in range(depth):
-                blocks.append(block(inputs, width, 2 if stage > 0 and index == 0 else 1))
+                blocks.append(block(inputs, width, 2 if stage > 0 and index == 0 else 1, **options))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
         self.last_norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()) if before else nn.Identity()
