@@ -22,13 +22,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:Fut
 
 
 def vit() -> nn.Module:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    return ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=5))
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "image_size": 16, "patch_size": 8}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 5}
+    made: Any = ViTForImageClassification
+    network: nn.Module = made(ViTConfig(**sizes))
+    return network
 
 
 def resnet() -> nn.Module:
-    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
-    return ResNetForImageClassification(ResNetConfig(**sizes, num_labels=5))
+    sizes: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "num_labels": 5}
+    made: Any = ResNetForImageClassification
+    network: nn.Module = made(ResNetConfig(**sizes, layer_type="basic"))
+    return network
 
 
 def images(count: int = 4) -> Tensor:
@@ -102,13 +107,17 @@ def test_an_imported_network_of_transformers_gives_logits_too() -> None:
 # --- copies ------------------------------------------------------------------------------------------------------
 
 
-def body(change: Callable[[nn.Module], Any]) -> nn.Module:
+def body(change: Callable[[Any], Any]) -> nn.Module:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
     )  # fmt: skip
     change(network)
     return network
+
+
+pruned: Any = prune.l1_unstructured
+unpruned: Any = prune.identity
 
 
 def called(name: str) -> nn.Module:
@@ -120,7 +129,7 @@ def called(name: str) -> nn.Module:
 KEEPING: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: body(lambda network: weight_norm(network[3])),
     "spectral norm": lambda: body(lambda network: spectral_norm(network[3])),
-    "pruning": lambda: body(lambda network: prune.l1_unstructured(network[3], "weight", 0.5)),
+    "pruning": lambda: body(lambda network: pruned(network[3], "weight", 0.5)),
     "levit": lambda: called("levit_128s"),
 }
 
@@ -153,7 +162,7 @@ class Locked(nn.Linear):
         (Locked, "Locked cannot be copied"),
         (lambda: weight_norm(nn.Conv2d(3, 5, 3)), "are computed from others"),
         (
-            lambda: body(lambda network: prune.identity(network[0], "weight")),
+            lambda: body(lambda network: unpruned(network[0], "weight")),
             "'0' of Sequential are computed from others",
         ),
     ],

@@ -143,6 +143,21 @@ def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not found.ready
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"accelerator": "cuda"}, "train.accelerator is cuda"), ({"precision": "16-mixed"}, "needs a GPU")],
+)
+def test_what_the_machine_lacks_is_said(
+    settings: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    wanted = recipe(train=Training(epochs=1, batch_size=64, **settings))
+    diagnosis = requirements.Diagnosis(wanted, [], [], 0.0, tmp_path, tmp_path)
+    assert [said in line for line in diagnosis.shortages()] == [True]
+    assert not diagnosis.ready
+
+
 def test_a_step_that_does_not_fit_on_the_device_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = forecast._step
 
