@@ -174,7 +174,7 @@ def test_noted_channel_counts_are_doubled() -> None:
     network = Counting()
     wide, _ = stem.widen_stem(network, fresh=False)
     x, r = noise(2, 3, 8, 8), noise(2, 3, 8, 8, seed=1)
-    torch.testing.assert_close(wide(torch.cat([r, x - r], dim=1))["logits"], network(x)["logits"])
+    torch.testing.assert_close(wide(torch.cat([r, x - r], dim=1)), network(x)["logits"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -145,7 +145,7 @@ def test_too_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"accelerator": "cuda"}, "train.accelerator is cuda"), ({"precision": "16-mixed"}, "needs a GPU")],
+    [({"accelerator": "cuda"}, "accelerator is cuda"), ({"precision": "16-mixed"}, "needs a GPU")],
 )
 def test_what_the_machine_lacks_is_said(
     settings: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
