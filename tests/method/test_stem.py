@@ -241,7 +241,7 @@ def parametrised() -> Any:
             None,
             "not run on images of the usual sizes",
         ),
-        (parametrised(), None, "has parametrised weights: remove them first"),
+        (parametrised(), None, "has parametrised weights: make them plain first"),
     ],
 )
 def test_what_cannot_be_widened_is_one_line(network: nn.Module, name: str | None, said: str) -> None:

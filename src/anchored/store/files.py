@@ -175,23 +175,27 @@ def join_tensors(path: Path, parts: Sequence[Path], metadata: dict[str, str]) ->
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: CPU tensors by name, and its text metadata; ``UserError`` where it cannot be read."""
-    try:
-        with os_errors_as_user_errors(path, "read"), safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        pickled = path.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
-        mend = "write its state_dict again with safetensors.torch.save_file" if pickled else "it was cut short, or is"
-        mend += "" if pickled else " of another format"
-        raise UserError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
+    with _opened(path) as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
 
 
 def tensors_metadata(path: Path) -> dict[str, str]:
     """Read the text that is kept with the tensors of a safetensors file, without reading them."""
+    with _opened(path) as stored:
+        return stored.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open safetensors file; ``UserError`` where it is none."""
     try:
         with os_errors_as_user_errors(path, "read"), safe_open(path, framework="pt") as stored:
-            return stored.metadata() or {}
+            yield stored
     except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}): remove it and run again") from error
+        mend = "it was cut short, or is of another format"
+        if path.suffix.lower() in (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl"):
+            mend = "write its state_dict again with safetensors.torch.save_file"
+        raise UserError(f"{path} is not a whole safetensors file ({error}): {mend}") from error
 
 
 def save_tree(path: Path, tree: Any) -> None:
