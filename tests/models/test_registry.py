@@ -164,7 +164,7 @@ def test_own_factory_refused_in_one_line(own: Any, path: str, said: str) -> None
 
 
 def test_code_is_imported_only_where_that_is_said(own: Any) -> None:
-    with pytest.raises(UserError, match="is code to be imported: only your own recipe or command line may name it"):
+    with pytest.raises(UserError, match="is code to be imported: if you trust it, add --network"):
         networks.build_network("python:own_networks:linear", channels=3, classes=4, seed=0)
 
 
