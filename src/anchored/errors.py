@@ -1,6 +1,7 @@
 """The one exception for things a user can mend, what others say in a line, and what memory that ran out looks like."""
 
 import re
+import unicodedata
 
 
 class UserError(ValueError):
@@ -15,10 +16,15 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Text in which control characters (which can rewrite a terminal) and halves of characters are shown as "?"."""
+    return "".join("?" if unicodedata.category(c) in ("Cc", "Cs") and c not in keep else c for c in text)
+
+
 def told(error: BaseException) -> str:
-    """What an error says, on one line: a ``UserError`` by itself, others with their kind."""
+    """What an error says, on one printable line: a ``UserError`` by itself, others with their kind."""
     said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return " ".join(said.split())
+    return printable(" ".join(said.split()))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -153,3 +153,30 @@ def test_threads_sleep_soon_unless_told_otherwise(given: str | None, found: str)
     environment = others if given is None else {**others, "GOMP_SPINCOUNT": given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == found
+
+
+def in_a_shell(line: str, tmp_path: Path, **environment: str) -> tuple[int, str]:
+    """Exit status and standard error of a command line in which $A is anchored."""
+    environment = {**os.environ, "A": f"{sys.executable} -m anchored", **environment}
+    run = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    return run.returncode, run.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", ["--version", "study --help", "data list", "data show cifar10"])
+def test_output_that_cannot_be_written_is_one_line(words: str, tmp_path: Path) -> None:
+    status, error = in_a_shell(f"$A {words} >/dev/full", tmp_path)
+    assert (status, error.count("\n")) == (2, 1)
+    assert "cannot write the output: no space left on device" in error
+    assert in_a_shell(f"$A {words} >/dev/full 2>/dev/full", tmp_path)[0] == 2
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    assert in_a_shell("$A data list | head -1", tmp_path) == (0, "")
+    assert in_a_shell("$A data list >&-", tmp_path) == (0, "")
+    assert in_a_shell("$A data show cifar1 2>&-", tmp_path) == (2, "")
+
+
+def test_a_terminal_that_lacks_a_letter_ends_nothing(tmp_path: Path) -> None:
+    assert in_a_shell("$A data list", tmp_path, PYTHONIOENCODING="ascii") == (0, "")
+    assert in_a_shell("$A train 'ünbekannt.yaml'", tmp_path, PYTHONIOENCODING="cp437")[0] == 2

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.catalog_copies import cifar_c, dtd, write
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -223,7 +224,7 @@ def test_the_command_says_what_to_do(
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["doctor", "demo", "--scale", "0.1", "--evaluate.corruptions", "[contrast]"]) == 0
     printed = capsys.readouterr().out
-    assert "ready: anchored study demo" in printed
+    assert "ready: anchored study demo --scale 0.1 --evaluate.corruptions '[contrast]'" in printed
     for part in ("fashion-mini-known", "standard", "anchored", "ram", "memory", "torch", "cores"):
         assert part in printed
     changes = ["--evaluate.ood", "[isun, dtd-textures]", "--evaluate.adaptation", "[stanford-cars]"]
@@ -232,3 +233,60 @@ def test_the_command_says_what_to_do(
     assert "run: anchored data fetch isun dtd-textures stanford-cars" in printed
     assert catalog.get_dataset("stanford-cars").manual[:40] in printed
     assert list(tmp_path.iterdir()) == []  # nothing is written
+
+
+def own_images(folder: Path, *, broken: int = -1) -> Path:
+    """Two classes of twelve grey images; one of them may be no image."""
+    for i in range(24):
+        file = folder / "own" / ("cat", "dog")[i % 2] / f"{i:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if i == broken:
+            file.write_bytes(b"no image")
+        else:
+            Image.new("L", (32, 32), 10 * i).save(file)
+    return folder / "own"
+
+
+OWN = "data: {train: ./own}\ngrid: {networks: [small], protocols: [ram]}\ntrain: {epochs: 1, batch_size: 8}\n"
+
+
+def test_the_hint_is_the_command_that_runs_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    own_images(tmp_path)
+    (tmp_path / "mine.yaml").write_text(OWN)
+    assert main(["doctor", "mine.yaml", "--train.rates", "{head: 2.0}", "-o", "out"]) == 0
+    assert "ready: anchored study mine.yaml --train.rates '{head: 2.0}' -o out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("broken", "changed", "said"),
+    [
+        (0, [], "00.png is not"),
+        (17, [], "17.png is not"),
+        (-1, ["--train.batch_size", "64"], "fewer than train.batch_size 64"),
+        (-1, ["-o", "taken"], "is not empty and not a study's folder"),
+        (-1, ["--evaluate.score", "luck"], "evaluate.score is 'luck'"),
+        (-1, ["--evaluate.ood", "[digits, digits]"], "two sets of one suite"),
+    ],
+)
+def test_what_a_study_would_refuse_is_not_ready(
+    broken: int,
+    changed: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    own_images(tmp_path, broken=broken)
+    (tmp_path / "mine.yaml").write_text(OWN)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("precious")
+    assert main(["doctor", "mine.yaml", *changed]) == 1
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert main(["study", "mine.yaml", *changed]) == 2
+    assert said in capsys.readouterr().err

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from anchored.cli.parser import Documentation, parse_arguments
 from anchored.cli.verbs import VERBS
-from anchored.errors import UserError, told
+from anchored.errors import UserError, printable, told
 
 SPIN = "30000"
 """How often torch's threads (GNU OpenMP's) look for one another before they sleep, unless ``GOMP_SPINCOUNT`` says.
@@ -33,32 +37,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
     cannot be read, 2 for bad input, 130 when interrupted."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    verb = words[0] if words else "--help"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends no study
     try:
-        if verb in ("-h", "--help"):
-            print(_overview(), end="")
-        elif verb == "--version":
-            from importlib.metadata import version
-
-            print(f"anchored {version('anchored')}")
-        elif verb in VERBS:
-            options = parse_arguments(verb, VERBS[verb], words[1:])
-            from anchored.study.progress import quiet  # after --help, which must not wait for it
-
-            quiet()
-            return VERBS[verb](**options) or 0
-        else:
-            raise UserError(f"no command '{verb}': there are {', '.join(VERBS)}")
+        try:
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where it can be told that there is no room
     except UserError as error:
-        print(f"anchored: {told(error)}", file=sys.stderr)
-        return 2
+        _complain(told(error))
     except KeyboardInterrupt:
-        print("anchored: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        _complain("interrupted; the same command goes on where this one stopped")
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `anchored ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # of a place that we only look at: a closed folder, a disk that fails
-        print(f"anchored: cannot read {error.filename}: {str(error.strerror).lower()}", file=sys.stderr)
-        return 2
+        _discard(sys.stdout)
+        return 0
+    except OSError as error:
+        _complain(_refusal(error))
+    return 2
+
+
+def _run(words: list[str]) -> int:
+    verb = words[0] if words else "--help"
+    if verb in ("-h", "--help"):
+        print(_overview(), end="")
+    elif verb == "--version":
+        from importlib.metadata import version
+
+        print(f"anchored {version('anchored')}")
+    elif verb in VERBS:
+        options = parse_arguments(verb, VERBS[verb], words[1:])
+        from anchored.study.progress import quiet  # after --help, which must not wait for it
+
+        quiet()
+        return VERBS[verb](**options) or 0
+    else:
+        raise UserError(f"no command '{verb}': there are {', '.join(VERBS)}")
     return 0
+
+
+def _refusal(error: OSError) -> str:
+    """What the system refused: a place that we only look at, or the output itself."""
+    reason = str(error.strerror or told(error)).lower()
+    if error.filename is not None:
+        return f"cannot read {printable(str(error.filename))}: {reason}"
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EBADF, errno.EIO):
+        _discard(sys.stdout)  # or the interpreter would try once more, and say so, when it ends
+        return f"cannot write the output: {reason}: make room, or send it elsewhere"
+    return f"the system refused: {reason}"
+
+
+def _complain(line: str) -> None:
+    try:
+        print(f"anchored: {line}", file=sys.stderr, flush=True)
+    except OSError:  # there is nobody to tell
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,7 +1,8 @@
 """Arguments of a command from its typed function: names, types, defaults by its signature, help by its docstring.
 
 A parameter before the ``*`` is positional, one after it an option; ``output`` is ``-o`` too. A parameter ``recipe`` or
-``evaluation`` is made of a file's settings and of the options ``--SECTION.KEY``: see ``cli.overrides``.
+``evaluation`` is made of a file's settings and of the options ``--SECTION.KEY``: see ``cli.overrides``; ``words`` are
+those of the command line.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ Verb = Callable[..., "int | None"]
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse's own says nothing of a full disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,8 @@ def parse_arguments(name: str, verb: Verb, words: Sequence[str]) -> dict[str, An
     arguments = {key: given[key] for key in inspect.signature(verb).parameters if key in given}
     if "recipe" in given:
         arguments["recipe"] = overrides.resolve_recipe(given["recipe"], changed, given["scale"], ray=given.get("ray"))
+    if "words" in inspect.signature(verb).parameters:
+        arguments["words"] = words
     if name == "evaluate":
         arguments["evaluation"] = overrides.resolve_evaluation(given["run"], changed)
     return arguments
@@ -68,6 +74,8 @@ def build_parser(name: str, verb: Verb, words: Sequence[str] = ()) -> argparse.A
     for parameter in sorted(inspect.signature(verb).parameters.values(), key=lambda each: each.name in made):
         if parameter.name == "recipe":
             overrides.add_recipe(parser, words[0] if {"-h", "--help"} & {*words} else "")
+        elif parameter.name == "words":  # of the command line itself
+            continue
         elif parameter.name == "evaluation":
             overrides.add_settings(parser, "evaluate.", {})
         else:

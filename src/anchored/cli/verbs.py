@@ -6,11 +6,12 @@ Work is imported inside the functions, so that ``--help`` is instant.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from anchored.cli.parser import Verb
-from anchored.errors import UserError
+from anchored.errors import UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ def _train(recipe: Recipe, *, output: str = "") -> None:
 
     def work() -> None:
         study.train_one(recipe, run, _console())
-        print(f"Trained: {run.path.resolve()}")
+        _say(f"Trained: {run.path.resolve()}")
 
     launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
@@ -107,7 +108,7 @@ def _evaluate(run: str, evaluation: Evaluation, *, devices: int = 1, network: st
 
     def work() -> None:
         study.evaluate_one(folder, evaluation, _console(), network=network)
-        print(f"Rows: {folder.rows_file.resolve()}")
+        _say(f"Rows: {folder.rows_file.resolve()}")
 
     launch.run(work, launch.process_count(devices), cell.train.accelerator)
 
@@ -159,15 +160,15 @@ def _data(
         _console().print(inventory.catalog_table(rows))
     for row in rows if action != "list" else ():
         if action == "show":
-            print("\n".join(inventory.describe_row(row)))
+            _say("\n".join(inventory.describe_row(row)))
         elif action == "verify":
-            print(f"{row.name}: {inventory.verify_dataset(row, every=every)}")
+            _say(f"{row.name}: {inventory.verify_dataset(row, every=every)}")
         else:
             for path in fetch_dataset(row.name, offline=offline) or ("nothing to download",):
-                print(f"{row.name}: {path}")
+                _say(f"{row.name}: {path}")
 
 
-def _doctor(recipe: Recipe, *, output: str = "") -> int:
+def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: str = "") -> int:
     """Say what a study lacks here, what it takes and how long it will run.
 
     Args:
@@ -177,12 +178,18 @@ def _doctor(recipe: Recipe, *, output: str = "") -> int:
         anchored doctor demo
         anchored doctor table8
     """
+    import shlex
+
     from anchored.study import requirements
+    from anchored.terminal import DEFAULT_COLUMNS, progress_bar
 
     console = _console()
     results = Path(output or Path("runs") / recipe.name)
-    with console.status("measuring") as status:
-        diagnosis = requirements.examine(recipe, results, progress=lambda what: status.update(f"measuring {what}"))
+    with progress_bar(console, DEFAULT_COLUMNS[0], transient=True) as bar:
+        task = bar.add_task("measuring")
+        progress = lambda what: bar.update(task, description=f"measuring {what}")  # noqa: E731
+        command = shlex.join(["anchored", "study", *words])
+        diagnosis = requirements.examine(recipe, results, progress=progress, command=command)
     diagnosis.show(console)
     return 0 if diagnosis.ready else 1
 
@@ -208,15 +215,13 @@ def _predict(
         anchored predict runs/ram photos/
         anchored predict runs/ram 'photos/*.jpg' -o seen
     """
-    from rich.progress import Progress
-
     from anchored.report.image_report import predict_images
     from anchored.store.layout import Run
+    from anchored.terminal import progress_bar
 
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}: at least 1")
-    console = _console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(_console(), transient=True) as bar:
         task = bar.add_task("images", total=1.0)
         written = predict_images(
             Run(Path(run)),
@@ -226,9 +231,9 @@ def _predict(
             network=network,
             progress=lambda share, what: bar.update(task, completed=share, description=what),
         )
-    print(f"Table: {written.table.resolve()}\nPage: {written.page.resolve()}")
+    _say(f"Table: {written.table.resolve()}\nPage: {written.page.resolve()}")
     for image in written.problems:
-        print(f"anchored: not read: {image.problem}", file=sys.stderr)
+        _say(f"anchored: not read: {image.problem}", stderr=True)
     return 1 if written.problems else 0
 
 
@@ -264,7 +269,7 @@ def _corrupt(
     corrupted_copy.write_corrupted_copy(
         source, folder, _console(), names=corruptions, severities=severities, seed=seed, layout=layout, size=size
     )
-    print(f"Corrupted images: {folder.resolve()}")
+    _say(f"Corrupted images: {folder.resolve()}")
 
 
 def _convert(
@@ -308,7 +313,7 @@ def _convert(
     options = {name: value for name, value in locals().items() if name not in ("source", "output")}
     from anchored.models.convert import convert
 
-    print(convert(source, Path(output), **options))
+    _say(convert(source, Path(output), **options))
 
 
 def _export(
@@ -337,7 +342,7 @@ def _export(
     """
     from anchored.models.export import export
 
-    print(export(run, target, takes=input, force=force, public=public, network=network))
+    _say(export(run, target, takes=input, force=force, public=public, network=network))
 
 
 def _show_report(folder: Path) -> None:
@@ -347,13 +352,17 @@ def _show_report(folder: Path) -> None:
     study, console = StudyFolder(folder), _console()
     for table in report.terminal_tables(study, console.width):
         console.print(table)
-    print(f"Report: {study.report_file.resolve()}")
+    _say(f"Report: {study.report_file.resolve()}")
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from anchored.terminal import PlainConsole
 
-    return Console()
+    return PlainConsole()
+
+
+def _say(text: object, *, stderr: bool = False) -> None:
+    print(printable(str(text), keep="\n"), file=sys.stderr if stderr else sys.stdout)
 
 
 VERBS: dict[str, Verb] = {

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from torch import Tensor
 
 from anchored.config.settings import Data
@@ -39,6 +39,7 @@ from anchored.errors import UserError
 from anchored.store import files as disk
 from anchored.store import layout as runs
 from anchored.store.layout import CorruptedFolder
+from anchored.terminal import DEFAULT_COLUMNS, progress_bar
 
 Layout = Literal["npy", "folders"]
 ALL = (1, 2, 3, 4, 5)
@@ -159,8 +160,7 @@ def _write_all(
         f"{request.images:,} images × {len(request.corruptions)} corruptions × {len(request.severities)} severities"
         + (f", {done:,} images done already" if done else "")
     )
-    columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn(elapsed_when_finished=True))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with progress_bar(console, *DEFAULT_COLUMNS, TimeRemainingColumn(elapsed_when_finished=True)) as bar:
         task = bar.add_task("corrupting", total=request.images * passes, completed=done * passes)
         batches = torch.split(places, count) if len(places) else ()
         singly = originals.images.parts([place[None] for place in places])  # they may have many sizes

@@ -6,8 +6,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from anchored.data import datasets
@@ -20,6 +18,7 @@ from anchored.data.readers.files import is_here, missing_entries
 from anchored.data.readers.layouts import INDEXES
 from anchored.data.readers.read import read_corrupted, read_index
 from anchored.errors import UserError
+from anchored.terminal import PlainConsole, progress_bar
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -100,8 +99,7 @@ def _split(row: DataSet, split: str, root: Path | None, every: bool) -> str:
 
 
 def _decode(row: DataSet, index: ImageIndex, every: bool, what: str) -> int:
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress_bar(PlainConsole(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=len(index) if every else min(verify.SAMPLE, len(index)))
         return verify.check_images(row, index, every, lambda: bar.advance(task))
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
+
+from anchored.terminal import progress_bar
 
 if TYPE_CHECKING:
     from anchored.study.jobs import State
@@ -32,15 +34,15 @@ class Display:
     def __init__(self, console: Console, labels: Mapping[str, str]) -> None:
         self.console, self.labels = console, labels
         self.states: dict[str, State] = {}
-        self._bar = Progress(
-            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        what = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        self._bar = progress_bar(
+            console,
+            TextColumn("{task.description}", markup=False, table_column=what),
             BarColumn(bar_width=16),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
-            console=console,
+            TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
             expand=True,
-            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> Display:

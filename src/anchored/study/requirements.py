@@ -19,13 +19,18 @@ from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet, File
 from anchored.data.inventory import format_bytes, total_size
+from anchored.data.readers import verify
 from anchored.data.readers.files import data_root, missing_entries
 from anchored.data.synthetic_ood import OUTLIERS
+from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
 from anchored.evaluation import evaluator, holdout
 from anchored.models import registry as networks
+from anchored.store.layout import StudyFolder
 from anchored.study.cost import Cost, corrupting, costs, count, duration
 from anchored.study.provenance import provenance
+from anchored.study.study import prepare
+from anchored.training import fit
 from anchored.training.machine import lacking
 
 
@@ -65,7 +70,9 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
 def _need(name: str, use: str, kinds: Sequence[str], root: Path | None) -> Need:
     if catalog.is_user_data(name):
         try:
-            datasets.dataset_row(name, Data())
+            row = datasets.dataset_row(name, Data())
+            for index in find_user_data(name, Data.test_share).splits.values():
+                verify.check_images(row, index, every=False)
         except UserError as error:
             return Need(name, use, (name,), remedy=str(error))
         return Need(name, use)
@@ -94,11 +101,13 @@ class Diagnosis:
     corrupting: float  # seconds of one evaluation
     root: Path | None = None
     results: Path = Path()
+    problem: str = ""  # what the study itself would refuse to begin with
+    command: str = ""  # that runs the study
 
     @property
     def ready(self) -> bool:
         """Whether the study could start now."""
-        return not any(need.missing for need in self.needs) and not list(self.shortages())
+        return not any(need.missing for need in self.needs) and not list(self.shortages()) and not self.problem
 
     @property
     def seconds(self) -> float:
@@ -205,27 +214,47 @@ class Diagnosis:
         if fetched := [need.name for need in self.needs if need.files]:
             lines.append(f"run: anchored data fetch {' '.join(fetched)}")
         lines += [f"{need.name}: {need.remedy}" for need in self.needs if need.missing and need.remedy]
+        lines += [self.problem] * bool(self.problem)
         if self.ready:
-            return Text(f"ready: anchored study {self.recipe.name}", "bold green")
+            return Text(f"ready: {self.command}" if self.command else "ready", "bold green")
         return Text("not ready\n" + "\n".join(f"- {line}" for line in lines), "bold red")
 
 
 def examine(
     recipe: Recipe,
-    results: Path = Path(),
+    results: Path | None = None,
     root: Path | None = None,
     progress: Callable[[str], None] = lambda what: None,
+    command: str = "",
 ) -> Diagnosis:
-    """Check which of a recipe's data is present and time its networks on this machine, in about a minute at most.
+    """Check a recipe as its study would, and time its networks on this machine, in about a minute at most.
 
-    Raises ``UserError`` for unknown networks, sets or corruptions.
+    ``results``: folder that the study would have, by default runs/NAME; ``command``: that would run it. Raises
+    ``UserError`` for unknown networks, sets or corruptions.
     """
+    results = results or Path("runs") / recipe.name
     for network in recipe.grid.networks:
         networks.find_network(network)
     data_sets = needs(recipe, root)
     if any(need.missing for need in data_sets if catalog.is_user_data(need.name)):
         return Diagnosis(recipe, data_sets, [], 0.0, root, results)  # without own images, their size is not known
-    return Diagnosis(recipe, data_sets, costs(recipe, progress), corrupting(recipe), root, results)
+    whole = not any(need.missing for need in data_sets)
+    problem = _problem(recipe, results, root) if whole else ""
+    measured = costs(recipe, progress), corrupting(recipe)
+    return Diagnosis(recipe, data_sets, *measured, root, results, problem, command)
+
+
+def _problem(recipe: Recipe, results: Path, root: Path | None) -> str:
+    """Return why a study would refuse to begin, or nothing: the checks are the study's own."""
+    try:
+        prepare(recipe, StudyFolder(results), root)
+        data = replace(recipe.data, memory=0.0)  # encoded images are counted, not decoded
+        images = datasets.open_set(data.train, "train", data, datasets.input_format(data), root)
+        for network in recipe.grid.networks:
+            fit.check_batch_size(data.train, len(images), recipe.training(network))
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _table(*headings: str) -> Table:

@@ -79,8 +79,7 @@ def study(
 
 def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | None) -> tuple[Recipe, list[Cell]]:
     """Check the recipe and claim the folder: the recipe, bound to its own images, and the cells that are left."""
-    recipe = suites.check_recipe(recipe, root)
-    holdout.check_holdout(recipe, root)
+    recipe = prepare(recipe, folder, root)
     claim_folder(folder, recipe)
     cells = list(recipe.cells())
     left = [cell for cell in cells if not jobs.is_done(folder.run(cell.name), cell, recipe)]
@@ -190,13 +189,31 @@ def _locked_and_shown(run: Run, cell: Cell, console: Console) -> Iterator[jobs.S
         yield jobs.StateWriter(run, lambda state: display.show(cell.name, state))
 
 
+def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Recipe:
+    """Return the recipe, bound to the content of its own images; ``UserError`` where its study cannot begin in there.
+
+    Nothing is written.
+    """
+    recipe = suites.check_recipe(recipe, root)
+    holdout.check_holdout(recipe, root)
+    _read_start(folder, recipe)
+    return recipe
+
+
 def claim_folder(folder: StudyFolder, recipe: Recipe) -> None:
-    """Claim a folder for a study; ``UserError`` where it holds another one.
+    """Claim a folder for a study; ``UserError`` where it holds another one, or other things."""
+    settings, started = json.loads(canonical(recipe)), _read_start(folder, recipe)
+    with files.locked(folder.lock_file, wait=True):
+        files.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **provenance()}})
+
+
+def _read_start(folder: StudyFolder, recipe: Recipe) -> str:
+    """Return when a study was first started in a folder; ``UserError`` where the folder holds something else.
 
     The grid may change later, since every cell stands alone, and so may the evaluation, which is then done again.
     """
     settings = json.loads(canonical(recipe))
-    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if folder.study_file.exists():
         content = _read_study(folder)
         claimed = content["recipe"]
@@ -205,11 +222,10 @@ def claim_folder(folder: StudyFolder, recipe: Recipe) -> None:
         ignored = dict.fromkeys(CHANGEABLE)
         if difference := layout.first_difference({**claimed, **ignored}, {**settings, **ignored}):
             raise UserError(f"{folder.path} holds another study ({difference}): choose another folder with -o")
-        started = content.get("made", {}).get("started", started)
-    elif folder.path.exists() and (not folder.path.is_dir() or any(_foreign_files(folder))):
+        return str(content.get("made", {}).get("started", now))
+    if folder.path.exists() and (not folder.path.is_dir() or any(_foreign_files(folder))):
         raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
-    with files.locked(folder.lock_file, wait=True):
-        files.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **provenance()}})
+    return now
 
 
 def _read_study(folder: StudyFolder) -> dict[str, Any]:

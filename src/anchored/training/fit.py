@@ -135,12 +135,17 @@ def _read_settings(run: Run) -> dict[str, Any]:
 def _training_images(cell: Cell, root: Path | None) -> LabelledImages:
     resized, view = cell.train.crop == "resized", datasets.input_format(cell.data)
     images = datasets.open_set(cell.data.train, "train", cell.data, view, root, originals=resized)
-    if len(images) < cell.train.batch_size:
-        raise UserError(
-            f"{cell.data.train} gives {len(images)} training images, fewer than train.batch_size "
-            f"{cell.train.batch_size}: lower the batch size or raise data.fraction"
-        )
+    check_batch_size(cell.data.train, len(images), cell.train)
     return images
+
+
+def check_batch_size(name: str, images: int, train: Training) -> None:
+    """``UserError`` where a set has fewer training images than a step takes."""
+    if images < train.batch_size:
+        raise UserError(
+            f"{name} gives {images} training images, fewer than train.batch_size {train.batch_size}: lower the batch "
+            "size or raise data.fraction"
+        )
 
 
 def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) -> pl.Trainer:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from anchored.data.catalog.registry import get_dataset
 from anchored.data.catalog.row import DataSet, File
@@ -24,6 +23,7 @@ from anchored.data.readers.files import check_file, data_root, find_file, is_gzi
 from anchored.data.readers.unpack import decompress, unpack
 from anchored.errors import UserError
 from anchored.store import files as disk
+from anchored.terminal import PlainConsole, progress_bar
 
 RESERVE = 1 << 28  # bytes of the disk that are left alone
 
@@ -208,9 +208,9 @@ class _Job:
     @contextlib.contextmanager
     def _bar(self, name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
         """Give the function that moves a progress bar: bytes done, and how many there are to be if known."""
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        console = Console(stderr=True)
-        shown = self.progress and console.is_terminal
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown) as bar:
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        console = PlainConsole(stderr=True, quiet=not self.progress)
+        with progress_bar(console, *columns, transient=True) as bar:
             task = bar.add_task(name, total=total)
             yield lambda done, total=None: bar.update(task, completed=done, total=total)
