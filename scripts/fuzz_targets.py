@@ -33,7 +33,11 @@ from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.models import folder as model
 from anchored.models.initialisation import model_config
-from anchored.report import page as report
+from anchored.report import formats
+from anchored.report.choice import choice_tables, find_choices
+from anchored.report.comparison import read_summary
+from anchored.report.paper import paper_tables
+from anchored.report.tables import result_tables
 from anchored.store import files as disk
 from anchored.store import layout
 from anchored.store.layout import Run, StudyFolder
@@ -135,7 +139,9 @@ def shown(path: Path) -> None:
 
 def reported(path: Path) -> None:
     """The tables of a study on the terminal."""
-    report.terminal_tables(StudyFolder(path.parent), 100)
+    summary = read_summary(StudyFolder(path.parent))
+    for table in (*result_tables(summary), *choice_tables(list(find_choices(summary))), *paper_tables(summary)):
+        formats.terminal(table, 100)
 
 
 def options(arguments: Sequence[str]) -> Recipe:

@@ -1,11 +1,20 @@
 """What others' files may not do: import code, hide what is known of the packages underneath."""
 
+import json
 import runpy
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import fuzz
+import fuzz_imports
 import pytest
+import pytorch_lightning as pl
 
 from anchored.cli.main import main
+from anchored.errors import UserError
+from anchored.store.layout import StudyFolder
+from anchored.study import cost
 
 AUDIT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "audit.py"))
 
@@ -50,6 +59,64 @@ def test_no_way_of_writing_a_recipe_imports_code(
     assert main([verb, "given.yaml", "-o", "out"]) == 2
     assert said in capsys.readouterr().err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["given.yaml", "hostile.py"]
+
+
+WHERE = [("extra",), ("network",), ("networks",), ("checkpoint",), ("accelerator",), ("what",), ("metric",), ()]
+"""Last names of the places that are tried here; ``scripts/fuzz_imports.py`` tries all."""
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The mark that the hostile module leaves in the current folder, where it can be imported."""
+    monkeypatch.chdir(tmp_path)
+    yield fuzz_imports.with_mark(tmp_path)
+    fuzz_imports.without_mark(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished study, its recipe and an image."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fuzz_imports.study_folder()
+    return folder
+
+
+def built(*_: object, **__: object) -> None:
+    """Instead of Lightning's ``fit``: by then the network is built."""
+    raise UserError("built")
+
+
+def test_the_module_does_leave_its_mark(mark: Path) -> None:
+    assert not mark.exists()
+    Path("given.yaml").write_text("base: demo\ndata: {fraction: 0.02}\ngrid: {protocols: [ram]}\n")
+    assert main(["train", "given.yaml", "--grid.networks", f"[{fuzz_imports.NAME}]", "-o", "out"]) == 2
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_no_setting_of_a_recipe_imports_code(part: int, mark: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl.Trainer, "fit", built)
+    monkeypatch.setattr(cost, "SECONDS", 0.0)
+    texts = list(fuzz_imports.recipe_texts())[part::5]
+    verb = ("study", "train", "doctor", "study", "train")[part]
+    accepted = sum(fuzz_imports.try_recipe(text, [verb]) for text in texts)
+    assert len(texts) > 200
+    assert 3 < accepted < 20
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", fuzz_imports.FILES)
+def test_no_file_of_a_result_imports_code(name: str, mark: Path, finished: Path) -> None:
+    shutil.copytree(finished, ".", dirs_exist_ok=True)
+    study = StudyFolder(Path("whole"))
+    content = json.loads(fuzz_imports.file_of(study, name).read_bytes())
+    places = [place for place in [*fuzz.places(content), ("extra",)] if place[-1:] in WHERE]
+    commands = fuzz_imports.FILES[name]
+    commands = commands if name == "model.json" else commands[:2]
+    assert fuzz_imports.try_file(study, name, places, [fuzz_imports.NAME], commands)
+    assert not mark.exists()
 
 
 def test_code_named_in_another_option_is_not_imported(

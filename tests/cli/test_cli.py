@@ -124,6 +124,45 @@ def test_bad_recipe_files_are_one_line(
     assert expected in said(["study", "own.yaml"], capsys)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge", "link to a pipe"])
+def test_a_recipe_that_is_no_file_is_not_read(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Path("own.yaml")
+    if kind == "folder":
+        recipe.mkdir()
+    elif kind == "device":
+        recipe.symlink_to("/dev/zero")
+    elif kind == "huge":
+        recipe.write_text("# " + "x" * 1_000_000)
+    else:
+        os.mkfifo("pipe.yaml")
+        recipe = recipe if kind.startswith("link") else Path("pipe.yaml")
+        if kind.startswith("link"):
+            recipe.symlink_to("pipe.yaml")
+    expected = "more than any recipe" if kind == "huge" else "is not a regular file"
+    assert expected in said(["study", str(recipe)], capsys)
+    Path("based.yaml").write_text(f"base: {recipe}\n")
+    assert expected in said(["train", "based.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["train.epochs", "train.batch_size", "anchoring.references", "evaluate.bootstrap", "evaluate.batch_size",
+     "tail.points", "tail.rank", "train.devices", "data.size", "data.workers", "train.crop_padding", "cluster.cpus",
+     "grid.seeds", "evaluate.seed"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", [10**8 * 10**12, 10**400, -(10**400)])
+def test_numbers_that_would_never_end_are_refused(setting: str, value: int, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"[{value}]" if setting == "grid.seeds" else str(value)
+    assert setting in said(["study", "demo", f"--{setting}={text}"], capsys)
+
+
+def test_a_bootstrap_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "at most 1,000,000" in said(["study", "demo", "--evaluate.bootstrap", "100000000"], capsys)
+
+
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert "is not empty and not a study's folder" in said(["study", "demo", "-o", str(tmp_path)], capsys)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fixtures.browser import HOSTILE, Page, opened
 from fixtures.report_studies import make_study, row
 
+from anchored.cli.main import main
+from anchored.report import cached
 from anchored.report import comparison as summary
 from anchored.report import page as report
 from anchored.store import files
@@ -126,3 +131,31 @@ def test_one_severity_and_two_architectures(tmp_path: Path) -> None:
     assert {"severity-0-resnet-8.png", "severity-1-wide-net-2.png"} <= names
     assert summary.read_summary(folder).families[0].severities == (3,)
     assert len(set(Page(text).ids)) == len(Page(text).ids)
+
+
+def test_a_report_is_not_drawn_again_where_nothing_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_study(tmp_path, n=60)
+    assert main(["report", str(tmp_path)]) == 0
+    first, page = capsys.readouterr().out, folder.report_file.read_bytes()
+    assert "Accuracy" in first
+    code = (
+        f"import sys; from anchored.cli.main import main; assert main(['report', {str(tmp_path)!r}]) == 0;"
+        "assert not {'torch', 'numpy', 'matplotlib', 'scipy'} & {*sys.modules}"
+    )
+    again = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (again.stdout, folder.report_file.read_bytes()) == (first, page)
+    shown = cached.current_tables(folder)
+    assert shown is not None
+    for file in (
+        folder.results_file, folder.study_file, folder.report_file, folder.made_file, folder.examples_file,
+        next(folder.figures.glob("*.pdf")), next(folder.tables.glob("*.tex")),
+    ):  # fmt: skip
+        content, time = file.read_bytes(), file.stat()
+        for changed in (content.replace(b"a", b"b", 1) + b" ", b"", None):
+            file.unlink()
+            if changed is not None:
+                file.write_bytes(changed)
+            assert cached.current_tables(folder) is None, file
+            file.write_bytes(content)
+        os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
+        assert cached.current_tables(folder) == shown

@@ -19,6 +19,7 @@ from anchored.report import comparison as summary
 from anchored.report import formats, paper, tables
 from anchored.report import page as report
 from anchored.report.comparison import Summary, Variant
+from anchored.report.table import Table
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row
 
@@ -108,7 +109,7 @@ def test_every_cell_of_every_table_has_both_sides(tmp_path: Path, trained_on: st
         assert len(empty) == (2 if table.name == "paper_table8_adaptation" else 0)  # the paper's 0 / 0, no difference
 
 
-def cells(table: tables.Table, variant: str, column: str) -> list[tuple[str, str]]:
+def cells(table: Table, variant: str, column: str) -> list[tuple[str, str]]:
     place = [each.title for each in table.columns].index(column)
     start = [each[1].text for each in table.rows].index(variant)
     return [(each[place].text, each[place].interval) for each in table.rows[start : start + 3]]
@@ -175,7 +176,9 @@ def test_a_trial_says_so(tmp_path: Path) -> None:
 
 def printed(folder: StudyFolder, width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(*report.terminal_tables(folder, width))
+    found = summary.read_summary(folder)
+    shown = (tables.headline_table(found), *paper.paper_tables(found))
+    console.print(*(part for table in shown for part in formats.terminal(table, width)))
     return console.export_text()
 
 

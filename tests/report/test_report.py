@@ -24,7 +24,7 @@ from anchored.report import diagnostics as panels
 from anchored.report import formats, style, tables
 from anchored.report import narrative as words
 from anchored.report import page as report
-from anchored.report.tables import Column, Table, TableCell
+from anchored.report.table import Column, Table, TableCell
 from anchored.store import files as disk
 from anchored.store.rows import Row
 
@@ -392,7 +392,8 @@ def test_settings_of_matplotlib_are_left_alone() -> None:
 
 
 def test_the_headline_fits_a_narrow_terminal(tmp_path: Path) -> None:
-    (table,) = report.terminal_tables(make_study(tmp_path, n=60), 80)
+    headline = tables.headline_table(summary.read_summary(make_study(tmp_path, n=60)))
+    (table,) = formats.terminal(headline, 80)
     assert table.row_count == 3
     assert len(table.columns) == 7
 

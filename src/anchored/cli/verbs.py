@@ -122,10 +122,13 @@ def _report(folder: str) -> None:
     Examples:
         anchored report runs/demo
     """
-    from anchored.report import page as report
+    from anchored.report import cached
     from anchored.store.layout import StudyFolder
 
-    report.write(StudyFolder(Path(folder)))
+    if cached.current_tables(StudyFolder(Path(folder))) is None:
+        from anchored.report import page as report
+
+        report.write(StudyFolder(Path(folder)))
     _show_report(Path(folder))
 
 
@@ -346,11 +349,11 @@ def _export(
 
 
 def _show_report(folder: Path) -> None:
-    from anchored.report import page as report
+    from anchored.report import cached
     from anchored.store.layout import StudyFolder
 
     study, console = StudyFolder(folder), _console()
-    for table in report.terminal_tables(study, console.width):
+    for table in cached.terminal_tables(study, console.width):
         console.print(table)
     _say(f"Report: {study.report_file.resolve()}")
 

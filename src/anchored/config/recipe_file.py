@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from anchored.errors import UserError
 
+MAX_BYTES = 1_000_000  # of a recipe file
 MAX_VALUES = 100_000  # of a recipe, aliases followed
 
 
@@ -92,6 +94,11 @@ def _text(name: str) -> str:
     if path.suffix not in {".yaml", ".yml"}:
         raise UserError(f"no recipe '{name}': there are {', '.join(recipe_names())}, or give the path of a .yaml file")
     try:
+        there = path.stat()
+        if not stat.S_ISREG(there.st_mode):  # a pipe or a device may never end
+            raise UserError(f"recipe file {path} is not a regular file: give the path of a .yaml file")
+        if there.st_size > MAX_BYTES:
+            raise UserError(f"recipe file {path} has {there.st_size:,} bytes, more than any recipe ({MAX_BYTES:,})")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe file {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from error

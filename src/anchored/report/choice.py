@@ -11,16 +11,8 @@ from anchored.metrics import selection
 from anchored.report.aggregate import Difference, Estimate, compare_estimates
 from anchored.report.comparison import Measure, Summary, Variant, is_mean, validation_of
 from anchored.report.radar import measured_aims
-from anchored.report.tables import (
-    Column,
-    Table,
-    TableCell,
-    and_list,
-    estimate_cell,
-    format_value,
-    interval_note,
-    number_list,
-)
+from anchored.report.table import Column, Table, TableCell
+from anchored.report.tables import and_list, estimate_cell, format_value, interval_note, number_list
 
 RULE = "the least geometric mean of the errors (1 − accuracy, 1 − AUROC, smooth ECE)"
 

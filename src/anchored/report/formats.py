@@ -11,7 +11,7 @@ from rich import box
 from rich import table as rich_table
 from rich.text import Text
 
-from anchored.report.tables import PAIR_SEPARATOR, Column, Table, TableCell
+from anchored.report.table import PAIR_SEPARATOR, Column, Table, TableCell
 
 _TEX_SIGNS = {
     "\\": r"\textbackslash{}",

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from anchored.report.aggregate import Difference
 from anchored.report.comparison import Measure, Summary, Variant, is_mean
-from anchored.report.tables import Tone, and_list, format_value, number_list
+from anchored.report.table import Tone
+from anchored.report.tables import and_list, format_value, number_list
 from anchored.store import files
 
 

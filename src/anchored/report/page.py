@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from rich import table as rich_table
 
-from anchored.report import formats, narrative, style
+from anchored.report import cached, formats, narrative, style
 from anchored.report.choice import choice_tables, find_choices
 from anchored.report.choice_figure import choice_figure
 from anchored.report.comparison import Summary, read_summary
@@ -19,7 +18,8 @@ from anchored.report.paper import paper_tables
 from anchored.report.radar import radar_figures
 from anchored.report.style import SavedPicture
 from anchored.report.sweeps import sweep_figures
-from anchored.report.tables import Table, headline_table, result_tables
+from anchored.report.table import Table
+from anchored.report.tables import result_tables
 from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import StudyFolder
@@ -52,6 +52,9 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 """Term, one line, citation, address."""
 
 
+SHOWN = ("choice", "paper_")
+"""Starts of the names of the tables that the terminal shows after the headline."""
+
 OPEN_READINGS = 4
 """With more comparisons in words than this, those of RAM against anchored are folded away."""
 
@@ -78,8 +81,11 @@ def write(folder: StudyFolder) -> Path:
     """Write ``report.html``, ``figures/*.png|pdf`` and ``tables/*.md|tex`` of a study; return the page's path.
 
     Reads ``results.csv``, ``study.json``, and the outputs and examples that exist; the same folder gives the same
-    bytes. Raises ``UserError`` where there are no rows, or they are not of one study.
+    bytes, and nothing is drawn again where all of it is as it was. Raises ``UserError`` where there are no rows, or
+    they are not of one study.
     """
+    if cached.current_tables(folder) is not None:
+        return folder.report_file
     summary = read_summary(folder)
     choices = list(find_choices(summary))
     with style.drawing():
@@ -94,14 +100,8 @@ def write(folder: StudyFolder) -> Path:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
     files.write_text(folder.report_file, _render(summary, pictures, tables))
+    cached.keep(folder, [table for table in tables if table.name == "headline" or table.name.startswith(SHOWN)])
     return folder.report_file
-
-
-def terminal_tables(folder: StudyFolder, width: int) -> list[rich_table.Table]:
-    """The headline, choices and the paper's tables, for a terminal of ``width`` columns. Raises as ``write`` does."""
-    summary = read_summary(folder)
-    tables = (headline_table(summary), *choice_tables(list(find_choices(summary))), *paper_tables(summary))
-    return [part for table in tables for part in formats.terminal(table, width)]
 
 
 def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:

@@ -16,18 +16,8 @@ from importlib import resources
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, Summary, Variant
-from anchored.report.tables import (
-    ADAPTATION,
-    MISSING,
-    Column,
-    Table,
-    TableCell,
-    estimate_cell,
-    format_value,
-    interval_note,
-    metric_heading,
-    pair_cells,
-)
+from anchored.report.table import MISSING, Column, Table, TableCell
+from anchored.report.tables import ADAPTATION, estimate_cell, format_value, interval_note, metric_heading, pair_cells
 
 Place = tuple[str, int | None]  # a data set's title, a severity
 Key = tuple[Variant, str, Place]  # what a number measures: variant, metric, place

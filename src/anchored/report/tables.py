@@ -4,51 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate
 from anchored.report.comparison import MEAN, OOD_MEANS, Family, Summary, Variant
-
-Tone = Literal["", "better", "worse", "unclear"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's heading: its title, which way is better, and the heading above it."""
-
-    title: str
-    arrow: str = ""
-    group: str = ""
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """A cell: the value, its interval, and its difference from the base with a tone."""
-
-    text: str
-    interval: str = ""
-    change: str = ""
-    tone: Tone = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: columns, rows of as many cells, and a caption. The first ``stubs`` columns are names."""
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[TableCell, ...], ...]
-    caption: str
-    stubs: int = 1
-
-
-MISSING = TableCell("—")
-PAIR_SEPARATOR = " / "
-"""Between two values in one cell."""
-
+from anchored.report.table import MISSING, PAIR_SEPARATOR, Column, Table, TableCell, Tone
 
 # --- Numbers and names as text ----------------------------------------------------------------------------------------
 

@@ -9,14 +9,15 @@ import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from anchored.errors import UserError
+
+if TYPE_CHECKING:  # torch is imported where tensors are written, so that a report that is there needs none
+    from torch import Tensor
 
 UNFINISHED = ".anchored-part"  # suffix of the names of files that are being written: .NAME.RANDOM.anchored-part
 
@@ -145,6 +146,8 @@ def read_json(path: Path) -> Any:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write named tensors (of any device) and text metadata as one safetensors file, atomically."""
+    from safetensors.torch import save
+
     # clone: safetensors refuses tensors that share memory, and views of larger ones would be saved whole.
     write_bytes(path, save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, metadata))
 
@@ -203,6 +206,8 @@ def save_tree(path: Path, tree: Any) -> None:
 
     The tensors are the file's; the structure around them is JSON in its metadata.
     """
+    from torch import Tensor
+
     tensors: dict[str, Tensor] = {}
 
     def packed(node: Any) -> Any:

@@ -119,6 +119,7 @@ class StudyFolder:
     examples_file = _Entry("examples.safetensors")
     """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
     figures = _Entry("figures")  # as PNG and PDF
+    made_file = _Entry(".report.json")  # what the report was made of: see report/cached.py
     tables = _Entry("tables")  # as Markdown and LaTeX
 
     def run(self, name: str) -> Run:
