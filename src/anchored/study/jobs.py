@@ -89,7 +89,7 @@ def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> list[tuple[Split, Evalu
 
 
 @contextlib.contextmanager
-def locked(run: Run) -> Iterator[bool]:
+def run_locked(run: Run) -> Iterator[bool]:
     """Hold a cell's lock, on rank 0; False, on every rank, where another process holds it."""
     with contextlib.ExitStack() as stack:
         yield from_rank_zero(lambda: stack.enter_context(files.locked(run.lock_file)))
@@ -103,7 +103,7 @@ def run_cell(
     An error fails the cell, not the study: it is kept in the state. With several ranks, which may not have it alike,
     it is raised instead, unless it is a loss that diverges.
     """
-    with locked(run) as mine:
+    with run_locked(run) as mine:
         if not mine:
             return None
         writer = StateWriter(run, show)

@@ -183,7 +183,7 @@ def evaluate_one(
 @contextlib.contextmanager
 def _locked_and_shown(run: Run, cell: Cell, console: Console) -> Iterator[jobs.StateWriter]:
     """Hold one cell's lock and show its progress; ``UserError`` where another process holds it."""
-    with jobs.locked(run) as mine, Display(console, {cell.name: cell.label}) as display:
+    with jobs.run_locked(run) as mine, Display(console, {cell.name: cell.label}) as display:
         if not mine:
             raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
         yield jobs.StateWriter(run, lambda state: display.show(cell.name, state))
