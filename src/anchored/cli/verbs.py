@@ -183,8 +183,8 @@ def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: str = "") -> i
     """
     import shlex
 
+    from anchored.store.terminal import DEFAULT_COLUMNS, progress_bar
     from anchored.study import requirements
-    from anchored.terminal import DEFAULT_COLUMNS, progress_bar
 
     console = _console()
     results = Path(output or Path("runs") / recipe.name)
@@ -220,7 +220,7 @@ def _predict(
     """
     from anchored.report.image_report import predict_images
     from anchored.store.layout import Run
-    from anchored.terminal import progress_bar
+    from anchored.store.terminal import progress_bar
 
     if batch_size < 1:
         raise UserError(f"--batch_size is {batch_size}: at least 1")
@@ -359,7 +359,7 @@ def _show_report(folder: Path) -> None:
 
 
 def _console() -> Console:
-    from anchored.terminal import PlainConsole
+    from anchored.store.terminal import PlainConsole
 
     return PlainConsole()
 

@@ -39,7 +39,7 @@ from anchored.errors import UserError
 from anchored.store import files as disk
 from anchored.store import layout as runs
 from anchored.store.layout import CorruptedFolder
-from anchored.terminal import DEFAULT_COLUMNS, progress_bar
+from anchored.store.terminal import DEFAULT_COLUMNS, progress_bar
 
 Layout = Literal["npy", "folders"]
 ALL = (1, 2, 3, 4, 5)

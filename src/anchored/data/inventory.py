@@ -18,7 +18,7 @@ from anchored.data.readers.files import is_here, missing_entries
 from anchored.data.readers.layouts import INDEXES
 from anchored.data.readers.read import read_corrupted, read_index
 from anchored.errors import UserError
-from anchored.terminal import PlainConsole, progress_bar
+from anchored.store.terminal import PlainConsole, progress_bar
 
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from anchored.terminal import progress_bar
+from anchored.store.terminal import progress_bar
 
 if TYPE_CHECKING:
     from anchored.study.jobs import State

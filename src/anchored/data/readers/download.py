@@ -23,7 +23,7 @@ from anchored.data.readers.files import check_file, data_root, find_file, is_gzi
 from anchored.data.readers.unpack import decompress, unpack
 from anchored.errors import UserError
 from anchored.store import files as disk
-from anchored.terminal import PlainConsole, progress_bar
+from anchored.store.terminal import PlainConsole, progress_bar
 
 RESERVE = 1 << 28  # bytes of the disk that are left alone
 

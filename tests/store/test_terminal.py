@@ -11,9 +11,9 @@ from anchored.cli.main import main
 from anchored.errors import UserError, printable, told
 from anchored.store import files
 from anchored.store.layout import StudyFolder
+from anchored.store.terminal import PlainConsole, progress_bar
 from anchored.study.jobs import State
 from anchored.study.progress import Display
-from anchored.terminal import PlainConsole, progress_bar
 
 HOSTILE = [
     "x[/b]",
