@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -134,10 +135,32 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def refuse_special(path: Path) -> Path:
+    """The path; ``UserError`` where it is a pipe, a device or a socket, which could be read for ever."""
+    with os_errors_as_user_errors(path, "read"):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused when it is opened
+        raise UserError(f"{path} is not a regular file but a pipe, a device or a socket: give a file")
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; ``UserError`` where it is missing or not a regular file."""
+    with os_errors_as_user_errors(path, "read"):
+        return refuse_special(path).read_bytes()
+
+
+def expand_home(name: str | Path) -> Path:
+    """The path with the home folder for a leading ``~``; as it is where there is no such home, as for ``~x.png``."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; ``UserError`` where the file is missing or is not JSON."""
-    with os_errors_as_user_errors(path, "read"):
-        content = path.read_bytes()
+    content = read_bytes(path)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
