@@ -3,6 +3,7 @@
 import io
 import struct
 import subprocess
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +134,66 @@ def test_any_exception_of_a_decoder_is_one_line(
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fails)
     assert "a.png is not a whole image (" in refusal(tmp_path / "a.png", published=False)
+
+
+# --- Levels
+
+
+def tiff(levels: list[int], bits: int, kind: int = 1, photometric: int = 1) -> bytes:
+    """A grey TIFF of one row: SampleFormat ``kind`` (1: unsigned, 2: signed); 12 bits are packed."""
+    if bits == 12:
+        packed = int("".join(f"{level:012b}" for level in levels), 2).to_bytes(len(levels) * 3 // 2, "big")
+    else:
+        packed = np.array(levels).astype(f"<{'u' if kind == 1 else ''}i{bits // 8}".replace("ui", "u")).tobytes()
+    entries = [
+        (256, 4, 1, len(levels)), (257, 4, 1, 1), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, photometric),
+        (273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, 1), (279, 4, 1, len(packed)), (339, 3, 1, kind),
+    ]  # fmt: skip
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    head += b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
+    return head.ljust(200, b"\0") + packed
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (tiff([0, 255, 128, 7], 8), [0, 255, 128, 7]),
+        (tiff([0, 65535, 32896, 257], 16), [0, 255, 128, 1]),
+        (tiff([0, 65535, 32896, 257], 16, photometric=0), [255, 0, 127, 254]),
+        (tiff([0, 4095, 2056, 16], 12), [0, 255, 128, 1]),
+        (tiff([0, 0, 0, 0], 16), [0, 0, 0, 0]),
+    ],
+)
+def test_levels_are_scaled_by_the_formats_range(tmp_path: Path, content: bytes, expected: list[int]) -> None:
+    (tmp_path / "a.tif").write_bytes(content)
+    assert np.asarray(index_of(tmp_path / "a.tif", published=False).decode(0)).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (tiff([0, 255, 128, 7], 32), "signed or 32-bit numbers"),
+        (tiff([0, 255, 128, 7], 32, kind=2), "signed or 32-bit numbers"),
+        (tiff([0, 255, 128, 7], 16, kind=2), "signed or 32-bit numbers"),
+        (tiff([0, 4095, 128, 7], 16), "less than a sixteenth of its 16 bits"),
+    ],
+)
+def test_levels_without_a_stated_range_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.tif").write_bytes(content)
+    assert said in refusal(tmp_path / "a.tif", published=False)
+
+
+def test_twelve_bits_in_a_colour_png_of_sixteen_are_refused(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for top, refused in ((4095, True), (65535, False)):
+        rows = b"".join(b"\0" + struct.pack(">6H", *(level,) * 6) for level in (top, 0))
+        head = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+        content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+        if refused:
+            assert "less than a sixteenth of its 16 bits" in refusal(tmp_path / "a.png", published=False)
+        else:
+            pixels = np.asarray(index_of(tmp_path / "a.png", published=False).decode(0))
+            assert pixels[:, 0, 0].tolist() == [255, 0]

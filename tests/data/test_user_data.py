@@ -104,7 +104,7 @@ def test_class_folders_are_split_by_name_and_stratified(here: Path) -> None:
     assert train | test == set(found.split("ood").keys)
     assert not train & test
     assert len(found.split("ood")) == 30
-    (here / "images" / "Trouser" / "zzz.png").write_bytes((here / "images" / "Trouser" / "000.png").read_bytes())
+    Image.new("L", (28, 28)).save(here / "images" / "Trouser" / "zzz.png")
     own.find_user_data.cache_clear()
     more = own.find_user_data("images/", 0.2)
     assert len(test & set(more.split("test").keys)) >= 5  # one more image moves one at most
@@ -146,7 +146,7 @@ def test_sizes_and_colours_follow_the_stated_rule(here: Path) -> None:
     assert data.input_format(Data("a/")) == InputFormat(3, 65)
     assert data.input_format(Data("a/", size=112, channels=1)) == InputFormat(1, 112, 0.875)
     photographs(here / "b" / "one", 2, (900, 700))
-    photographs(here / "b" / "two", 2, (900, 700))
+    photographs(here / "b" / "two", 2, (900, 701))
     assert own.find_user_data("b/", 0.2).size == 224
 
 
@@ -171,7 +171,7 @@ def test_a_table_of_paths(here: Path) -> None:
     write_csv(
         "mine.csv", [("split", "path", "label"), *((side, *file) for side, file in zip(sides, files, strict=True))]
     )
-    assert np.bincount(own.find_user_data(name, 0.25).split("test").labels).tolist() == [2, 2, 2]
+    assert np.bincount(own.find_user_data(name, 0.25).split("test").labels).tolist() == [1, 1, 1]
     whole = data.load_split("fashion-mini", "train")
     shirts = (whole.labels == 0).nonzero().squeeze(1)
     assert torch.equal(next(opened(name).parts([torch.tensor([4, 5])])), whole.images[shirts[:2]])
@@ -309,6 +309,11 @@ def _empty() -> str:
     return "empty"
 
 
+def _empty_file() -> str:
+    Path("b.png").touch()
+    return "b.png"
+
+
 def _notes() -> str:
     class_folders(Path("notes"), 2)
     (Path("notes") / "Zebra").mkdir()
@@ -329,7 +334,7 @@ def _one_image() -> str:
 
 def _only_tested() -> str:
     class_folders(Path("sides") / "train", 2)
-    class_folders(Path("sides") / "test", 2)
+    class_folders(Path("sides") / "test", 2, first=2)
     for file in (Path("sides") / "train" / "Trouser").iterdir():
         file.unlink()
     (Path("sides") / "train" / "Trouser").rmdir()
@@ -377,7 +382,7 @@ IMAGES = np.zeros((4, 8, 8), np.uint8)
         (_only_tested, "sides: class 'Trouser' has test images but no training images"),
         (_loose, "loose: 001.png has no class: put each class's images in a folder of its own"),
         (_all_broken, "and 3 others looked at are not images"),
-        (lambda: "gone.csv", "cannot read gone.csv: No such file"),
+        (lambda: "gone.csv", "cannot read gone.csv: no such file"),
         (lambda: write_csv("a.csv", [("file", "class")]), "must name the columns path,label"),
         (lambda: write_csv("a.csv", [("path", "label"), ("no.png", "cat")]), "a.csv, line 2: there is no file no.png"),
         (lambda: write_csv("a.csv", [("path", "label")]), "a.csv holds no images"),
@@ -387,15 +392,15 @@ IMAGES = np.zeros((4, 8, 8), np.uint8)
             "a.csv, line 2: split is 'later': give train or test",
         ),
         (
-            lambda: write_csv("a.csv", [("path", "label", "split"), ("a.csv", "x", "train"), ("a.csv", "x", "")]),
-            "says of some images whether they are for training or testing, but not of a.csv",
+            lambda: write_csv("a.csv", [("path", "label", "split"), ("a.csv", "x", "train"), (_empty_file(), "x", "")]),
+            "says of some images whether they are for training or testing, but not of b.png",
         ),
         (_npz(pixels=IMAGES), "has no arrays 'images' and 'labels'"),
         (_npz(images=IMAGES.astype(np.float32), labels=[0, 1, 0, 1]), "is float32 (4, 8, 8): give uint8"),
         (_npz(images=IMAGES, labels=[0, 1]), "has 4 images in 'images', but 2 labels in 'labels'"),
         (_npz(images=np.array([object()] * 4), labels=[0, 1, 0, 1]), "not an npz of plain arrays"),
         (_damaged_npz, "cannot read bad.npz"),
-        (lambda: "gone.npz", "cannot read gone.npz: No such file"),
+        (lambda: "gone.npz", "cannot read gone.npz: no such file"),
     ],
 )
 def test_refusals_are_one_line(make: Callable[[], str], said: str) -> None:

@@ -34,7 +34,8 @@ from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages, ahea
 from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat, tensor_to_pil
 from anchored.data.user_data.index import find_user_data
-from anchored.data.user_data.sources import Listing, list_user_data
+from anchored.data.user_data.listing import Listing
+from anchored.data.user_data.sources import list_user_data
 from anchored.errors import UserError
 from anchored.store import files as disk
 from anchored.store import layout as runs

@@ -17,9 +17,12 @@ from PIL import Image
 from anchored.data.decoding import IMAGE_ENDINGS, decode_image, error_text, open_encoded
 from anchored.data.readers.tars import members
 from anchored.errors import UserError
+from anchored.store import files
 
 Labels = npt.NDArray[np.int64]
 LARGEST = 1 << 28  # bytes: what says it is larger than this is not one encoded image
+_PASSED_OVER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+"""What file systems and archivers leave beside a user's files, in lower case."""
 
 
 class ImageSource(Protocol):
@@ -31,6 +34,10 @@ class ImageSource(Protocol):
 
     def open(self, key: str) -> Image.Image:
         """Return an image, its header read; any exception where that cannot be."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """Return what an image is decoded from; any exception where that cannot be."""
         ...
 
 
@@ -50,7 +57,10 @@ class FileSource:
 
     def read(self, key: str) -> bytes:
         """Return the bytes of one file; OSError, KeyError or ValueError where that cannot be."""
-        return (self.path / key).read_bytes()
+        file = self.path / key
+        if file.exists():
+            files.refuse_special(file)
+        return file.read_bytes()
 
     def keys(self) -> list[str]:
         """Return the relative names ("a/b.jpg") of all files, sorted; hidden ones are left out."""
@@ -100,8 +110,8 @@ class TarSource(FileSource):
 def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
     """Return the open archive. One for each process: forked workers would share, and spoil, one file position."""
     try:
-        return zipfile.ZipFile(path)
-    except OSError:
+        return zipfile.ZipFile(files.refuse_special(path))
+    except (OSError, UserError):
         raise
     except Exception as error:  # zipfile raises whatever a damaged header leads to
         raise UserError(
@@ -110,7 +120,12 @@ def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
 
 
 def _visible(names: Iterable[str]) -> list[str]:
-    return sorted(name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/")))
+    return sorted(name for name in names if not any(map(is_passed_over, name.split("/"))))
+
+
+def is_passed_over(name: str) -> bool:
+    """Say whether a file or folder is hidden, or one that the system left beside the user's."""
+    return name.startswith(".") or name.lower() in _PASSED_OVER
 
 
 def is_image_name(name: str) -> bool:
@@ -121,22 +136,23 @@ def is_image_name(name: str) -> bool:
 def list_files(folder: Path, below: Path | None = None) -> list[str]:
     """Return the files below a folder, sorted, as paths relative to ``below`` (default: the folder).
 
-    Hidden ones are left out; linked folders are followed, each one once. UserError where one cannot be read.
+    Hidden ones, and what systems leave there, are left out; linked folders are followed, each one once. UserError where
+    one cannot be read.
     """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"cannot read {error.filename}: {(error.strerror or str(error)).lower()}") from error
 
     names, seen = [], set[tuple[int, int]]()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+    for place, folders, here in os.walk(folder, followlinks=True, onerror=refuse):
         stat = Path(place).stat()
         if (stat.st_dev, stat.st_ino) in seen:
             folders.clear()
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_passed_over(name)]
         base = os.path.relpath(place, below or folder).replace(os.sep, "/")
-        names += [name if base == "." else f"{base}/{name}" for name in files if not name.startswith(".")]
+        names += [name if base == "." else f"{base}/{name}" for name in here if not is_passed_over(name)]
     return sorted(names)
 
 

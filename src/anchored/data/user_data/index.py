@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ import numpy as np
 
 from anchored.data.decoding import error_text
 from anchored.data.image_sources import ImageIndex
-from anchored.data.user_data.sources import Listing, list_user_data
+from anchored.data.user_data.listing import Listing, sort_classes
+from anchored.data.user_data.sources import list_user_data
 from anchored.errors import UserError
+from anchored.store import files
 
 LARGEST_SIZE = 224
 """A network's input is the images' median shorter side, but not above this, unless ``data.size`` says otherwise."""
@@ -65,16 +68,12 @@ def find_user_data(name: str, test_share: float) -> UserData:
     has a single image, or a file is not what it should be. Found once a process: ``cache_clear()`` looks again.
     """
     listing = list_user_data(name)
-    content = _content_hash(name, listing)
-    odd = next((label for label in listing.labels if not label.isprintable()), None)
-    if odd is not None:
-        raise UserError(f"{name}: the class {odd!r} has signs in its name that cannot be shown: rename it")
+    content, small = _content_hash(name, listing)
     stated = set(listing.splits)
     if "" in stated and len(stated) > 1:
         missing = listing.names[listing.splits.index("")]
         raise UserError(f"{name} says of some images whether they are for training or testing, but not of {missing}")
-    titles = sorted(set(listing.labels))
-    classes = tuple(sorted(titles, key=int) if all(title.isdecimal() for title in titles) else titles)
+    classes = sort_classes(listing.labels, name)
     divided = "test" not in stated
     split_of = _divide(listing, test_share) if divided else listing.splits
     channels, size = _channels_and_size(listing)
@@ -84,6 +83,8 @@ def find_user_data(name: str, test_share: float) -> UserData:
     unclassed = ""
     if "" in classes:  # of use only as an out-of-distribution set
         splits, unclassed = {"ood": splits["ood"]}, listing.names[listing.labels.index("")]
+    elif small:
+        _warn_of_copies(name, listing, split_of)
     splits = {split: index for split, index in splits.items() if len(index)}
     return UserData(name, classes, splits, channels, size, content, divided, unclassed)
 
@@ -110,20 +111,42 @@ def _index(listing: Listing, classes: tuple[str, ...], split_of: Sequence[str], 
     return ImageIndex(listing.source, [listing.names[number] for number in numbers], labels)
 
 
-def _content_hash(name: str, listing: Listing) -> str:
-    """Return the hash of names, classes, splits, and of the files' content (their sizes and times above 1 GiB)."""
+def _content_hash(name: str, listing: Listing) -> tuple[str, bool]:
+    """Return the hash of names, classes, splits and the files' content; and whether the files have 1 GiB at most.
+
+    Of larger ones, sizes and times stand for the content.
+    """
     digest = hashlib.sha256()
     for entry in zip(listing.names, listing.labels, listing.splits, strict=True):
         digest.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))
+    paths = [*listing.containers, *listing.images]
     try:
-        stats = [file.stat() for file in listing.files]
+        stats = [files.refuse_special(path).stat() for path in paths]
         whole = sum(stat.st_size for stat in stats) <= _READ_WHOLE
-        for file, stat in zip(listing.files, stats, strict=True):
+        for path, stat in zip(paths, stats, strict=True):
             state = f"{stat.st_size} {stat.st_mtime_ns}".encode()
-            digest.update(hashlib.sha256(file.read_bytes()).digest() if whole else state)
+            digest.update(hashlib.sha256(files.read_bytes(path)).digest() if whole else state)
     except OSError as error:
         raise UserError(f"cannot read {error.filename or name}: {error_text(error).lower()}") from error
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:16], whole
+
+
+def _warn_of_copies(name: str, listing: Listing, split_of: Sequence[str]) -> None:
+    """Warn of images whose content is there twice, in training and test or in two classes."""
+    first: dict[bytes, int] = {}
+    pairs = []
+    for number, key in enumerate(listing.names):
+        before = first.setdefault(hashlib.sha256(listing.source.read(key)).digest(), number)
+        if (listing.labels[before], split_of[before]) != (listing.labels[number], split_of[number]):
+            pairs.append((before, number))
+    if pairs:
+        (one, other), where = pairs[0], listing.source.where
+        what = "in two classes" if listing.labels[one] != listing.labels[other] else "in training and test"
+        warnings.warn(
+            f"{name}: {len(pairs):,} of its images are there again {what}, as {where(listing.names[one])} and "
+            f"{where(listing.names[other])}: what is measured will be wrong by them",
+            stacklevel=2,
+        )
 
 
 def _channels_and_size(listing: Listing) -> tuple[int, int]:
