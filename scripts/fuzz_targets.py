@@ -23,7 +23,7 @@ from PIL import Image
 import anchored
 from anchored.config.recipe import Cell, Recipe
 from anchored.config.settings import Data, Evaluation, Grid, Training
-from anchored.data import corrupted_copy, image_sources
+from anchored.data import corrupted_copy, image_sources, originals
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import File
 from anchored.data.image_sources import FileSource, ImageIndex, TarSource, ZipSource, index_files
@@ -408,7 +408,7 @@ TARGETS = (
     Target("tree", tree_file, disk.load_tree),
     Target("checkpoint", checkpoint_text, resumed, "json", share=0.05),
     Target("own npz", npz_file, own_listing),
-    Target("own npy", npy_file, lambda path: corrupted_copy._open_originals(str(path), 0, True)),
+    Target("own npy", npy_file, lambda path: originals.open_originals(str(path), 0, True)),
     Target("own csv", csv_file, own_listing),
     Target("CIFAR-C npy", cifar_c, lambda path: arrays.corrupted_arrays(CIFAR_C, "contrast", 2, path.parents[2])),
     Target("idx", idx_file, lambda path: arrays.READERS["idx"](IDX, "test", path.parents[1])),

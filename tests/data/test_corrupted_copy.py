@@ -1,8 +1,10 @@
 """``anchored corrupt``: the archives' layouts, written in pieces, and read back by the evaluation."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +16,14 @@ from PIL import Image
 from anchored.cli.main import main
 from anchored.config.settings import Data, Evaluation
 from anchored.corruptions import registry as corruptions
-from anchored.data import corrupted_copy, datasets, image_sets
+from anchored.data import corrupted_copy, datasets, image_sets, originals
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.row import DataSet
 from anchored.data.preprocessing import InputFormat, fit_to_input, tensor_to_pil
 from anchored.errors import UserError
 from anchored.evaluation import evaluator
+from anchored.store import files as disk
+from anchored.store.layout import CorruptedFolder
 
 SMALL = ["--corruptions", "[contrast, gaussian_noise]"]
 
@@ -161,6 +165,119 @@ def test_an_array_file(tmp_path: Path) -> None:
     expected = corruptions.corrupt(torch.from_numpy(images)[:, None], "gaussian_noise", 2, seed=0)
     assert np.array_equal(np.load(out / "gaussian_noise.npy")[4:8, ..., 0], expected[:, 0].numpy())
     assert not (out / "labels.npy").exists()
+
+
+# --- names, two at once, a full disk
+
+
+def own_images(*files: str) -> None:
+    for i, file in enumerate(files):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * i).save(file, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (("a-2.png", "a.jpg", "a.png"), {"a", "a-2", "a-3"}),
+        (("a.jpg", "a.png", "a.bmp", "a-2.png"), {"a", "a-2", "a-3", "a-4"}),
+        (("x/a.png", "x/b/a.png", "x-y/a.png"), {"x/a", "x/a-2", "x-y/a"}),
+    ],
+)
+def test_every_image_has_a_file_of_its_own(
+    files: tuple[str, ...], names: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images(*(f"mine/{file}" for file in files))
+    assert main(["corrupt", "mine", "-o", "out", "--corruptions", "[contrast]", "--severities", "[1]"]) == 0
+    written = {file.relative_to("out/contrast/1").with_suffix("").as_posix() for file in Path("out").rglob("*.JPEG")}
+    assert written == names
+
+
+def test_classes_that_would_share_a_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images("1.png", "2.png")
+    for labels, said in (
+        (("a/b", "a-b"), "'a-b' and 'a/b' would share a folder"),
+        (("..", "a"), "class '..' gives no name"),
+    ):
+        Path("own.csv").write_text("path,label\n" + "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels, 1)))
+        command = ["corrupt", "own.csv", "-o", "out", "--corruptions", "[contrast]"]
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+        assert not Path("out").exists()
+    assert main([*command, "--layout", "npy"]) == 0
+
+
+def test_a_folder_called_as_a_set_of_the_catalog_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images("digits/a.png", "digits/b.png")
+    options = ["-o", "out", "--corruptions", "[contrast]", "--severities", "[1]"]
+    assert main(["corrupt", "digits", *options]) == 2
+    assert "write 'digits/' for the folder, 'catalog:digits' for the set" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main(["corrupt", "digits/", *options]) == 0
+    assert len(list(Path("out").rglob("*.JPEG"))) == 2
+    assert main(["corrupt", "catalog:digitz", *options]) == 2
+    assert originals.resolve_source("catalog:digits") == "digits"
+
+
+@pytest.mark.parametrize("layout", ["npy", "folders"])
+def test_two_at_once_do_not_write_into_one_folder(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images("mine/a.png", "mine/b.png")
+    command = ["corrupt", "mine", "-o", "out", "--corruptions", "[contrast]", "--layout", layout]
+    with disk.locked(CorruptedFolder(Path("out")).lock_file):
+        assert main(command) == 2
+        assert "another process is writing out: wait for it" in capsys.readouterr().err
+        assert [file.name for file in Path("out").iterdir()] == [".lock"]
+    assert main(command) == 0
+
+
+def test_blocks_are_on_the_disk_before_they_are_said_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images("mine/a.png", "mine/b.png", "mine/c.png")
+    monkeypatch.setattr(corrupted_copy, "_BATCH", 2)
+    told, write_json, flush = [], disk.write_json, np.memmap.flush
+    monkeypatch.setattr(disk, "write_json", lambda path, value: (told.append(path.name), write_json(path, value)))
+    monkeypatch.setattr(np.memmap, "flush", lambda blocks: (told.append("flush"), flush(blocks)))
+    assert main(["corrupt", "mine", "-o", "out", "--layout", "npy", *SMALL]) == 0
+    assert [name for name in told if name != "request.json"][-6:] == ["flush", "flush", "done.json"] * 2
+
+
+def test_a_full_disk_is_one_line_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_images("mine/a.png", "mine/b.png")
+    command = ["corrupt", "mine", "-o", "out", "--layout", "npy", *SMALL]
+    real, asked = os.posix_fallocate, []
+
+    def full(handle: int, start: int, size: int) -> None:
+        asked.append(size)
+        if len(asked) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "cannot write out/.gaussian_noise.part.npy: no space left on device" in error
+    assert error.count("\n") == 1
+    assert not list(Path("out").glob("*.npy"))
+    assert not list(Path("out").glob(".*.npy"))
+    assert main(command) == 0
+    assert asked[2:] == [Path(f"out/{name}.npy").stat().st_size for name in ("contrast", "gaussian_noise")]
 
 
 # --- the evaluation reads what was written

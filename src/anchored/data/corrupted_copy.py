@@ -7,11 +7,10 @@ few at a time and once; what was done is noted after each batch, so that the sam
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import io
 import itertools
+import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,23 +18,16 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import TimeRemainingColumn
 from torch import Tensor
 
-from anchored.config.settings import Data
 from anchored.corruptions import registry as corruptions
-from anchored.data import datasets
-from anchored.data.catalog import registry as catalog
-from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages, ahead
-from anchored.data.image_sources import ImageIndex
-from anchored.data.preprocessing import InputFormat, tensor_to_pil
-from anchored.data.user_data.index import find_user_data
-from anchored.data.user_data.listing import Listing
-from anchored.data.user_data.sources import list_user_data
+from anchored.data.image_sets import ahead
+from anchored.data.originals import Originals, open_originals, resolve_source
+from anchored.data.preprocessing import tensor_to_pil
 from anchored.errors import UserError
 from anchored.store import files as disk
 from anchored.store import layout as runs
@@ -64,16 +56,6 @@ class Request:
     size: int  # pixels; 0: the images' own
 
 
-@dataclass(frozen=True)
-class _Originals:
-    """The images (N) to corrupt, and what their files are called."""
-
-    images: LabelledImages
-    names: Sequence[str]  # class/file or file, without ending, each once
-    labelled: bool = True
-    content: str = ""  # hash of user data
-
-
 def write_corrupted_copy(
     source: str,
     folder: Path,
@@ -92,21 +74,25 @@ def write_corrupted_copy(
     becomes this (÷ 0.875 from 96 px, as 256 for 224), then the middle square; 0 leaves every image as it is. UserError,
     one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
     """
-    if source not in catalog.CATALOG and Path(source).is_dir():
-        source = f"{source.rstrip('/')}/"  # a folder needs no slash at its end here
+    source = resolve_source(source)
     if layout == "npy" and tuple(severities) != ALL:
         raise UserError("the npy layout has five blocks, one a severity: leave severities out, or use --layout folders")
     _check(severities, size)
-    originals = _open_originals(source, size, one_size=layout == "npy" and not size)
+    originals = open_originals(source, size, one_size=layout == "npy" and not size)
+    paths = originals.paths() if layout == "folders" else []
     first = next(originals.images.parts([torch.arange(1)]))
     kinds = corruptions.expand(names, first.shape[2], first.shape[3], first.shape[1])
     request = Request(source, originals.content, len(originals.names), kinds, tuple(severities), seed, layout, size)
     place = CorruptedFolder(folder)
-    done = _claim(place, request)
-    _write_all(place, request, originals, first[0], done, console)
-    if layout == "npy":
-        _finish_blocks(place, request, originals)
-    disk.write_bytes(place.sheet_file, encode_image(contact_sheet(first, kinds, request.severities, seed), "PNG"))
+    _refuse_foreign(place)  # before anything is put there
+    with disk.locked(place.lock_file) as free:
+        if not free:
+            raise UserError(f"another process is writing {folder}: wait for it, or choose another folder with -o")
+        done = _claim(place, request)
+        _write_all(place, request, originals, paths, first[0], done, console)
+        if layout == "npy":
+            _finish_blocks(place, request, originals)
+        disk.write_bytes(place.sheet_file, encode_image(contact_sheet(first, kinds, request.severities, seed), "PNG"))
 
 
 def _check(severities: Sequence[int], size: int) -> None:
@@ -114,6 +100,16 @@ def _check(severities: Sequence[int], size: int) -> None:
         raise UserError(f"severities are {', '.join(map(str, severities)) or 'none'}: give some of 1, 2, 3, 4, 5, once")
     if size < 0:
         raise UserError(f"size is {size}: give pixels, or 0 for the images' own")
+
+
+def _refuse_foreign(folder: CorruptedFolder) -> None:
+    """Raise UserError where a folder holds files, but no corrupted images of ours."""
+    if not folder.path.exists() or folder.request_file.exists():
+        return
+    if not folder.path.is_dir() or any(entry.name != folder.lock_file.name for entry in folder.path.iterdir()):
+        raise UserError(
+            f"{folder.path} is not empty and holds no corrupted images written by anchored: choose another with -o"
+        )
 
 
 def _claim(folder: CorruptedFolder, request: Request) -> int:
@@ -126,10 +122,6 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
         if changed := runs.first_difference(earlier, wanted):
             raise UserError(f"{folder.path} holds another request ({changed}): choose another folder with -o")
         return _done(folder.done_file, request.images) if folder.done_file.exists() else 0
-    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
-        raise UserError(
-            f"{folder.path} is not empty and holds no corrupted images written by anchored: choose another with -o"
-        )
     disk.write_json(file, wanted)
     return 0
 
@@ -150,10 +142,17 @@ def _plain(request: Request) -> dict[str, object]:
 
 
 def _write_all(
-    folder: CorruptedFolder, request: Request, originals: _Originals, first: Tensor, done: int, console: Console
+    folder: CorruptedFolder,
+    request: Request,
+    originals: Originals,
+    paths: Sequence[str],
+    first: Tensor,
+    done: int,
+    console: Console,
 ) -> None:
     """Corrupt and write the images from ``done`` on, a batch at a time, and say how far it is."""
-    write = _write_blocks(folder, request, first, done) if request.layout == "npy" else _write_files(folder, originals)
+    as_blocks = request.layout == "npy"
+    write, flush = _write_blocks(folder, request, first, done) if as_blocks else _write_files(folder, paths)
     count = max(1, min(_BATCH, _PIXELS // first[0].numel()))
     places = torch.arange(done, request.images)
     passes = len(request.corruptions) * len(request.severities)
@@ -173,6 +172,7 @@ def _write_all(
                     corrupted = corruptions.corrupt(stacked, name, severity, seed=request.seed, indices=indices)
                     write(name, severity, indices.tolist(), corrupted)
                     bar.advance(task, len(group))
+            flush()  # what is said to be done must outlive a crash of the machine
             disk.write_json(folder.done_file, {"images": int(batch[-1]) + 1})
 
 
@@ -187,34 +187,32 @@ def _group_by_shape(images: Sequence[Tensor]) -> list[list[int]]:
 # --- Layouts ----------------------------------------------------------------------------------------------------------
 
 _Write = Callable[[str, int, list[int], Tensor], None]  # corruption, severity, places in the set, images (B,C,H,W)
+_Flush = Callable[[], None]  # puts on the disk what was written
 
 
-def _write_files(folder: CorruptedFolder, originals: _Originals) -> _Write:
+def _write_files(folder: CorruptedFolder, paths: Sequence[str]) -> tuple[_Write, _Flush]:
     """Write each image as a JPEG file of its own."""
 
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
-            file = folder.image_file(corruption, severity, originals.names[place])
+            file = folder.image_file(corruption, severity, paths[place])
             disk.write_bytes(file, encode_image(tensor_to_pil(image), "JPEG"))
 
-    return write
+    return write, lambda: None
 
 
-def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int) -> _Write:
+def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done: int) -> tuple[_Write, _Flush]:
     """Write images into their places in the blocks of a corruption's file, mapped into memory."""
     channels, height, width = first.shape
     shape = (len(ALL) * request.images, height, width, channels)
-
-    def open_blocks(name: str) -> npt.NDArray[np.uint8]:
-        finished = folder.blocks_file(name)
-        path = finished if finished.exists() else folder.part_file(name)
-        with disk.os_errors_as_user_errors(path, "write"):
-            if done and not path.exists():
-                raise UserError(f"{path} is gone: bring it back, or choose another folder with -o")
-            mode: Literal["r+", "w+"] = "r+" if done else "w+"
-            return np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
-
-    files = {name: open_blocks(name) for name in request.corruptions} if done < request.images else {}
+    files: dict[str, np.memmap[tuple[int, ...], np.dtype[np.uint8]]] = {}
+    if done < request.images:
+        try:
+            files = {name: _map_blocks(folder, name, shape, done > 0) for name in request.corruptions}
+        except UserError:
+            for name in () if done else request.corruptions:
+                folder.part_file(name).unlink(missing_ok=True)
+            raise
 
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         if images.shape[1:] != first.shape:  # turned as its EXIF says, perhaps
@@ -222,10 +220,41 @@ def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done
         block = np.asarray(places) + (severity - 1) * request.images
         files[corruption][block] = images.permute(0, 2, 3, 1).numpy()
 
-    return write
+    def flush() -> None:
+        for name, blocks in files.items():
+            with disk.os_errors_as_user_errors(folder.part_file(name), "write"):
+                blocks.flush()
+
+    return write, flush
 
 
-def _finish_blocks(folder: CorruptedFolder, request: Request, originals: _Originals) -> None:
+def _map_blocks(
+    folder: CorruptedFolder, name: str, shape: tuple[int, ...], begun: bool
+) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return a corruption's file, mapped; a new one has all its room on the disk, or a full disk would end us later.
+
+    (A page of a map for which there is no room is not an error but a signal, SIGBUS.)
+    """
+    finished, part = folder.blocks_file(name), folder.part_file(name)
+    path = finished if begun and finished.exists() else part
+    with disk.os_errors_as_user_errors(path, "write"):
+        if not begun:
+            np.lib.format.open_memmap(disk.refuse_link(path), mode="w+", dtype=np.uint8, shape=shape)
+            with path.open("r+b") as stream:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        elif not path.exists():
+            raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
+        try:
+            blocks = np.lib.format.open_memmap(disk.refuse_link(path), mode="r+")
+        except ValueError as error:
+            raise UserError(f"{path} is not the file that was begun: choose another folder with -o") from error
+    if blocks.shape != shape or blocks.dtype != np.uint8:
+        raise UserError(f"{path} is not the file that was begun: choose another folder with -o")
+    return blocks
+
+
+def _finish_blocks(folder: CorruptedFolder, request: Request, originals: Originals) -> None:
     """Give the complete files their names, and write the labels."""
     for name in request.corruptions:
         part, finished = folder.part_file(name), folder.blocks_file(name)
@@ -236,82 +265,6 @@ def _finish_blocks(folder: CorruptedFolder, request: Request, originals: _Origin
         file = io.BytesIO()
         np.save(file, np.tile(originals.images.labels.numpy(), len(ALL)))
         disk.write_bytes(folder.labels_file, file.getvalue())
-
-
-# --- Originals --------------------------------------------------------------------------------------------------------
-
-
-def _open_originals(name: str, size: int, one_size: bool) -> _Originals:
-    """Open an image set by its name; UserError where there is none, or user data have several sizes but may not."""
-    if name.lower().endswith(".npy"):
-        return _open_npy(name, size)
-    if catalog.is_user_data(name):
-        return _open_user_data(name, size, one_size)
-    row = catalog.get_dataset(name)
-    images = datasets.open_set(name, "test", Data(train=name), _target(row.channels, size or row.size))
-    classes = row.classes if len(row.classes) > 1 else ("",) * (int(images.labels.max()) + 1)
-    return _Originals(images, _unique(_numbers(len(images)), [classes[label] for label in images.labels.tolist()]))
-
-
-def _target(channels: int, size: int) -> InputFormat:
-    return InputFormat(channels, size, 0.875 if size >= 96 else 1.0)
-
-
-def _open_user_data(name: str, size: int, one_size: bool) -> _Originals:
-    """A user's images: those for testing where the set says which, else all."""
-    data, listing = find_user_data(name, Data.test_share), list_user_data(name)
-    numbers = [i for i, split in enumerate(listing.splits) if split == "test"] or range(len(listing.names))
-    if one_size:
-        _check_one_size(listing, numbers)
-    titles = [listing.labels[i] for i in numbers]
-    names, labelled = [listing.names[i] for i in numbers], all(titles)
-    labels = np.array([data.classes.index(title) if labelled else 0 for title in titles], np.int64)
-    index = ImageIndex(listing.source, names, labels)
-    images = ImageStream(name, index, data.classes or ("",), _target(data.channels, size), torch.arange(len(index)))
-    return _Originals(images, _unique([Path(image).stem for image in names], titles), labelled, data.content)
-
-
-def _check_one_size(listing: Listing, numbers: Sequence[int]) -> None:
-    """Read the images' headers; UserError naming the first one of another size. Unreadable ones are named later."""
-    first: dict[tuple[int, int], str] = {}
-    for key in (listing.names[number] for number in numbers):
-        with contextlib.suppress(Exception), listing.source.open(key) as image:
-            first.setdefault(image.size, listing.source.where(key))
-        if len(first) > 1:
-            sizes = " and ".join(f"{width} × {height} px ({where})" for (width, height), where in first.items())
-            raise UserError(f"images are of several sizes, {sizes}: give --size, or use --layout folders")
-
-
-def _open_npy(name: str, size: int) -> _Originals:
-    """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; mapped into memory."""
-    try:
-        pixels = np.load(Path(name).expanduser(), mmap_mode="c")  # NumPy's default refuses arrays of objects
-    except Exception as error:  # NumPy raises whatever a damaged header leads to
-        raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or 'not a plain array'}") from error
-    fits = pixels.ndim in (3, 4) and pixels.shape[3:] in ((), (1,), (3,)) and pixels.size > 0
-    if pixels.dtype != np.uint8 or not fits:
-        raise UserError(f"{name} holds {pixels.dtype} {pixels.shape}: give uint8 (N,H,W), (N,H,W,1) or (N,H,W,3)")
-    content = hashlib.sha256(pixels.data).hexdigest()[:16]
-    tensor = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None]).permute(0, 3, 1, 2)
-    shown = (tensor.shape[1], size) if size else None
-    images = ImageSet(name, tensor, torch.zeros(len(tensor), dtype=torch.int64), ("",), shown)
-    return _Originals(images, _numbers(len(tensor)), labelled=False, content=content)
-
-
-def _numbers(count: int) -> list[str]:
-    return [f"{number:0{len(str(count))}d}" for number in range(count)]
-
-
-def _unique(names: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return class/name for each image, numbered where two have the same one."""
-    counts: dict[str, int] = defaultdict(int)
-    paths = []
-    for name, title in zip(names, classes, strict=True):
-        folder = title.replace("/", "-").replace("\\", "-").lstrip(".")
-        path = f"{folder}/{name}" if folder else name
-        counts[path] += 1
-        paths.append(path if counts[path] == 1 else f"{path}-{counts[path]}")
-    return paths
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------

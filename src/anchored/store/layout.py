@@ -137,6 +137,7 @@ class CorruptedFolder:
 
     path: Path
 
+    lock_file = _Entry(".lock")  # locked by the process that writes into it
     request_file = _Entry("request.json")  # what was asked for
     done_file = _Entry("done.json")  # how many of the images are done
     sheet_file = _Entry("contact-sheet.png")
