@@ -1,9 +1,12 @@
 """Getting data sets, from a server on this machine that misbehaves in every way that servers do."""
 
+import contextlib
 import gzip
 import hashlib
 import http.server
 import io
+import json
+import shutil
 import stat
 import tarfile
 import threading
@@ -99,6 +102,34 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
+
+        def way_endless(self, body: bytes, start: int) -> None:
+            """A body without an end, and no word on its length."""
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while not server.released.is_set():
+                    self.wfile.write(bytes(1 << 16))
+
+        def way_unnamed(self, body: bytes, start: int) -> None:
+            """No version; each answer breaks off, and comes from the next version of the file."""
+            versions = len(server.asked(f"unnamed/{self.path[9:]}"))
+            self.begin(206 if start else 200, len(body) - start)
+            self.wfile.write(bytes([versions]) * min(300_000, len(body) - start))
+
+        def way_changed(self, body: bytes, start: int) -> None:
+            """A range of a newer version than the start was of, although If-Range was asked for."""
+            self.begin(206 if start else 200, len(body) - start, ETag=f'"{1 if start else 2}"')
+            self.wfile.write((bytes(len(body)) if start else body)[start:][: None if start else 300_000])
+
+        def way_range(self, body: bytes, start: int) -> None:
+            """As the standard says: a range beyond the file is status 416 with the file's length."""
+            if start < len(body):
+                return self.send(body, start)
+            return self.begin(416, 0, **{"Content-Range": f"bytes */{len(body)}"})
+
+        def way_nowhere(self, body: bytes, start: int) -> None:
+            self.begin(302, 0, Location="http://[::1/x.tar")
 
         def way_noise(self, body: bytes, start: int) -> None:
             self.wfile.write(b"\x00\x1b[31m no status line\r\n\r\n")
@@ -324,6 +355,50 @@ def test_two_at_a_time_fetch_once(
     assert (tmp_path / "served/x.tar").read_bytes() == BODY
     assert server.asked("drop/x.tar") == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
     assert "served: another process is fetching it; waiting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [len(BODY), None])
+def test_a_body_without_an_end_is_given_up(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, size: int | None
+) -> None:
+    serve(server, monkeypatch, "endless", bytes=size)
+    if size is None:
+        free = iter([shutil.disk_usage(tmp_path)] * 9)
+        full = shutil.disk_usage(tmp_path)._replace(free=web.RESERVE)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: next(free, full))
+    refused(tmp_path, "goes on beyond its 1,024,000 bytes" if size else "it would fill the disk of ")
+    assert not list((tmp_path / "served").glob(".x.tar.part*"))
+
+
+@pytest.mark.parametrize("way", ["unnamed", "changed"])
+def test_two_versions_are_not_spliced(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    serve(server, monkeypatch, way, hash=None, bytes=None)
+    refused(tmp_path, "the connection broke off again and again")
+    assert len(server.requests) >= web.TRIES
+    serve(server, monkeypatch, "good", hash=None, bytes=None)
+    assert fetch(tmp_path).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("known", [{}, {"bytes": None}, {"hash": None, "bytes": None}])
+def test_a_complete_part_is_not_downloaded_again(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, known: dict[str, None]
+) -> None:
+    row = serve(server, monkeypatch, "range", **known)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/.x.tar.part").write_bytes(BODY)
+    note = {"url": row.parts[0].urls[0], "etag": f'"{len(BODY)}"'}
+    (tmp_path / "served/.x.tar.part.json").write_text(json.dumps(note))
+    assert fetch(tmp_path).read_bytes() == BODY
+    assert server.asked("range/x.tar") == ([f"bytes={len(BODY)}-"] if known else [])
+
+
+def test_a_malformed_redirect_is_left_for_the_next(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(server, monkeypatch, "nowhere good")
+    assert fetch(tmp_path).read_bytes() == BODY
 
 
 # --- archives

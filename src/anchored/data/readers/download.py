@@ -25,8 +25,6 @@ from anchored.errors import UserError
 from anchored.store import files as disk
 from anchored.store.terminal import PlainConsole, progress_bar
 
-RESERVE = 1 << 28  # bytes of the disk that are left alone
-
 
 @dataclass(frozen=True)
 class DownloadRecord:
@@ -194,14 +192,14 @@ class _Job:
         for url in file.urls:
             with self._bar(file.name, file.bytes) as moved:
                 try:
-                    return path, web.download(url, path, self.record.expected(file), moved, self.timeout)
+                    return path, web.download(url, path, self.record.expected(file), moved, self.timeout, file.bytes)
                 except web.TransferError as error:
                     reasons.append(f"{url}: {error}")
         raise UserError(f"cannot download {row.title}: {'; '.join(reasons)}; {by_hand} (into {self.folder})")
 
     def _check_room(self, count: int, file: File) -> None:
         free = shutil.disk_usage(self.folder).free
-        if count + RESERVE > free:
+        if count + web.RESERVE > free:
             needs = f"{count / 1e9:.1f} GB in {self.folder}, where {free / 1e9:.1f} GB are free"
             raise UserError(f"{file.name} needs {needs}: make room, or set ANCHORED_DATA to another disk")
 
