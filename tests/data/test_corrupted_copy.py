@@ -248,9 +248,18 @@ def test_blocks_are_on_the_disk_before_they_are_said_to_be_done(
     monkeypatch.chdir(tmp_path)
     own_images("mine/a.png", "mine/b.png", "mine/c.png")
     monkeypatch.setattr(corrupted_copy, "_BATCH", 2)
-    told, write_json, flush = [], disk.write_json, np.memmap.flush
-    monkeypatch.setattr(disk, "write_json", lambda path, value: (told.append(path.name), write_json(path, value)))
-    monkeypatch.setattr(np.memmap, "flush", lambda blocks: (told.append("flush"), flush(blocks)))
+    told, write_json, flush = list[str](), disk.write_json, np.memmap.flush
+
+    def noting_json(path: Path, value: object) -> None:
+        told.append(path.name)
+        write_json(path, value)
+
+    def noting_flush(blocks: "np.memmap[tuple[int, ...], np.dtype[np.uint8]]") -> None:
+        told.append("flush")
+        flush(blocks)
+
+    monkeypatch.setattr(disk, "write_json", noting_json)
+    monkeypatch.setattr(np.memmap, "flush", noting_flush)
     assert main(["corrupt", "mine", "-o", "out", "--layout", "npy", *SMALL]) == 0
     assert [name for name in told if name != "request.json"][-6:] == ["flush", "flush", "done.json"] * 2
 

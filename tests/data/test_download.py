@@ -385,7 +385,7 @@ def test_two_versions_are_not_spliced(
 def test_a_complete_part_is_not_downloaded_again(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, known: dict[str, None]
 ) -> None:
-    row = serve(server, monkeypatch, "range", **known)
+    row = serve(server, monkeypatch, "range", **known)  # type: ignore[arg-type]
     (tmp_path / "served").mkdir()
     (tmp_path / "served/.x.tar.part").write_bytes(BODY)
     note = {"url": row.parts[0].urls[0], "etag": f'"{len(BODY)}"'}

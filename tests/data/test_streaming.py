@@ -1,5 +1,8 @@
 """Streams: the same images as in memory, whatever the number of workers; per-image augmentation by (seed, epoch, i)."""
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +184,21 @@ def test_an_unreadable_image_is_one_line_with_its_name(photos: Path, tmp_path: P
     assert list(second[1]) == [0]
     assert second[0][0].eq(0).all()
     assert second[0][1].ne(0).any()
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_is_killed_is_one_line_where_images_are_asked_for(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    parts = stream_of(photos, 2).parts(torch.split(torch.arange(12).repeat(20), 4))
+    next(parts)
+    (victim, *_) = multiprocessing.active_children()
+    os.kill(victim.pid or 0, signal.SIGKILL)
+    victim.join()  # torch's own handler would raise here, in the middle of anything
+    with pytest.raises(UserError, match=r"a process that reads photos was killed.*: lower data\.workers") as raised:
+        list(parts)
+    assert "\n" not in str(raised.value)
 
 
 # --- Memory or stream: nobody above asks

@@ -56,7 +56,8 @@ def write_csv(path: str, lines: list[tuple[str, ...]]) -> str:
 
 @pytest.mark.parametrize(
     ("name", "title"),
-    [("photos/", "photos"), ("/a/My photos", "My photos"), ("x/cells.CSV", "cells"), ("hf:org/birds", "birds"),
+    [("photos/", "photos"), ("near/images/", "near/images"), ("far/images", "far/images"), ("./images/", "images"),
+     ("/a/My photos", "My photos"), ("x/cells.CSV", "cells"), ("hf:org/birds", "birds"),
      ("./a.npz", "a"), ("hf:org/birds/small", "small")],
 )  # fmt: skip
 def test_places_have_titles_and_file_names(name: str, title: str) -> None:

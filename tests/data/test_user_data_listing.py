@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anchored.data.catalog.registry import dataset_file_name
 from anchored.data.user_data import index
 from anchored.data.user_data.index import UserData
 from anchored.errors import UserError
+from anchored.store import files
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +208,9 @@ def test_files_whose_names_are_not_utf_8_are_read() -> None:
     odd = os.fsdecode(b"\xe9")
     draw(f"{odd}/cat/{odd}.png", f"{odd}/cat/1.png", f"{odd}/dog/{odd}.png", f"{odd}/dog/1.png")
     assert counts(found(f"{odd}/")) == {"train": 2, "test": 2}
+    assert dataset_file_name(f"{odd}/").isascii()
+    files.write_json(Path("request.json"), {"source": f"{odd}/"})
+    assert files.read_json(Path("request.json")) == {"source": f"{odd}/"}
 
 
 def test_what_systems_leave_is_passed_over() -> None:

@@ -6,7 +6,9 @@ What a batch holds depends on its indices, and in training on (seed, epoch, inde
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -150,7 +152,10 @@ class ImageStream:
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+                before = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
                 decoded = iter(loader)
+            if before is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, before)  # else torch raises of a killed worker wherever we are just then
             for images, problems in decoded:
                 yield images.to(self.device, non_blocking=True), problems
         except RuntimeError as error:

@@ -127,7 +127,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be UTF-8; JSON reads it back
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -21,6 +21,22 @@ CATALOG: dict[str, DataSet] = {
 }
 
 
+_SAYS_NOTHING = {
+    "images",
+    "imgs",
+    "img",
+    "photos",
+    "pictures",
+    "data",
+    "dataset",
+    "files",
+    "labels",
+    "train",
+    "test",
+    "val",
+}
+
+
 def get_dataset(name: str) -> DataSet:
     """Return the row called ``name``; UserError with the nearest names when there is none."""
     row = CATALOG.get(name)
@@ -54,11 +70,17 @@ def is_user_data(name: str) -> bool:
 
 
 def dataset_title(name: str) -> str:
-    """Return how reports spell a data set: its row's title, of user data the last part of the path without ending."""
+    """Return how reports spell a data set: its row's title, of user data the last part of the path without ending.
+
+    Where that part says nothing ("near/images/"), with the part before it.
+    """
     if not is_user_data(name):
         return get_dataset(name).title
-    last = name.removeprefix("hf:").replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return re.sub(r"\.(csv|npz)$", "", last, flags=re.IGNORECASE) or name
+    path = name.removeprefix("hf:").replace("\\", "/").rstrip("/")
+    *before, last = re.sub(r"\.(csv|npz)$", "", path, flags=re.IGNORECASE).split("/")
+    if last.lower() in _SAYS_NOTHING and before and before[-1].strip(".~"):
+        last = f"{before[-1]}/{last}"
+    return last or name
 
 
 def dataset_file_name(name: str) -> str:
@@ -66,4 +88,4 @@ def dataset_file_name(name: str) -> str:
     if not is_user_data(name):
         return name
     plain = re.sub(r"[^A-Za-z0-9]+", "-", dataset_title(name)).strip("-").lower()
-    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+    return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}".lstrip("-")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anchored.data.catalog.row import DataSet, File
 from anchored.errors import UserError
+from anchored.store import files
 
 _PACKAGE = Path(__file__).parents[1]  # relative homes of a row are below it
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
@@ -40,7 +41,7 @@ def find_file(row: DataSet, name: str, root: str | Path | None) -> Path | None:
             continue
         for candidate in (folder / name, folder / name.removesuffix(".gz")):
             if candidate.exists():
-                return candidate
+                return files.refuse_special(candidate)
     return None
 
 

@@ -30,7 +30,7 @@ class Members:
 
     def place(self, name: str) -> tuple[int, int]:
         """Return where the content of ``name`` starts and how long it is; KeyError where there is no such file."""
-        key = name.encode()
+        key = name.encode("utf-8", "surrogateescape")
         at = int(np.searchsorted(self.names, key))
         if at == len(self.names) or self.names[at] != key:
             raise KeyError(name)
@@ -39,7 +39,7 @@ class Members:
     def below(self, top: str) -> list[str]:
         """Return the names that begin with ``top``, sorted."""
         first, last = np.searchsorted(self.names, [top.encode(), top.encode() + b"\xff"])
-        return [name.decode() for name in self.names[first:last].tolist()]
+        return [name.decode("utf-8", "surrogateescape") for name in self.names[first:last].tolist()]
 
 
 @lru_cache(maxsize=8)
@@ -67,7 +67,7 @@ def _scan(path: Path) -> Members:
         with tarfile.open(path, "r:") as tar:
             while (member := tar.next()) is not None:
                 if member.isreg() and not member.issparse():
-                    names.append(member.name.removeprefix("./").encode())
+                    names.append(member.name.removeprefix("./").encode("utf-8", "surrogateescape"))
                     starts.append(member.offset_data)
                     sizes.append(member.size)
                 tar.members = []  # type: ignore[attr-defined]  # or a million headers stay in memory
