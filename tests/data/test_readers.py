@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import os
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from fixtures.catalog_copies import cifar_fixture
 from anchored.data import datasets
 from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet, File
+from anchored.data.readers.files import data_root
 from anchored.errors import UserError
 
 
@@ -88,6 +90,14 @@ def test_idx_files_compressed_recompressed_and_plain(small: tuple[DataSet, Path]
 def test_the_root_comes_from_the_environment(small: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANCHORED_DATA", str(small[1]))
     assert len(datasets.load_split("small", "test")) == 6
+
+
+def test_without_a_home_the_root_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no home is known
+    monkeypatch.delenv("ANCHORED_DATA", raising=False)
+    with pytest.raises(UserError, match=r"there is no home folder for .*: set ANCHORED_DATA"):
+        data_root()
+    assert data_root("/data") == Path("/data")
 
 
 def test_bad_idx_files_each_have_one_line(small: tuple[DataSet, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Files: whole or not at all, read back equal, refused in one line."""
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchored.errors import UserError
-from anchored.store import files
+from anchored.store import files, rows
 
 leaves = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | st.text(max_size=5)
 
@@ -99,3 +101,60 @@ def test_only_our_unfinished_files_are_removed_and_links_are_not_followed(tmp_pa
     files.remove_unfinished(run)
     assert not any(file.exists() for file in ours)
     assert all(file.exists() for file in theirs)
+
+
+# --- folders, leftovers, special files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), ""),
+        ((".lock", f".study.json.abc{files.UNFINISHED}"), ""),  # what a kill before the first write leaves
+        (("study.json", "notes.txt"), ""),
+        (("model.json",), r"is not empty \(it holds model.json\) and not the folder of a study: choose another"),
+        ((".hidden",), "is not empty"),
+        ((f"a{files.UNFINISHED}", "thesis.tex"), "it holds thesis.tex"),
+    ],
+)
+def test_a_folder_is_ours_by_its_mark(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        files.refuse_foreign_folder(tmp_path / "study.json", "a study")
+    files.refuse_foreign_folder(tmp_path / "new" / "study.json", "a study")
+
+
+def test_what_a_kill_left_of_an_export_is_removed_by_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    left, busy = (tmp_path / f".m.onnx.{name}{files.UNFINISHED}" for name in ("killed", "busy"))
+    others = [tmp_path / f".n.onnx.killed{files.UNFINISHED}" / "n.onnx", tmp_path / ".m.onnx.mine" / "notes.txt"]
+    for file in (left / "m.onnx", busy / "m.onnx", *others):
+        files.write_text(file, "half")
+    with files.locked(busy / ".lock"), files.atomic_path(target) as path:  # another process writes the same
+        path.write_text("whole")
+    assert (target.read_text(), left.exists(), busy.exists()) == ("whole", False, True)
+    assert all(file.exists() for file in others)
+
+
+def test_no_file_replaces_a_link(tmp_path: Path) -> None:
+    thesis, link = tmp_path / "thesis.tex", tmp_path / "m.onnx"
+    thesis.write_text("precious")
+    link.symlink_to(thesis)
+    with pytest.raises(UserError, match="is a symbolic link"), files.atomic_path(link, force=True):
+        pass
+    assert (thesis.read_text(), link.is_symlink()) == ("precious", True)
+
+
+@pytest.mark.parametrize("read", [files.read_json, files.load_tensors, files.load_tree, rows.read_rows])
+def test_a_pipe_in_place_of_a_file_is_one_line(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="is not a regular file"):
+            read(path)
+
+
+def test_a_tilde_without_such_a_home_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert files.expand_home("~/x.png") == Path("/home/somebody/x.png")
+    assert files.expand_home("~x.png") == Path("~x.png")

@@ -1,12 +1,13 @@
 """Folders of results: differing settings, and parts of outputs, which are removed by name and never through links."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from anchored.errors import UserError
 from anchored.store import files, layout
-from anchored.store.layout import Run
+from anchored.store.layout import CorruptedFolder, Run, StudyFolder
 
 
 def test_difference_names_the_first_setting() -> None:
@@ -57,3 +58,26 @@ def test_folders_within_a_run_are_not_links(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="is a symbolic link"):
         getattr(Run(tmp_path), name.replace("-", "_"))
+
+
+@pytest.mark.parametrize(
+    ("linked", "place"),
+    [
+        ("runs", lambda folder: StudyFolder(folder).run("a")),
+        ("runs/a", lambda folder: StudyFolder(folder).run("a")),
+        ("figures", lambda folder: StudyFolder(folder).figures),
+        ("tables", lambda folder: StudyFolder(folder).tables),
+        ("outputs", lambda folder: Run(folder).outputs_file("test")),
+        ("fog.npy", lambda folder: CorruptedFolder(folder).blocks_file("fog")),
+        (".fog.part.npy", lambda folder: CorruptedFolder(folder).part_file("fog")),
+        ("fog/1", lambda folder: CorruptedFolder(folder).image_file("fog", 1, "cat/a")),
+        ("fog/1/cat", lambda folder: CorruptedFolder(folder).image_file("fog", 1, "cat/a")),
+    ],
+)
+def test_no_place_of_ours_is_behind_a_link(tmp_path: Path, linked: str, place: Callable[[Path], object]) -> None:
+    (tmp_path / "here" / linked).parent.mkdir(parents=True)
+    (tmp_path / "here" / linked).symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=f"{linked} is a symbolic link"):
+        place(tmp_path / "here")
+    (tmp_path / "named").symlink_to(tmp_path / "elsewhere")  # a link that the user names is meant
+    place(tmp_path / "named")

@@ -84,11 +84,12 @@ def write_corrupted_copy(
     kinds = corruptions.expand(names, first.shape[2], first.shape[3], first.shape[1])
     request = Request(source, originals.content, len(originals.names), kinds, tuple(severities), seed, layout, size)
     place = CorruptedFolder(folder)
-    _refuse_foreign(place)  # before anything is put there
+    place.refuse_foreign()  # before anything is put there
     with disk.locked(place.lock_file) as free:
         if not free:
             raise UserError(f"another process is writing {folder}: wait for it, or choose another folder with -o")
         done = _claim(place, request)
+        disk.remove_unfinished(folder)
         _write_all(place, request, originals, paths, first[0], done, console)
         if layout == "npy":
             _finish_blocks(place, request, originals)
@@ -100,16 +101,6 @@ def _check(severities: Sequence[int], size: int) -> None:
         raise UserError(f"severities are {', '.join(map(str, severities)) or 'none'}: give some of 1, 2, 3, 4, 5, once")
     if size < 0:
         raise UserError(f"size is {size}: give pixels, or 0 for the images' own")
-
-
-def _refuse_foreign(folder: CorruptedFolder) -> None:
-    """Raise UserError where a folder holds files, but no corrupted images of ours."""
-    if not folder.path.exists() or folder.request_file.exists():
-        return
-    if not folder.path.is_dir() or any(entry.name != folder.lock_file.name for entry in folder.path.iterdir()):
-        raise UserError(
-            f"{folder.path} is not empty and holds no corrupted images written by anchored: choose another with -o"
-        )
 
 
 def _claim(folder: CorruptedFolder, request: Request) -> int:

@@ -7,7 +7,6 @@ module and its preprocessing). Nothing is unpickled, and no code that a folder n
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -42,7 +41,7 @@ from anchored.method.folding import fold
 from anchored.models import hub, third_party
 from anchored.models import registry as networks
 from anchored.models.features import head_name
-from anchored.store.files import load_tensors, read_json, save_tensors, write_json
+from anchored.store.files import digest, load_tensors, read_bytes, read_json, save_tensors, write_json
 from anchored.store.layout import Run
 
 _WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
@@ -298,4 +297,4 @@ def _set_references(run: Run, model: AnchoredModel, config: ModelConfig, referen
 
 def weights_digest(run: Run) -> str:
     """First 16 hexadecimal digits of the SHA-256 of the weights file, which cached outputs are bound to."""
-    return hashlib.sha256(run.weights_file.read_bytes()).hexdigest()[:16]
+    return digest(read_bytes(run.weights_file))

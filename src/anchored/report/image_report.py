@@ -70,12 +70,16 @@ def predict_images(
 ) -> PredictionReport:
     """Write ``predictions.csv`` and ``gallery.html`` for the images ``wanted``: files, folders, patterns.
 
+    ``predictions.json`` beside them says of which run; a folder that holds files and not this one is refused.
+
     Images are preprocessed as in training. The spread of an image is the standard deviation, over
     references, of the probability of its class: over the model's own K references, or over 8 training images where K
     is 1; a standard network has none. ``network``: see :func:`anchored.load`. Raises ``UserError`` where no image is
     found or none can be read.
     """
     paths = find_images(wanted)
+    request = folder / "predictions.json"  # what was asked for: it marks the folder as one of predictions
+    files.refuse_foreign_folder(request, "predictions")
     model, config = models.load(run.path, network=network), models.read_config(run)
     model = model.to(find_device())
     test_energies = _test_energies(run)
@@ -100,6 +104,8 @@ def predict_images(
     report = PredictionReport(folder / "predictions.csv", folder / "gallery.html", tuple(predictions))
     read.sort(key=lambda pair: (-(pair[1].energy or 0.0), pair[0]))
     cards = [(prediction, _thumbnail(index.decode(i))) for i, prediction in read[:GALLERY]]
+    files.write_json(request, {"run": str(run.path), "weights": models.weights_digest(run), "images": len(paths)})
+    files.remove_unfinished(folder, recursive=False)
     files.write_text(report.table, _csv(predictions))
     notes, title = list(_notes(run, config, test_energies, spread_note)), f"{len(read):,} images seen by {run.name}"
     files.write_text(report.page, render_gallery(title, notes, cards, report.problems, len(read)))
@@ -110,7 +116,7 @@ def find_images(wanted: Sequence[str]) -> list[Path]:
     """The image files that are named: files as they are, all images below folders, matches of patterns."""
     images: dict[Path, None] = {}
     for name in wanted:
-        path = Path(name).expanduser()
+        path = files.expand_home(name)
         if path.is_dir():
             matches = [path / file for file in list_images(path)]
         elif path.exists():

@@ -1,10 +1,16 @@
-"""Reading and writing files: atomic writes, one-line errors, safetensors and JSON; nothing is pickled or unpickled."""
+"""Reading and writing files: atomic writes, one-line errors, safetensors and JSON; nothing is pickled or unpickled.
+
+Nothing is written or removed through a symbolic link, in a folder that is not ours, or under a name that is not ours.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import glob
+import hashlib
 import json
 import os
+import shutil
 import stat
 import struct
 import tempfile
@@ -70,6 +76,28 @@ def refuse_link(path: Path) -> Path:
     return path
 
 
+def refuse_foreign_folder(mark: Path, what: str) -> None:
+    """Refuse to write into a folder that holds files but not ``mark``, the file that is written first of all there.
+
+    Locks and unfinished files, which a kill before the first write leaves, do not count.
+
+    Args:
+        mark: the file, in the folder.
+        what: what a folder of ours holds, for the message.
+    """
+    folder = mark.parent
+    with os_errors_as_user_errors(folder, "read"):
+        if mark.is_file() or not folder.exists():
+            return
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: choose another place with -o")
+        names = (entry.name for entry in folder.iterdir())
+        if other := next((name for name in names if name != ".lock" and not name.endswith(UNFINISHED)), None):
+            raise UserError(
+                f"{folder} is not empty (it holds {other}) and not the folder of {what}: choose another with -o"
+            )
+
+
 def remove_unfinished(folder: Path, *, recursive: bool = True) -> None:
     """Remove the temporary files that a killed process left in ``folder`` (and below it); links are not followed.
 
@@ -88,18 +116,30 @@ def remove_unfinished(folder: Path, *, recursive: bool = True) -> None:
 def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary path to write a file or folder to, which is moved to ``path`` at the end; nothing is left on errors.
 
-    Raises ``UserError`` where ``path`` exists; with ``force`` a file is replaced. An empty folder is always replaced.
+    What a killed process left of the same path is removed. Raises ``UserError`` where ``path`` exists; with ``force`` a
+    file is replaced. An empty folder is always replaced.
     """
+    refuse_link(path)
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path} exists already: choose another place")
     if path.exists() and not path.is_dir() and not force:
         raise UserError(f"{path} exists already: choose another place, or replace it with --force")
     with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"):
+            with locked(left / ".lock") if _is_folder(left) else contextlib.nullcontext(False) as free:
+                if free:
+                    shutil.rmtree(left)
+        prefix, suffix = f".{path.name}.", UNFINISHED
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix, suffix=suffix) as folder:
             temporary = Path(folder) / path.name
-            yield temporary
-            temporary.replace(path)
+            with locked(Path(folder) / ".lock"):
+                yield temporary
+                temporary.replace(path)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 @contextlib.contextmanager
@@ -148,6 +188,11 @@ def read_bytes(path: Path) -> bytes:
     """Read a file; ``UserError`` where it is missing or not a regular file."""
     with os_errors_as_user_errors(path, "read"):
         return refuse_special(path).read_bytes()
+
+
+def digest(content: bytes) -> str:
+    """First 16 hexadecimal digits of the SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def expand_home(name: str | Path) -> Path:
@@ -215,7 +260,7 @@ def tensors_metadata(path: Path) -> dict[str, str]:
 def _opened(path: Path) -> Iterator[Any]:
     """An open safetensors file; ``UserError`` where it is none."""
     try:
-        with os_errors_as_user_errors(path, "read"), safe_open(path, framework="pt") as stored:
+        with os_errors_as_user_errors(path, "read"), safe_open(refuse_special(path), framework="pt") as stored:
             yield stored
     except SafetensorError as error:
         mend = "it was cut short, or is of another format"

@@ -2,11 +2,11 @@
 
 A study's folder::
 
-    study.json      the recipe, resolved, and how it was run (versions, revision, machine)
-    results.csv     all rows; validation.csv those of held-out training images
+    study.json      the recipe, resolved, and how it was begun (versions, revision, machine)
+    results.csv     all rows; validation.csv those of held-out training images; results.json what they are of
     report.html     figures/  tables/  examples.safetensors
-    runs/CELL/      cell.json  recipe.json  model.json  weights.safetensors  training.csv  outputs/*.safetensors
-                    evaluation.json  rows.csv  state.json  validation/ (the same on held-out training images)
+    runs/CELL/      cell.json  made.json  recipe.json  model.json  weights.safetensors  training.csv  state.json
+                    outputs/*.safetensors  evaluation.json  rows.csv  validation/ (the same on held-out training images)
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from anchored.store.files import os_errors_as_user_errors, refuse_link, remove_unfinished
+from anchored.errors import UserError
+from anchored.store.files import (
+    digest,
+    os_errors_as_user_errors,
+    read_bytes,
+    read_json,
+    refuse_foreign_folder,
+    refuse_link,
+    remove_unfinished,
+)
 
 
 class _Folder(Protocol):
@@ -34,6 +43,20 @@ class _Entry:
         return folder.path / self.name
 
 
+class _Subfolder(_Entry):
+    """A folder in a folder; ``UserError`` where it is a symbolic link."""
+
+    def __get__(self, folder: _Folder, owner: type) -> Path:
+        return _within(folder.path, self.name)
+
+
+def _within(folder: Path, *names: str) -> Path:
+    """``folder/NAME/NAME ...``; ``UserError`` where one of the names is a symbolic link."""
+    for name in names:
+        folder = refuse_link(folder / name)
+    return folder
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of one trained network."""
@@ -43,6 +66,7 @@ class Run:
     cell_file = _Entry("cell.json")  # the settings that decide the weights
     state_file = _Entry("state.json")  # how far its training and evaluation are
     lock_file = _Entry(".lock")  # locked by the process that works on it
+    made_file = _Entry("made.json")  # by phase: versions, revision, processor, threads ..., each time they changed
     recipe_file = _Entry("recipe.json")  # the whole recipe that the run belongs to
     model_file = _Entry("model.json")  # what is needed to rebuild the module: network, protocol, preprocessing, classes
     weights_file = _Entry(
@@ -53,12 +77,29 @@ class Run:
     log_file = _Entry("training.csv")  # one line per epoch: loss, accuracy, learning rate, seconds
     rows_file = _Entry("rows.csv")  # the run's rows; there exactly when evaluation is complete
     replicates_file = _Entry("replicates.safetensors")  # bootstrap replicates (rows,R) in the rows' order and unit
-    evaluation_file = _Entry("evaluation.json")  # the settings that made the rows, and the hash of the weights
+    evaluation_file = _Entry("evaluation.json")  # the settings that made the rows, the hashes of weights and rows
 
     @property
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    def refuse_foreign(self) -> None:
+        """``UserError`` where the folder holds files, but not those of a training."""
+        refuse_foreign_folder(self.cell_file, "a training")
+
+    def refuse_removed(self) -> None:
+        """``UserError`` where the folder of a training that is under way was removed or emptied."""
+        if not self.cell_file.exists():
+            raise UserError(f"{self.path} was removed meanwhile: the same command begins it again")
+
+    def rows_are_intact(self) -> bool:
+        """Whether the rows are those that were written, by the hash that was written with them, if any was."""
+        if not (self.rows_file.exists() and self.evaluation_file.exists()):
+            return False
+        record = read_json(self.evaluation_file)
+        written = record.get("rows") if isinstance(record, dict) else None
+        return written in (None, digest(read_bytes(self.rows_file)))
 
     @property
     def model_folder_files(self) -> tuple[Path, Path, Path]:
@@ -68,20 +109,20 @@ class Run:
     @property
     def last_good(self) -> Run:
         """A model folder with the last finite weights, where training diverged."""
-        return Run(refuse_link(self.path / "last-good"))
+        return Run(_within(self.path, "last-good"))
 
     @property
     def validation(self) -> Run:
         """What was measured on held-out training images: rows, replicates, their settings and outputs, no network."""
-        return Run(refuse_link(self.path / "validation"))
+        return Run(_within(self.path, "validation"))
 
     def outputs_file(self, name: str) -> Path:
         """Logits, features and labels on one set."""
-        return refuse_link(self.path / "outputs") / f"{name}.safetensors"
+        return _within(self.path, "outputs") / f"{name}.safetensors"
 
     def parts_folder(self, name: str) -> Path:
         """Outputs on one set while a pass over it goes on; ``UserError`` where it is a symbolic link."""
-        return refuse_link(refuse_link(self.path / "outputs") / f"{name}.parts")
+        return _within(self.path, "outputs", f"{name}.parts")
 
     def part_file(self, name: str, start: int) -> Path:
         """Outputs on the images from ``start`` on."""
@@ -114,17 +155,26 @@ class StudyFolder:
     lock_file = _Entry(".lock")  # locked by the process that writes the study's own files
     study_file = _Entry("study.json")  # the resolved recipe and how it was run
     results_file = _Entry("results.csv")  # all rows of all runs
+    record_file = _Entry("results.json")  # the recipe behind the rows, and the hashes of their files
     validation_file = _Entry("validation.csv")  # rows of held-out training images, in the columns of results.csv
     report_file = _Entry("report.html")
     examples_file = _Entry("examples.safetensors")
     """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
-    figures = _Entry("figures")  # as PNG and PDF
     made_file = _Entry(".report.json")  # what the report was made of: see report/cached.py
-    tables = _Entry("tables")  # as Markdown and LaTeX
+    figures = _Subfolder("figures")  # as PNG and PDF
+    tables = _Subfolder("tables")  # as Markdown and LaTeX
 
     def run(self, name: str) -> Run:
-        """The run of one cell."""
-        return Run(self.path / "runs" / name)
+        """The run of one cell; ``UserError`` where its folder is a symbolic link."""
+        return Run(_within(self.path, "runs", name))
+
+    def refuse_foreign(self) -> None:
+        """``UserError`` where the folder holds files, but no study's."""
+        refuse_foreign_folder(self.study_file, "a study")
+
+    def all_runs(self) -> list[Run]:
+        """All runs that have begun, by name."""
+        return [Run(cell.parent) for cell in sorted(self.path.glob("runs/*/cell.json"))]
 
     def runs(self) -> list[Run]:
         """Runs that have been evaluated, by name."""
@@ -145,15 +195,19 @@ class CorruptedFolder:
 
     def blocks_file(self, corruption: str) -> Path:
         """One corruption's five blocks of images, uint8 (5 N,H,W,C)."""
-        return self.path / f"{corruption}.npy"
+        return _within(self.path, f"{corruption}.npy")
 
     def part_file(self, corruption: str) -> Path:
         """The same while they are not complete."""
-        return self.path / f".{corruption}.part.npy"
+        return _within(self.path, f".{corruption}.part.npy")
 
     def image_file(self, corruption: str, severity: int, name: str) -> Path:
         """One image; ``name`` is class/file without ending."""
-        return self.path / corruption / str(severity) / f"{name}.JPEG"
+        return _within(self.path, corruption, str(severity), *f"{name}.JPEG".split("/"))
+
+    def refuse_foreign(self) -> None:
+        """``UserError`` where the folder holds files, but no corrupted copy."""
+        refuse_foreign_folder(self.request_file, "a corrupted copy")
 
 
 def first_difference(there: Any, here: Any, name: str = "") -> str:
@@ -164,3 +218,9 @@ def first_difference(there: Any, here: Any, name: str = "") -> str:
         )
         return next(filter(None, parts), "")
     return "" if there == here else f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"
+
+
+def recipe_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first setting in which two resolved recipes differ, but for what they are called; "" where none does."""
+    ignored = dict.fromkeys(("name", "title"))
+    return first_difference({**there, **ignored}, {**here, **ignored})

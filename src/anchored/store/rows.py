@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anchored.errors import UserError
-from anchored.store.files import os_errors_as_user_errors, write_text
+from anchored.store.files import read_bytes, write_text
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,22 @@ _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV; None is an empty field, floats keep their full precision."""
+    """Write rows as CSV."""
+    write_text(path, rows_text(rows))
+
+
+def rows_text(rows: Iterable[Row]) -> str:
+    """Rows as CSV; None is an empty field, floats keep their full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(dataclasses.astuple(row) for row in rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def read_rows(path: Path) -> list[Row]:
     """Read rows; ``UserError`` naming file and line where a field is missing or not a number."""
-    with os_errors_as_user_errors(path, "read"):
-        text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(path).decode("utf-8", "replace")
     reader = csv.DictReader(io.StringIO(text))
     try:
         if tuple(reader.fieldnames or ()) != COLUMNS:

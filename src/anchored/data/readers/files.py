@@ -20,7 +20,11 @@ DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError)
 
 def data_root(root: str | Path | None = None) -> Path:
     """Return the folder that holds downloaded sets: ``root``, else $ANCHORED_DATA, else ~/.cache/anchored."""
-    return Path(root or os.environ.get("ANCHORED_DATA") or "~/.cache/anchored").expanduser()
+    chosen = Path(root or os.environ.get("ANCHORED_DATA") or "~/.cache/anchored")
+    try:
+        return chosen.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"there is no home folder for {chosen}: set ANCHORED_DATA to a folder for data sets") from error
 
 
 def _search_folders(row: DataSet, root: str | Path | None) -> list[Path]:
