@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +309,37 @@ def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyP
         launch.process_count(2)
     with pytest.raises(UserError, match="at least 1"):
         launch.process_count(0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_ID": "7"}, "SLURM_NTASKS is 2, so srun"),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}, "torchrun has to start them"),
+    ],
+    ids=["SLURM", "torchrun"],
+)
+def test_who_is_waited_for_is_said(
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "12345"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "cluster_environment", lambda: _environment(variables))
+    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    told = launch._meeting_point(launch.cluster_environment())
+    assert said in told
+    assert ":12345" in told
+    with launch._said_if_slow(told):
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
+    assert said in capsys.readouterr().err
+
+
+def _environment(variables: dict[str, str]) -> object:
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    return SLURMEnvironment(auto_requeue=False) if "SLURM_NTASKS" in variables else TorchElasticEnvironment()
 
 
 def test_refusals(tmp_path: Path) -> None:

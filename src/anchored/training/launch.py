@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -25,6 +26,8 @@ from anchored.method import collectives
 
 GRACE = 30.0
 """Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
+PATIENCE = 20.0
+"""Seconds after which it is said which processes are waited for."""
 TIMEOUT = timedelta(hours=2)
 """After so long a collective within training is given up."""
 
@@ -114,15 +117,38 @@ def _process_group(devices: int, accelerator: str) -> Iterator[None]:
     from lightning_fabric.strategies import DDPStrategy
 
     local, nodes = _local_and_nodes(devices)
-    strategy = DDPStrategy(cluster_environment=cluster_environment(), timeout=TIMEOUT)
+    environment = cluster_environment()
+    strategy = DDPStrategy(cluster_environment=environment, timeout=TIMEOUT)
     try:
-        Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=nodes).launch()
+        with _said_if_slow(f"waiting for {devices} processes to meet at {_meeting_point(environment)}"):
+            Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=nodes).launch()
     except (RuntimeError, ValueError) as error:  # MisconfigurationException is one: more devices than there are
         raise UserError(f"{devices} processes cannot work together: {error}") from error
     try:
         yield
     finally:
         distributed.destroy_process_group()
+
+
+def _meeting_point(environment: Any) -> str:
+    """Where the processes meet, and who was to start them."""
+    address = f"{environment.main_address}:{environment.main_port}"
+    if "SLURM" in type(environment).__name__:
+        tasks = f"SLURM_NTASKS is {os.environ.get('SLURM_NTASKS')}"
+        return f"{address}: {tasks}, so srun has to start them; for one process alone, unset SLURM_NTASKS"
+    return f"{address}: torchrun has to start them on every machine"
+
+
+@contextlib.contextmanager
+def _said_if_slow(what: str) -> Iterator[None]:
+    """Say what is waited for, once it takes longer than others would."""
+    timer = threading.Timer(PATIENCE, lambda: print(f"anchored: {what}", file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
