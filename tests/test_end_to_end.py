@@ -147,20 +147,28 @@ def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path
     assert contents(folder.path, "runs/*/weights.safetensors") == contents(study.path, "runs/*/weights.safetensors")
 
 
-def test_an_interrupted_study_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 1)]
+)
+def test_an_interrupted_study_says_how_to_go_on(number: signal.Signals, workers: int, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "interrupted")
     code = "import sys; from anchored.cli.main import main; sys.exit(main())"
-    longer = ["--train.epochs", "5000", "-o", str(folder.path)]
-    process = subprocess.Popen([sys.executable, "-c", code, *TOY, *longer], stderr=subprocess.PIPE, text=True)
+    longer = ["--train.epochs", "5000", "--workers", str(workers), "-o", str(folder.path)]
+    command = [sys.executable, "-c", code, *TOY, *longer]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     checkpoint = folder.run("small-standard-seed0").checkpoint_file
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said == "anchored: interrupted; the same command goes on where this one stopped\n"
+    if number == signal.SIGINT:  # as a terminal does: to every process of the command
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=90)  # it ends when all processes that write to stderr have ended
+    assert process.returncode == 128 + number
+    by = "" if number == signal.SIGINT else f" by {number.name}"
+    assert said == f"anchored: interrupted{by}; the same command goes on where this one stopped\n"
     assert checkpoint.exists()
 
 

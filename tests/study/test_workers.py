@@ -13,6 +13,7 @@ from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.study import jobs, workers
 from anchored.study.progress import Display
+from anchored.training import fit
 
 
 @dataclass
@@ -27,13 +28,18 @@ class Ended:
     def terminate(self) -> None:
         pass
 
-    def join(self) -> None:
+    def join(self, timeout: float) -> None:
+        pass
+
+    def kill(self) -> None:
         pass
 
 
 def of_tiny(path: Path) -> workers.Workload:
-    left = list(TINY.cells())
-    return workers.Workload(StudyFolder(path), TINY, left, Display(Console(), {cell.name: "" for cell in left}))
+    left, folder = list(TINY.cells()), StudyFolder(path)
+    for cell in left:
+        fit.claim_run(folder.run(cell.name), cell)
+    return workers.Workload(folder, TINY, left, Display(Console(), {cell.name: "" for cell in left}))
 
 
 def test_a_machine_lost_with_many_processes_is_one_loss(tmp_path: Path) -> None:

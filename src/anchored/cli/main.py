@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -13,6 +14,7 @@ from typing import TextIO
 from anchored.cli.parser import Documentation, parse_arguments
 from anchored.cli.verbs import VERBS
 from anchored.errors import UserError, printable, told
+from anchored.training import interruption
 
 SPIN = "30000"
 """How often torch's threads (GNU OpenMP's) look for one another before they sleep, unless ``GOMP_SPINCOUNT`` says.
@@ -35,22 +37,25 @@ def _overview() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
-    cannot be read, 2 for bad input, 130 when interrupted."""
+    cannot be read, 2 for bad input, 128 + N when signal N interrupted it (130: Ctrl-C)."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter ends no study
     try:
         try:
-            return _run(list(sys.argv[1:] if arguments is None else arguments))
+            with interruption.handled():
+                return _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where it can be told that there is no room
     except UserError as error:
         _complain(told(error))
-    except KeyboardInterrupt:
-        _complain("interrupted; the same command goes on where this one stopped")
-        return 130
+    except KeyboardInterrupt as error:
+        number = interruption.number_of(error)
+        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        _complain(f"interrupted{by}; the same command goes on where this one stopped")
+        return 128 + number
     except BrokenPipeError:  # the reader of our output has gone, as in `anchored ... | head`
         _discard(sys.stdout)
         return 0

@@ -141,6 +141,10 @@ class Task:
         """End it, and the process that it runs in."""
         self.ray.cancel(self.result, force=True)
 
-    def join(self) -> None:
+    def join(self, timeout: float) -> None:
         """Wait until it has ended, ten seconds at most: its machine may be gone."""
-        self.ray.wait([self.result], timeout=10)
+        self.ray.wait([self.result], timeout=min(timeout, 10))
+
+    def kill(self) -> None:
+        """End it, as ``terminate`` does."""
+        self.ray.cancel(self.result, force=True)

@@ -10,6 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,8 +29,10 @@ from anchored.store.layout import StudyFolder
 from anchored.study import jobs
 from anchored.study.progress import Display, quiet
 from anchored.study.ray_cluster import RayCluster
+from anchored.training import interruption
 
 POLL = 0.5  # seconds between two reads of other processes' states
+LAST_STEP = 60.0  # seconds in which a process that is asked to end finishes its step and writes a checkpoint
 ATTEMPTS = 3  # how many processes a cell may lose, and how many in a row may end before they hold a cell
 
 
@@ -120,10 +123,13 @@ class WorkerProcess(Protocol):
         """Whether it has not ended yet."""
 
     def terminate(self) -> None:
-        """End it."""
+        """Ask it to end."""
 
-    def join(self) -> None:
-        """Wait until it has ended."""
+    def join(self, timeout: float) -> None:
+        """Wait until it has ended, so many seconds at most."""
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended yet."""
 
 
 def _supervise(workload: Workload, start: Callable[[], WorkerProcess], count: int) -> None:
@@ -144,8 +150,12 @@ def _supervise(workload: Workload, start: Callable[[], WorkerProcess], count: in
     finally:
         for process in running:
             process.terminate()
-        for process in running:
-            process.join()
+        try:
+            for process in running:
+                process.join(LAST_STEP)
+        finally:  # also where a second signal comes
+            for process in running:
+                process.kill()
 
 
 @dataclass
@@ -188,11 +198,19 @@ def run_worker(path: str, settings: dict[str, Any], root: str | None, threads: i
     quiet()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    try:  # Ctrl-C reaches this process and its parent, which then asks it to end: once is enough
+        with interruption.handled(repeats=False):
+            _run_cells(folder, recipe, Path(root) if root else None)
+    except KeyboardInterrupt as error:
+        sys.exit(128 + interruption.number_of(error))
+
+
+def _run_cells(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
     for cell in recipe.cells():
         run = folder.run(cell.name)
         state = jobs.read_state(run)
         if not (state and state.ended):
-            jobs.run_cell(run, cell, recipe, Path(root) if root else None)
+            jobs.run_cell(run, cell, recipe, root)
 
 
 def _end_with_parent() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -29,7 +30,7 @@ from anchored.models import folder as models
 from anchored.models import initialisation
 from anchored.store import files, layout
 from anchored.store.layout import Run
-from anchored.training import optimiser
+from anchored.training import interruption, optimiser
 from anchored.training.checkpoints import TensorCheckpoints
 from anchored.training.devices import find_device
 from anchored.training.launch import trainer_options
@@ -47,8 +48,9 @@ class CheckpointCallback(pl.Callback):
         self._saved = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Start the time until the first checkpoint."""
+        """Start the time until the first checkpoint; signals are ours, not Lightning's."""
         self._saved = time.monotonic()
+        interruption.install()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         """Report progress eight times an epoch, since reading the loss waits for the device; save where it is due."""
@@ -57,10 +59,11 @@ class CheckpointCallback(pl.Callback):
             share = trainer.global_step / trainer.estimated_stepping_batches
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self.progress(share, f"training, {epoch}, loss {outputs['loss'].item():.3f}")
-        due = time.monotonic() - self._saved >= 60 * self.minutes
+        due = time.monotonic() - self._saved >= 60 * self.minutes or interruption.is_received()
         may_save = trainer.world_size == 1 or not self.minutes or trainer.global_step % SYNC_STEPS == 0
         if may_save and not trainer.is_last_batch and trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer, module)
+            interruption.raise_received()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save the state, and the history of epochs as ``training.csv``."""
@@ -73,10 +76,12 @@ class CheckpointCallback(pl.Callback):
             writer.writeheader()
             writer.writerows(module.history)
             files.write_text(self.run.log_file, text.getvalue())
+        interruption.raise_received()
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, TrainingStep)
         module.refuse_divergence()
+        self.run.refuse_removed()
         trainer.save_checkpoint(self.run.checkpoint_file)
         self._saved = time.monotonic()
 
@@ -116,11 +121,12 @@ def train(
 
 
 def claim_run(run: Run, cell: Cell) -> bool:
-    """Claim a folder for a cell; whether the cell is trained. ``UserError`` where the folder holds another one."""
+    """Claim a folder for a cell; whether the cell is trained. ``UserError`` where it holds another one, or no cell."""
     settings = json.loads(canonical(cell))
     with files.os_errors_as_user_errors(run.path, "read"):
         claimed = run.cell_file.exists()
     if not claimed:
+        run.refuse_foreign()
         files.write_json(run.cell_file, settings)
     elif difference := layout.first_difference(_read_settings(run), settings):
         raise UserError(f"{run.path} holds another training ({difference}): choose another folder")
@@ -195,10 +201,13 @@ def _fit(trainer: pl.Trainer, step: TrainingStep, batches: Batches, run: Run, co
     """Train, from the checkpoint if there is one; errors that users can mend become one line with what to do."""
     resumed = from_rank_zero(run.checkpoint_file.exists)
     try:
-        trainer.fit(step, batches, ckpt_path=run.checkpoint_file if resumed else None)
-    except SystemExit as stopped:  # Lightning makes an exit of Ctrl-C, and ignores further ones
+        # Several ranks may wait for one another within a step: they end at once, at the last checkpoint.
+        with interruption.delayed() if trainer.world_size == 1 else contextlib.nullcontext():
+            trainer.fit(step, batches, ckpt_path=run.checkpoint_file if resumed else None)
+    except SystemExit as stopped:  # Lightning makes an exit of an interruption, and ignores further ones
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from stopped
+        interruption.install()
+        raise interruption.Interrupted(interruption.number_of(stopped.__context__)) from stopped
     except Diverged as error:
         raise Diverged(f"{error}{_save_last_good(run, step.model, config)}") from error
     except UserError:
@@ -217,6 +226,7 @@ def _fit(trainer: pl.Trainer, step: TrainingStep, batches: Batches, run: Run, co
 
 
 def _save_model(run: Run, model: nn.Module, config: models.ModelConfig) -> None:
+    run.refuse_removed()
     models.save_model(run, model, config)
     run.checkpoint_file.unlink(missing_ok=True)
 
