@@ -165,7 +165,7 @@ def test_a_bootstrap_without_end_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "is not empty and not a study's folder" in said(["study", "demo", "-o", str(tmp_path)], capsys)
+    assert "and not the folder of a study" in said(["study", "demo", "-o", str(tmp_path)], capsys)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 

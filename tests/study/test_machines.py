@@ -151,6 +151,7 @@ def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
 def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1e9, 2e9, -5.0, 0.0] * 1000)
     monkeypatch.setattr(time, "time", lambda: next(times))
+    fit.claim_run(Run(tmp_path), PLAIN)
     keeper = jobs.StateWriter(Run(tmp_path), lambda state: None)
     with keeper.phase("training"):
         keeper.update(0.5, "training")

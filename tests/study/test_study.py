@@ -155,9 +155,11 @@ def test_what_a_kill_left_half_written_is_swept_away(alone: StudyFolder, tmp_pat
     left = [place / f".x.abc{files.UNFINISHED}" for place in (folder.path, folder.tables, folder.figures)]
     for file in left:
         file.write_text("half")
-    others = next(iter(folder.runs())).path / f".x.abc{files.UNFINISHED}"
+    run = next(iter(folder.runs()))
+    others = run.path / f".x.abc{files.UNFINISHED}"
     others.write_text("somebody's who works on that cell")
-    study.study(TINY, folder.path, Console())
+    with files.locked(run.lock_file):
+        study.study(TINY, folder.path, Console())
     assert not any(file.exists() for file in left)
     assert others.exists()
 

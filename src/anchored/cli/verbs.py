@@ -355,6 +355,8 @@ def _show_report(folder: Path) -> None:
     study, console = StudyFolder(folder), _console()
     for table in cached.terminal_tables(study, console.width):
         console.print(table)
+    for notice in cached.current_notices(study):
+        _say(f"anchored: {notice}", stderr=True)
     _say(f"Report: {study.report_file.resolve()}")
 
 

@@ -125,6 +125,7 @@ class Evaluator:
         """Pass all sets through the network, shared by all ranks; outputs that are there are not computed again."""
         sets = self.sets()
         for number, images in enumerate(sets):
+            self.run.refuse_removed()
             self.progress(number / len(sets), f"evaluating, {images.file}")
             inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
 

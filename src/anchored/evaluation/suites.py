@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ from anchored.models import folder as models
 from anchored.models import registry as networks
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
-from anchored.store.rows import Row, write_rows
+from anchored.store.rows import Row, rows_text
 
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
 CORRUPTED = ("accuracy", "smooth_ece", "smooth_ece_old")
@@ -208,21 +209,32 @@ def _measure(evaluator: Evaluator) -> list[Row]:
     rows = [row for suite in SUITES for row in suite(evaluator)]
     draws, folder = torch.cat(evaluator.draws, dim=1).T.float(), evaluator.folder
     assert len(draws) == len(rows)
-    files.save_tensors(folder.replicates_file, {"draws": draws})
-    write_rows(folder.rows_file, rows)
-    files.write_json(folder.evaluation_file, _made_from(evaluator.run, evaluator.cell, evaluator.settings))
+    evaluator.run.refuse_removed()
+    text = rows_text(rows)
+    made = _made_from(evaluator.run, evaluator.cell, evaluator.settings) | {"rows": files.digest(text.encode())}
+    # All three name the rows by their hash: whatever a kill leaves of two measurements is known and measured again.
+    files.save_tensors(folder.replicates_file, {"draws": draws}, {"rows": made["rows"]})
+    files.write_text(folder.rows_file, text)
+    files.write_json(folder.evaluation_file, made)
     return rows
 
 
 def is_evaluated(run: Run, cell: Cell, settings: Evaluation, split: Split = "test") -> bool:
-    """Whether the run's rows were made from its weights with these settings, and from the same own images."""
+    """Whether the run's rows were made from its weights with these settings, and from the same own images.
+
+    Rows that are not those that were written, since they were edited or replaced in part, do not count.
+    """
     kept = run if split == "test" else run.validation
-    if not (kept.rows_file.exists() and kept.evaluation_file.exists() and run.weights_file.exists()):
+    made_files = (kept.rows_file, kept.replicates_file, kept.evaluation_file, run.weights_file)
+    if not all(file.exists() for file in made_files):
         return False
-    return bool(files.read_json(kept.evaluation_file) == _made_from(run, cell, settings))
+    rows = files.digest(files.read_bytes(kept.rows_file))
+    if files.tensors_metadata(kept.replicates_file).get("rows") != rows:
+        return False
+    return bool(files.read_json(kept.evaluation_file) == _made_from(run, cell, settings) | {"rows": rows})
 
 
-def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, object]:
+def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, Any]:
     names = [name for name in (cell.data.train, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
     own = {name: datasets.content_hash(name, cell.data) for name in names if catalog.is_user_data(name)}
     made = {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}

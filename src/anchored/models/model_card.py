@@ -24,10 +24,10 @@ rejection is not a guarantee that out-of-distribution images are noticed. The mo
 def model_card(run: Run, source: str) -> str:
     """The text of ``README.md``, with the hub's front matter; ``source`` is the argument of :func:`anchored.load`.
 
-    Results are the run's own rows; where there are none the card says so.
+    Results are the run's own rows; where there are none, or they were edited, the card says that it was not measured.
     """
     config = read_config(run)
-    rows = _headline(run) if run.rows_file.exists() else []
+    rows = _headline(run) if run.rows_are_intact() else []
     sections = [
         f"---\n{_front_matter(run, config, rows)}\n---",
         f"# {run.name}",

@@ -32,10 +32,11 @@ class Made:
     inputs: str
     outputs: dict[str, str]
     tables: tuple[Table, ...]
+    notices: tuple[str, ...] = ()  # what readers must know before they trust the rows
 
 
-def current_tables(folder: StudyFolder) -> tuple[Table, ...] | None:
-    """Return the terminal's tables of the report that is there, or None where it has to be written (again)."""
+def current(folder: StudyFolder) -> Made | None:
+    """Return what the report that is there says on the terminal, or None where it has to be written (again)."""
     if not folder.made_file.is_file():
         return None
     try:
@@ -43,7 +44,13 @@ def current_tables(folder: StudyFolder) -> tuple[Table, ...] | None:
         whole = made.inputs == _inputs(folder) and made.outputs == _hashes(folder.path, _outputs(folder))
     except (UserError, OSError):
         return None
-    return made.tables if whole else None
+    return made if whole else None
+
+
+def current_tables(folder: StudyFolder) -> tuple[Table, ...] | None:
+    """Return the terminal's tables of the report that is there, or None where it has to be written (again)."""
+    made = current(folder)
+    return None if made is None else made.tables
 
 
 def terminal_tables(folder: StudyFolder, width: int) -> list[rich_table.Table]:
@@ -51,9 +58,15 @@ def terminal_tables(folder: StudyFolder, width: int) -> list[rich_table.Table]:
     return [part for table in current_tables(folder) or () for part in formats.terminal(table, width)]
 
 
-def keep(folder: StudyFolder, tables: Sequence[Table]) -> None:
+def current_notices(folder: StudyFolder) -> tuple[str, ...]:
+    """What readers must know before they trust the rows; none without a report."""
+    made = current(folder)
+    return made.notices if made else ()
+
+
+def keep(folder: StudyFolder, tables: Sequence[Table], notices: Sequence[str]) -> None:
     """Write down what the report that has just been written was made of."""
-    made = Made(_inputs(folder), _hashes(folder.path, _outputs(folder)), tuple(tables))
+    made = Made(_inputs(folder), _hashes(folder.path, _outputs(folder)), tuple(tables), tuple(notices))
     files.write_json(folder.made_file, dataclasses.asdict(made))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,8 @@ from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate, compare_estimates, holm_corrected
 from anchored.store import files
-from anchored.store.layout import Run, StudyFolder
-from anchored.store.rows import Row, read_rows
+from anchored.store.layout import Run, StudyFolder, recipe_difference
+from anchored.store.rows import Row, read_rows, rows_text
 
 MEAN = "mean"
 """The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
@@ -104,6 +105,7 @@ class Summary:
     made: dict[str, Any]
     rows: tuple[Row, ...]
     validation: bool = False  # measured on held-out training images
+    notices: tuple[str, ...] = ()  # what readers must know before they trust the rows, a sentence each
 
     @cached_property
     def _index(self) -> dict[tuple[object, ...], list[Row]]:
@@ -269,11 +271,13 @@ class Summary:
         if name not in self._draws:
             run, rows = self.folder.run(name), [r for r in self.rows if r.run == row.run]
             file = (run.validation if self.validation else run).replicates_file
-            draws = files.load_tensors(file)[0].get("draws") if file.exists() else None
-            fits = draws is not None and draws.dim() == 2 and len(draws) == len(rows)
-            self._draws[name] = (draws if fits else None, {id(r): i for i, r in enumerate(rows)})
-        draws, places = self._draws[name]
-        return None if draws is None else draws[places[id(row)]]
+            draws, text = files.load_tensors(file) if file.exists() else ({}, {})
+            same = text.get("rows") in (None, files.digest(rows_text(rows).encode()))
+            found = draws.get("draws")
+            fits = same and found is not None and found.dim() == 2 and len(found) == len(rows)
+            self._draws[name] = (found if fits else None, {id(r): i for i, r in enumerate(rows)})
+        kept, places = self._draws[name]
+        return None if kept is None else kept[places[id(row)]]
 
     @cached_property
     def _draws(self) -> dict[str, tuple[Tensor | None, dict[int, int]]]:
@@ -299,14 +303,56 @@ def variant_of(row: Row) -> Variant:
 
 def read_summary(folder: StudyFolder) -> Summary:
     """A study's rows and settings, checked. ``UserError`` where there are no rows, or not of one study (with line)."""
-    study = files.read_json(folder.study_file)
-    if not isinstance(study, dict) or not isinstance(study.get("recipe"), dict):
-        raise UserError(f"{folder.study_file} does not describe a study")
-    made = study.get("made")
-    rows = _checked_rows(folder.results_file)
+    study, record = _read_recipe(folder.study_file), None
+    rows, notices = _checked_rows(folder.results_file), list[str]()
     if not rows:
         raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
-    return Summary(folder, study["recipe"], made if isinstance(made, dict) else {}, rows)
+    if folder.record_file.exists():
+        record = _read_recipe(folder.record_file)
+        notices = list(_notices(folder, record, study))
+    begun = study.get("made")
+    names = dict.fromkeys(Path(row.run).name for row in rows)
+    recipe = (record or study)["recipe"]
+    return Summary(
+        folder,
+        recipe,
+        _made(begun if isinstance(begun, dict) else {}, map(folder.run, names)),
+        rows,
+        notices=tuple(notices),
+    )
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    content = files.read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
+        raise UserError(f"{path} does not describe a study")
+    return content
+
+
+def _notices(folder: StudyFolder, record: dict[str, Any], study: dict[str, Any]) -> Iterator[str]:
+    """Files of rows that are not those that were written; settings that the rows are not of."""
+    hashes = record.get("files")
+    for name, written in hashes.items() if isinstance(hashes, dict) else ():
+        file = folder.path / Path(name).name
+        if file.is_file() and files.digest(files.read_bytes(file)) != written:
+            yield f"{file.name} is not as it was written (edited, or a study was killed): its numbers may be wrong."
+    if difference := recipe_difference(record["recipe"], study["recipe"]):
+        yield (
+            f"The study began again with other settings ({difference}) and has not ended: these are the rows of before."
+        )
+
+
+def _made(begun: dict[str, Any], runs: Iterable[Run]) -> dict[str, Any]:
+    """How a study was begun, with what each run says of itself: several values where the runs differ."""
+    values: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in runs:
+        records = files.read_json(run.made_file) if run.made_file.is_file() else {}
+        for entries in records.values() if isinstance(records, dict) else ():
+            for entry in entries if isinstance(entries, list) else ():
+                for key, value in entry.items() if isinstance(entry, dict) else ():
+                    values[str(key)][str(value)] = None
+    kept = {key: "; ".join(found) for key, found in values.items() if key not in ("started", "command")}
+    return begun | kept
 
 
 def validation_of(summary: Summary) -> Summary | None:

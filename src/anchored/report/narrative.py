@@ -102,7 +102,8 @@ def _images(summary: Summary, dataset: str) -> str:
 
 
 def missing_parts(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
-    """One sentence for each part that this report lacks, and why; ``pictures`` are the names of its figures."""
+    """What readers must know first, then what this report lacks and why; ``pictures`` are the names of its figures."""
+    yield from summary.notices
     if not summary.families:
         yield "Corruptions were not measured in this study."
     if not summary.sets("auroc"):

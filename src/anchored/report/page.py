@@ -100,7 +100,9 @@ def write(folder: StudyFolder) -> Path:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
     files.write_text(folder.report_file, _render(summary, pictures, tables))
-    cached.keep(folder, [table for table in tables if table.name == "headline" or table.name.startswith(SHOWN)])
+    cached.keep(
+        folder, [table for table in tables if table.name == "headline" or table.name.startswith(SHOWN)], summary.notices
+    )
     return folder.report_file
 
 

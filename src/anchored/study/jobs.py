@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import socket
 import time
@@ -28,6 +29,7 @@ from anchored.evaluation.evaluator import Split
 from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
 from anchored.store import files
 from anchored.store.layout import Run
+from anchored.study import provenance
 from anchored.training import fit
 from anchored.training.step import Diverged
 
@@ -74,9 +76,10 @@ def is_free(run: Run) -> bool:
 
 def is_done(run: Run, cell: Cell, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
-    if run.cell_file.exists():
-        fit.claim_run(run, cell)
-    return run.weights_file.exists() and not _unmeasured(run, cell, recipe)
+    if not run.cell_file.exists():  # weights alone are no run: nothing says what they were trained on
+        run.refuse_foreign()
+        return False
+    return fit.claim_run(run, cell) and not _unmeasured(run, cell, recipe)
 
 
 def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> list[tuple[Split, Evaluation]]:
@@ -119,12 +122,22 @@ def run_cell(
             if get_world_size() > 1 and not isinstance(error, Diverged):
                 raise
             trace = "" if isinstance(error, UserError) else traceback.format_exc()
+            with contextlib.suppress(UserError):  # somebody may have removed the folder
+                fit.claim_run(run, cell)
             return writer.end("failed", told(error), trace)
+
+
+def sweep(run: Run) -> None:
+    """Remove what killed processes left in the folder of a cell whose lock this process holds."""
+    files.remove_unfinished(run.path)
+    if run.cell_file.exists() and run.weights_file.exists():  # killed between the last two steps of a training
+        run.checkpoint_file.unlink(missing_ok=True)
 
 
 def _begin(run: Run, cell: Cell, recipe: Recipe) -> bool:
     """Prepare a cell's folder, unless the cell is done; whether it is."""
-    files.remove_unfinished(run.path)
+    fit.claim_run(run, cell)
+    sweep(run)
     done = is_done(run, cell, recipe)
     if not done:
         files.write_json(run.recipe_file, json.loads(canonical(recipe)))
@@ -132,7 +145,7 @@ def _begin(run: Run, cell: Cell, recipe: Recipe) -> bool:
 
 
 class StateWriter:
-    """Writes a cell's state to disk, on rank 0, and passes it to ``show``."""
+    """Writes a cell's state to its folder, on rank 0, unless that was removed, and passes it to ``show``."""
 
     def __init__(self, run: Run, show: Callable[[State], None] = lambda state: None) -> None:
         self.run, self.show = run, show
@@ -141,8 +154,15 @@ class StateWriter:
 
     @contextlib.contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
-        """Training or evaluating; the seconds that it takes are kept."""
+        """Training or evaluating; the seconds that it takes are kept, and how it is made."""
         began = time.monotonic()
+        if get_rank() == 0 and (changed := provenance.record(self.run, phase)):
+            logging.getLogger(__name__).warning(
+                "%s: goes on from a checkpoint made otherwise (%s): its weights can differ from an uninterrupted "
+                "training's",
+                self.run.path,
+                changed,
+            )
         self._set(now=True, phase=phase, share=0.0, what=phase)
         yield
         self._set(now=True, seconds={**self.state.seconds, phase: time.monotonic() - began})
@@ -159,7 +179,11 @@ class StateWriter:
     def _set(self, now: bool, **changes: Any) -> None:
         self.state = replace(self.state, **changes)
         self.show(self.state)
-        if get_rank() == 0 and (now or time.monotonic() - self._written >= WRITE_INTERVAL):
+        if (
+            get_rank() == 0
+            and self.run.cell_file.exists()
+            and (now or time.monotonic() - self._written >= WRITE_INTERVAL)
+        ):
             self._written = time.monotonic()
             self.state = replace(self.state, updated=time.time())
             with contextlib.suppress(UserError):  # a full disk ends the cell where its results are written, not here

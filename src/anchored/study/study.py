@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from anchored.method.collectives import from_rank_zero
 from anchored.report import page as report
 from anchored.store import files, layout
 from anchored.store.layout import Run, StudyFolder
-from anchored.store.rows import read_rows, write_rows
-from anchored.study import jobs
+from anchored.store.rows import read_rows, rows_text
+from anchored.study import jobs, provenance
 from anchored.study.progress import Display
-from anchored.study.provenance import provenance
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training import fit
 from anchored.training.machine import refuse_unfit_machine
@@ -92,25 +90,56 @@ def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | N
 
 
 def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
-    """Write the results and the report of all cells that are done; ``UserError`` where cells failed."""
+    """Write the results and the report of all cells that are done; ``UserError`` where cells are not."""
     cells = list(recipe.cells())
     with files.locked(folder.lock_file, wait=True):
+        _refuse_other_settings(folder, recipe)
         for place in (folder.path, folder.tables, folder.figures):
             files.remove_unfinished(place, recursive=False)
         done = [run for cell in cells if jobs.is_done(run := folder.run(cell.name), cell, recipe)]
-        write_rows(folder.results_file, [row for run in done for row in read_rows(run.rows_file)])
-        if recipe.choose:
-            rows = [row for run in done for row in read_rows(run.validation.rows_file)]
-            write_rows(folder.validation_file, rows)
+        for run in done:
+            with files.locked(run.lock_file) as free:
+                if free:
+                    jobs.sweep(run)
+        _write_results(folder, recipe, done)
         if done:
             suites.save_examples(folder, recipe, root)
             report.write(folder)
-    _refuse_failures(folder, cells)
+    _refuse_failures(folder, cells, done)
 
 
-def _refuse_failures(folder: StudyFolder, cells: Sequence[Cell]) -> None:
+def _write_results(folder: StudyFolder, recipe: Recipe, done: Sequence[Run]) -> None:
+    """Write the rows of all runs, then the recipe that they are of and the hashes of their files."""
+    texts = {folder.results_file: rows_text(row for run in done for row in read_rows(run.rows_file))}
+    if recipe.choose:
+        texts[folder.validation_file] = rows_text(row for run in done for row in read_rows(run.validation.rows_file))
+    for file, text in texts.items():
+        files.write_text(file, text)
+    hashes = {file.name: files.digest(text.encode()) for file, text in texts.items()}
+    files.write_json(folder.record_file, {"recipe": json.loads(canonical(recipe)), "files": hashes})
+
+
+def _refuse_other_settings(folder: StudyFolder, recipe: Recipe) -> None:
+    """``UserError`` where a study with other settings has claimed the folder meanwhile: its rows are not dropped."""
+    there = _claimed(folder)
+    if there is None:
+        raise UserError(f"{folder.path} was removed meanwhile: the same command begins it again")
+    if difference := layout.recipe_difference(there, json.loads(canonical(recipe))):
+        raise UserError(
+            f"another study began in {folder.path} meanwhile ({difference}), and its results are kept: run this one "
+            "again after it, or in another folder"
+        )
+
+
+def _refuse_failures(folder: StudyFolder, cells: Sequence[Cell], done: Sequence[Run]) -> None:
     states = [(cell, jobs.read_state(folder.run(cell.name))) for cell in cells]
     failed = [(cell, state.error) for cell, state in states if state and state.phase == "failed"]
+    left = [cell for cell in cells if folder.run(cell.name) not in done]
+    if left and not failed:
+        raise UserError(
+            f"{len(left)} of {len(cells)} trainings are not done ({left[0].label}): somebody, or another study, "
+            f"changed {folder.run(left[0].name).path} meanwhile; the same command does the rest"
+        )
     if not failed:
         return
     cell, error = failed[0]
@@ -186,6 +215,7 @@ def _locked_and_shown(run: Run, cell: Cell, console: Console) -> Iterator[jobs.S
     with jobs.run_locked(run) as mine, Display(console, {cell.name: cell.label}) as display:
         if not mine:
             raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
+        from_rank_zero(lambda: jobs.sweep(run))
         yield jobs.StateWriter(run, lambda state: display.show(cell.name, state))
 
 
@@ -196,36 +226,49 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     """
     recipe = suites.check_recipe(recipe, root)
     holdout.check_holdout(recipe, root)
-    _read_start(folder, recipe)
+    _refuse_other_study(folder, recipe)
     return recipe
 
 
 def claim_folder(folder: StudyFolder, recipe: Recipe) -> None:
-    """Claim a folder for a study; ``UserError`` where it holds another one, or other things."""
-    settings, started = json.loads(canonical(recipe)), _read_start(folder, recipe)
-    with files.locked(folder.lock_file, wait=True):
-        files.write_json(folder.study_file, {"recipe": settings, "made": {"started": started, **provenance()}})
+    """Claim a folder for a study; ``UserError`` where it holds another one, or other files.
 
-
-def _read_start(folder: StudyFolder, recipe: Recipe) -> str:
-    """Return when a study was first started in a folder; ``UserError`` where the folder holds something else.
-
-    The grid may change later, since every cell stands alone, and so may the evaluation, which is then done again.
+    The grid may change later, since every cell stands alone, and so may the evaluation, which is then done again, but
+    not while another process works there with the settings as they were.
     """
     settings = json.loads(canonical(recipe))
-    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    if folder.study_file.exists():
-        content = _read_study(folder)
-        claimed = content["recipe"]
-        with contextlib.suppress(UserError):  # settings that are new since then take their defaults
-            claimed = json.loads(canonical(Recipe.parse(claimed)))
-        ignored = dict.fromkeys(CHANGEABLE)
+    made = {"started": provenance.now(), **provenance.provenance()}
+    folder.refuse_foreign()
+    with files.locked(folder.lock_file, wait=True):
+        if (claimed := _refuse_other_study(folder, recipe)) is not None:
+            difference = layout.recipe_difference(claimed, settings)
+            if difference and not all(jobs.is_free(run) for run in folder.all_runs()):
+                raise UserError(
+                    f"another process works on {folder.path} with other settings ({difference}): wait for it, or "
+                    "choose another folder with -o"
+                )
+            made = _read_study(folder).get("made", made)
+        files.write_json(folder.study_file, {"recipe": settings, "made": made})
+
+
+def _refuse_other_study(folder: StudyFolder, recipe: Recipe) -> dict[str, Any] | None:
+    """``UserError`` where a folder holds another study or other files; else the resolved recipe in it, if any."""
+    folder.refuse_foreign()
+    if (claimed := _claimed(folder)) is not None:
+        ignored, settings = dict.fromkeys(CHANGEABLE), json.loads(canonical(recipe))
         if difference := layout.first_difference({**claimed, **ignored}, {**settings, **ignored}):
             raise UserError(f"{folder.path} holds another study ({difference}): choose another folder with -o")
-        return str(content.get("made", {}).get("started", now))
-    if folder.path.exists() and (not folder.path.is_dir() or any(_foreign_files(folder))):
-        raise UserError(f"{folder.path} is not empty and not a study's folder: choose another with -o")
-    return now
+    return claimed
+
+
+def _claimed(folder: StudyFolder) -> dict[str, Any] | None:
+    """The resolved recipe in ``study.json``, or None where there is none."""
+    if not folder.study_file.exists():
+        return None
+    claimed: dict[str, Any] = _read_study(folder)["recipe"]
+    with contextlib.suppress(UserError):  # settings that are new since then take their defaults
+        claimed = json.loads(canonical(Recipe.parse(claimed)))
+    return claimed
 
 
 def _read_study(folder: StudyFolder) -> dict[str, Any]:
@@ -234,9 +277,3 @@ def _read_study(folder: StudyFolder) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
         raise UserError(f"{folder.study_file} does not describe a study: choose another folder with -o")
     return content
-
-
-def _foreign_files(folder: StudyFolder) -> Iterator[Path]:
-    """What is in a folder without a study, but for what a kill at its very first write leaves."""
-    others = (entry for entry in folder.path.iterdir() if entry != folder.lock_file)
-    return (entry for entry in others if not entry.name.endswith(files.UNFINISHED))
