@@ -211,12 +211,16 @@ def test_overlaps_are_refused_before_training(changes: dict[str, Any], said: str
         ({"grid": Grid(alphas=(0.5,), protocols=("standard", "ram"))}, "choose is alpha, but grid.alphas"),
         ({"grid": Grid(protocols=("standard", "anchored"))}, "leaves nothing to choose from"),
         ({"grid": Grid(), "choose": "lambda"}, "choose is lambda, but grid.tail_weights"),
-        ({"validate": Validation(tolerance=-1)}, "validate.tolerance is -1: percentage points, from 0"),
     ],
 )
 def test_what_leaves_no_choice_is_one_line(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         with_(DEMO, **changes).check()
+
+
+def test_a_tolerance_is_a_number_of_percentage_points() -> None:
+    with pytest.raises(UserError, match=r"validate\.tolerance is -1.*percentage points"):
+        Recipe.parse({"validate": {"tolerance": -1}})
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -351,5 +350,5 @@ def test_refusals(tmp_path: Path) -> None:
         ({"devices": 0}, "train.devices is 0"),
     ):
         with pytest.raises(UserError, match=text):
-            replace(Recipe(), train=replace(Training(), **changes)).check()  # type: ignore[arg-type]
+            Recipe.parse({"train": changes}).check()
     assert not distributed.is_initialized()
