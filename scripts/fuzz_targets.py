@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import yaml
 from PIL import Image
 
 import anchored
-from anchored.config.recipe import Cell, Recipe
+from anchored.config.recipe import Cell, Recipe, canonical
 from anchored.config.settings import Data, Evaluation, Grid, Training
 from anchored.data import corrupted_copy, image_sources, originals
 from anchored.data.catalog import registry as catalog
@@ -270,7 +271,9 @@ def members(path: Path) -> None:
 def own_listing(path: Path) -> None:
     """Own images, found and decoded."""
     own.find_user_data.cache_clear()
-    found = own.find_user_data(str(path), 0.3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of equal images, which spoilt files may well hold
+        found = own.find_user_data(str(path), 0.3)
     for index in found.splits.values():
         for number in range(min(3, len(index))):
             with contextlib.suppress(UserError):
@@ -368,6 +371,7 @@ def resumed(path: Path) -> None:
     tensors, _ = disk.load_tensors(path.parent / "tensors.safetensors")
     with tempfile.TemporaryDirectory() as place:
         run = Run(Path(place))
+        disk.write_json(run.cell_file, json.loads(canonical(CHECKPOINTED)))
         disk.save_tensors(run.checkpoint_file, tensors, {"tree": path.read_text(errors="replace")})
         fit.train(run, CHECKPOINTED)
 

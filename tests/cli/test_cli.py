@@ -197,8 +197,8 @@ def test_threads_sleep_soon_unless_told_otherwise(given: str | None, found: str)
 def in_a_shell(line: str, tmp_path: Path, **environment: str) -> tuple[int, str]:
     """Exit status and standard error of a command line in which $A is anchored."""
     environment = {**os.environ, "A": f"{sys.executable} -m anchored", **environment}
-    run = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    return run.returncode, run.stderr
+    run = subprocess.run(["sh", "-c", line], capture_output=True, cwd=tmp_path, env=environment, check=False)
+    return run.returncode, run.stderr.decode(errors="replace")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")

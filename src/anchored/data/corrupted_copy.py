@@ -235,7 +235,7 @@ def _map_blocks(
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
         elif not path.exists():
-            raise UserError(f"{path} is gone: remove {folder.done_file} to begin again")
+            raise UserError(f"{path} is gone: bring it back, or choose another folder with -o")
         try:
             blocks = np.lib.format.open_memmap(disk.refuse_link(path), mode="r+")
         except ValueError as error:

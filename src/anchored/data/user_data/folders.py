@@ -29,7 +29,7 @@ def list_folder(name: str) -> Listing:
         for title, images in images_of.items():
             if not images:
                 raise UserError(
-                    f"class folder {top / str(title)} holds no images ({' '.join(IMAGE_ENDINGS)}): fill or remove it"
+                    f"class folder {top / str(title)} holds no images ({' '.join(IMAGE_ENDINGS)}): fill or move it"
                 )
         images_of[None] = [file.relative_to(path).as_posix() for file in _loose(top)]
         for title, images in images_of.items():
