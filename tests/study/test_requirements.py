@@ -267,7 +267,7 @@ def test_the_hint_is_the_command_that_runs_the_study(
         (0, [], "00.png is not"),
         (17, [], "17.png is not"),
         (-1, ["--train.batch_size", "64"], "fewer than train.batch_size 64"),
-        (-1, ["-o", "taken"], "is not empty and not a study's folder"),
+        (-1, ["-o", "taken"], "not the folder of a study"),
         (-1, ["--evaluate.score", "luck"], "evaluate.score is 'luck'"),
         (-1, ["--evaluate.ood", "[digits, digits]"], "two sets of one suite"),
     ],

@@ -1,6 +1,7 @@
 """Training: reproducible, resumable to the same weights, protocols comparable, refusals in one line."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import anchored
-from anchored.config.recipe import Cell
+from anchored.config.recipe import Cell, canonical
 from anchored.config.settings import Anchoring, Data, Protocol, Tail, Training
 from anchored.data import datasets
 from anchored.data.batches import Batches
@@ -99,6 +100,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
             plugins=[TensorCheckpoints()],
         )
     run.path.mkdir()
+    files.write_json(run.cell_file, json.loads(canonical(cell())))
     run.checkpoint_file.write_bytes(other.checkpoint_file.read_bytes())
     with pytest.raises(UserError, match="the checkpoint is another training's"):
         train(run, cell())
