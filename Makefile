@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-seeds test check audit lock clean
+.PHONY: demo demo-seeds test test-fast check audit lock clean
 
 demo: $(READY)
 	$(BIN)/anchored study demo -o runs/demo
@@ -16,6 +16,10 @@ demo-seeds: $(READY)
 # Two files at once, one thread each: threads that share a core with others wait for one another most of the time.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# All but what trains for long, kills processes or starts clusters.
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .
