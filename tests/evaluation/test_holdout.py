@@ -60,11 +60,11 @@ def test_rows_of_held_out_images(study: StudyFolder) -> None:
     assert {each.corruption for each in rows} == {"", "fog", "gaussian_noise", "jpeg_compression", "mean"}
     assert {each.corruption for each in tested} == {"", "contrast", "pixelate", "mean"}
     outside = {each.dataset for each in rows if each.metric == "auroc"}
-    assert outside - {"mean"} == {
+    assert {name for name in outside if not name.startswith("mean")} == {
         "Own images as jigsaws", "Own images inverted", "Own images with shuffled pixels",
         "Own images with new phases",
     }  # fmt: skip
-    assert {each.dataset for each in tested if each.metric == "auroc"} == {"Blobs", "mean"}
+    assert {each.dataset for each in tested if each.metric == "auroc"} >= {"Blobs", "mean"}
 
 
 def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
