@@ -23,11 +23,14 @@ from torch import distributed
 
 from anchored.errors import UserError
 from anchored.method import collectives
+from anchored.training import interruption
 
 GRACE = 30.0
 """Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
 PATIENCE = 20.0
 """Seconds after which it is said which processes are waited for."""
+LAUNCHED = "ANCHORED_LAUNCHED"
+"""Set in ranks that the command itself started: it reports an interruption, which also ends ranks beside a lost one."""
 TIMEOUT = timedelta(hours=2)
 """After so long a collective within training is given up."""
 
@@ -162,17 +165,23 @@ def _only_rank_zero_reports() -> Iterator[None]:
         except UserError as error:
             if not rank:
                 raise
-            time.sleep(GRACE)
+            _wait_to_be_ended()
             raise UserError(f"rank {rank} of {collectives.get_world_size()}: {error}") from error
-        except KeyboardInterrupt:
-            if not rank:
+        except KeyboardInterrupt as error:
+            if not rank and LAUNCHED not in os.environ:
                 raise
-            sys.exit(130)
+            sys.exit(128 + interruption.number_of(error))
         except RuntimeError as error:
             if "gloo" not in str(error) and not isinstance(error, distributed.DistError):
                 raise
-            time.sleep(GRACE)  # the launcher, which sees the lost rank, ends this one too
+            _wait_to_be_ended()
             raise UserError("another rank was lost; the same command continues from the last checkpoint") from error
+
+
+def _wait_to_be_ended() -> None:
+    """Leave it to the launcher, which sees that another rank has failed, to end this one, without a word of its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(GRACE)
 
 
 def _run_again(devices: int) -> None:
@@ -182,6 +191,7 @@ def _run_again(devices: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    os.environ[LAUNCHED] = "1"
     logging.disable(logging.CRITICAL)  # the ranks say what is wrong
     one_machine: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=devices, **one_machine)
@@ -195,5 +205,5 @@ def _run_again(devices: int) -> None:
             f"rank {rank} of {devices} was lost ({signal.Signals(-failure.exitcode).name}; SIGKILL is often a full "
             "memory); the same command continues from the last checkpoint"
         ) from error
-    except SignalException as error:  # rank 0 says that it was interrupted
-        sys.exit(128 + error.sigval)
+    except SignalException as error:
+        raise interruption.Interrupted(error.sigval) from error
