@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from anchored.data.catalog import registry as catalog
+from anchored.metrics.bounded import wilson_interval
 from anchored.metrics.calibration import smooth_ece
 from anchored.metrics.classification import per_image
 from anchored.metrics.detection import auroc
@@ -134,14 +134,6 @@ def reliability_bins(images: Confidences) -> list[tuple[float, float, int]]:
     return points
 
 
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of ``count`` images. Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953"""
-    z = 1.959963984540054
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summary: Summary, variant: Variant) -> None:
     if images is None:
         top.set_title(f"{variant.title}\nno outputs on disk")
@@ -153,7 +145,7 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
     top.plot([0, 1], [0, 1], color=NEUTRAL, linestyle="--", linewidth=1)
     if points:  # an empty line has no extent, which the layout cannot place
         x, y, _ = (np.array(column) for column in zip(*points, strict=True))
-        low, high = np.array([wilson_interval(share, count) for _, share, count in points]).T
+        low, high = np.array([wilson_interval(share, count, 0.95) for _, share, count in points]).T
         bars = np.clip([y - low, high - y], 0, None)
         top.fill_between(x, x, y, color=style.color, alpha=0.15, linewidth=0)
         line: dict[str, Any] = {
