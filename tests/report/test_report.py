@@ -18,6 +18,7 @@ from rich.console import Console
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Grid, PerNetwork, Training
 from anchored.errors import UserError
+from anchored.metrics.bounded import wilson_interval
 from anchored.report import aggregate as estimates
 from anchored.report import comparison as summary
 from anchored.report import diagnostics as panels
@@ -353,7 +354,7 @@ def test_bins_and_wilson_by_hand() -> None:
     assert [place for place, _, _ in found] == pytest.approx([0.05, 0.51, 1.0])
     assert [(share, count) for _, share, count in found] == [(0.0, 1), (0.5, 2), (1.0, 1)]
     # Brown, Cai & DasGupta's form: 8 of 10 gives 0.4901625 to 0.9433178.
-    assert panels.wilson_interval(0.8, 10, 0.95) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson_interval(0.8, 10, 0.95) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
 
 
 def test_titles_of_ood_sets_are_the_catalogs(tmp_path: Path) -> None:
