@@ -309,7 +309,7 @@ def test_a_pipe_in_a_run_is_one_line(copy: StudyFolder, capsys: pytest.CaptureFi
     os.mkfifo(run.cell_file)
     assert "is not a regular file" in refused(["evaluate", str(run.path)], capsys)
     os.mkfifo(copy.path / "recipe.yaml")
-    assert "a pipe or a device" in refused(["study", str(copy.path / "recipe.yaml")], capsys)
+    assert "is not a regular file" in refused(["study", str(copy.path / "recipe.yaml")], capsys)
 
 
 def test_a_lost_study_file_is_one_line(copy: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
