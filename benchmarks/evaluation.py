@@ -23,6 +23,7 @@ from anchored.config.settings import Data, Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
 from anchored.data.image_sets import ImageSet
+from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.inference import Pass
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import registry as networks
@@ -59,13 +60,13 @@ def main() -> None:
     names = corruptions.expand(["c"], config.size, config.size)
 
     def run(name: str, severity: int, corrupted: bool) -> None:
-        work = Pass(model, config, images, batch, change=changed(name, severity) if corrupted else None)
+        work = Pass(Classifier.of(model, config), images, batch, change=changed(name, severity) if corrupted else None)
         list(work.run(work.batches()))
 
     def serial(name: str, severity: int) -> None:
         indices = torch.arange(len(images))
         whole = torch.cat([changed(name, severity)(images.images[part], part) for part in torch.split(indices, batch)])
-        work = Pass(model, config, ImageSet(NAME, whole, images.labels, images.classes), batch)
+        work = Pass(Classifier.of(model, config), ImageSet(NAME, whole, images.labels, images.classes), batch)
         list(work.run(work.batches()))
 
     works: dict[str, Callable[[str, int], object]] = {

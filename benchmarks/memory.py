@@ -30,6 +30,7 @@ from anchored.corruptions import registry as corruptions
 from anchored.data.image_sets import ImageStream
 from anchored.data.image_sources import index_files
 from anchored.data.preprocessing import InputFormat
+from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.inference import Pass, save_outputs
 from anchored.models.folder import ModelConfig
 from anchored.store.layout import Run
@@ -87,7 +88,9 @@ def evaluate(paths: list[Path], size: int, folder: Path, found: multiprocessing.
     start = time.perf_counter()
     side = size // 28
     network = nn.Sequential(nn.AvgPool2d(28), nn.Flatten(), nn.Linear(3 * side * side, CLASSES))
-    save_outputs(Run(folder), "test", str(len(paths)), lambda: Pass(network, config, stream, 50, False, change))
+    save_outputs(
+        Run(folder), "test", str(len(paths)), lambda: Pass(Classifier.of(network, config), stream, 50, False, change)
+    )
     stop.set()
     watcher.join()
     found.put((max(samples), int(statistics.median(samples)), time.perf_counter() - start))

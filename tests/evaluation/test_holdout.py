@@ -14,11 +14,12 @@ from anchored.config import recipe_file
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Data, Evaluation, Grid, Validation
 from anchored.data import datasets
-from anchored.data.image_sets import LabelledImages
+from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
-from anchored.evaluation.evaluator import open_evaluated
+from anchored.evaluation.evaluator import evaluator_of
+from anchored.evaluation.sets import NamedSets
 from anchored.report import choice
 from anchored.report import comparison as summary
 from anchored.store.layout import StudyFolder
@@ -51,11 +52,17 @@ def recipe_of(folder: StudyFolder) -> Recipe:
     return Recipe.parse(summary.read_summary(folder).recipe)
 
 
+def images_of(settings: Data) -> LabelledImages:
+    images = NamedSets(settings, datasets.input_format(settings)).open("fashion-mini-known", "validation")
+    assert not isinstance(images, GivenInputs)
+    return images
+
+
 def test_rows_of_held_out_images(study: StudyFolder) -> None:
     rows, tested = read_rows(study.validation_file), read_rows(study.results_file)
     assert {each.run for each in rows} == {each.run for each in tested}
     assert len({each.run for each in rows}) == 8
-    held_out = len(open_evaluated("fashion-mini-known", "validation", recipe_of(study).data))
+    held_out = len(images_of(recipe_of(study).data))
     assert {each.n for each in rows if each.dataset == TITLE} == {held_out}
     assert {each.corruption for each in rows} == {"", "fog", "gaussian_noise", "jpeg_compression", "mean"}
     assert {each.corruption for each in tested} == {"", "contrast", "pixelate", "mean"}
@@ -69,7 +76,7 @@ def test_rows_of_held_out_images(study: StudyFolder) -> None:
 
 def test_rows_can_be_had_again_from_the_model(study: StudyFolder) -> None:
     chosen = recipe_of(study).data
-    images = open_evaluated("fashion-mini-known", "validation", chosen)
+    images = images_of(chosen)
     run = study.run("small-ram-0.5-seed1")
     model, config = anchored.load(run.path), datasets.training_row(chosen)
     pixels = next(images.parts([torch.arange(len(images))]))
@@ -135,7 +142,7 @@ def test_no_test_image_is_looked_at(study: StudyFolder, monkeypatch: pytest.Monk
         return real(name, split, *rest, **more)
 
     monkeypatch.setattr(datasets, "open_set", watched)
-    suites.evaluate(run, cell, holdout.settings_of(chosen), split="validation")
+    suites.measure(evaluator_of(run, cell, holdout.settings_of(chosen), split="validation"))
     assert seen == {("fashion-mini-known", "validation")}  # features of digits' training images were kept
     assert run.validation.rows_file.read_bytes() == rows
 

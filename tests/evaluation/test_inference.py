@@ -22,6 +22,7 @@ from anchored.data.preprocessing import InputFormat, to_input
 from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.evaluation import inference
+from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.inference import Outputs, Pass, load_outputs, save_outputs
 from anchored.models import folder as models
 from anchored.models.folder import ModelConfig
@@ -40,7 +41,16 @@ def config() -> ModelConfig:
 def work(images: LabelledImages | None = None, features: bool = True, batch_size: int = 16) -> Pass:
     made = config()
     whole = datasets.take_fraction(datasets.load_split("fashion-mini", "test"), 0.05)
-    return Pass(models.build_model(made, seed=3), made, images or whole, batch_size, features)
+    return Pass(Classifier.of(models.build_model(made, seed=3), made), images or whole, batch_size, features)
+
+
+def module_of(todo: Pass) -> torch.nn.Module:
+    assert isinstance(todo.classifier.function, torch.nn.Module)
+    return todo.classifier.function
+
+
+def with_module(todo: Pass, module: torch.nn.Module) -> Pass:
+    return replace(todo, classifier=replace(todo.classifier, function=module))
 
 
 def passed(run: Run, name: str, key: str, begin: Callable[[], Pass]) -> Outputs:
@@ -69,7 +79,7 @@ def test_outputs_are_the_models(whole: Outputs) -> None:
     todo = work()
     assert isinstance(todo.images, ImageSet)
     with torch.inference_mode():
-        logits = todo.model.eval()(to_input(todo.images.images, todo.config.mean, todo.config.std))
+        logits = module_of(todo).eval()(to_input(todo.images.images, config().mean, config().std))
     torch.testing.assert_close(whole.logits, logits)
     assert whole.labels.tolist() == todo.images.labels.tolist()
 
@@ -144,10 +154,10 @@ def test_streams_and_corruptions_do_not_depend_on_where_images_are(tmp_path: Pat
     def change(images: Tensor, places: Tensor) -> Tensor:
         return corruptions.corrupt(images, "gaussian_noise", 3, seed=1, indices=places)
 
-    made, model = config(), models.build_model(config())
+    model = Classifier.of(models.build_model(config()), config())
     expected = ImageSet("mine", corruptions.corrupt(pixels, "gaussian_noise", 3, seed=1), labels, stream.classes)
-    kinds = [Pass(model, made, expected, 5, True), Pass(model, made, stream, 5, True, change)]
-    kinds.append(Pass(model, made, memory, 5, True, change))
+    kinds = [Pass(model, expected, 5, True), Pass(model, stream, 5, True, change)]
+    kinds.append(Pass(model, memory, 5, True, change))
     first, second, third = map(inference.compute_outputs, kinds)
     assert equal(first, second)
     assert equal(first, third)
@@ -190,7 +200,7 @@ def test_images_that_do_not_fit_and_damaged_weights_are_one_line() -> None:
     with pytest.raises(UserError, match=r"images are 1×20×20, the network takes 1×28×28"):
         inference.compute_outputs(work(small))
     broken = work()
-    torch.nn.init.constant_(broken.model.head.bias, float("nan"))  # type: ignore[arg-type, union-attr]
+    torch.nn.init.constant_(module_of(broken).head.bias, float("nan"))  # type: ignore[arg-type, union-attr]
     with pytest.raises(UserError, match="logits are not finite"):
         inference.compute_outputs(broken)
 
@@ -228,15 +238,15 @@ class Hungry(torch.nn.Module):
 
 def test_a_batch_that_does_not_fit_is_halved_with_a_note(caplog: pytest.LogCaptureFixture) -> None:
     todo = work(features=False)
-    hungry = Hungry(todo.model.eval(), 5)
-    found = inference.compute_outputs(replace(todo, model=hungry))
+    hungry = Hungry(module_of(todo).eval(), 5)
+    found = inference.compute_outputs(with_module(todo, hungry))
     torch.testing.assert_close(found.logits, inference.compute_outputs(todo).logits)
     assert hungry.sizes[:7] == [16, 8, 4, 4, 4, 4, 4]  # and stays there
     assert [record.message for record in caplog.records] == [
         "memory ran out: 8 images at once instead of 16", "memory ran out: 4 images at once instead of 8"
     ]  # fmt: skip
     with pytest.raises(UserError, match="memory runs out on a single image"):
-        inference.compute_outputs(replace(todo, model=Hungry(todo.model, 0)))
+        inference.compute_outputs(with_module(todo, Hungry(module_of(todo), 0)))
 
 
 def test_other_errors_are_not_taken_for_want_of_memory() -> None:
@@ -249,4 +259,4 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        inference.compute_outputs(replace(work(features=False), model=Broken()))
+        inference.compute_outputs(with_module(work(features=False), Broken()))

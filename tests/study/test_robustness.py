@@ -20,6 +20,7 @@ from anchored.cli.main import main
 from anchored.config.settings import Grid, Training
 from anchored.errors import UserError
 from anchored.evaluation import suites
+from anchored.evaluation.evaluator import evaluator_of
 from anchored.report import comparison
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
@@ -175,7 +176,7 @@ def test_rows_of_two_measurements_are_measured_again(
 
     monkeypatch.setattr(files, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
-        suites.evaluate(run, CELL, OTHER.evaluate)
+        suites.measure(evaluator_of(run, CELL, OTHER.evaluate))
     monkeypatch.undo()
     assert jobs.is_done(run, CELL, OTHER) is False
     assert jobs.is_done(run, CELL, ONE) is (writes == 0)

@@ -18,6 +18,7 @@ from anchored.config.recipe import Cell, Recipe
 from anchored.config.settings import Anchoring, Data, Tail, Training
 from anchored.errors import UserError
 from anchored.evaluation import suites
+from anchored.evaluation.evaluator import evaluator_of
 from anchored.method import collectives
 from anchored.store import files as disk
 from anchored.store.layout import Run
@@ -211,7 +212,7 @@ def test_one_process_evaluates_the_same_weights_to_the_same_rows(studied: Path, 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        suites.evaluate(run, cell, settings)
+        suites.measure(evaluator_of(run, cell, settings))
     finally:
         torch.set_num_threads(threads)
     assert run.rows_file.read_bytes() == there.rows_file.read_bytes()

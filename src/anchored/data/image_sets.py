@@ -178,6 +178,26 @@ LabelledImages = ImageSet | ImageStream
 """A set of N labelled images, in memory or not: what training and evaluation take."""
 
 
+@dataclass(frozen=True, eq=False)
+class GivenInputs:
+    """A network's inputs of any shape in memory, prepared by whoever gave them: nothing is corrupted or resized.
+
+    ``images`` (N,...) float32; ``labels`` (N,) int64; ``classes``: the name of each label.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def parts(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Give the inputs of each batch of indices (B,) in turn."""
+        return (self.images[chosen] for chosen in batches)
+
+
 class _DecodeBatches(Dataset[tuple[Tensor, dict[int, str]]]):
     """What the workers do: item n is batch n, decoded."""
 

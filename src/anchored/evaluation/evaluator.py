@@ -1,4 +1,4 @@
-"""Evaluates one trained network: its outputs on sets, computed once and kept, and rows made from them."""
+"""Evaluates one classifier: its outputs on sets, computed once and kept, and rows made from them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anchored.config.recipe import Cell, derived_seed
-from anchored.config.settings import Data, Evaluation
+from anchored.config.settings import Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
-from anchored.data.image_sets import LabelledImages
 from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS, make_ood
 from anchored.errors import UserError
 from anchored.evaluation import inference
+from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.inference import Outputs, Pass
+from anchored.evaluation.sets import NamedSets
 from anchored.metrics import intervals
 from anchored.metrics.bounded import Figure
 from anchored.metrics.intervals import Interval
@@ -50,27 +51,37 @@ class EvaluationSet:
     outlier: str = ""  # how the images are made out-of-distribution, if they are
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: how its rows are headed, on which set, and how its outputs are had."""
+
+    test: str  # name of the set that it is measured on
+    architecture: str
+    protocol: str
+    weights: str  # hash of its weights, which outputs on disk are bound to
+    load: Callable[[], Classifier]  # called when a set has to be passed through it
+    alpha: float | None = None
+    tail_weight: float | None = None
+    seed: int = 0
+    features: bool = True  # whether its penultimate features are kept though no probe needs them
+
+
 @dataclass
 class Evaluator:
-    """Evaluates one trained network: keeps its outputs on each set, and makes rows from them."""
+    """Evaluates one classifier: keeps its outputs on each set, and makes rows from them."""
 
     run: Run
-    cell: Cell
+    subject: Subject
+    images: NamedSets
     settings: Evaluation
-    progress: Progress
-    root: Path | None = None
+    progress: Progress = lambda share, what: None
     split: Split = "test"  # images of the training set that it is measured on
     draws: list[Tensor] = field(default_factory=list)  # replicates of the rows so far (R,Q), in their order and unit
 
     @cached_property
-    def config(self) -> models.ModelConfig:
-        """What the network takes and was trained on."""
-        return models.read_config(self.run)
-
-    @cached_property
-    def model(self) -> nn.Module:
+    def classifier(self) -> Classifier:
         """The network, loaded when a set has to be passed through it."""
-        return models.load(self.run.path, network=self.cell.network).to(find_device(self.cell.train.accelerator))
+        return self.subject.load()
 
     @property
     def folder(self) -> Run:
@@ -78,33 +89,30 @@ class Evaluator:
         return self.run if self.split == "test" else self.run.validation
 
     @cached_property
-    def weights(self) -> str:
-        """Hash of the weights."""
-        return models.weights_digest(self.run)
-
-    @cached_property
     def corruptions(self) -> tuple[str, ...]:
         """Names of the corruptions, families expanded."""
-        return corruptions_of(self.settings, self.config.view)
+        return corruptions_of(self.settings, self.images.view)
 
     def clean(self) -> EvaluationSet:
         """The training set's images that are measured."""
-        return EvaluationSet(self.split, self.cell.data.train, self.split, features=True)
+        return EvaluationSet(
+            self.split, self.subject.test, self.split, features=self.subject.features or bool(self.settings.adaptation)
+        )
 
     def corrupted(self, corruption: str, severity: int) -> EvaluationSet:
         """The same images under a corruption."""
         file = f"corruption-{corruption}-{severity}"
-        return EvaluationSet(file, self.cell.data.train, self.split, corruption, severity)
+        return EvaluationSet(file, self.subject.test, self.split, corruption, severity)
 
     def outside(self, name: str) -> EvaluationSet:
         """An out-of-distribution set, or the same images made into such."""
         if name in OUTLIERS:
-            return EvaluationSet(f"ood-{name}", self.cell.data.train, self.split, outlier=name)
-        return EvaluationSet(f"ood-{catalog.dataset_file_name(name)}", name, "ood")
+            return EvaluationSet(f"ood-{name}", self.subject.test, self.split, outlier=name)
+        return EvaluationSet(f"ood-{self.images.file_name(name)}", name, "ood")
 
     def task(self, name: str, split: Literal["train", "test"]) -> EvaluationSet:
         """Images of another task, for a linear probe on their features."""
-        return EvaluationSet(f"features-{catalog.dataset_file_name(name)}-{split}", name, split, features=True)
+        return EvaluationSet(f"features-{self.images.file_name(name)}-{split}", name, split, features=True)
 
     def sets(self) -> list[EvaluationSet]:
         """All sets, each one pass. In validation a probe is tested on a part of its task's training images."""
@@ -116,10 +124,6 @@ class Evaluator:
             *map(self.outside, settings.ood),
             *(self.task(name, split) for name in settings.adaptation for split in splits),
         ]
-
-    def title(self, name: str) -> str:
-        """How a set that is measured is called in rows."""
-        return OUTLIERS[name].title if name in OUTLIERS else catalog.dataset_title(name)
 
     def save_outputs(self) -> None:
         """Pass all sets through the network, shared by all ranks; outputs that are there are not computed again."""
@@ -137,8 +141,8 @@ class Evaluator:
 
     def _kept_as(self, images: EvaluationSet) -> tuple[Run, str, str]:
         """Folder, name and key of a set's outputs: by the key's weights, images and changes they are known again."""
-        key = [self.weights, images.name, images.split, self.cell.data.fraction, images.features]
-        key += [own] if (own := datasets.content_hash(images.name, self.cell.data)) else []
+        key = [self.subject.weights, images.name, images.split, self.images.data.fraction, images.features]
+        key += [content] if (content := self.images.content(images.name)) else []
         if images.corruption:
             key += [images.corruption, images.severity, self._archive(images) or self.settings.seed]
         key += [images.outlier, self.settings.seed] if images.outlier else []
@@ -147,22 +151,23 @@ class Evaluator:
 
     def _pass(self, images: EvaluationSet) -> Pass:
         """The pass over one set, its images changed, or read from an archive of corrupted ones."""
-        size, data, seed = self.settings.batch_size, self.cell.data, self.settings.seed
+        size, seed = self.settings.batch_size, self.settings.seed
 
         def change(pixels: Tensor, places: Tensor) -> Tensor:
+            if pixels.dtype != torch.uint8:
+                raise UserError(
+                    f"{images.name} is given as floats, which cannot be corrupted: give the images before they are "
+                    "normalised, uint8 or in [0, 1], and how they are normalised (mean, std, or preprocess)"
+                )
             if images.outlier:
                 return make_ood(pixels, images.outlier, seed=seed, indices=places)
             return corruptions.corrupt(pixels, images.corruption, images.severity, seed=seed, indices=places)
 
         if archive := self._archive(images):
-            view = datasets.input_format(data)
-            stored = datasets.open_corrupted(
-                archive, images.corruption, images.severity, data, view, self.root, minimum=10
-            )
-            return Pass(self.model, self.config, stored, size, images.features)
+            stored = self.images.open_corrupted(archive, images.corruption, images.severity)
+            return Pass(self.classifier, stored, size, images.features)
         changed = change if images.corruption or images.outlier else None
-        clean = open_evaluated(images.name, images.split, data, self.root)
-        return Pass(self.model, self.config, clean, size, images.features, changed)
+        return Pass(self.classifier, self.images.open(images.name, images.split), size, images.features, changed)
 
     def _archive(self, images: EvaluationSet) -> str:
         """The published set of corrupted images that is read, if one is to be."""
@@ -199,16 +204,16 @@ class Evaluator:
         """A row of this network."""
         value, low, high = (bound * _unit(metric) for bound in found)
         return Row(
-            trained_on=catalog.dataset_title(self.cell.data.train),
-            architecture=networks.find_network(self.cell.network).title,
-            protocol=self.cell.protocol,
-            alpha=self.cell.mask_probability if self.cell.protocol == "ram" else None,
+            trained_on=self.images.title(self.subject.test),
+            architecture=self.subject.architecture,
+            protocol=self.subject.protocol,
+            alpha=self.subject.alpha,
             metric=metric,
             dataset=dataset,
             severity=severity,
             value=value,
-            tail_weight=self.cell.tail_weight or None,
-            seed=self.cell.seed,
+            tail_weight=self.subject.tail_weight,
+            seed=self.subject.seed,
             corruption=corruption,
             score=score,
             low=low,
@@ -243,6 +248,29 @@ def archive_of(train: str, corruption: str) -> str:
     )
 
 
-def open_evaluated(name: str, split: str, settings: Data, root: Path | None = None) -> LabelledImages:
-    """A set as the study's networks see it, shrunken as the recipe says (at least ten images of a class remain)."""
-    return datasets.open_set(name, split, settings, datasets.input_format(settings), root, minimum=10)
+def evaluator_of(
+    run: Run,
+    cell: Cell,
+    settings: Evaluation,
+    progress: Progress = lambda share, what: None,
+    root: Path | None = None,
+    split: Split = "test",
+) -> Evaluator:
+    """The evaluator of a trained run."""
+
+    def load() -> Classifier:
+        model = models.load(run.path, network=cell.network).to(find_device(cell.train.accelerator))
+        return Classifier.of(model, models.read_config(run))
+
+    subject = Subject(
+        cell.data.train,
+        networks.find_network(cell.network).title,
+        cell.protocol,
+        models.weights_digest(run),
+        load,
+        cell.mask_probability if cell.protocol == "ram" else None,
+        cell.tail_weight or None,
+        cell.seed,
+    )
+    sets = NamedSets(cell.data, datasets.input_format(cell.data), root)
+    return Evaluator(run, subject, sets, settings, progress, split)

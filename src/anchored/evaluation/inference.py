@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from anchored.data.image_sets import LabelledImages, ahead
-from anchored.data.preprocessing import to_input
+from anchored.data.image_sets import GivenInputs, LabelledImages, ahead
 from anchored.errors import UserError, is_out_of_memory
+from anchored.evaluation.classifier import Classifier
 from anchored.method import collectives
-from anchored.method.anchoring import AnchoredModel
-from anchored.models.features import penultimate_features
-from anchored.models.folder import ModelConfig
 from anchored.store import files
 from anchored.store.layout import Run
 
@@ -45,14 +42,13 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass of ``images``, changed (corrupted) a batch at a time, through ``model``.
+    """A pass of ``images``, changed (corrupted) a batch at a time, through a classifier.
 
     The outputs do not depend on where the images are stored, or on how many ranks share the batches.
     """
 
-    model: nn.Module
-    config: ModelConfig
-    images: LabelledImages
+    classifier: Classifier
+    images: LabelledImages | GivenInputs
     batch_size: int
     features: bool = False
     change: Change | None = None
@@ -66,16 +62,15 @@ class Pass:
 
         Raises ``UserError`` for images of another size or channel count, or logits that are not finite.
         """
-        device = next(self.model.parameters()).device
-        labels = self.images.labels.cpu()
-        model = self.model.eval().to(memory_format=torch.channels_last)
+        classifier, labels = self.classifier.ready(), self.images.labels.cpu()
+        device = classifier.device
         most, prepared = self.batch_size, self._prepared(batches, device)
         if device.type == "cpu":
             most = min(most, CPU_BATCH)
         else:  # on a CPU the network needs all cores, and both together take longer
             prepared = ahead(prepared)
         for places, images in prepared:
-            (logits, features), most = forward_in_parts(model, self.config, images, self.features, most)
+            (logits, features), most = forward_in_parts(classifier, images, self.features, most)
             yield Outputs(logits, labels[places], features)
 
     def _prepared(self, batches: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,34 +82,16 @@ class Pass:
             yield places, changed.to(device)
 
 
-@torch.inference_mode()
-def forward(
-    model: nn.Module, config: ModelConfig, images: Tensor, features: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Logits (B,N) of uint8 images (B,C,H,W), and penultimate features (B,D) if asked for, on the CPU."""
-    wanted = (config.channels, config.size, config.size)
-    if tuple(images.shape[1:]) != wanted:
-        shapes = ["×".join(map(str, shape)) for shape in (images.shape[1:], wanted)]
-        raise UserError(f"images are {shapes[0]}, the network takes {shapes[1]} (channels×height×width): convert them")
-    network = model.network if isinstance(model, AnchoredModel) else model
-    inputs = to_input(images, config.mean, config.std).contiguous(memory_format=torch.channels_last)
-    with penultimate_features(network) as seen:
-        logits = model(inputs).float().cpu()
-    if not torch.isfinite(logits).all():
-        raise UserError("the network's logits are not finite: its weights are damaged or its training diverged")
-    return logits, torch.stack(seen).mean(dim=0).float().cpu() if features else None
-
-
 def forward_in_parts(
-    model: nn.Module, config: ModelConfig, images: Tensor, features: bool, most: int
+    classifier: Classifier, images: Tensor, features: bool, most: int
 ) -> tuple[tuple[Tensor, Tensor | None], int]:
-    """``forward`` by at most ``most`` images at once, halved each time that memory runs out; and the last ``most``.
+    """Outputs by at most ``most`` images at once, halved each time that memory runs out; and the last ``most``.
 
     An image's outputs do not depend on its batch, up to rounding. ``UserError`` where one image is too much.
     """
     while True:
         try:
-            parts = [forward(model, config, part, features) for part in torch.split(images, most)]
+            parts = [classifier(part, features) for part in torch.split(images, most)]
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

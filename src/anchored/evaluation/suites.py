@@ -1,6 +1,6 @@
 """What is measured on a trained network: suites of sets, each one pass, and rows made from the outputs on disk.
 
-A suite is a function from a ``Evaluator`` (one network, its settings, its outputs) to rows; ``SUITES`` lists them.
+A suite is a function from an ``Evaluator`` (one classifier, its settings, its outputs) to rows; ``SUITES`` lists them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anchored.config.recipe import Cell, Recipe, canonical
+from anchored.config.recipe import Recipe, canonical
 from anchored.config.settings import Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.corruptions.registry import CORRUPTIONS
@@ -22,8 +22,9 @@ from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
-from anchored.evaluation.evaluator import Evaluator, Progress, Split, archive_of, corruptions_of, open_evaluated
+from anchored.evaluation.evaluator import Evaluator, archive_of, corruptions_of
 from anchored.evaluation.inference import Outputs, load_or_compute
+from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.classification import per_image
@@ -31,10 +32,9 @@ from anchored.metrics.linear_probe import linear_probe, stratified
 from anchored.metrics.ood_scores import SCORES
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric
-from anchored.models import folder as models
 from anchored.models import registry as networks
 from anchored.store import files
-from anchored.store.layout import Run, StudyFolder
+from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, rows_text
 
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
@@ -59,7 +59,7 @@ def clean(evaluator: Evaluator) -> Iterator[Row]:
         return torch.stack([metric(weights) for metric in weighted], dim=1)
 
     for name, each in zip(CLEAN, evaluator.estimate("images", plain_figures(CLEAN, n), statistic, [n]), strict=True):
-        yield evaluator.row(name, each, catalog.dataset_title(evaluator.cell.data.train), n)
+        yield evaluator.row(name, each, evaluator.images.title(evaluator.subject.test), n)
 
 
 def corruption(evaluator: Evaluator) -> Iterator[Row]:
@@ -67,7 +67,7 @@ def corruption(evaluator: Evaluator) -> Iterator[Row]:
     for family, sign in (("c", "C"), ("c-bar", "C̄")):
         kinds = [name for name in evaluator.corruptions if family in CORRUPTIONS[name].families]
         if kinds and evaluator.settings.severities:
-            yield from _corrupted(evaluator, f"{catalog.dataset_title(evaluator.cell.data.train)}-{sign}", kinds)
+            yield from _corrupted(evaluator, f"{evaluator.images.title(evaluator.subject.test)}-{sign}", kinds)
 
 
 def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
@@ -109,7 +109,7 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
     places = _means_by_kind(evaluator)
-    titles = [*(evaluator.title(name) for name in evaluator.settings.ood), *places]
+    titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
     for score, function in SCORES.items():
         for metric in DETECTION:
             weighted = [OOD_METRICS[metric](function(inside), function(each)) for each in outside]
@@ -128,7 +128,7 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
 def _means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
     """Data set of a mean's rows -> places of its sets: near, far and synthetic ones ("mean-near" ...), and all."""
     names = evaluator.settings.ood
-    kinds = ["synthetic" if name in OUTLIERS else catalog.ood_kind(name, evaluator.cell.data.train) for name in names]
+    kinds = [evaluator.images.kind(name) for name in names]
     means = {f"mean-{kind}": [i for i, each in enumerate(kinds) if each == kind] for kind in OOD_KINDS}
     return {**{name: some for name, some in means.items() if some}, "mean": list(range(len(names)))}
 
@@ -139,7 +139,7 @@ def adaptation(evaluator: Evaluator) -> Iterator[Row]:
         return
     probed = [_probed(evaluator, name) for name in evaluator.settings.adaptation]
     sizes = [len(each.labels) for each in probed]
-    titles = [catalog.dataset_title(name) for name in evaluator.settings.adaptation]
+    titles = [evaluator.images.title(name) for name in evaluator.settings.adaptation]
     images = [per_image(each.logits, each.labels) for each in probed]
     for metric, named in ADAPTED.items():
         weighted = [IMAGE_METRICS[metric](each) for each in images]
@@ -160,7 +160,7 @@ def _with_mean(figures: list[Tensor]) -> Tensor:
 
 def _probed(evaluator: Evaluator, name: str) -> Outputs:
     """What a probe says of a task's test images; in validation of a fifth of its training images, held out."""
-    file, classes = catalog.dataset_file_name(name), len(datasets.dataset_row(name, evaluator.cell.data).classes)
+    images, classes = evaluator.images, evaluator.images.classes(name)
     fitted = evaluator.outputs(evaluator.task(name, "train"))
     if evaluator.split == "test":
         measured = evaluator.outputs(evaluator.task(name, "test"))
@@ -173,9 +173,9 @@ def _probed(evaluator: Evaluator, name: str) -> Outputs:
         probe = linear_probe(_features(fitted), fitted.labels, _features(measured), classes, generator)
         return Outputs(probe.logits.float(), measured.labels)
 
-    key = [evaluator.weights, name, evaluator.cell.data.fraction, evaluator.settings.seed]
-    key += [own] if (own := datasets.content_hash(name, evaluator.cell.data)) else []
-    return load_or_compute(evaluator.folder, f"probe-{file}", json.dumps(key), compute)
+    key = [evaluator.subject.weights, name, images.data.fraction, evaluator.settings.seed]
+    key += [content] if (content := images.content(name)) else []
+    return load_or_compute(evaluator.folder, f"probe-{images.file_name(name)}", json.dumps(key), compute)
 
 
 def _features(outputs: Outputs) -> Tensor:
@@ -190,28 +190,20 @@ def _some(outputs: Outputs, places: Tensor) -> Outputs:
 SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
 
 
-def evaluate(
-    run: Run,
-    cell: Cell,
-    settings: Evaluation,
-    progress: Progress = lambda share, what: None,
-    root: Path | None = None,
-    split: Split = "test",
-) -> list[Row]:
-    """Measure a trained run, on every rank, and keep its rows. Outputs that are there are not computed again."""
-    evaluator = Evaluator(run, cell, settings, progress, root, split)
+def measure(evaluator: Evaluator) -> list[Row]:
+    """Measure a classifier, on every rank, and keep its rows. Outputs that are there are not computed again."""
     evaluator.save_outputs()
-    return from_rank_zero(lambda: _measure(evaluator))
+    return from_rank_zero(lambda: _rows(evaluator))
 
 
-def _measure(evaluator: Evaluator) -> list[Row]:
+def _rows(evaluator: Evaluator) -> list[Row]:
     """Rows and replicates of all suites, from the outputs on disk."""
     rows = [row for suite in SUITES for row in suite(evaluator)]
     draws, folder = torch.cat(evaluator.draws, dim=1).T.float(), evaluator.folder
     assert len(draws) == len(rows)
     evaluator.run.refuse_removed()
     text = rows_text(rows)
-    made = _made_from(evaluator.run, evaluator.cell, evaluator.settings) | {"rows": files.digest(text.encode())}
+    made = _made_from(evaluator) | {"rows": files.digest(text.encode())}
     # All three name the rows by their hash: whatever a kill leaves of two measurements is known and measured again.
     files.save_tensors(folder.replicates_file, {"draws": draws}, {"rows": made["rows"]})
     files.write_text(folder.rows_file, text)
@@ -219,25 +211,25 @@ def _measure(evaluator: Evaluator) -> list[Row]:
     return rows
 
 
-def is_evaluated(run: Run, cell: Cell, settings: Evaluation, split: Split = "test") -> bool:
-    """Whether the run's rows were made from its weights with these settings, and from the same own images.
+def is_evaluated(evaluator: Evaluator) -> bool:
+    """Whether the rows were made from these weights with these settings, and from the same own images.
 
     Rows that are not those that were written, since they were edited or replaced in part, do not count.
     """
-    kept = run if split == "test" else run.validation
-    made_files = (kept.rows_file, kept.replicates_file, kept.evaluation_file, run.weights_file)
-    if not all(file.exists() for file in made_files):
+    kept = evaluator.folder
+    if not all(file.exists() for file in (kept.rows_file, kept.replicates_file, kept.evaluation_file)):
         return False
     rows = files.digest(files.read_bytes(kept.rows_file))
     if files.tensors_metadata(kept.replicates_file).get("rows") != rows:
         return False
-    return bool(files.read_json(kept.evaluation_file) == _made_from(run, cell, settings) | {"rows": rows})
+    return bool(files.read_json(kept.evaluation_file) == _made_from(evaluator) | {"rows": rows})
 
 
-def _made_from(run: Run, cell: Cell, settings: Evaluation) -> dict[str, Any]:
-    names = [name for name in (cell.data.train, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
-    own = {name: datasets.content_hash(name, cell.data) for name in names if catalog.is_user_data(name)}
-    made = {"weights": models.weights_digest(run), "settings": json.loads(canonical(settings))}
+def _made_from(evaluator: Evaluator) -> dict[str, Any]:
+    settings, images = evaluator.settings, evaluator.images
+    names = [name for name in (evaluator.subject.test, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
+    own = {name: content for name in names if (content := images.content(name))}
+    made = {"weights": evaluator.subject.weights, "settings": json.loads(canonical(settings))}
     return {**made, "own": own} if own else made
 
 
@@ -273,31 +265,35 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     return recipe
 
 
-def _example(recipe: Recipe, corruption: str, severity: int, clean: Tensor, place: Tensor, root: Path | None) -> Tensor:
+def save_examples(folder: StudyFolder, images: NamedSets, settings: Evaluation) -> None:
+    """Keep a few images of every kind for the report: clean, corrupted at each severity, out-of-distribution.
+
+    Sets that are no images (inputs that somebody prepared) are left out.
+    """
+    spread, clean = _some_images(images, images.data.train, "test")
+    examples = {"clean": clean}
+    for name in corruptions_of(settings, images.view):
+        parts = [_example(images, settings, name, severity, clean[:1], spread[:1]) for severity in settings.severities]
+        examples[f"corruption/{name}"] = torch.cat(parts)
+    for name in settings.ood:
+        if name not in OUTLIERS:
+            examples[f"ood/{name}"] = _some_images(images, name, "ood")[1]
+    shown = {name: pixels for name, pixels in examples.items() if pixels.dtype == torch.uint8}
+    files.save_tensors(folder.examples_file, shown)
+
+
+def _some_images(images: NamedSets, name: str, split: str) -> tuple[Tensor, Tensor]:
+    """The places of a few images of a set, and the images."""
+    found = images.open(name, split)
+    spread = torch.linspace(0, len(found) - 1, EXAMPLES).long()
+    return spread, next(iter(found.parts([spread])))
+
+
+def _example(
+    images: NamedSets, settings: Evaluation, corruption: str, severity: int, clean: Tensor, place: Tensor
+) -> Tensor:
     """One test image (1,C,H,W) under a corruption: ``clean`` corrupted, or the archive's at its place."""
-    settings, seen = recipe.evaluate, datasets.input_format(recipe.data)
     if settings.corruption_source == "generated":
         return corruptions.corrupt(clean, corruption, severity, seed=settings.seed, indices=place)
-    archive = archive_of(recipe.data.train, corruption)
-    images = datasets.open_corrupted(archive, corruption, severity, recipe.data, seen, root, minimum=10)
-    return next(images.parts([place]))
-
-
-def save_examples(folder: StudyFolder, recipe: Recipe, root: Path | None = None) -> None:
-    """Keep a few images of every kind for the report: clean, corrupted at each severity, out-of-distribution."""
-    settings = recipe.evaluate
-
-    def some(name: str, split: str) -> tuple[Tensor, Tensor]:
-        images = open_evaluated(name, split, recipe.data, root)
-        spread = torch.linspace(0, len(images) - 1, EXAMPLES).long()
-        return next(images.parts([spread])), spread
-
-    clean, spread = some(recipe.data.train, "test")
-    examples = {"clean": clean}
-    for name in corruptions_of(settings, datasets.input_format(recipe.data)):
-        examples[f"corruption/{name}"] = torch.cat(
-            [_example(recipe, name, severity, clean[:1], spread[:1], root) for severity in settings.severities]
-        )
-    for name in settings.ood:
-        examples[f"ood/{name}"] = some(name, "ood")[0]
-    files.save_tensors(folder.examples_file, examples)
+    archive = archive_of(images.data.train, corruption)
+    return next(images.open_corrupted(archive, corruption, severity).parts([place]))

@@ -22,7 +22,7 @@ from anchored.data.image_sets import ImageStream
 from anchored.data.image_sources import index_files, list_images
 from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
-from anchored.evaluation.inference import forward
+from anchored.evaluation.classifier import Classifier
 from anchored.method.anchoring import AnchoredModel
 from anchored.metrics import ood_scores
 from anchored.models import folder as models
@@ -142,14 +142,14 @@ def _predictions(
     test_energies: Tensor | None,
 ) -> Iterator[Prediction]:
     """The predictions for images (B,C,H,W), without file names; ``test_energies`` (M,) are sorted."""
-    logits, _ = forward(model, config, images)
+    logits, _ = Classifier.of(model, config)(images)
     confidence, label = logits.double().softmax(1).max(1)
     energy = ood_scores.energy(logits)
     percentile = spread = None
     if test_energies is not None:
         percentile = 100 * torch.searchsorted(test_energies, energy).double() / len(test_energies)
     if single_reference:
-        logits_of = (forward(one, config, images)[0] for one in single_reference)
+        logits_of = (Classifier.of(one, config)(images)[0] for one in single_reference)
         probabilities = torch.stack([logits.double().softmax(1) for logits in logits_of])  # (K,B,N)
         spread = probabilities[:, torch.arange(len(label)), label].std(dim=0, correction=0)
     numbers = [[None] * len(images) if t is None else t.tolist() for t in (confidence, energy, percentile, spread)]

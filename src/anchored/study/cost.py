@@ -19,6 +19,7 @@ from anchored.data.preprocessing import to_input
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import is_out_of_memory
 from anchored.evaluation import holdout, inference
+from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.evaluator import corruptions_of
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
@@ -165,7 +166,7 @@ def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
         pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)
     some = pixels[: min(evaluated, reached)]
     images = ImageSet("random", some, torch.zeros(len(some), dtype=torch.int64), config.classes)
-    work = inference.Pass(model, config, images, len(images), features=True)
+    work = inference.Pass(Classifier.of(model, config), images, len(images), features=True)
     forward = _timed(lambda: inference.compute_outputs(work), device, again=True) / len(images)
     outputs = inference.compute_outputs(work)
     assert outputs.features is not None

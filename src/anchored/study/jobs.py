@@ -25,7 +25,7 @@ from anchored.config.settings import Evaluation, Number
 from anchored.config.validation import parse, settings_class
 from anchored.errors import UserError, told
 from anchored.evaluation import holdout, suites
-from anchored.evaluation.evaluator import Split
+from anchored.evaluation.evaluator import Split, evaluator_of
 from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
 from anchored.store import files
 from anchored.store.layout import Run
@@ -87,7 +87,7 @@ def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> list[tuple[Split, Evalu
     return [
         (split, settings)
         for split, settings in holdout.measured(recipe)
-        if not suites.is_evaluated(run, cell, settings, split)
+        if not suites.is_evaluated(evaluator_of(run, cell, settings, split=split))
     ]
 
 
@@ -116,7 +116,7 @@ def run_cell(
                     fit.train(run, cell, writer.update, root)
                 with writer.phase("evaluating"):
                     for split, settings in from_rank_zero(lambda: _unmeasured(run, cell, recipe)):
-                        suites.evaluate(run, cell, settings, writer.update, root, split)
+                        suites.measure(evaluator_of(run, cell, settings, writer.update, root, split))
             return writer.end("done")
         except Exception as error:
             if get_world_size() > 1 and not isinstance(error, Diverged):

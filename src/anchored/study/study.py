@@ -14,8 +14,11 @@ from rich.text import Text
 
 from anchored.config.recipe import Cell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
+from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
+from anchored.evaluation.evaluator import evaluator_of
+from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.report import page as report
 from anchored.store import files, layout
@@ -103,7 +106,8 @@ def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
                     jobs.sweep(run)
         _write_results(folder, recipe, done)
         if done:
-            suites.save_examples(folder, recipe, root)
+            sets = NamedSets(recipe.data, datasets.input_format(recipe.data), root)
+            suites.save_examples(folder, sets, recipe.evaluate)
             report.write(folder)
     _refuse_failures(folder, cells, done)
 
@@ -206,7 +210,7 @@ def evaluate_one(
     recipe = Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings)
     from_rank_zero(lambda: suites.check_recipe(recipe, root))
     with _locked_and_shown(run, cell, console) as writer, writer.phase("evaluating"):
-        suites.evaluate(run, cell, settings, writer.update, root)
+        suites.measure(evaluator_of(run, cell, settings, writer.update, root))
 
 
 @contextlib.contextmanager

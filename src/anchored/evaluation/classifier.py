@@ -1,0 +1,116 @@
+"""A classifier as evaluation sees it: images as they are in files to logits and penultimate features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anchored.data.preprocessing import to_input
+from anchored.errors import UserError, first_line
+from anchored.method.anchoring import AnchoredModel
+from anchored.method.networks import logits_of
+from anchored.models.features import penultimate_features
+from anchored.models.folder import ModelConfig
+
+_SUM = 1e-3  # rows of numbers in [0, 1] that sum to one this nearly are probabilities
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A function of batches: a module, or any callable on torch tensors or NumPy arrays.
+
+    Raw images (B,C,H,W) uint8 of the ``shape`` (C,H,W), if one is asked for, pass through ``prepare`` first; inputs of
+    another dtype are taken as they are. The function returns logits (B,N), an object with ``.logits``, or a mapping of
+    "logits" and perhaps "features" (B,D); a module's features are found without.
+    """
+
+    function: Callable[[Any], Any]
+    prepare: Callable[[Tensor], Tensor]
+    shape: tuple[int, int, int] | None = None
+    arrays: Literal["torch", "numpy"] = "torch"
+
+    @staticmethod
+    def of(model: nn.Module, config: ModelConfig) -> Classifier:
+        """A model of ours."""
+        prepare = partial(to_input, mean=config.mean, std=config.std)
+        return Classifier(model, prepare, (config.channels, config.size, config.size))
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: where the module's weights are."""
+        found = next(self.function.parameters(), None) if isinstance(self.function, nn.Module) else None
+        return torch.device("cpu") if found is None else found.device
+
+    def ready(self) -> Classifier:
+        """In evaluation mode, in the memory format that is fastest; returns itself."""
+        if isinstance(self.function, nn.Module):
+            self.function.eval().to(memory_format=torch.channels_last)
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, features: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits (B,N) float32, and penultimate features (B,D) float32 if asked for, on the CPU.
+
+        Raises ``UserError`` for images of another shape, and for what are no finite logits.
+        """
+        inputs = self._inputs(images)
+        if isinstance(self.function, nn.Module):
+            network = self.function.network if isinstance(self.function, AnchoredModel) else self.function
+            if features:
+                with penultimate_features(network) as seen:
+                    outputs = self.function(inputs)
+                return self._logits(outputs, len(images)), torch.stack(seen).mean(dim=0).float().cpu()
+            return self._logits(self.function(inputs), len(images)), None
+        outputs = self.function(inputs.cpu().numpy() if self.arrays == "numpy" else inputs)
+        found = outputs.get("features") if isinstance(outputs, Mapping) else None
+        if features and found is None:
+            raise UserError(
+                "the model gives no features, which a linear probe learns from: return {'logits': ..., 'features': "
+                "...} from it, or leave adaptation out"
+            )
+        return self._logits(outputs, len(images)), None if found is None or not features else _as_tensor(found)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
+        if self.shape is not None and tuple(images.shape[1:]) != self.shape:
+            shapes = ["×".join(map(str, shape)) for shape in (images.shape[1:], self.shape)]
+            raise UserError(
+                f"images are {shapes[0]}, the network takes {shapes[1]} (channels×height×width): convert them"
+            )
+        inputs = self.prepare(images)
+        return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+    def _logits(self, outputs: Any, count: int) -> Tensor:
+        if isinstance(outputs, Mapping) and "logits" in outputs:
+            outputs = outputs["logits"]
+        try:
+            logits = _as_tensor(logits_of(outputs) if isinstance(self.function, nn.Module) else outputs)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the model gives no array of logits: {first_line(error)}") from error
+        if logits.dim() != 2 or len(logits) != count or logits.shape[1] < 2:
+            raise UserError(f"the model gives {tuple(logits.shape)} for {count} images: logits are ({count}, classes)")
+        return refuse_non_logits(logits, "the network's logits")
+
+
+def _as_tensor(values: Any) -> Tensor:
+    """Any framework's array as float32 on the CPU."""
+    found = getattr(values, "logits", values)
+    return torch.as_tensor(found).detach().float().cpu()
+
+
+def refuse_non_logits(logits: Tensor, what: str) -> Tensor:
+    """Return logits (M,N) float32; ``UserError`` where they are not finite, or probabilities."""
+    if not torch.isfinite(logits).all():
+        row = int((~torch.isfinite(logits)).any(1).nonzero()[0])
+        raise UserError(
+            f"{what} are not finite (row {row}): its weights are damaged, its training diverged, or they are not logits"
+        )
+    if len(logits) and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < _SUM).all()):
+        raise UserError(f"{what} are probabilities (each row sums to one): give logits, or the logarithm of these")
+    return logits
