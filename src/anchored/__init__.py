@@ -3,6 +3,7 @@
 >>> model = anchored.anchor(network, mask_probability=0.25)  # same images in, same logits out before training
 >>> plain = anchored.fold(model)  # a plain network again, to deploy
 >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
+>>> result = anchored.evaluate(model, "fashion-mini-known", ood=["digits"])  # of any classifier
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
     from anchored.method.anchoring import AnchoredModel, anchor
     from anchored.method.folding import fold
     from anchored.models.folder import load
+    from anchored.report.result import Result
+    from anchored.study.evaluate import compare, evaluate
 
-__all__ = ["AnchoredModel", "UserError", "anchor", "fold", "load"]
+__all__ = ["AnchoredModel", "Result", "UserError", "anchor", "compare", "evaluate", "fold", "load"]
 
 _HOMES = {
     "AnchoredModel": "method.anchoring",
+    "Result": "report.result",
     "anchor": "method.anchoring",
     "UserError": "errors",
+    "compare": "study.evaluate",
+    "evaluate": "study.evaluate",
     "fold": "method.folding",
     "load": "models.folder",
 }

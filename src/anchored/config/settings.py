@@ -29,6 +29,8 @@ Seed = Annotated[Integer, within("a seed is a whole number from 0, below 2**63",
 Severity = Annotated[Integer, within("severities go from 1 to 5", ge=1, le=5)]
 
 Protocol = Literal["standard", "anchored", "ram"]
+GIVEN = "given"
+"""The protocol of rows of a model that was trained elsewhere."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 MaskUnit = Literal["batch", "image"]
 MaskedTarget = Literal["label", "uniform"]
@@ -254,11 +256,27 @@ class PerNetwork:
 
 
 @settings_class
-class Grid:
-    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds."""
+class Given:
+    """A model that was trained elsewhere, or the outputs of one."""
 
-    networks: Annotated[tuple[str, ...], not_empty, distinct] = ("resnet18",)
-    """Names of networks."""
+    model: str = ""
+    """Folder of a run or model, hub:..., timm:..., torchvision:..., python:..., an .onnx or .pt2 file."""
+    outputs: str = ""
+    """In place of a model: folder of logits, labels and features of each set."""
+    pretrained: Flag = False
+    """Take the weights that come with the name."""
+    checkpoint: str = ""
+    """Take the weights of this file."""
+    classes: tuple[str, ...] = ()
+    """Names of the logits in their order. Empty takes the model's own, else those of data.train."""
+
+
+@settings_class
+class Grid:
+    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds; and models to set beside them."""
+
+    networks: Annotated[tuple[str, ...], distinct] = ("resnet18",)
+    """Names of networks; may be empty where there are given models."""
     protocols: Annotated[tuple[Protocol, ...], not_empty, distinct] = PROTOCOLS
     """Standard, anchored (no masks) and ram (anchored with reference masking)."""
     alphas: Alphas = (0.25,)
@@ -269,9 +287,13 @@ class Grid:
     """Each seed is one training of every network and protocol."""
     per_network: dict[str, PerNetwork] = field(default_factory=dict)
     """Name of a network -> its own mask probabilities and training settings."""
+    given: dict[str, Given] = field(default_factory=dict)
+    """Title -> a model that was trained elsewhere, which is measured and shown beside the others."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not self.networks and not self.given:
+            raise ValueError("grid.networks is empty: name a network, or give a model (grid.given)")
         if "ram" in self.protocols and not self.alphas:
             raise ValueError("grid.alphas is empty: the ram protocol needs a mask probability")
         return self

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +74,7 @@ class Classifier:
                 "the model gives no features, which a linear probe learns from: return {'logits': ..., 'features': "
                 "...} from it, or leave adaptation out"
             )
-        return self._logits(outputs, len(images)), None if found is None or not features else _as_tensor(found)
+        return self._logits(outputs, len(images)), None if found is None or not features else as_tensor(found)
 
     def _inputs(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:
@@ -90,7 +91,7 @@ class Classifier:
         if isinstance(outputs, Mapping) and "logits" in outputs:
             outputs = outputs["logits"]
         try:
-            logits = _as_tensor(logits_of(outputs) if isinstance(self.function, nn.Module) else outputs)
+            logits = as_tensor(logits_of(outputs) if isinstance(self.function, nn.Module) else outputs).float()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the model gives no array of logits: {first_line(error)}") from error
         if logits.dim() != 2 or len(logits) != count or logits.shape[1] < 2:
@@ -98,10 +99,10 @@ class Classifier:
         return refuse_non_logits(logits, "the network's logits")
 
 
-def _as_tensor(values: Any) -> Tensor:
-    """Any framework's array as float32 on the CPU."""
-    found = getattr(values, "logits", values)
-    return torch.as_tensor(found).detach().float().cpu()
+def as_tensor(values: Any) -> Tensor:
+    """Return any framework's array of numbers as a tensor, float32 unless they are whole, on the CPU."""
+    found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    return (found.float() if found.is_floating_point() else found).detach().cpu()
 
 
 def refuse_non_logits(logits: Tensor, what: str) -> Tensor:

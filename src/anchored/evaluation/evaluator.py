@@ -22,6 +22,7 @@ from anchored.data.synthetic_ood import OUTLIERS, make_ood
 from anchored.errors import UserError
 from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
+from anchored.evaluation.given_outputs import GivenOutputs
 from anchored.evaluation.inference import Outputs, Pass
 from anchored.evaluation.sets import NamedSets
 from anchored.metrics import intervals
@@ -76,6 +77,7 @@ class Evaluator:
     settings: Evaluation
     progress: Progress = lambda share, what: None
     split: Split = "test"  # images of the training set that it is measured on
+    given: GivenOutputs | None = None  # outputs that somebody computed, in place of passes
     draws: list[Tensor] = field(default_factory=list)  # replicates of the rows so far (R,Q), in their order and unit
 
     @cached_property
@@ -131,7 +133,10 @@ class Evaluator:
         for number, images in enumerate(sets):
             self.run.refuse_removed()
             self.progress(number / len(sets), f"evaluating, {images.file}")
-            inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
+            if self.given is not None:
+                inference.load_or_compute(*self._kept_as(images), partial(self.given.sets.__getitem__, images.file))
+            else:
+                inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
 
     def outputs(self, images: EvaluationSet) -> Outputs:
         """The network's outputs on a set, which ``save_outputs`` keeps."""

@@ -64,6 +64,7 @@ class GivenSets(NamedSets):
     names: Mapping[str, str] = field(default_factory=dict)  # title of an OOD set or a task -> its name in the catalog
     near: frozenset[str] = frozenset()
     hashes: Mapping[str, str] = field(default_factory=dict)  # of the sets that were given
+    counts: Mapping[str, int] = field(default_factory=dict)  # classes of the sets that were given
 
     def open(self, name: str, split: str) -> LabelledImages | GivenInputs:
         """The images of a split; see :class:`NamedSets`."""
@@ -89,8 +90,7 @@ class GivenSets(NamedSets):
 
     def classes(self, name: str) -> int:
         """How many classes a set has."""
-        found = next((images for (given, _), images in self.given.items() if given == name), None)
-        return super().classes(self.names.get(name, name)) if found is None else len(found.classes)
+        return self.counts[name] if name in self.counts else super().classes(self.names.get(name, name))
 
     def content(self, name: str) -> str:
         """Hash of the images."""

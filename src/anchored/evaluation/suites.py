@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from anchored.config.recipe import Recipe, canonical
-from anchored.config.settings import Evaluation
 from anchored.corruptions import registry as corruptions
 from anchored.corruptions.registry import CORRUPTIONS
 from anchored.data import datasets
@@ -265,15 +264,16 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     return recipe
 
 
-def save_examples(folder: StudyFolder, images: NamedSets, settings: Evaluation) -> None:
+def save_examples(folder: StudyFolder, evaluator: Evaluator) -> None:
     """Keep a few images of every kind for the report: clean, corrupted at each severity, out-of-distribution.
 
     Sets that are no images (inputs that somebody prepared) are left out.
     """
-    spread, clean = _some_images(images, images.data.train, "test")
+    images, settings, test = evaluator.images, evaluator.settings, evaluator.subject.test
+    spread, clean = _some_images(images, test, "test")
     examples = {"clean": clean}
-    for name in corruptions_of(settings, images.view):
-        parts = [_example(images, settings, name, severity, clean[:1], spread[:1]) for severity in settings.severities]
+    for name in evaluator.corruptions:
+        parts = [_example(evaluator, name, severity, clean[:1], spread[:1]) for severity in settings.severities]
         examples[f"corruption/{name}"] = torch.cat(parts)
     for name in settings.ood:
         if name not in OUTLIERS:
@@ -289,11 +289,10 @@ def _some_images(images: NamedSets, name: str, split: str) -> tuple[Tensor, Tens
     return spread, next(iter(found.parts([spread])))
 
 
-def _example(
-    images: NamedSets, settings: Evaluation, corruption: str, severity: int, clean: Tensor, place: Tensor
-) -> Tensor:
+def _example(evaluator: Evaluator, corruption: str, severity: int, clean: Tensor, place: Tensor) -> Tensor:
     """One test image (1,C,H,W) under a corruption: ``clean`` corrupted, or the archive's at its place."""
+    settings = evaluator.settings
     if settings.corruption_source == "generated":
         return corruptions.corrupt(clean, corruption, severity, seed=settings.seed, indices=place)
-    archive = archive_of(images.data.train, corruption)
-    return next(images.open_corrupted(archive, corruption, severity).parts([place]))
+    archive = archive_of(evaluator.subject.test, corruption)
+    return next(evaluator.images.open_corrupted(archive, corruption, severity).parts([place]))

@@ -117,7 +117,7 @@ def find_choices(summary: Summary) -> Iterator[Choice]:
     if halves is None:
         return
     for group in _groups(summary):
-        standard = summary.standard(group[0])
+        standard = summary.base(group[0])
         shown = [*group, *([standard] if standard else [])]
         seeds = set.intersection(*(half.seeds(variant) for half in halves for variant in shown))
         if seeds:

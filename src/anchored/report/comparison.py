@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from anchored.config.settings import PROTOCOLS
+from anchored.config.settings import GIVEN, PROTOCOLS
 from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate, compare_estimates, holm_corrected
@@ -47,7 +47,9 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """The variant's name without its architecture: ``RAM α=0.25``."""
+        """The variant's name without its architecture: ``RAM α=0.25``; that of a model as it was given."""
+        if self.protocol == GIVEN:
+            return self.architecture
         if self.protocol != "ram" or self.alpha is None:
             name = {"ram": "RAM"}.get(self.protocol, self.protocol.capitalize())
         else:
@@ -55,9 +57,14 @@ class Variant:
         return name if self.tail_weight is None else f"{name}, λ={self.tail_weight:g}"
 
     @property
+    def phrase(self) -> str:
+        """The same in a sentence: ``standard``."""
+        return self.protocol if self.protocol in ("standard", "anchored") else self.title
+
+    @property
     def order(self) -> tuple[int, float, float]:
         """Standard first, then anchored, then RAM by α, each by λ."""
-        return PROTOCOLS.index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0
+        return (*PROTOCOLS, GIVEN).index(self.protocol), self.alpha or 0.0, self.tail_weight or 0.0
 
 
 @dataclass(frozen=True)
@@ -149,18 +156,30 @@ class Summary:
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
-        """All variants: architectures in the rows' order, each from standard to the largest α."""
+        """All variants: architectures in the rows' order, each from standard to the largest α; given models last."""
         found = list(dict.fromkeys(variant_of(row) for row in self.rows))
-        return tuple(sorted(found, key=lambda v: (self.architectures.index(v.architecture), v.order)))
+        names = list(dict.fromkeys(v.architecture for v in found))
+        return tuple(sorted(found, key=lambda v: (v.protocol == GIVEN, names.index(v.architecture), v.order)))
+
+    @cached_property
+    def given(self) -> tuple[Variant, ...]:
+        """Models that were trained elsewhere."""
+        return tuple(variant for variant in self.variants if variant.protocol == GIVEN)
 
     @cached_property
     def architectures(self) -> tuple[str, ...]:
-        """Titles of the networks, in the rows' order."""
-        return tuple(dict.fromkeys(row.architecture for row in self.rows))
+        """Titles of the networks that were trained, in the rows' order; where none was, of the first given model."""
+        trained = dict.fromkeys(row.architecture for row in self.rows if row.protocol != GIVEN)
+        return tuple(trained) or (self.rows[0].architecture,)
 
     def of(self, architecture: str) -> tuple[Variant, ...]:
-        """The variants of one architecture."""
-        return tuple(variant for variant in self.variants if variant.architecture == architecture)
+        """The variants of one architecture, and beside them every given model."""
+        trained = (v for v in self.variants if v.architecture == architecture and v.protocol != GIVEN)
+        return (*trained, *self.given)
+
+    def beside(self, variant: Variant) -> tuple[Variant, ...]:
+        """The variants that one is shown beside: those of its architecture, of a given model of the first."""
+        return self.of(self.architectures[0] if variant.protocol == GIVEN else variant.architecture)
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -227,9 +246,10 @@ class Summary:
             for name, kind in places
         ]
 
-    def standard(self, variant: Variant) -> Variant | None:
-        """The standard network of the same architecture."""
-        return next((v for v in self.of(variant.architecture) if v.protocol == "standard"), None)
+    def base(self, variant: Variant) -> Variant | None:
+        """What a variant is compared with: the standard network beside it, else the first given model."""
+        beside = self.beside(variant)
+        return next((v for v in beside if v.protocol == "standard"), next((v for v in beside if v in self.given), None))
 
     def unmasked(self, variant: Variant) -> Variant | None:
         """For a RAM variant, the anchored variant without masks that is alike otherwise; None for others."""
@@ -237,15 +257,15 @@ class Summary:
         return wanted if variant.protocol == "ram" and wanted in self.variants else None
 
     def difference(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Difference | None:
-        """A variant against another, by default standard; None where there is nothing to compare.
+        """A variant against another, by default its base; None where there is nothing to compare.
 
-        The p-value is corrected for all differences in the headline's measures against the same kind of network; with
+        The p-value is corrected for all differences in the headline's measures against the same kind of base; with
         another OOD score, for those of all scores.
         """
-        base = base or self.standard(variant)
+        base = base or self.base(variant)
         if base is None or base == variant:
             return None
-        return self._differences[base == self.standard(variant), measure in self.measures].get((variant, measure))
+        return self._differences[base == self.base(variant), measure in self.measures].get((variant, measure))
 
     @cached_property
     def _differences(self) -> dict[tuple[bool, bool], dict[tuple[Variant, Measure], Difference]]:
@@ -253,7 +273,7 @@ class Summary:
         by_score = [replace(m, score=score) for m in self.measures if m.score for score in self.scores]
         families = {}
         for against_standard in (True, False):
-            base_of = self.standard if against_standard else self.unmasked
+            base_of = self.base if against_standard else self.unmasked
             pairs = [(v, base) for v in self.variants if (base := base_of(v)) and base != v]
             for headline, measures in ((True, self.measures), (False, by_score)):
                 family = {
@@ -379,8 +399,8 @@ def _checked_rows(path: Path) -> tuple[Row, ...]:
 
 def _fault(row: Row, first: Row) -> str:
     """What is wrong with a row; empty if nothing is."""
-    if row.protocol not in PROTOCOLS:
-        return f"protocol '{row.protocol}' is none of {', '.join(PROTOCOLS)}"
+    if row.protocol not in (*PROTOCOLS, GIVEN):
+        return f"protocol '{row.protocol}' is none of {', '.join((*PROTOCOLS, GIVEN))}"
     if row.metric not in METRICS:
         return f"metric '{row.metric}' is none of {', '.join(METRICS)}"
     if row.trained_on != first.trained_on:

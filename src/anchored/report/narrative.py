@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from anchored.config.settings import GIVEN
 from anchored.report.aggregate import Difference
 from anchored.report.comparison import Measure, Summary, Variant, is_mean
 from anchored.report.table import Tone
@@ -56,13 +57,18 @@ def _epochs(summary: Summary) -> str:
 
 def what_was_run(summary: Summary) -> Iterator[str]:
     """Sentences on networks, data, protocols, seeds, images and training time."""
-    trainings = len({row.run for row in summary.rows})
-    variants = and_list(list(dict.fromkeys(variant.title for variant in summary.variants)))
-    yield (
-        f"{and_list(summary.architectures)} trained on {summary.trained_on} for {_epochs(summary)}: {variants}, "
-        f"with {number_list(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
-        "alike apart from what is named."
-    )
+    trained = [variant for variant in summary.variants if variant not in summary.given]
+    trainings = len({row.run for row in summary.rows if row.protocol != GIVEN})
+    variants = and_list(list(dict.fromkeys(variant.title for variant in trained)))
+    if trained:
+        yield (
+            f"{and_list(summary.architectures)} trained on {summary.trained_on} for {_epochs(summary)}: {variants}, "
+            f"with {number_list(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
+            "alike apart from what is named."
+        )
+    if summary.given:
+        names = and_list([variant.title for variant in summary.given])
+        yield f"Trained elsewhere, and measured as given: {names}; how is not known here, nor on what."
     measured = [f"{_images(summary, summary.trained_on)} clean test images"]
     for family in summary.families:
         if family.severities:
@@ -111,7 +117,7 @@ def missing_parts(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
     if not summary.sets("linear_probe_accuracy"):
         yield "Adaptation to other tasks was not measured in this study."
     figures = {
-        "radar": "There is no radar: it needs a standard network, another one, and three of the four aims.",
+        "radar": "There is no radar: it needs a network to compare with, another one, and three of the four aims.",
         "reliability": "There are no reliability diagrams: the runs' outputs are not in this folder.",
         "scores": "There are no score histograms: the runs' outputs are not in this folder.",
         "examples": "There are no example images: they are not in this folder.",
@@ -120,14 +126,15 @@ def missing_parts(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
         if (kind != "scores" or summary.sets("auroc")) and not any(name.startswith(kind) for name in pictures):
             yield sentence
     for architecture in summary.architectures:
-        if all(variant.protocol != "standard" for variant in summary.of(architecture)):
+        if all(variant.protocol not in ("standard", GIVEN) for variant in summary.of(architecture)):
             yield f"{architecture} has no standard network here, so nothing is compared with one."
 
 
 def readings(summary: Summary) -> Iterator[Reading]:
-    """Every variant against its architecture's standard network, then RAM against anchoring without masks."""
+    """Every variant against its base, then RAM against anchoring without masks."""
     for variant in summary.variants:
-        yield from _reading(summary, variant, summary.standard(variant), "standard")
+        base = summary.base(variant)
+        yield from _reading(summary, variant, base, base.phrase if base else "")
     for variant in summary.variants:
         yield from _reading(summary, variant, summary.unmasked(variant), "anchored: what masking does")
 
@@ -141,12 +148,12 @@ def _reading(summary: Summary, variant: Variant, base: Variant | None, against: 
         if difference is not None:
             sentences[verdict(difference)].append(_difference_text(measure, difference))
     if any(sentences.values()):
-        network = f"{variant.architecture}, " if len(summary.architectures) > 1 else ""
+        network = f"{variant.architecture}, " if len(summary.architectures) > 1 and variant not in summary.given else ""
         yield Reading(
             f"{network}{variant.title} against {against}",
             **{kind: tuple(texts) for kind, texts in sentences.items()},
             scores=_other_scores(summary, variant, base),
-            masking=base.protocol != "standard",
+            masking=base.protocol == "anchored",
         )
 
 
@@ -179,6 +186,11 @@ def _difference_text(measure: Measure, difference: Difference) -> str:
 
 def caution(summary: Summary) -> str:
     """How far the comparisons can be trusted, given the number of seeds."""
+    if len(summary.variants) == len(summary.given):
+        return (
+            "The intervals cover the choice of test images, not the variation between trainings: another training of "
+            "the same network would give other figures."
+        )
     if len(summary.seeds) == 1:
         return (
             "Each variant was trained once: the intervals cover the choice of test images, not the variation between "
@@ -209,7 +221,7 @@ def notes(summary: Summary) -> Iterator[str]:
             f"Hard Δ mining showed {tail.get('points')} points a step of the residuals' tail (mass ε = "
             f"{tail.get('mass'):g}){alone}, after {100 * tail.get('warmup'):g} % of training."
         )
-    if any(variant.protocol != "standard" for variant in summary.variants):
+    if any(variant.protocol in ("anchored", "ram") for variant in summary.variants):
         count = int(anchoring.get("references", 1))
         yield f"At test time {_count(count, 'fixed training image')} served as reference, kept with the network."
     if anchoring.get("batch_norm") == "all":

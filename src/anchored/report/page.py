@@ -16,7 +16,7 @@ from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
 from anchored.report.radar import radar_figures
-from anchored.report.style import SavedPicture
+from anchored.report.style import Picture, SavedPicture
 from anchored.report.sweeps import sweep_figures
 from anchored.report.table import Table
 from anchored.report.tables import result_tables
@@ -89,21 +89,26 @@ def write(folder: StudyFolder) -> Path:
     summary = read_summary(folder)
     choices = list(find_choices(summary))
     with style.drawing():
-        drawn = [radar_figures(summary), sweep_figures(summary), severity_figures(summary), diagnostic_figures(summary)]
-        drawn += [(choice_figure(choice, number) for number, choice in enumerate(choices))]
-        pictures = [style.save_picture(picture) for figures in drawn for picture in figures]
-    for picture in pictures:
+        drawn = [*draw_pictures(summary), *(choice_figure(choice, number) for number, choice in enumerate(choices))]
+        saved = [style.save_picture(picture) for picture in drawn]
+    for picture in saved:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
     tables = [*result_tables(summary), *choice_tables(choices), *paper_tables(summary)]
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
-    files.write_text(folder.report_file, _render(summary, pictures, tables))
+    files.write_text(folder.report_file, _render(summary, saved, tables))
     cached.keep(
         folder, [table for table in tables if table.name == "headline" or table.name.startswith(SHOWN)], summary.notices
     )
     return folder.report_file
+
+
+def draw_pictures(summary: Summary) -> Iterator[Picture]:
+    """All figures of a study but those of a choice, within ``style.drawing``."""
+    for figures in (radar_figures, sweep_figures, severity_figures, diagnostic_figures):
+        yield from figures(summary)
 
 
 def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:

@@ -30,7 +30,7 @@ BAR_LIMITS = (0.5, 1.5)
 
 
 def radar_figures(summary: Summary) -> Iterator[Picture]:
-    """One radar per architecture that has a standard network, another one, and at least three of the four aims."""
+    """One radar per architecture that has a base, another network, and at least three of the four aims."""
     for architecture in summary.architectures:
         aims = measured_aims(summary)
         ratios = _ratios(summary, architecture, [measure for _, measure in aims])
@@ -48,15 +48,15 @@ def measured_aims(summary: Summary) -> list[tuple[str, Measure]]:
 
 def _ratios(summary: Summary, architecture: str, measures: list[Measure]) -> Ratios:
     """The ratios of the variants that have every aim."""
-    variants = [variant for variant in summary.of(architecture) if variant.protocol != "standard"]
+    variants = [variant for variant in summary.of(architecture) if variant != summary.base(variant)]
     ratios = {v: [ratio for m in measures if (ratio := _ratio(summary, v, m))] for v in variants}
     return {v: found for v, found in ratios.items() if len(found) == len(measures)}
 
 
 def _ratio(summary: Summary, variant: Variant, measure: Measure) -> Interval | None:
-    """A variant over standard, on the seeds they share; calibration as 1 − smooth ECE.
+    """A variant over its base, on the seeds they share; calibration as 1 − smooth ECE.
 
-    Its ends are those of the paired difference, over standard's mean.
+    Its ends are those of the paired difference, over the base's mean.
     """
     difference = summary.difference(variant, measure)
     if difference is None:
@@ -71,8 +71,8 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
     figure = blank_figure(7.0, 5.6)
     axes: Any = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * i / len(aims) for i in range(len(aims) + 1)]
-    standard = next(v for v in summary.of(architecture) if v.protocol == "standard")
-    axes.plot(angles, [1.0] * len(angles), label=f"{standard.title} (= 1)", **variant_style(summary, standard).line())
+    base = next(found for variant in ratios if (found := summary.base(variant)))
+    axes.plot(angles, [1.0] * len(angles), label=f"{base.title} (= 1)", **variant_style(summary, base).line())
     names = [name.partition("\n(")[0].replace("\n", " ") for name, _ in aims]
     hints: dict[str, str] = {}
     for i, (variant, row) in enumerate(ratios.items()):
@@ -81,7 +81,7 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
         axes.fill(angles, [*values, values[0]], color=style.color, alpha=0.08)
         offset = BAR_OFFSET * (i - (len(ratios) - 1) / 2)  # bars on one axis would hide each other
         for k, (angle, name, ratio) in enumerate(zip(angles, names, row, strict=False)):
-            hint, gid = f"{variant.title}: {name} {ratio.value:.3f} times standard's", f"radar-{i}-{k}"
+            hint, gid = f"{variant.title}: {name} {ratio.value:.3f} times {base.phrase}'s", f"radar-{i}-{k}"
             if bar := _bar(ratio):
                 axes.plot([angle + offset] * 2, bar, color=style.color, linewidth=1, marker="_", markersize=4)
                 hint += f" ({ratio.low:.3f} to {ratio.high:.3f})"
@@ -91,12 +91,12 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
     axes.set(theta_offset=math.pi / 2, theta_direction=-1, ylim=(centre, rings[-1]))
     _label(axes, angles, [name for name, _ in aims], rings)
     legend(figure, axes)
-    estimates = [summary.measured(v, m) for v in (standard, *ratios) for _, m in aims]
+    estimates = [summary.measured(v, m) for v in (base, *ratios) for _, m in aims]
     drawn = [ratio for row in ratios.values() for ratio in row if _bar(ratio)]
     cut = f", cut at {BAR_LIMITS[0]} and {BAR_LIMITS[1]}" * any(_bar(ratio) != list(ratio[1:]) for ratio in drawn)
-    bars = f"Bars: 95 % interval of the paired difference to standard, over standard's mean{cut}. " * bool(drawn)
+    bars = f"Bars: 95 % interval of the paired difference to {base.phrase}, over its mean{cut}. " * bool(drawn)
     caption = (
-        f"{architecture}, each aim relative to standard (= 1; outwards is better), as in the paper's figure 4a. "
+        f"{architecture}, each aim relative to {base.phrase} (= 1; outwards is better), as in the paper's figure 4a. "
         f"Calibration is 1 − smooth ECE under corruption. The centre is {centre:.2f}, not 0. {bars}"
         f"{sample_sizes(estimates)} test images; {number_list(summary.seeds, 'seed')}."
     )
@@ -104,7 +104,7 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
         f"{v.title}: {', '.join(f'{n} {r.value:.2f}' for n, r in zip(names, row, strict=True))}."
         for v, row in ratios.items()
     ]
-    alt = f"Radar of {architecture}, relative to standard. {' '.join(values_text)}"
+    alt = f"Radar of {architecture}, relative to {base.phrase}. {' '.join(values_text)}"
     return Picture(f"radar{architecture_suffix(summary, architecture)}", figure, alt, caption, hints=hints)
 
 

@@ -110,8 +110,8 @@ def architecture_style(i: int) -> LineStyle:
 
 
 def variant_style(summary: Summary, variant: Variant) -> LineStyle:
-    """The variant's style, by its place within its architecture; when colours repeat, line and marker differ."""
-    i = summary.of(variant.architecture).index(variant)
+    """The variant's style, by its place among those it is shown beside; when colours repeat, line and marker differ."""
+    i = summary.beside(variant).index(variant)
     repeat = i // len(_COLOURS)
     return LineStyle(
         _COLOURS[i % len(_COLOURS)],

@@ -50,7 +50,7 @@ def _measured(summary: Summary, variants: list[Variant], measure: Measure) -> li
 
 def _alpha_sweep(summary: Summary, architecture: str) -> list[Variant]:
     """Anchored (α = 0), then RAM by α; without hard Δ mining."""
-    return [v for v in summary.of(architecture) if v.protocol != "standard" and v.tail_weight is None]
+    return [v for v in summary.of(architecture) if v.protocol in ("anchored", "ram") and v.tail_weight is None]
 
 
 def alpha_figure(summary: Summary) -> Picture:

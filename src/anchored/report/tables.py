@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from anchored.config.settings import GIVEN
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate
 from anchored.report.comparison import MEAN, OOD_MEANS, Family, Summary, Variant
@@ -77,18 +78,19 @@ def interval_note(summary: Summary, estimates: Iterable[Estimate | None], drawn:
     return text
 
 
-def difference_note(differences: Iterable[Difference | None]) -> str:
+def difference_note(differences: Iterable[Difference | None], *, given: bool = False) -> str:
     """What the differences in a table are, and how a clear one is told from an unclear one."""
     compared = [difference for difference in differences if difference is not None]
     if not compared:
-        return "There is no standard network to compare with."
+        return "There is nothing to compare with."
     tested = [difference for difference in compared if not math.isnan(difference.p)]
     tests = ["paired t-test over seeds"] * any(d.seeds > 1 for d in tested)
     tests += ["paired bootstrap over the same test images"] * any(d.seeds == 1 for d in tested)
     rule = f"p ≥ 0.05, {' or '.join(tests)}, corrected for {len(tested)} comparisons (Holm)"
     if not tested:
         rule = "the two intervals over images overlap"
-    return f"Changes are relative to the standard network of the same architecture; ≈ no clear difference ({rule})."
+    base = "the first model that was given" if given else "the standard network of the same architecture"
+    return f"Changes are relative to {base}; ≈ no clear difference ({rule})."
 
 
 # --- Cells ------------------------------------------------------------------------------------------------------------
@@ -155,7 +157,9 @@ def _table(
 
 def _names(summary: Summary, network: str, training: str) -> list[str]:
     """The first columns: the network where there are several, and how it was trained."""
-    return [network, training] if len(summary.architectures) > 1 else [training]
+    if len(summary.architectures) > 1:
+        return [network, "as given" if training == network else training]
+    return [training]
 
 
 def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str]:
@@ -166,7 +170,7 @@ def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str
     masked = variant.protocol == "ram"
     alpha = f"{variant.alpha:g}" if masked and variant.alpha is not None else "–"
     tail = "–" if variant.tail_weight is None else f"{variant.tail_weight:g}"
-    anchored = "No" if variant.protocol == "standard" else "Yes"
+    anchored = {"standard": "No", GIVEN: "–"}.get(variant.protocol, "Yes")
     return [variant.architecture, anchored, "Yes" if masked else "No", alpha, *[tail] * tails]
 
 
@@ -189,7 +193,8 @@ def headline_table(summary: Summary) -> Table:
     )
     stubs = _names(summary, "Network", "Training")
     columns = (*map(Column, stubs), *(Column(measure.title, measure.arrow) for measure in summary.measures))
-    caption = f"{interval_note(summary, estimates.values())} {difference_note(differences.values())}"
+    given = any(summary.base(variant) in summary.given for variant in summary.variants)
+    caption = f"{interval_note(summary, estimates.values())} {difference_note(differences.values(), given=given)}"
     return Table("headline", "Accuracy, calibration, rejection and adaptation", columns, rows, caption, len(stubs))
 
 

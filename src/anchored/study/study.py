@@ -14,11 +14,9 @@ from rich.text import Text
 
 from anchored.config.recipe import Cell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
-from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
-from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.report import page as report
 from anchored.store import files, layout
@@ -106,8 +104,8 @@ def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
                     jobs.sweep(run)
         _write_results(folder, recipe, done)
         if done:
-            sets = NamedSets(recipe.data, datasets.input_format(recipe.data), root)
-            suites.save_examples(folder, sets, recipe.evaluate)
+            run, cell = next((folder.run(cell.name), cell) for cell in cells if folder.run(cell.name) in done)
+            suites.save_examples(folder, evaluator_of(run, cell, recipe.evaluate, root=root))
             report.write(folder)
     _refuse_failures(folder, cells, done)
 

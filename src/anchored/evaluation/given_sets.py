@@ -1,0 +1,104 @@
+"""The sets that a caller gives in Python, by name or as they are, opened and brought into one order of classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from anchored.config.settings import Data, Evaluation
+from anchored.data import datasets
+from anchored.data.catalog import registry as catalog
+from anchored.data.given import content_digest, given_set, relabelled
+from anchored.data.image_sets import GivenInputs, ImageStream, LabelledImages
+from anchored.data.preprocessing import InputFormat
+from anchored.data.synthetic_ood import OUTLIERS
+from anchored.errors import UserError
+from anchored.evaluation.sets import GivenSets
+
+TEST = "test"
+"""Name of a test set that has none of its own."""
+
+Sets = Mapping[str, Any] | Sequence[str]
+"""Title -> a set, or names of sets."""
+
+
+@dataclass
+class SetOpener:
+    """Opens what a caller gives, keeps it by name and split, and makes the sets of an evaluator.
+
+    ``test``: the labelled test images; ``view``: the network's input, None for that of the test images.
+    """
+
+    test: Any
+    view: InputFormat | None = None
+    given: dict[tuple[str, str], LabelledImages | GivenInputs] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The test set's name: as it was given, or "test"."""
+        return str(self.test) if isinstance(self.test, (str, Path)) else TEST
+
+    def open_test(self) -> LabelledImages | GivenInputs:
+        """The test images; what is opened later is brought to their size and colours."""
+        images = self._open(self.test, self.name, "test")
+        if self.view is None:
+            shape = () if isinstance(images, ImageStream) else tuple(images.images.shape)
+            square = len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
+            self.view = InputFormat(shape[1], shape[2]) if square else InputFormat(3, 0)
+        return images
+
+    def keep_test(self, images: LabelledImages | GivenInputs, classes: tuple[str, ...]) -> None:
+        """Keep the test images, their labels counted through the network's ``classes``."""
+        self._keep(self.name, "test", relabelled(images, classes))
+
+    def with_sets(self, settings: Evaluation, ood: Sets, tasks: Sets) -> Evaluation:
+        """Open the other sets; the settings with their titles."""
+        outside, others = (each if isinstance(each, Mapping) else {n: n for n in each} for each in (ood, tasks))
+        for title, source in outside.items():
+            if not self._named(title, source):
+                self._keep(title, "ood", self._open(source, title, "ood"))
+        for title, source in others.items():
+            if self._named(title, source):
+                continue
+            if not isinstance(source, (tuple, list)) or len(source) != 2:
+                raise UserError(f"adaptation '{title}': give (train, test), each a labelled set, or a set's name")
+            train = self._open(source[0], title, "train")
+            self._keep(title, "train", train)
+            self._keep(title, "test", relabelled(self._open(source[1], title, "test"), train.classes))
+        return replace(settings, ood=tuple(outside), adaptation=tuple(others))
+
+    def sets(self, near: Sequence[str]) -> GivenSets:
+        """All sets by name; ``near``: titles of those that are near-OOD."""
+        data = Data(train=self.name)
+        view = self.view or InputFormat(3, 0)
+        return GivenSets(data, view, None, self.given, self.names, frozenset(near), self.hashes, self.counts)
+
+    def _named(self, title: str, source: Any) -> bool:
+        """Whether a set is given by a name, which is then known; it is opened when it is measured."""
+        if not isinstance(source, (str, Path)):
+            return False
+        source = str(source)
+        if title != source:
+            self.names[title] = source
+        if source not in OUTLIERS and not catalog.is_user_data(source):
+            catalog.get_dataset(source)
+        return True
+
+    def _open(self, source: Any, title: str, split: str) -> LabelledImages | GivenInputs:
+        if not isinstance(source, (str, Path)):
+            return given_set(source, title, (), self.view, labelled=split != "ood")
+        settings = Data(train=str(source))
+        self.view = self.view or datasets.input_format(settings)
+        return datasets.open_set(str(source), split, settings, self.view)
+
+    def _keep(self, title: str, split: str, images: LabelledImages | GivenInputs) -> None:
+        self.given[title, split], self.counts[title] = images, len(images.classes)
+        if not isinstance(images, ImageStream):  # a stream is of files, whose content the catalog hashes
+            both = self.hashes.get(title, "") + content_digest(images)
+            self.hashes[title] = hashlib.sha256(both.encode()).hexdigest()[:16]

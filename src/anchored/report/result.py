@@ -1,0 +1,111 @@
+"""The result of an evaluation, for Python and notebooks: rows, tables, figures and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from anchored.errors import UserError
+from anchored.report import page, style
+from anchored.report.comparison import Summary, read_summary
+from anchored.report.formats import column_groups, is_continuation, markdown
+from anchored.report.table import Table
+from anchored.report.tables import result_tables
+from anchored.report.templates import template
+from anchored.store import files
+from anchored.store.layout import StudyFolder
+
+
+class Result:
+    """What was measured: rows with intervals, shown as tables, figures and a page.
+
+    ``folder``: where rows, outputs and the page lie; without one they are kept as long as the object is.
+    """
+
+    def __init__(self, folder: Path, temporary: TemporaryDirectory[str] | None = None) -> None:
+        self.folder, self._temporary = folder, temporary
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return read_summary(StudyFolder(self.folder))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All figures, a dictionary each with the columns of ``results.csv``: ``pandas.DataFrame(result.rows)``."""
+        return [dataclasses.asdict(row) for row in self._summary.rows]
+
+    def value(self, metric: str, dataset: str = "", **columns: Any) -> tuple[float, float, float]:
+        """One figure and the ends of its 95 % interval, in the unit of the rows.
+
+        ``metric``: a key of ``anchored.metrics.METRICS``; ``dataset``: title of the set, by default the test set; any
+        other column (``severity``, ``corruption``, ``score``, ``architecture``): its value, by default empty. Raises
+        ``UserError`` unless there is exactly one such row.
+        """
+        wanted = {"severity": None, "corruption": "", "dataset": dataset or self._summary.trained_on, **columns}
+        found = [row for row in self.rows if row["metric"] == metric and all(row[k] == v for k, v in wanted.items())]
+        if len(found) != 1:
+            raise UserError(f"{len(found)} rows have metric '{metric}' and {wanted}: give more columns, or others")
+        return found[0]["value"], found[0]["low"], found[0]["high"]
+
+    def tables(self) -> list[Table]:
+        """All tables of the page."""
+        return list(result_tables(self._summary))
+
+    def table(self, name: str = "headline") -> ShownTable:
+        """One table: its text in a terminal, HTML in a notebook. ``name``: as the files in ``tables/``."""
+        found = {table.name: table for table in self.tables()}
+        return ShownTable(found[name])
+
+    def figures(self) -> dict[str, Figure]:
+        """Figures by name, drawn as on the page: matplotlib's, to be shown or saved."""
+        with style.drawing():
+            return {picture.name: picture.figure for picture in page.draw_pictures(self._summary)}
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the page, one file that loads nothing from elsewhere; return its path."""
+        page.write(StudyFolder(self.folder))
+        target = Path(path)
+        files.write_bytes(target, files.read_bytes(StudyFolder(self.folder).report_file))
+        return target
+
+    def save(self, folder: str | Path) -> Path:
+        """Copy rows, outputs, tables, figures and page to a new folder; return its path."""
+        page.write(StudyFolder(self.folder))
+        target = Path(folder)
+        StudyFolder(target).refuse_foreign()
+        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        return target
+
+    def __repr__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+class ShownTable:
+    """A table that shows itself: Markdown as text, HTML in a notebook."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __repr__(self) -> str:
+        return markdown(self.table)
+
+    def _repr_html_(self) -> str:
+        context = {"column_groups": column_groups, "is_continuation": is_continuation}
+        macros: Any = template("table.html.jinja").make_module(context)
+        return str(macros.show_table(self.table))
+
+
+def read_result(folder: str | Path) -> Result:
+    """The result in the folder of a study or an evaluation. ``UserError`` where there are no rows."""
+    result = Result(Path(folder))
+    read_summary(StudyFolder(result.folder))
+    return result

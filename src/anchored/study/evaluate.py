@@ -1,0 +1,308 @@
+"""Measuring any classifier, from Python: as a study's networks are measured, with the same rows and the same report."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anchored.config.recipe import Recipe, canonical
+from anchored.config.settings import GIVEN, Data, Evaluation, Given, Grid
+from anchored.corruptions import registry as corruption_names
+from anchored.data.catalog import registry as catalog
+from anchored.data.image_sets import GivenInputs, LabelledImages
+from anchored.data.preprocessing import InputFormat, to_input
+from anchored.data.synthetic_ood import OUTLIERS
+from anchored.errors import UserError
+from anchored.evaluation import suites
+from anchored.evaluation.classifier import Classifier
+from anchored.evaluation.evaluator import Evaluator, Subject
+from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
+from anchored.evaluation.given_sets import TEST, SetOpener
+from anchored.evaluation.sets import GivenSets
+from anchored.report.result import Result
+from anchored.store import files
+from anchored.store.layout import StudyFolder, first_difference
+from anchored.store.rows import Row, read_rows, rows_text
+from anchored.store.terminal import PlainConsole, progress_bar
+from anchored.study import provenance
+
+
+def evaluate(
+    model: Any = None,
+    test: Any = None,
+    *,
+    outputs: str | Path | Mapping[str, Any] | None = None,
+    ood: Mapping[str, Any] | Sequence[str] = (),
+    near: Sequence[str] = (),
+    corruptions: str | Sequence[str] = "c",
+    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    adaptation: Mapping[str, Any] | Sequence[str] = (),
+    name: str = "",
+    classes: Sequence[str] = (),
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    size: int = 0,
+    arrays: Literal["torch", "numpy"] | None = None,
+    batch_size: int = Evaluation.batch_size,
+    score: str = Evaluation.score,
+    bootstrap: int = Evaluation.bootstrap,
+    seed: int = Evaluation.seed,
+    folder: str | Path | None = None,
+    version: str = "",
+    progress: bool = True,
+) -> Result:
+    """Measure a classifier: accuracy, calibration, corruptions, rejection of other data, adaptation; with intervals.
+
+    The passes, rows and report are those of a study. A module is measured on the device that it is on, in evaluation
+    mode.
+
+    Args:
+        model: a ``torch.nn.Module``, or a callable on batches, which get NumPy arrays unless ``arrays`` is "torch", and
+            give logits (B,N), or ``{"logits": ..., "features": ...}``.
+        test: the labelled test images: a name (catalog, folder, .csv, .npz, hf:...), (images, labels), a data set or
+            DataLoader; see :func:`anchored.data.given.given_set`. Raw images, which corruptions need, are uint8 or
+            floats in [0, 1]; other floats go to the model as they are.
+        outputs: in place of a model and images: a folder of logits, labels and features, or arrays by set; see
+            :mod:`anchored.evaluation.given_outputs`.
+        ood: title -> out-of-distribution images, as ``test`` (labels do not count); or names of the catalog.
+        near: which of them are near; the catalog's are as it says, others far.
+        corruptions: names of corruptions, or families: c, c15, c-bar; empty for none.
+        severities: of 1 to 5.
+        adaptation: title -> (train, test) of another task, each as ``test``, for a linear probe; or catalog names.
+        name: what the model is called in rows and tables; by default its class's name.
+        classes: names of the logits in their order; by default ``model.classes``, else those of ``test``. Sets that
+            name theirs otherwise ordered are brought into this order by name.
+        preprocess: from raw images (B,C,H,W) uint8 to inputs; by default ``model.preprocess``, else each channel
+            ``(image / 255 − mean) / std``.
+        mean: per channel, of images in [0, 1]; by default 0.
+        std: likewise; by default 1.
+        size: height and width of the images that the model takes, pixels; by default those of ``test``.
+        arrays: what a callable takes.
+        batch_size: images a pass; up to rounding no result depends on it.
+        score: OOD score of the headline; all are measured.
+        bootstrap: replicates behind every interval over images.
+        seed: of corruptions, bootstraps and probe splits.
+        folder: where outputs, rows and report are kept: a second call computes only what is not there. By default a
+            temporary one.
+        version: says which weights a callable has; outputs in ``folder`` are used again only where it is equal.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        UserError: one line, before anything is written, for data or a model that do not fit together.
+
+    Example:
+        >>> result = anchored.evaluate(model, (images, labels), ood={"noise": noise}, corruptions="c15")
+        >>> result.to_html("report.html")
+    """
+    kinds = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
+    settings = Evaluation((), score, kinds, "generated", tuple(severities), (), batch_size, bootstrap, seed)
+    if outputs is not None:
+        return _measured(_from_outputs(given_outputs(outputs), settings, name or "outputs", near), folder, progress)
+    if model is None or test is None:
+        raise UserError("evaluate takes a model and its test images, or outputs")
+    if not callable(model):
+        raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
+    prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(tuple(mean), tuple(std))
+    takes = arrays or ("torch" if isinstance(model, nn.Module) else "numpy")
+    classifier = Classifier(model, prepare, arrays=takes)
+    opener = SetOpener(test, InputFormat(3, size) if size else None)
+    images = opener.open_test()
+    classes = _class_names(classes or getattr(model, "classes", ()), images.classes, _logit_count(classifier, images))
+    opener.keep_test(images, classes)
+    settings = opener.with_sets(settings, ood, adaptation)
+    if unknown := set(near) - set(settings.ood):
+        raise UserError(f"near has '{min(unknown)}', which ood does not name")
+    title = name or str(getattr(model, "__name__", type(model).__name__))
+    subject = Subject(
+        opener.name, title, GIVEN, _weights_hash(model, version), lambda: classifier, features=bool(settings.adaptation)
+    )
+    with _modes_kept(model):
+        return _measured(_Measured(subject, opener.sets(near), settings), folder, progress)
+
+
+# --- What is measured ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What an evaluator is made of."""
+
+    subject: Subject
+    sets: GivenSets
+    settings: Evaluation
+    outputs: GivenOutputs | None = None
+
+
+@dataclass(frozen=True)
+class _Normalised:
+    """Raw images to inputs, ``(image / 255 − mean) / std``."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        channels = images.shape[1]
+        return to_input(images, self.mean or (0.0,) * channels, self.std or (1.0,) * channels)
+
+
+def _logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:
+    """How many logits the classifier gives, by one image."""
+    first = next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
+    with _modes_kept(classifier.function):
+        logits, _ = classifier.ready()(first.to(classifier.device))
+    return logits.shape[1]
+
+
+def _class_names(known: Sequence[str], test: Sequence[str], count: int) -> tuple[str, ...]:
+    """Names of the logits: those that are known, else the test set's; numbers where labels have no names."""
+    numbered = all(name == str(i) for i, name in enumerate(test))
+    classes = tuple(known) or (tuple(map(str, range(count))) if numbered else tuple(test))
+    if len(classes) != count:
+        raise UserError(
+            f"the model gives {count} logits for {len(classes)} classes: give the names of all its classes in their "
+            "order (classes=[...])"
+        )
+    return classes
+
+
+def _weights_hash(function: Any, version: str) -> str:
+    """Hash of a module's weights, or what the caller says of a callable; never the same where nothing is said."""
+    if not isinstance(function, nn.Module):
+        return f"version {version}" if version else f"unknown {secrets.token_hex(8)}"
+    digest = hashlib.sha256(version.encode())
+    for key, tensor in sorted(function.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _from_outputs(outputs: GivenOutputs, settings: Evaluation, name: str, near: Sequence[str]) -> _Measured:
+    """The evaluation of outputs that somebody computed."""
+    settings, digest = outputs.settings(settings), hashlib.sha256()
+    for key, found in sorted(outputs.sets.items()):
+        digest.update(key.encode())
+        for tensor in (found.logits, found.labels, found.features):
+            digest.update(b"" if tensor is None else tensor.contiguous().numpy().tobytes())
+    weights = digest.hexdigest()[:16]
+    known = (*catalog.CATALOG, *OUTLIERS)
+    own = [title for title in (*settings.ood, *settings.adaptation) if title not in known]
+    counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
+    hashes = dict.fromkeys([TEST, *own], weights)
+    sets = GivenSets(Data(train=TEST), InputFormat(3, 0), near=frozenset(near), hashes=hashes, counts=counts)
+    kept = outputs.sets[TEST].features is not None
+    return _Measured(Subject(TEST, name, GIVEN, weights, _no_model, features=kept), sets, settings, outputs)
+
+
+def _no_model() -> Classifier:
+    raise UserError("outputs were given, and no model: what is not among them cannot be measured")
+
+
+# --- The folder ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _modes_kept(model: Any) -> Iterator[None]:
+    """Leave every part of a module in training mode that was."""
+    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def _measured(measured: _Measured, folder: str | Path | None, progress: bool) -> Result:
+    temporary = TemporaryDirectory(prefix="anchored-") if folder is None else None
+    study = StudyFolder(Path(temporary.name if temporary else str(folder)))
+    study.refuse_foreign()
+    corruption_names.expand(measured.settings.corruptions, 224, 224, measured.sets.view.channels)
+    run = study.run("given")
+    made = {"started": provenance.now(), **provenance.provenance()}
+    given = {measured.subject.architecture: Given(model="python")}
+    recipe = Recipe(name="evaluation", data=measured.sets.data, grid=Grid(networks=(), given=given))
+    settings = json.loads(canonical(recipe)) | {"evaluate": json.loads(canonical(measured.settings))}
+    files.write_json(study.study_file, {"recipe": settings, "made": made})
+    files.write_json(run.cell_file, {"given": measured.subject.architecture, "weights": measured.subject.weights})
+    with progress_bar(PlainConsole(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluating", total=1.0, visible=progress)
+
+        def show(share: float, what: str) -> None:
+            bar.update(task, completed=share, description=what)
+
+        evaluator = Evaluator(run, measured.subject, measured.sets, measured.settings, show, given=measured.outputs)
+        if not suites.is_evaluated(evaluator):
+            suites.measure(evaluator)
+        if measured.outputs is None:
+            suites.save_examples(study, evaluator)
+    files.write_text(study.results_file, rows_text(read_rows(run.rows_file)))
+    return Result(study.path, temporary)
+
+
+def compare(results: Sequence[Result] | Mapping[str, Result], folder: str | Path | None = None) -> Result:
+    """Put results of the same test images side by side, the first one being what the others are compared with.
+
+    Differences are tested by the paired bootstrap on shared resamples, corrected over all that are shown.
+
+    Args:
+        results: of :func:`evaluate`; in a mapping by title.
+        folder: where the rows, outputs and report are kept; by default a temporary one.
+
+    Raises:
+        UserError: fewer than two, one title twice, or results of other images or other settings.
+    """
+    named = dict(results) if isinstance(results, Mapping) else {_architecture(each): each for each in results}
+    if len(named) < 2 or len(named) < len(results):
+        raise UserError("compare takes two results or more, each with a title of its own (evaluate(..., name=...))")
+    records = {title: _record(result) for title, result in named.items()}
+    first, *others = records
+    for other in others:
+        if difference := first_difference(records[first], records[other]):
+            raise UserError(f"'{other}' was measured on other images or otherwise than '{first}' ({difference})")
+    temporary = TemporaryDirectory(prefix="anchored-") if folder is None else None
+    study = StudyFolder(Path(temporary.name if temporary else str(folder)))
+    study.refuse_foreign()
+    rows: list[Row] = []
+    for title, result in named.items():
+        (run,) = StudyFolder(result.folder).runs()
+        target = study.run(re.sub(r"[^A-Za-z0-9_.+-]", "-", title))
+        shutil.copytree(run.path, target.path, dirs_exist_ok=True)
+        own = [replace(row, architecture=title, run=target.name) for row in read_rows(run.rows_file)]
+        rows += own
+        text = rows_text(own)
+        draws, _ = files.load_tensors(run.replicates_file)  # which name the rows that they belong to
+        files.save_tensors(target.replicates_file, draws, {"rows": files.digest(text.encode())})
+        files.write_text(target.rows_file, text)
+    about = files.read_json(StudyFolder(named[first].folder).study_file)
+    about["recipe"]["grid"]["given"] = {title: {"model": "python"} for title in named}
+    files.write_json(study.study_file, about)
+    examples = StudyFolder(named[first].folder).examples_file
+    if examples.exists():
+        shutil.copyfile(examples, study.examples_file)
+    files.write_text(study.results_file, rows_text(rows))
+    return Result(study.path, temporary)
+
+
+def _architecture(result: Result) -> str:
+    return str(result.rows[0]["architecture"])
+
+
+def _record(result: Result) -> dict[str, Any]:
+    """Settings and images of a result."""
+    runs = StudyFolder(result.folder).runs()
+    if len(runs) != 1:
+        raise UserError(f"{result.folder} has {len(runs)} networks: compare takes results of one each")
+    record = files.read_json(runs[0].evaluation_file)
+    return {key: record.get(key) for key in ("settings", "own")}
