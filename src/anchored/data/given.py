@@ -67,10 +67,16 @@ def relabelled(images: Any, classes: tuple[str, ...]) -> Any:
     """Return a set whose labels count through ``classes``, the network's, by the names of its own.
 
     A name stands for a class that it equals, letters' case aside, or whose words between commas hold it, or whose first
-    word it is ("n02123045 tabby, tabby cat"). ``UserError`` where a name is none of them, or several.
+    word it is ("n02123045 tabby, tabby cat"); labels without names stay. ``UserError`` where a name is none of them, or
+    several, or a label is too large.
     """
     if images.classes == classes:
         return images
+    if is_numbered(images.classes):
+        if len(images.labels) and int(images.labels.max()) >= len(classes):
+            found, last = int(images.labels.max()), len(classes) - 1
+            raise UserError(f"a label of {images.name} is {found}: {last} is the last class")
+        return replace(images, classes=classes)
     places = [_place(name, classes, images.name) for name in images.classes]
     if len(set(places)) < len(places):
         raise UserError(f"two classes of {images.name} are the same one of the network: {', '.join(images.classes)}")
@@ -78,6 +84,11 @@ def relabelled(images: Any, classes: tuple[str, ...]) -> Any:
         labels = np.asarray(places, np.int64)[images.index.labels]
         return replace(images, index=replace(images.index, labels=labels), classes=classes)
     return replace(images, labels=torch.tensor(places)[images.labels], classes=classes)
+
+
+def is_numbered(classes: Sequence[str]) -> bool:
+    """Say whether labels have no names but their numbers."""
+    return all(name == str(i) for i, name in enumerate(classes))
 
 
 def _place(name: str, classes: Sequence[str], where: str) -> int:
@@ -129,7 +140,7 @@ def _images_and_labels(
     """Images (N,...) uint8 or float, and labels (N,) if they are wanted."""
     if isinstance(source, DataLoader):
         return _collected((_pair(batch, name, labelled=labelled) for batch in source), name, view)
-    if isinstance(source, (tuple, list)) and len(source) == 2 and _is_array(source[0]) and len(source[0]) > 0:
+    if isinstance(source, (tuple, list)) and len(source) == 2 and _is_array(source[0]):
         return _from_arrays(source[0], source[1] if labelled else None, name)
     if _is_array(source):
         if labelled:

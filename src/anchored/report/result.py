@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import weakref
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -28,8 +28,10 @@ class Result:
     ``folder``: where rows, outputs and the page lie; without one they are kept as long as the object is.
     """
 
-    def __init__(self, folder: Path, temporary: TemporaryDirectory[str] | None = None) -> None:
-        self.folder, self._temporary = folder, temporary
+    def __init__(self, folder: Path, *, temporary: bool = False) -> None:
+        self.folder = folder
+        if temporary:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     @cached_property
     def _summary(self) -> Summary:

@@ -8,10 +8,10 @@ import json
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from anchored.config.recipe import Recipe, canonical
 from anchored.config.settings import GIVEN, Data, Evaluation, Given, Grid
 from anchored.corruptions import registry as corruption_names
 from anchored.data.catalog import registry as catalog
+from anchored.data.given import is_numbered
 from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import InputFormat, to_input
 from anchored.data.synthetic_ood import OUTLIERS
@@ -168,8 +169,7 @@ def _logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -
 
 def _class_names(known: Sequence[str], test: Sequence[str], count: int) -> tuple[str, ...]:
     """Names of the logits: those that are known, else the test set's; numbers where labels have no names."""
-    numbered = all(name == str(i) for i, name in enumerate(test))
-    classes = tuple(known) or (tuple(map(str, range(count))) if numbered else tuple(test))
+    classes = tuple(known) or (tuple(map(str, range(count))) if is_numbered(test) else tuple(test))
     if len(classes) != count:
         raise UserError(
             f"the model gives {count} logits for {len(classes)} classes: give the names of all its classes in their "
@@ -224,10 +224,15 @@ def _modes_kept(model: Any) -> Iterator[None]:
             part.training = True
 
 
-def _measured(measured: _Measured, folder: str | Path | None, progress: bool) -> Result:
-    temporary = TemporaryDirectory(prefix="anchored-") if folder is None else None
-    study = StudyFolder(Path(temporary.name if temporary else str(folder)))
+def _folder(folder: str | Path | None) -> StudyFolder:
+    """The folder that was asked for, or a temporary one; ``UserError`` where it holds other files."""
+    study = StudyFolder(Path(tempfile.mkdtemp(prefix="anchored-") if folder is None else folder))
     study.refuse_foreign()
+    return study
+
+
+def _measured(measured: _Measured, folder: str | Path | None, progress: bool) -> Result:
+    study = _folder(folder)
     corruption_names.expand(measured.settings.corruptions, 224, 224, measured.sets.view.channels)
     run = study.run("given")
     made = {"started": provenance.now(), **provenance.provenance()}
@@ -248,7 +253,7 @@ def _measured(measured: _Measured, folder: str | Path | None, progress: bool) ->
         if measured.outputs is None:
             suites.save_examples(study, evaluator)
     files.write_text(study.results_file, rows_text(read_rows(run.rows_file)))
-    return Result(study.path, temporary)
+    return Result(study.path, temporary=folder is None)
 
 
 def compare(results: Sequence[Result] | Mapping[str, Result], folder: str | Path | None = None) -> Result:
@@ -271,9 +276,7 @@ def compare(results: Sequence[Result] | Mapping[str, Result], folder: str | Path
     for other in others:
         if difference := first_difference(records[first], records[other]):
             raise UserError(f"'{other}' was measured on other images or otherwise than '{first}' ({difference})")
-    temporary = TemporaryDirectory(prefix="anchored-") if folder is None else None
-    study = StudyFolder(Path(temporary.name if temporary else str(folder)))
-    study.refuse_foreign()
+    study = _folder(folder)
     rows: list[Row] = []
     for title, result in named.items():
         (run,) = StudyFolder(result.folder).runs()
@@ -292,7 +295,7 @@ def compare(results: Sequence[Result] | Mapping[str, Result], folder: str | Path
     if examples.exists():
         shutil.copyfile(examples, study.examples_file)
     files.write_text(study.results_file, rows_text(rows))
-    return Result(study.path, temporary)
+    return Result(study.path, temporary=folder is None)
 
 
 def _architecture(result: Result) -> str:

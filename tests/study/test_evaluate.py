@@ -1,0 +1,295 @@
+"""Any classifier is measured as a study's networks are, from Python, with the same figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import anchored
+from anchored.cli.main import main
+from anchored.data import datasets
+from anchored.data.image_sets import ImageSet
+from anchored.store.layout import Run
+from anchored.store.rows import read_rows
+
+TRAIN = "fashion-mini-known"
+MEASURED: dict[str, Any] = {"severities": [1, 4], "corruptions": ["fog", "contrast"], "bootstrap": 100}
+QUICK: dict[str, Any] = {"corruptions": (), "bootstrap": 100, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of our own that was trained for an epoch, and measured by the command."""
+    run = Run(tmp_path_factory.mktemp("run") / "ram")
+    few = ["--train.epochs", "1", "--train.accelerator", "cpu", "--anchoring.references", "2"]
+    assert main(["train", "demo", "--grid.protocols", "[ram]", *few, "-o", str(run.path)]) == 0
+    asked = ["--evaluate.ood", "[blobs, digits]", "--evaluate.corruptions", "[fog, contrast]"]
+    asked += ["--evaluate.severities", "[1, 4]", "--evaluate.bootstrap", "100", "--evaluate.adaptation", "[digits]"]
+    assert main(["evaluate", str(run.path), *asked]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    return datasets.load_split(TRAIN, "test").take(torch.arange(0, 1400, 7))
+
+
+class Plain(nn.Module):
+    """A linear classifier of grey 28 × 28 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 7)
+        nn.init.normal_(self.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B,1,28,28) to logits (B,7)."""
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+def figures(rows: list[dict[str, Any]]) -> list[tuple[object, ...]]:
+    kept = ("metric", "severity", "corruption", "score", "value", "low", "high", "n")
+    return [tuple(row[name] for name in kept) for row in rows]
+
+
+def test_a_run_a_module_and_outputs_have_equal_figures(run: Run, tmp_path: Path) -> None:
+    expected = figures([vars(row) for row in read_rows(run.rows_file)])
+    model = anchored.load(run.path).train()
+    result = anchored.evaluate(model, TRAIN, ood=["blobs", "digits"], adaptation=["digits"], **MEASURED)
+    assert figures(result.rows) == expected
+    assert model.training  # as it was
+    stored = anchored.evaluate(outputs=run.outputs_file("test").parent, bootstrap=100)
+    assert figures(stored.rows) == expected
+    images, labels = (datasets.load_split(TRAIN, "test").images, datasets.load_split(TRAIN, "test").labels)
+    digits = [datasets.load_split("digits", split) for split in ("train", "test")]
+    pairs = tuple((each.images, each.labels) for each in digits)
+    blobs = datasets.load_split("blobs", "test", channels=1, size=28).images
+    given = {"blobs of ours": blobs, "digits of ours": pairs[1][0]}
+    arrays = anchored.evaluate(model, (images, labels), ood=given, adaptation={"digits of ours": pairs}, **MEASURED)
+    kept = [figure for figure in figures(arrays.rows) if figure[0] not in ("auroc", "aupr", "fpr95")]
+    assert [figure[:5] for figure in kept if figure[0] == "accuracy"] == [
+        figure[:5] for figure in expected if figure[0] == "accuracy"
+    ]
+
+
+def test_forms_of_the_same_images_give_the_same_rows(images: ImageSet) -> None:
+    model, unit = Plain(), images.images.float() / 255
+    items = TensorDataset(unit, images.labels)
+    forms: list[Any] = [
+        (images.images, images.labels),
+        (images.images.numpy()[:, 0], images.labels.tolist()),
+        (images.images.permute(0, 2, 3, 1).numpy(), images.labels.numpy()),
+        (unit, images.labels),
+        items,
+        DataLoader(items, batch_size=64),
+        [{"image": image, "label": label} for image, label in zip(unit, images.labels, strict=True)],
+    ]
+    found = [
+        figures(anchored.evaluate(model, form, **{**QUICK, "corruptions": "fog", "severities": [2]}).rows)
+        for form in forms
+    ]
+    assert all(each == found[0] for each in found)
+
+
+def test_a_hugging_face_data_set_is_one_of_them(images: ImageSet) -> None:
+    hf = pytest.importorskip("datasets")
+    columns = {"image": [image[0].numpy() for image in images.images], "label": images.labels.tolist()}
+    features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=list(images.classes))})
+    from PIL import Image
+
+    columns["image"] = [Image.fromarray(pixels) for pixels in columns["image"]]
+    data = hf.Dataset.from_dict(columns, features=features)
+    model = Plain()
+    assert figures(anchored.evaluate(model, data, **QUICK).rows) == figures(
+        anchored.evaluate(model, (images.images, images.labels), **QUICK).rows
+    )
+
+
+def test_a_callable_on_numpy_is_measured_like_its_module(images: ImageSet) -> None:
+    model = Plain()
+    weight, bias = model.head.weight.detach().numpy(), model.head.bias.detach().numpy()
+
+    def scikit_style(batch: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+        assert isinstance(batch, np.ndarray)
+        return batch.reshape(len(batch), -1) @ weight.T + bias
+
+    pair = (images.images, images.labels)
+    one, other = (anchored.evaluate(each, pair, **QUICK, name="linear") for each in (model, scikit_style))
+    assert [row["value"] for row in one.rows] == pytest.approx([row["value"] for row in other.rows], abs=1e-5)
+
+
+def test_inputs_that_somebody_prepared_are_taken_as_they_are(images: ImageSet) -> None:
+    normalised = (images.images.float() / 255 - 0.3) / 0.2
+    model = Plain()
+    raw = anchored.evaluate(model, (images.images, images.labels), mean=[0.3], std=[0.2], **QUICK)
+    given = anchored.evaluate(model, (normalised, images.labels), **QUICK)
+    assert [row["value"] for row in raw.rows] == pytest.approx([row["value"] for row in given.rows], abs=1e-4)
+    with pytest.raises(anchored.UserError, match="cannot be corrupted"):
+        anchored.evaluate(model, (normalised, images.labels), corruptions="fog")
+
+
+def test_results_are_compared_on_shared_resamples(images: ImageSet, tmp_path: Path) -> None:
+    pair, model = (images.images, images.labels), Plain()
+    worse = Plain()
+    nn.init.zeros_(worse.head.weight)
+    results = {"mine": anchored.evaluate(model, pair, **QUICK), "chance": anchored.evaluate(worse, pair, **QUICK)}
+    both = anchored.compare(results, tmp_path / "both")
+    assert "paired bootstrap" in repr(both)
+    assert "relative to the first model" in repr(both)
+    assert both.value("accuracy", architecture="mine") == results["mine"].value("accuracy")
+    page = both.to_html(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "chance against mine" in page
+    assert both._repr_html_().startswith("<figure")
+    assert {"reliability"} <= {name.partition("-")[0] for name in both.figures()}
+    with pytest.raises(anchored.UserError, match="other images"):
+        anchored.compare({"a": results["mine"], "b": anchored.evaluate(model, (pair[0][:50], pair[1][:50]), **QUICK)})
+
+
+def test_a_second_call_computes_nothing_again(images: ImageSet, tmp_path: Path) -> None:
+    calls = []
+
+    def counted(batch: Any) -> Any:
+        calls.append(len(batch))
+        return batch.reshape(len(batch), -1)[:, :7] - 0.1 * np.arange(7)
+
+    pair, folder = (images.images, images.labels), tmp_path / "kept"
+    first = anchored.evaluate(counted, pair, folder=folder, version="1", **QUICK)
+    before = len(calls)
+    again = anchored.evaluate(counted, pair, folder=folder, version="1", **QUICK)
+    assert len(calls) == before + 1  # the one image that says how many logits there are
+    assert figures(again.rows) == figures(first.rows)
+    anchored.evaluate(counted, pair, folder=folder, version="2", **QUICK)
+    assert len(calls) > before + 2
+
+
+def test_classes_in_another_order_are_matched_by_name(images: ImageSet) -> None:
+    model = Plain()
+    order = [6, 5, 4, 3, 2, 1, 0]
+    turned = ImageSet("turned", images.images, 6 - images.labels, tuple(images.classes[i] for i in order))
+    model.__dict__["classes"] = images.classes
+    data = [(image[None][0], label) for image, label in zip(turned.images, turned.labels.tolist(), strict=True)]
+
+    class Named(list):  # type: ignore[type-arg]
+        classes = turned.classes
+
+    straight = anchored.evaluate(model, (images.images, images.labels), **QUICK).value("accuracy")
+    assert anchored.evaluate(model, Named(data), **QUICK).value("accuracy") == straight
+    Named.classes = ("a", *turned.classes[1:])
+    with pytest.raises(anchored.UserError, match="class 'a' of test is none of the network's"):
+        anchored.evaluate(model, Named(data), **QUICK)
+
+
+def logits(count: int = 20) -> Tensor:
+    return torch.randn(count, 7, generator=torch.Generator().manual_seed(1))
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "probabilities": (lambda x: np.full((len(x), 7), 1 / 7), "are probabilities"),
+    "nan": (lambda x: np.full((len(x), 7), math.nan), "not finite"),
+    "shape": (lambda x: np.zeros(len(x)), "logits are"),
+    "count": (lambda x: np.zeros((len(x), 3)) + np.arange(3), "3 logits"),
+    "none": (lambda x: None, "no array of logits"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_models_that_give_no_logits_are_one_line_and_nothing_is_written(
+    kind: str, images: ImageSet, tmp_path: Path
+) -> None:
+    model, message = BAD[kind]
+    named = ImageSet("x", images.images, images.labels, images.classes)
+
+    class Named(list):  # type: ignore[type-arg]
+        classes = named.classes
+
+    data = Named(zip(named.images, named.labels.tolist(), strict=True))
+    with pytest.raises(anchored.UserError, match=message) as error:
+        anchored.evaluate(model, data, folder=tmp_path / "out", **QUICK)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_do_not_fit_are_one_line(images: ImageSet) -> None:
+    model, pixels, labels = Plain(), images.images, images.labels
+    wrong: list[tuple[Any, str]] = [
+        ((pixels, labels + 3), "a label of test is 9"),
+        ((pixels, labels[:5]), "labels of test are"),
+        ((pixels, torch.nn.functional.one_hot(labels, 7)), "one-hot"),
+        (pixels, "an array alone"),
+        ((pixels.float().fill_(math.nan), labels), "NaN"),
+        ((pixels[:0], labels[:0]), "no images"),
+        ("no-such-set", "not in the catalog"),
+        (3, "give"),
+    ]
+    model.__dict__["classes"] = images.classes
+    for data, message in wrong:
+        with pytest.raises(anchored.UserError, match=message):
+            anchored.evaluate(model, data, **QUICK)
+    more: dict[str, Any]
+    for more, message in (
+        ({"ood": {"x": "nowhere"}}, "not in the catalog"),
+        ({"near": ["x"]}, "which ood does not name"),
+        ({"corruptions": "rain"}, "rain"),
+        ({"adaptation": {"task": (pixels, labels)}}, "array alone"),
+    ):
+        with pytest.raises(anchored.UserError, match=message):
+            anchored.evaluate(model, (pixels, labels), **{**QUICK, **more})
+
+
+def test_outputs_of_any_program_in_three_formats(tmp_path: Path, images: ImageSet) -> None:
+    found, labels = logits(), torch.arange(20) % 7
+    arrays: dict[str, Any] = {
+        "test": (found, labels),
+        "ood-mine": logits(30) / 2,
+        "corruption-fog-3": (found / 3, labels),
+    }
+    expected = figures(anchored.evaluate(outputs=arrays, bootstrap=100).rows)
+    folders = {ending: tmp_path / ending for ending in ("npz", "safetensors", "csv")}
+    for ending, folder in folders.items():
+        folder.mkdir()
+        for name, value in arrays.items():
+            parts = dict(zip(("logits", "labels"), [value] if isinstance(value, Tensor) else value, strict=False))
+            file = folder / f"{name}.{ending}"
+            if ending == "npz":
+                np.savez(file, **{key: tensor.numpy() for key, tensor in parts.items()})
+            elif ending == "safetensors":
+                safetensors.torch.save_file(parts, file)
+            else:
+                columns = {letter: parts["logits"][:, i].tolist() for i, letter in enumerate("abcdefg")}
+                columns |= {"label": parts["labels"].tolist()} if "labels" in parts else {}
+                lines = [",".join(map(repr, line)) for line in zip(*columns.values(), strict=True)]
+                file.write_text("\n".join([",".join(columns), *lines]))
+        assert figures(anchored.evaluate(outputs=folder, bootstrap=100).rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test": None}, "no outputs called 'test'"),
+        ({"ood-x": logits()[:, :5]}, "has 5 logits an image, test has 7"),
+        ({"corruption-fog-2": (logits(), (torch.arange(20) + 1) % 7)}, "other labels than test"),
+        ({"corruption-rain-1": (logits(), torch.arange(20) % 7)}, "known corruptions"),
+        ({"validation": logits()}, "are called 'validation'"),
+        ({"test": (logits(), torch.arange(20))}, "labels run from 0 to 19"),
+        ({"test": (logits().softmax(1), torch.arange(20) % 7)}, "are probabilities"),
+        ({"test": (logits().fill_(math.nan), torch.arange(20) % 7)}, "not finite"),
+        ({"features-x-train": {"features": logits(), "labels": torch.arange(20) % 2}}, "are missing"),
+        ({"ood-x": {"logits": logits(), "classes": list("gfedcba")}}, "another order than test"),
+    ],
+)
+def test_outputs_that_do_not_fit_together_are_one_line(changes: dict[str, Any], message: str) -> None:
+    arrays: dict[str, Any] = {
+        "test": {"logits": logits(), "labels": torch.arange(20) % 7, "classes": list("abcdefg")}
+    } | changes
+    with pytest.raises(anchored.UserError, match=message) as error:
+        anchored.evaluate(outputs={name: value for name, value in arrays.items() if value is not None}, bootstrap=100)
+    assert "\n" not in str(error.value)
