@@ -19,7 +19,7 @@ from anchored.metrics.registry import METRICS
 from anchored.report import comparison, formats, published
 from anchored.report import page as report
 from anchored.report.comparison import Summary
-from anchored.report.published import Figure, Place, published_figures, published_tables
+from anchored.report.published import PublishedFigure, Place, published_figures, published_tables
 from anchored.report.table import Table
 from anchored.store.rows import Row
 
@@ -27,7 +27,7 @@ SHARED = [Path(__file__).parents[up] / "shared" / "paper" / "published.csv" for 
 ALL = [name for name, each in CORRUPTIONS.items() if "c" in each.families]
 
 
-def of_figure(figure: Figure) -> list[Row]:
+def of_figure(figure: PublishedFigure) -> list[Row]:
     """The rows of a study that measured what a figure is of, with its own value a little higher."""
     base = row(
         trained_on=figure.trained_on,

@@ -51,7 +51,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedFigure:
     """One published figure."""
 
     trained_on: str
@@ -75,11 +75,11 @@ class Figure:
 
 
 @functools.cache
-def published_figures() -> tuple[Figure, ...]:
+def published_figures() -> tuple[PublishedFigure, ...]:
     """The figures of other methods, in the order of their sources."""
     text = (resources.files("anchored") / "report" / "published.csv").read_text(encoding="utf-8")
     return tuple(
-        Figure(
+        PublishedFigure(
             trained_on=row["trained_on"],
             architecture=row["architecture"],
             method=row["method"],
@@ -110,7 +110,7 @@ def published_tables(summary: Summary) -> Iterator[Table]:
 # --- This study's side ------------------------------------------------------------------------------------------------
 
 
-def measured_here(summary: Summary, variant: Variant, metric: str, place: Place, score: str) -> Estimate | None:
+def estimate_here(summary: Summary, variant: Variant, metric: str, place: Place, score: str) -> Estimate | None:
     """This study's estimate of what a published figure is of; None where it was not measured."""
     if place.sets:
         return _mean_over(summary, variant, metric, place, score)
@@ -161,7 +161,7 @@ class _Beside:
     summary: Summary
     architecture: str
     metric: str
-    figures: tuple[Figure, ...]
+    figures: tuple[PublishedFigure, ...]
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ class _Beside:
     def here(self, spot: Spot) -> list[Estimate | None]:
         """This study's estimates in a column, by variant and score."""
         variants = self.summary.of(self.architecture)
-        return [measured_here(self.summary, variant, *spot, score) for variant in variants for score in self.scores]
+        return [estimate_here(self.summary, variant, *spot, score) for variant in variants for score in self.scores]
 
     @cached_property
     def spots(self) -> tuple[Spot, ...]:
@@ -188,7 +188,7 @@ class _Beside:
         return tuple((metric, place) for metric in metrics for place in both)
 
     @cached_property
-    def shown(self) -> tuple[Figure, ...]:
+    def shown(self) -> tuple[PublishedFigure, ...]:
         """The published figures that have a column."""
         places = {place for _, place in self.spots}
         return tuple(figure for figure in self.figures if figure.place in places)
@@ -280,15 +280,15 @@ def averaged_here(summary: Summary, family: Family) -> str:
     return f"mean over {count} corruptions, {named}"
 
 
-def _printed(figure: Figure | None) -> TableCell:
+def _printed(figure: PublishedFigure | None) -> TableCell:
     if figure is None:
         return MISSING
     return TableCell(figure.printed, f"s.d. {figure.deviation}" if figure.deviation else "")
 
 
-def _lines(figures: Sequence[Figure]) -> Iterator[dict[Place, Figure]]:
+def _lines(figures: Sequence[PublishedFigure]) -> Iterator[dict[Place, PublishedFigure]]:
     """Figures of one network of a source in one line: those of the same method, in their order, a place once."""
-    lines: dict[tuple[str, ...], list[dict[Place, Figure]]] = {}
+    lines: dict[tuple[str, ...], list[dict[Place, PublishedFigure]]] = {}
     for figure in figures:
         key = (figure.method, figure.score, figure.source, figure.seeds)
         of_key = lines.setdefault(key, [{}])
