@@ -38,7 +38,7 @@ from anchored.report import formats
 from anchored.report.choice import choice_tables, find_choices
 from anchored.report.comparison import read_summary
 from anchored.report.paper import paper_tables
-from anchored.report.published import published_tables
+from anchored.report.published_figures import published_tables
 from anchored.report.tables import result_tables
 from anchored.store import files as disk
 from anchored.store import layout

@@ -15,7 +15,7 @@ from anchored.report.comparison import Summary, read_summary
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
-from anchored.report.published import published_tables
+from anchored.report.published_figures import published_tables
 from anchored.report.radar import radar_figures
 from anchored.report.style import SavedPicture
 from anchored.report.sweeps import sweep_figures

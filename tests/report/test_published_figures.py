@@ -16,10 +16,10 @@ from anchored.config.recipe import Recipe
 from anchored.config.settings import Data
 from anchored.corruptions.registry import CORRUPTIONS
 from anchored.metrics.registry import METRICS
-from anchored.report import comparison, formats, published
+from anchored.report import comparison, formats
 from anchored.report import page as report
 from anchored.report.comparison import Summary
-from anchored.report.published import PublishedFigure, Place, published_figures, published_tables
+from anchored.report.published_figures import Place, PublishedFigure, published_figures, published_tables
 from anchored.report.table import Table
 from anchored.store.rows import Row
 
@@ -244,4 +244,3 @@ def test_places_of_means_are_told_from_sets() -> None:
     means = {figure.place for figure in published_figures() if figure.place.sets}
     assert Place("Mean of 2 near-OOD sets", ("CIFAR-100", "TinyImageNet")) in means
     assert all(len(place.sets) == int(place.dataset.split()[2]) for place in means)
-    assert published.WITHOUT_EXTRA == "mean-15"
