@@ -263,6 +263,8 @@ class _Beside:
             if any(place.dataset == family.dataset for place in places):
                 yield f"{family.dataset} here: {averaged_here(self.summary, family)}."
         yield from (f"{place.dataset}: {and_list(place.sets)}." for place in places if place.sets)
+        if self.metric == "auroc":
+            yield "Sets are joined by name; others may have taken other images of one."
         if any(place.sets for place in places):
             yield "A mean over sets has no interval here where there is one seed."
         if self.metric == ECE:
