@@ -38,6 +38,7 @@ from anchored.report import formats
 from anchored.report.choice import choice_tables, find_choices
 from anchored.report.comparison import read_summary
 from anchored.report.paper import paper_tables
+from anchored.report.published_figures import published_tables
 from anchored.report.tables import result_tables
 from anchored.store import files as disk
 from anchored.store import layout
@@ -141,7 +142,12 @@ def shown(path: Path) -> None:
 def reported(path: Path) -> None:
     """The tables of a study on the terminal."""
     summary = read_summary(StudyFolder(path.parent))
-    for table in (*result_tables(summary), *choice_tables(list(find_choices(summary))), *paper_tables(summary)):
+    for table in (
+        *result_tables(summary),
+        *choice_tables(list(find_choices(summary))),
+        *paper_tables(summary),
+        *published_tables(summary),
+    ):
         formats.terminal(table, 100)
 
 

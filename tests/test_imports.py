@@ -32,7 +32,9 @@ def test_nothing_unpickles() -> None:
     offenders = [
         f"{path.name}: {word}" for path in SOURCE.rglob("*.py") for word in banned if f"{word}" in code_of(path)
     ]
-    assert offenders == []
+    assert offenders == ["published.py: torch.load("]  # others' weights, by the reader that takes tensors alone
+    assert "weights_only=True" in code_of(SOURCE / "models" / "published.py")
+    assert "weights_only=False" not in "".join(map(code_of, SOURCE.rglob("*.py")))
 
 
 def code_of(path: Path) -> str:

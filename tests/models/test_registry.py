@@ -110,7 +110,10 @@ def test_an_image_size_where_the_network_needs_one() -> None:
     [
         ("resnet8", "no network 'resnet8': did you mean 'resnet18'"),
         ("vit_tiny_patch16_224", "did you mean 'timm:vit_tiny_patch16_224'"),
-        ("qqq", "there are resnet18, wrn40_2, wrn40_2_dropout, small, .*, timm:NAME and torchvision:NAME"),
+        (
+            "qqq",
+            "there are resnet18, wrn40_2, .*, timm:NAME, torchvision:NAME and published:NAME",
+        ),
         ("timm:resnt18", "timm does not have it; near ones are timm:resnet18"),
         ("timm:resnet18.a9_in1k", "near ones are timm:resnet18.a"),
         ("torchvision:regnet_y_800m", "near ones are torchvision:regnet_y_800mf"),

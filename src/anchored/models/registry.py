@@ -5,6 +5,7 @@
 | a row of ``NETWORKS`` | the networks of the paper and the demo; ``width`` scales them |
 | ``timm:NAME[.tag]`` | any network of timm |
 | ``torchvision:NAME`` | any classifier of torchvision |
+| ``published:NAME`` | a network that others trained (``models.published``) |
 | ``python:package.module:factory`` | your own ``factory(channels, classes) -> nn.Module`` |
 
 Add one row and one test to add a network.
@@ -25,6 +26,7 @@ from anchored.models.resnet import Block, PostActivationBlock, PreActivationBloc
 from anchored.models.third_party import LIBRARIES, NetworkSpec
 
 IMPORT = "python"  # prefix of names that lead to code
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,25 @@ def find_network(name: str) -> Architecture:
             hint = f"near ones are {', '.join(f'{prefix}:{each}' for each in near)}" if near else "see its list"
             raise UserError(f"no network '{name}': {prefix} does not have it; {hint}")
         return Architecture(rest, lambda spec: library.build(rest, spec), name)
+    if prefix == PUBLISHED:
+        return _published(name)
     if prefix == IMPORT:
         return Architecture(rest.rpartition(":")[2], lambda spec: third_party.import_network(rest, spec))
     near = difflib.get_close_matches(name, NETWORKS, n=1)
     near = [f"{each}:{name}" for each, library in LIBRARIES.items() if not near and name in library.names()][:1] or near
-    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(NETWORKS)}, timm:NAME and torchvision:NAME"
+    hint = (
+        f"did you mean '{near[0]}'?"
+        if near
+        else f"there are {', '.join(NETWORKS)}, timm:NAME, torchvision:NAME and published:NAME"
+    )
     raise UserError(f"no network '{name}': {hint}")
+
+
+def _published(name: str) -> Architecture:
+    from anchored.models import published  # on first use: it is made of this module's rows
+
+    row = published.find_published(name)
+    return Architecture(row.layout.title, lambda spec: published.build_published(row, spec), name)
 
 
 def build_network(
@@ -145,4 +160,8 @@ def preprocessing(name: str) -> third_party.Preprocessing:
     if not weights:
         raise UserError(f"network '{name}' has no pretrained weights, so no preprocessing of its own")
     prefix, _, rest = weights.partition(":")
+    if prefix == PUBLISHED:
+        from anchored.models import published
+
+        return published.find_published(rest).preprocessing
     return LIBRARIES[prefix].preprocessing(rest)

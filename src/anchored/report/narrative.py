@@ -46,7 +46,7 @@ def duration_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _epochs(summary: Summary) -> str:
+def epochs_text(summary: Summary) -> str:
     """``60 epochs``; where networks differ, each network's in the recipe's order."""
     default, own = summary.setting("train", "epochs"), summary.setting("grid", "per_network")
     epochs = [own.get(name, {}).get("train", {}).get("epochs", default) for name in summary.setting("grid", "networks")]
@@ -62,7 +62,7 @@ def what_was_run(summary: Summary) -> Iterator[str]:
     variants = and_list(list(dict.fromkeys(variant.title for variant in trained)))
     if trained:
         yield (
-            f"{and_list(summary.architectures)} trained on {summary.trained_on} for {_epochs(summary)}: {variants}, "
+            f"{and_list(summary.architectures)} trained on {summary.trained_on} for {epochs_text(summary)}: {variants}, "
             f"with {number_list(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
             "alike apart from what is named."
         )

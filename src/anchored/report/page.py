@@ -15,6 +15,7 @@ from anchored.report.comparison import Summary, read_summary
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
+from anchored.report.published_figures import published_tables
 from anchored.report.radar import radar_figures
 from anchored.report.style import Picture, SavedPicture
 from anchored.report.sweeps import sweep_figures
@@ -94,7 +95,7 @@ def write(folder: StudyFolder) -> Path:
     for picture in saved:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
-    tables = [*result_tables(summary), *choice_tables(choices), *paper_tables(summary)]
+    tables = [*result_tables(summary), *choice_tables(choices), *paper_tables(summary), *published_tables(summary)]
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -147,6 +148,7 @@ def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iter
         return Section(name, title, tuple(block for group in blocks for block in group))
 
     yield section("paper", "Beside the paper", block(table=named("paper_")))
+    yield section("published", "Beside published figures", block(table=named("published_")))
     yield section("radar", "Four aims at once", block("radar"))
     yield section("sweeps", "Along α and λ", block("alpha"), block("lambda"))
     yield section("choice", "Choosing on held-out images", block("choice", table=named("choice")))

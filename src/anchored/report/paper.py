@@ -230,10 +230,15 @@ def _caption(summary: Summary, paper: PaperTable, estimates: list[Estimate | Non
         for family in summary.families
         if family.dataset in datasets
     ]
-    share = float(summary.setting("data", "fraction"))
-    if share < 1:
-        parts.append(f"A trial on {100 * share:.2g} % of the images: it says nothing on the paper's numbers.")
+    if note := trial_note(summary, "the paper's numbers"):
+        parts.append(note)
     return " ".join([*parts, f"This study: {interval_note(summary, estimates)} The paper gives neither."])
+
+
+def trial_note(summary: Summary, numbers: str) -> str:
+    """That a study on a part of the images says nothing on ``numbers``; empty for one on all of them."""
+    share = float(summary.setting("data", "fraction"))
+    return f"A trial on {100 * share:.2g} % of the images: it says nothing on {numbers}." if share < 1 else ""
 
 
 def _estimators(summary: Summary, paper: PaperTable) -> str:

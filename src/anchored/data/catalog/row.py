@@ -60,10 +60,29 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """One data set.
+class Holding:
+    """What is kept in a folder of its own below the data root: a data set's files, or a published model's.
 
     - ``name``: how recipes and commands call it; ``title``: how the paper and reports spell it.
+    - ``licence``, ``citation``: its terms of use, and whom to cite.
+    - ``folder``: its folder below the data root.
+    - ``manual``: what a person has to do where a login or an agreement is needed, or no address is left.
+    - ``homes``: other folders where it may lie; a relative one is inside this package.
+    """
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    folder: str = ""
+    manual: str = ""
+    homes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(Holding):
+    """One data set: what every ``Holding`` has, and
+
     - ``classes``: the name of each label 0, 1, ...
     - ``channels``, ``size``: images are (channels, size, size) uint8; if ``varied``, images have many sizes, and
       ``size`` is that at which a network trained on the set sees them.
@@ -73,17 +92,14 @@ class DataSet:
     - ``roles``: what it can be used for.
     - ``reader``: which function in ``readers`` reads it.
     - ``file_classes``: how many classes the files have, before ``keep``.
-    - ``folder``: its folder below the data root.
     - ``train_files``, ``test_files``: images then labels for ``idx``, records for ``cifar_binary``, blocks for archives
       of corrupted images.
     - ``parts``: the files to download that hold everything: archives, and lists beside them.
     - ``needs``: files and folders, below the set's folder, that are there when the set is.
     - ``images``: the folder below the set's folder that holds the images; ``subset``: the names of those that the row
       has, where it is not all of them.
-    - ``manual``: what a person has to do where a login or an agreement is needed, or no address is left.
     - ``label_bytes``: bytes before the pixels of a CIFAR record; the last one is the label.
     - ``keep``: the labels in the files that this row keeps, renumbered 0, 1, ... in this order; None keeps all.
-    - ``homes``: other folders where it may lie; a relative one is inside this package.
     - ``folders``: the name of each class's folder, where that is not the class's name.
     - ``part_of``: the folder of the larger set that its images are of, where that has a folder of its own.
     - ``near_to``: the rows for which it is near-OOD, as OpenOOD 1.5 has it: much like what they are of, other classes.
@@ -91,32 +107,25 @@ class DataSet:
     - ``note``: what else a user should know, one sentence.
     """
 
-    name: str
-    title: str
     classes: tuple[str, ...]
     channels: int
     size: int
     train: int
     test: int
     roles: tuple[Role, ...]
-    licence: str
-    citation: str
     reader: Reader
     file_classes: int
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     varied: bool = False
-    folder: str = ""
     train_files: tuple[File, ...] = ()
     test_files: tuple[File, ...] = ()
     parts: tuple[File, ...] = ()
     needs: tuple[str, ...] = ()
     images: str = ""
     subset: tuple[str, ...] = ()
-    manual: str = ""
     label_bytes: int = 1
     keep: tuple[int, ...] | None = None
-    homes: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     part_of: str = ""
     near_to: tuple[str, ...] = ()

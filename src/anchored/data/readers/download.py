@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from anchored.data.catalog.registry import get_dataset
-from anchored.data.catalog.row import DataSet, File
+from anchored.data.catalog.row import File, Holding
 from anchored.data.readers import web
 from anchored.data.readers.files import check_file, data_root, find_file, is_gzip, read_checked
 from anchored.data.readers.unpack import decompress, unpack
@@ -34,7 +34,7 @@ class DownloadRecord:
     were unpacked from it.
     """
 
-    row: DataSet
+    row: Holding
     root: str | Path | None
 
     @property
@@ -102,6 +102,19 @@ def fetch_dataset(
         if row.manual and not find_file(row, row.needs[0], root):
             raise UserError(f"cannot fetch {row.title}: {row.manual}; put it into {data_root(root) / row.folder}")
         return ()
+    return fetch_files(row, files, root, progress=progress, offline=offline, timeout=timeout)
+
+
+def fetch_files(
+    row: Holding,
+    files: Sequence[File],
+    root: str | Path | None = None,
+    *,
+    progress: bool = True,
+    offline: bool = False,
+    timeout: float = web.TIMEOUT,
+) -> tuple[Path, ...]:
+    """Download and unpack what is not there yet of ``files``; return where they are. All is as in ``fetch_dataset``."""
     offline = offline or os.environ.get("ANCHORED_OFFLINE", "0") not in ("", "0")
     job = _Job(row, root, progress, offline, timeout)
     with disk.os_errors_as_user_errors(job.folder, "write to"):
@@ -111,16 +124,16 @@ def fetch_dataset(
                 return tuple(job.bring(file) for file in files)
         except Timeout:
             if progress:
-                print(f"{name}: another process is fetching it; waiting", file=sys.stderr)
+                print(f"{row.name}: another process is fetching it; waiting", file=sys.stderr)
             with FileLock(job.folder / ".lock"):
                 return tuple(job.bring(file) for file in files)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Fetching one set."""
+    """Fetching one set's, or one model's, files."""
 
-    row: DataSet
+    row: Holding
     root: str | Path | None
     progress: bool
     offline: bool

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from anchored.data.catalog.row import DataSet, File
+from anchored.data.catalog.row import DataSet, File, Holding
 from anchored.errors import UserError
 from anchored.store import files
 
@@ -27,14 +27,14 @@ def data_root(root: str | Path | None = None) -> Path:
         raise UserError(f"there is no home folder for {chosen}: set ANCHORED_DATA to a folder for data sets") from error
 
 
-def _search_folders(row: DataSet, root: str | Path | None) -> list[Path]:
+def _search_folders(row: Holding, root: str | Path | None) -> list[Path]:
     """Return where ``row``'s files may lie, in the order of search; homes inside the package first."""
     homes = [_PACKAGE / home for home in row.homes]  # an absolute home stays what it is
     inside = [home for home in homes if home.is_relative_to(_PACKAGE)]
     return [*inside, data_root(root) / row.folder, data_root(root), *(home for home in homes if home not in inside)]
 
 
-def find_file(row: DataSet, name: str, root: str | Path | None) -> Path | None:
+def find_file(row: Holding, name: str, root: str | Path | None) -> Path | None:
     """Return the first place where a file or folder called ``name`` lies, a .gz also unpacked; None when nowhere.
 
     A bare folder name ("train") is only sought in the set's own folders: in the data root it may be anything's.
