@@ -114,6 +114,14 @@ def resolve_recipe(name: str, changed: Mapping[str, Any], scale: float = 1.0, *,
 
 def _refuse_code(recipe: Recipe, changed: Mapping[str, Any]) -> None:
     """A file may be anybody's: code that it names is only imported where the command line names it too."""
+    for title, given in recipe.grid.given.items():
+        code = next((each for each in (given.model, given.network) if each.startswith("python:")), "")
+        code = code or given.model * given.model.lower().endswith(".pt2")
+        if code and "grid.given" not in changed:
+            raise UserError(
+                f"recipe '{recipe.name}' names the model '{code}' ({title}), which is code: if you trust it, give it "
+                "on the command line (--grid.given, or anchored evaluate MODEL)"
+            )
     for name in recipe.grid.networks:
         if name.startswith("python:") and name not in changed.get("grid.networks", ()):
             raise UserError(
@@ -123,13 +131,14 @@ def _refuse_code(recipe: Recipe, changed: Mapping[str, Any]) -> None:
 
 
 def resolve_evaluation(run: str, changed: Mapping[str, Any]) -> Evaluation:
-    """Return how the recipe of a run says that it is evaluated, with some settings changed."""
+    """Return how the recipe of a run says that it is evaluated, of another model as a report is, with some changes."""
     from anchored.config.recipe import Recipe
     from anchored.store.files import read_json
     from anchored.store.layout import Run
 
     file = Run(Path(run)).recipe_file
-    recipe: Any = read_json(file) if file.exists() else {"evaluate": {}}
+    trained = Run(Path(run)).cell_file.exists()
+    recipe: Any = read_json(file) if file.exists() else {"evaluate": {} if trained else {"corruptions": ["c"]}}
     if not isinstance(recipe, dict) or not isinstance(recipe.get("evaluate"), dict):
         raise UserError(f"{file} is not a recipe: put back the one of the training, or train into another folder")
     return Recipe.parse(_override({"evaluate": recipe["evaluate"]}, changed), file).evaluate

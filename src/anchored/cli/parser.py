@@ -56,7 +56,7 @@ def parse_arguments(name: str, verb: Verb, words: Sequence[str]) -> dict[str, An
     if "words" in inspect.signature(verb).parameters:
         arguments["words"] = words
     if name == "evaluate":
-        arguments["evaluation"] = overrides.resolve_evaluation(given["run"], changed)
+        arguments["evaluation"] = overrides.resolve_evaluation(given["model"], changed)
     return arguments
 
 
@@ -97,7 +97,8 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: An
     elif hint is not str and not many:
         options["type"] = hint
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-        parser.add_argument(parameter.name, nargs=("+" if required else "*") if many else None, **options)
+        count = ("+" if required else "*") if many else None if required else "?"
+        parser.add_argument(parameter.name, nargs=count, default=None if required else parameter.default, **options)
         return
     if many:
         options["type"] = lambda text: _list(hint, text)

@@ -85,32 +85,79 @@ def _train(recipe: Recipe, *, output: str = "") -> None:
     launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
-def _evaluate(run: str, evaluation: Evaluation, *, devices: int = 1, network: str | None = None) -> None:
-    """Measure a trained network, as its recipe says or otherwise.
+def _evaluate(
+    model: str = "",
+    evaluation: Evaluation | None = None,
+    *,
+    test: str = "",
+    outputs: str = "",
+    output: str = "",
+    pretrained: bool = False,
+    checkpoint: str = "",
+    like: str = "",
+    classes: tuple[str, ...] = (),
+    channels: int = 0,
+    size: int = 0,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    title: str = "",
+    devices: int = 1,
+    network: str | None = None,
+) -> None:
+    """Measure a model: one of a study again, one that was trained elsewhere, or outputs of any program.
 
     Args:
-        run: folder of a trained run
+        model: folder of a trained run, which is measured as its recipe says or otherwise; or any model, of which a
+            report is written - timm:NAME, torchvision:NAME, hub:OWNER/NAME, python:MODULE:FACTORY, an .onnx or .pt2
+            file
+        test: labelled test images of such a model - a row of the catalog, class folders, a .csv, an .npz, hf:NAME
+        outputs: in place of a model - folder of logits, labels and features of each set, as npz, safetensors or csv
+        output: folder of the report; default runs/NAME
+        pretrained: take the weights that come with the name
+        checkpoint: take the weights of this file - .pth, .pt, .ckpt, .bin, .safetensors
+        like: data set whose images and classes the weights are for
+        classes: names of the logits in their order
+        channels: of its images, where nothing else says
+        size: height and width of its images, pixels
+        mean: per channel, of images in [0, 1], that it was trained with
+        std: per channel, of images in [0, 1]
+        title: what the model is called in the report
         devices: devices that share each pass, a process each
-        network: the network again, where it is python:..., to say that you trust it
+        network: the network of a folder again, where it is python:..., to say that you trust it
 
     Examples:
-        anchored evaluate runs/ram
         anchored evaluate runs/ram --evaluate.ood '[digits, textures]'
+        anchored evaluate timm:tf_efficientnet_lite0 --pretrained --test photos/ -o runs/lite0
+        anchored evaluate resnet18 --checkpoint mine.pth --like cifar10 --test cifar10
+        anchored evaluate model.onnx --test cifar10 --like cifar10
+        anchored evaluate --outputs my-outputs/ -o runs/mine
     """
+    given = {name: value for name, value in locals().items() if value and name not in _OF_THE_REPORT}
     from anchored.config.recipe import Cell
     from anchored.store.files import read_json
     from anchored.store.layout import Run
     from anchored.study import study
     from anchored.training import launch
 
-    folder = Run(Path(run))
-    cell = Cell.parse(read_json(folder.cell_file), folder.cell_file)
+    assert evaluation is not None
+    run, accelerator = Run(Path(model)), "auto"
+    if measured_again := bool(model) and not (test or outputs or ":" in model or run.path.is_file()):
+        accelerator = Cell.parse(read_json(run.cell_file), run.cell_file).train.accelerator
+    recipe = None if measured_again else study.given_recipe(given, test, evaluation, title)
 
     def work() -> None:
-        study.evaluate_one(folder, evaluation, _console(), network=network)
-        _say(f"Rows: {folder.rows_file.resolve()}")
+        if recipe is None:
+            study.evaluate_one(run, evaluation, _console(), network=network)
+            _say(f"Rows: {run.rows_file.resolve()}")
+        else:
+            folder = Path(output or Path("runs") / recipe.name)
+            study.study(recipe, folder, _console())
+            _show_report(folder)
 
-    launch.run(work, launch.process_count(devices), cell.train.accelerator)
+    launch.run(work, launch.process_count(devices), accelerator)
+
+
+_OF_THE_REPORT = ("evaluation", "test", "output", "title", "devices")
 
 
 def _report(folder: str) -> None:

@@ -64,6 +64,28 @@ class Cell:
 
 
 @settings_class
+class GivenCell:
+    """A model of a study that was trained elsewhere: what it is, and the images that it is measured on."""
+
+    title: str
+    given: sections.Given
+    data: Data
+    whole: bool
+    """Whether all images of a set without splits are measured, since none of them is trained on."""
+    accelerator: sections.Accelerator = "auto"
+
+    @property
+    def name(self) -> str:
+        """Folder name of the cell: ``given-TITLE``."""
+        return f"given-{re.sub(r'[^A-Za-z0-9_.+-]', '-', self.title)}"
+
+    @property
+    def label(self) -> str:
+        """The cell's name in sentences."""
+        return self.title
+
+
+@settings_class
 class Recipe:
     """A whole study."""
 
@@ -100,6 +122,12 @@ class Recipe:
                     fixed = (self.data, self.anchoring, tail, train, self.network)
                     yield Cell(network, protocol, mask_probability, weight, seed, *fixed)
 
+    def jobs(self) -> list[Cell | GivenCell]:
+        """Return the models that were given, whose measuring takes little time, then the trainings."""
+        whole, accelerator = not self.grid.networks, self.train.accelerator
+        given = self.grid.given.items()
+        return [*(GivenCell(title, each, self.data, whole, accelerator) for title, each in given), *self.cells()]
+
     def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
         """Protocol, α and λ of each training of one network and seed."""
         for protocol in self.grid.protocols:
@@ -113,7 +141,8 @@ class Recipe:
             return 0
         if self.choose == "lambda":
             return len(self.grid.tail_weights)
-        return max(len(self.alphas(name)) for name in self.grid.networks) + ("anchored" in self.grid.protocols)
+        most = max((len(self.alphas(name)) for name in self.grid.networks), default=0)
+        return most + ("anchored" in self.grid.protocols)
 
     def training(self, network: str) -> Training:
         """Return how one network of the grid is trained; ``UserError`` where its own settings do not go with others."""
@@ -181,6 +210,9 @@ class Recipe:
         if self.choose and self._candidates() < 2:
             name = "grid.alphas" if self.choose == "alpha" else "grid.tail_weights"
             yield f"choose is {self.choose}, but {name} of the ram protocol leaves nothing to choose from"
+        names = [cell.name for cell in self.jobs() if isinstance(cell, GivenCell)]
+        if len(set(names)) < len(names):
+            yield "grid.given has two titles that differ in signs only, which a folder's name cannot hold: rename one"
         for network in self.grid.networks:
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
             if train.epochs < 2 and any(self.grid.tail_weights):

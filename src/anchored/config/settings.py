@@ -257,18 +257,36 @@ class PerNetwork:
 
 @settings_class
 class Given:
-    """A model that was trained elsewhere, or the outputs of one."""
+    """A model that was trained elsewhere, or the outputs of one; what its name and files do not say."""
 
     model: str = ""
     """Folder of a run or model, hub:..., timm:..., torchvision:..., python:..., an .onnx or .pt2 file."""
     outputs: str = ""
-    """In place of a model: folder of logits, labels and features of each set."""
+    """In place of a model: folder of logits, labels and features of each set (evaluation/given_outputs.py)."""
     pretrained: Flag = False
     """Take the weights that come with the name."""
     checkpoint: str = ""
-    """Take the weights of this file."""
+    """Take the weights of this file: .pth, .pt, .ckpt, .bin, .safetensors."""
+    like: str = ""
+    """Data set whose images and classes the weights are for."""
     classes: tuple[str, ...] = ()
     """Names of the logits in their order. Empty takes the model's own, else those of data.train."""
+    channels: Annotated[Integer, within("give 1 to 64, or 0 for its own", ge=0, le=64)] = 0
+    """Channels of its images."""
+    size: Annotated[Integer, within("give pixels up to 4096, or 0 for its own", ge=0, le=4096)] = 0
+    """Height and width of its images, pixels."""
+    mean: tuple[Number, ...] = ()
+    """Per channel, of images in [0, 1], what it was trained with."""
+    std: tuple[Positive, ...] = ()
+    """Likewise the standard deviation."""
+    network: str = ""
+    """The network of a folder again, where that is python:..., to say that you trust it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.model) == bool(self.outputs):
+            raise ValueError("a given model has either a model or outputs: name one")
+        return self
 
 
 @settings_class

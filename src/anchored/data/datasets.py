@@ -61,9 +61,10 @@ def open_set(
 ) -> LabelledImages:
     """Return one split of a data set as a network's input: in memory up to ``settings.memory`` GB, else as a stream.
 
-    ``split``: "train", "test", or "ood", what is shown as out-of-distribution: the test images, and of user data
-    without a test split all. ``settings.fraction`` of each class, its first images and at least ``minimum``, is kept.
-    Of the set to train on, "validation" is the share that ``settings.validation`` holds out, and "train" is without it.
+    ``split``: "train", "test", "ood", what is shown as out-of-distribution, or "all", what a network that was trained
+    elsewhere is measured on: the test images, and of user data without a test split all. ``settings.fraction`` of each
+    class, its first images and at least ``minimum``, is kept. Of the set to train on, "validation" is the share that
+    ``settings.validation`` holds out, and "train" is without it.
     ``originals``: leave encoded images as they are, for random crops of them. Sets in memory are kept for the next
     call, as long as they fit into the limit together. UserError as in :func:`load_split`, and where user data are not
     those with the hash ``settings.content``.
@@ -244,7 +245,7 @@ def _open_split(
     if row.reader == "own":
         index = find_user_data(row.name, settings.test_share).split(split)
         return _stream(row, index, target, settings.workers)
-    split = "test" if split == "ood" else split
+    split = "test" if split in ("ood", "all") else split
     count = {"train": row.train, "test": row.test}.get(split, 0)
     if count == 0:
         have = " and ".join(f"'{s}' ({n:,} images)" for s, n in (("train", row.train), ("test", row.test)) if n)

@@ -16,10 +16,8 @@ from anchored.data.image_sets import GivenInputs, ImageStream, LabelledImages
 from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
+from anchored.evaluation.given_models import TEST
 from anchored.evaluation.sets import GivenSets
-
-TEST = "test"
-"""Name of a test set that has none of its own."""
 
 Sets = Mapping[str, Any] | Sequence[str]
 """Title -> a set, or names of sets."""
@@ -46,7 +44,7 @@ class SetOpener:
 
     def open_test(self) -> LabelledImages | GivenInputs:
         """The test images; what is opened later is brought to their size and colours."""
-        images = self._open(self.test, self.name, "test")
+        images = self._open(self.test, self.name, "all")
         if self.view is None:
             shape = () if isinstance(images, ImageStream) else tuple(images.images.shape)
             square = len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
@@ -77,7 +75,15 @@ class SetOpener:
         """All sets by name; ``near``: titles of those that are near-OOD."""
         data = Data(train=self.name)
         view = self.view or InputFormat(3, 0)
-        return GivenSets(data, view, None, self.given, self.names, frozenset(near), self.hashes, self.counts)
+        return GivenSets(
+            data,
+            view,
+            near=frozenset(near),
+            given=self.given,
+            names=self.names,
+            hashes=self.hashes,
+            counts=self.counts,
+        )
 
     def _named(self, title: str, source: Any) -> bool:
         """Whether a set is given by a name, which is then known; it is opened when it is measured."""

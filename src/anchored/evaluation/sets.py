@@ -11,6 +11,7 @@ from pathlib import Path
 from anchored.config.settings import Data
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
+from anchored.data.given import relabelled
 from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS
@@ -26,10 +27,15 @@ class NamedSets:
     data: Data
     view: InputFormat
     root: Path | None = None
+    whole: bool = False  # all images of a test set without splits are measured, since none of them was trained on
+    logits: tuple[str, ...] = ()  # names of the logits, where they are not those of the test set's classes
 
     def open(self, name: str, split: str) -> LabelledImages | GivenInputs:
         """The images of a split: "train", "test", "validation", or "ood"; shrunken as the settings say."""
-        return datasets.open_set(name, split, self.data, self.view, self.root, minimum=FEWEST)
+        tested = name == self.data.train and split == "test"
+        split = "all" if tested and self.whole else split
+        images = datasets.open_set(name, split, self.data, self.view, self.root, minimum=FEWEST)
+        return relabelled(images, self.logits) if tested and self.logits else images
 
     def open_corrupted(self, archive: str, corruption: str, severity: int) -> LabelledImages:
         """An archive's images under one corruption."""

@@ -237,8 +237,11 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
 
     Returns the recipe, bound to the content of its own training images.
     """
-    recipe = replace(recipe, data=datasets.with_content_hash(recipe.data))
-    row, settings = datasets.training_row(recipe.data, root), recipe.evaluate
+    if not recipe.grid.networks and all(given.outputs for given in recipe.grid.given.values()):
+        return recipe  # what is measured is in the files
+    recipe, settings = replace(recipe, data=datasets.with_content_hash(recipe.data)), recipe.evaluate
+    learned = bool(recipe.grid.networks)  # else all models were trained elsewhere
+    row = datasets.training_row(recipe.data, root) if learned else datasets.dataset_row(recipe.data.train, recipe.data)
     for name in recipe.grid.networks:
         networks.find_network(name)
     if settings.score not in SCORES:
@@ -247,7 +250,8 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         datasets.learnable_row(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
-    for name, split in [(row.name, "train"), (row.name, "test"), *needed]:
+    needed += [(row.name, "train"), (row.name, "test")] if learned else [(row.name, "all")]
+    for name, split in needed:
         datasets.check_readable(name, split, recipe.data, root)
     for names in (settings.ood, settings.adaptation):
         titles = [catalog.dataset_title(name) for name in names]
@@ -267,8 +271,10 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
 def save_examples(folder: StudyFolder, evaluator: Evaluator) -> None:
     """Keep a few images of every kind for the report: clean, corrupted at each severity, out-of-distribution.
 
-    Sets that are no images (inputs that somebody prepared) are left out.
+    Sets that are no images (inputs that somebody prepared) are left out; of outputs without a model there are none.
     """
+    if evaluator.given is not None:
+        return
     images, settings, test = evaluator.images, evaluator.settings, evaluator.subject.test
     spread, clean = _some_images(images, test, "test")
     examples = {"clean": clean}

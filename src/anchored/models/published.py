@@ -23,7 +23,8 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 from anchored.data.catalog.registry import get_dataset
 from anchored.data.catalog.row import File, Holding
 from anchored.data.readers.download import fetch_files
-from anchored.errors import UserError, first_line
+from anchored.errors import UserError
+from anchored.models.checkpoint import read_checkpoint
 from anchored.models.registry import NETWORKS
 from anchored.models.third_party import NetworkSpec, Preprocessing
 
@@ -373,18 +374,6 @@ def _refuse_others(path: Path, row: PublishedModel, ours: Mapping[str, Tensor], 
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a checkpoint by name, read by torch's reader that runs nothing of what is in it.
-
-    The two wrappings that the rows' sources use are taken off: a ``state_dict`` among other entries, and the prefixes
-    of DataParallel and RobustBench.
-    """
-    # Until models/checkpoint.py is there: its read_checkpoint(path).tensors takes the place of all but the prefixes.
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch raises for what it does not read
-        raise UserError(f"{path} holds no weights that can be read: {first_line(error)}") from error
-    inner = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {re.sub(r"^(module\.|model\.)+", "", str(key)): value for key, value in inner.items()}
-    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"{path} holds no weights: a checkpoint with tensors by name is needed")
-    return tensors
+    """The tensors in a checkpoint by name, without the prefixes of DataParallel and RobustBench."""
+    found = read_checkpoint(path).tensors
+    return {re.sub(r"^(module\.|model\.)+", "", key): value for key, value in found.items()}

@@ -62,9 +62,9 @@ def what_was_run(summary: Summary) -> Iterator[str]:
     variants = and_list(list(dict.fromkeys(variant.title for variant in trained)))
     if trained:
         yield (
-            f"{and_list(summary.architectures)} trained on {summary.trained_on} for {epochs_text(summary)}: {variants}, "
-            f"with {number_list(summary.seeds, 'seed')}; {trainings} training{'s' * (trainings != 1)} in all, "
-            "alike apart from what is named."
+            f"{and_list(summary.architectures)} trained on {summary.trained_on} for {epochs_text(summary)}: "
+            f"{variants}, with {number_list(summary.seeds, 'seed')}; {_count(trainings, 'training')} in all, alike "
+            "apart from what is named."
         )
     if summary.given:
         names = and_list([variant.title for variant in summary.given])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import secrets
@@ -14,27 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from anchored.config.recipe import Recipe, canonical
-from anchored.config.settings import GIVEN, Data, Evaluation, Given, Grid
-from anchored.corruptions import registry as corruption_names
-from anchored.data.catalog import registry as catalog
-from anchored.data.given import is_numbered
-from anchored.data.image_sets import GivenInputs, LabelledImages
+from anchored.config.settings import GIVEN, Evaluation, Given, Grid
 from anchored.data.preprocessing import InputFormat, to_input
-from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.evaluator import Evaluator, Subject
-from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
-from anchored.evaluation.given_sets import TEST, SetOpener
-from anchored.evaluation.sets import GivenSets
+from anchored.evaluation.given_models import class_names, logit_count, outputs_evaluator
+from anchored.evaluation.given_outputs import given_outputs
+from anchored.evaluation.given_sets import SetOpener
+from anchored.models.sources import state_digest
 from anchored.report.result import Result
 from anchored.store import files
-from anchored.store.layout import StudyFolder, first_difference
+from anchored.store.layout import Run, StudyFolder, first_difference
 from anchored.store.rows import Row, read_rows, rows_text
 from anchored.store.terminal import PlainConsole, progress_bar
 from anchored.study import provenance
@@ -110,41 +104,48 @@ def evaluate(
     """
     kinds = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
     settings = Evaluation((), score, kinds, "generated", tuple(severities), (), batch_size, bootstrap, seed)
-    if outputs is not None:
-        return _measured(_from_outputs(given_outputs(outputs), settings, name or "outputs", near), folder, progress)
-    if model is None or test is None:
+    if outputs is None and (model is None or test is None):
         raise UserError("evaluate takes a model and its test images, or outputs")
-    if not callable(model):
-        raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
-    prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(tuple(mean), tuple(std))
-    takes = arrays or ("torch" if isinstance(model, nn.Module) else "numpy")
-    classifier = Classifier(model, prepare, arrays=takes)
-    opener = SetOpener(test, InputFormat(3, size) if size else None)
-    images = opener.open_test()
-    classes = _class_names(classes or getattr(model, "classes", ()), images.classes, _logit_count(classifier, images))
-    opener.keep_test(images, classes)
-    settings = opener.with_sets(settings, ood, adaptation)
-    if unknown := set(near) - set(settings.ood):
-        raise UserError(f"near has '{min(unknown)}', which ood does not name")
-    title = name or str(getattr(model, "__name__", type(model).__name__))
-    subject = Subject(
-        opener.name, title, GIVEN, _weights_hash(model, version), lambda: classifier, features=bool(settings.adaptation)
-    )
+    if outputs is not None:
+        found, title = given_outputs(outputs), name or "outputs"
+
+        def begin(run: Run) -> Evaluator:
+            return outputs_evaluator(run, found, settings, title, near=near)
+    else:
+        takes = _classifier(model, preprocess, (mean, std), arrays)
+        opener = SetOpener(test, InputFormat(3, size) if size else None)
+        images = opener.open_test()
+        with _modes_kept(model):
+            count = logit_count(takes, images)
+        known = tuple(classes or getattr(model, "classes", ()))
+        opener.keep_test(images, class_names(known, images.classes, count))
+        asked = opener.with_sets(settings, ood, adaptation)
+        if unknown := set(near) - set(asked.ood):
+            raise UserError(f"near has '{min(unknown)}', which ood does not name")
+        title = name or str(getattr(model, "__name__", type(model).__name__))
+        weights = _weights_hash(model, version)
+        subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(asked.adaptation))
+
+        def begin(run: Run) -> Evaluator:
+            return Evaluator(run, subject, opener.sets(near), asked)
+
     with _modes_kept(model):
-        return _measured(_Measured(subject, opener.sets(near), settings), folder, progress)
+        return _measured(begin, folder, progress)
 
 
 # --- What is measured ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What an evaluator is made of."""
-
-    subject: Subject
-    sets: GivenSets
-    settings: Evaluation
-    outputs: GivenOutputs | None = None
+def _classifier(
+    model: Any,
+    preprocess: Callable[[Tensor], Tensor] | None,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+    arrays: Literal["torch", "numpy"] | None,
+) -> Classifier:
+    if not callable(model):
+        raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
+    prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
+    return Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
 
 
 @dataclass(frozen=True)
@@ -159,55 +160,11 @@ class _Normalised:
         return to_input(images, self.mean or (0.0,) * channels, self.std or (1.0,) * channels)
 
 
-def _logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:
-    """How many logits the classifier gives, by one image."""
-    first = next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
-    with _modes_kept(classifier.function):
-        logits, _ = classifier.ready()(first.to(classifier.device))
-    return logits.shape[1]
-
-
-def _class_names(known: Sequence[str], test: Sequence[str], count: int) -> tuple[str, ...]:
-    """Names of the logits: those that are known, else the test set's; numbers where labels have no names."""
-    classes = tuple(known) or (tuple(map(str, range(count))) if is_numbered(test) else tuple(test))
-    if len(classes) != count:
-        raise UserError(
-            f"the model gives {count} logits for {len(classes)} classes: give the names of all its classes in their "
-            "order (classes=[...])"
-        )
-    return classes
-
-
-def _weights_hash(function: Any, version: str) -> str:
+def _weights_hash(model: Any, version: str) -> str:
     """Hash of a module's weights, or what the caller says of a callable; never the same where nothing is said."""
-    if not isinstance(function, nn.Module):
-        return f"version {version}" if version else f"unknown {secrets.token_hex(8)}"
-    digest = hashlib.sha256(version.encode())
-    for key, tensor in sorted(function.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _from_outputs(outputs: GivenOutputs, settings: Evaluation, name: str, near: Sequence[str]) -> _Measured:
-    """The evaluation of outputs that somebody computed."""
-    settings, digest = outputs.settings(settings), hashlib.sha256()
-    for key, found in sorted(outputs.sets.items()):
-        digest.update(key.encode())
-        for tensor in (found.logits, found.labels, found.features):
-            digest.update(b"" if tensor is None else tensor.contiguous().numpy().tobytes())
-    weights = digest.hexdigest()[:16]
-    known = (*catalog.CATALOG, *OUTLIERS)
-    own = [title for title in (*settings.ood, *settings.adaptation) if title not in known]
-    counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
-    hashes = dict.fromkeys([TEST, *own], weights)
-    sets = GivenSets(Data(train=TEST), InputFormat(3, 0), near=frozenset(near), hashes=hashes, counts=counts)
-    kept = outputs.sets[TEST].features is not None
-    return _Measured(Subject(TEST, name, GIVEN, weights, _no_model, features=kept), sets, settings, outputs)
-
-
-def _no_model() -> Classifier:
-    raise UserError("outputs were given, and no model: what is not among them cannot be measured")
+    if isinstance(model, nn.Module):
+        return f"{state_digest(model)}{version}"
+    return f"version {version}" if version else f"unknown {secrets.token_hex(8)}"
 
 
 # --- The folder ---------------------------------------------------------------------------------------------------
@@ -231,28 +188,24 @@ def _folder(folder: str | Path | None) -> StudyFolder:
     return study
 
 
-def _measured(measured: _Measured, folder: str | Path | None, progress: bool) -> Result:
+def _measured(begin: Callable[[Run], Evaluator], folder: str | Path | None, progress: bool) -> Result:
+    """Measure in a folder, unless that was done, and write its rows; ``UserError`` before anything is written."""
+    begin(Run(Path())).sets()  # unknown corruptions are refused here
     study = _folder(folder)
-    corruption_names.expand(measured.settings.corruptions, 224, 224, measured.sets.view.channels)
-    run = study.run("given")
-    made = {"started": provenance.now(), **provenance.provenance()}
-    given = {measured.subject.architecture: Given(model="python")}
-    recipe = Recipe(name="evaluation", data=measured.sets.data, grid=Grid(networks=(), given=given))
-    settings = json.loads(canonical(recipe)) | {"evaluate": json.loads(canonical(measured.settings))}
+    evaluator = begin(study.run("given"))
+    subject, made = evaluator.subject, {"started": provenance.now(), **provenance.provenance()}
+    given = {subject.architecture: Given(model="python")}
+    recipe = Recipe(name="evaluation", data=evaluator.images.data, grid=Grid(networks=(), given=given))
+    settings = json.loads(canonical(recipe)) | {"evaluate": json.loads(canonical(evaluator.settings))}
     files.write_json(study.study_file, {"recipe": settings, "made": made})
-    files.write_json(run.cell_file, {"given": measured.subject.architecture, "weights": measured.subject.weights})
+    files.write_json(evaluator.run.cell_file, {"given": subject.architecture, "weights": subject.weights})
     with progress_bar(PlainConsole(stderr=True), transient=True) as bar:
         task = bar.add_task("evaluating", total=1.0, visible=progress)
-
-        def show(share: float, what: str) -> None:
-            bar.update(task, completed=share, description=what)
-
-        evaluator = Evaluator(run, measured.subject, measured.sets, measured.settings, show, given=measured.outputs)
+        evaluator.progress = lambda share, what: bar.update(task, completed=share, description=what)
         if not suites.is_evaluated(evaluator):
             suites.measure(evaluator)
-        if measured.outputs is None:
-            suites.save_examples(study, evaluator)
-    files.write_text(study.results_file, rows_text(read_rows(run.rows_file)))
+        suites.save_examples(study, evaluator)
+    files.write_text(study.results_file, rows_text(read_rows(evaluator.run.rows_file)))
     return Result(study.path, temporary=folder is None)
 
 

@@ -20,14 +20,15 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from anchored.config.recipe import Cell, Recipe, canonical
+from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Number
 from anchored.config.validation import parse, settings_class
 from anchored.errors import UserError, told
 from anchored.evaluation import holdout, suites
-from anchored.evaluation.evaluator import Split, evaluator_of
+from anchored.evaluation.evaluator import Evaluator, Progress, Split, evaluator_of
+from anchored.evaluation.given_models import given_evaluator
 from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
-from anchored.store import files
+from anchored.store import files, layout
 from anchored.store.layout import Run
 from anchored.study import provenance
 from anchored.training import fit
@@ -74,20 +75,52 @@ def is_free(run: Run) -> bool:
         return free
 
 
-def is_done(run: Run, cell: Cell, recipe: Recipe) -> bool:
+Job = Cell | GivenCell
+"""What a study works on: a training, or a model that was trained elsewhere."""
+
+
+def is_done(run: Run, cell: Job, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
     if not run.cell_file.exists():  # weights alone are no run: nothing says what they were trained on
         run.refuse_foreign()
         return False
-    return fit.claim_run(run, cell) and not _unmeasured(run, cell, recipe)
+    return claim(run, cell) and not _unmeasured(run, cell, recipe)
 
 
-def _unmeasured(run: Run, cell: Cell, recipe: Recipe) -> list[tuple[Split, Evaluation]]:
+def claim(run: Run, cell: Job) -> bool:
+    """Claim a folder for a cell; whether there is nothing to train (left). ``UserError`` where it holds another."""
+    if isinstance(cell, Cell):
+        return fit.claim_run(run, cell)
+    settings = json.loads(canonical(cell))
+    if not run.cell_file.exists():
+        run.refuse_foreign()
+        files.write_json(run.cell_file, settings)
+    elif difference := layout.first_difference(files.read_json(run.cell_file), settings):
+        raise UserError(f"{run.path} holds another model ({difference}): choose another folder, or another title")
+    return True
+
+
+def evaluator(
+    run: Run,
+    cell: Job,
+    settings: Evaluation,
+    progress: Progress = lambda share, what: None,
+    root: Path | None = None,
+    split: Split = "test",
+) -> Evaluator:
+    """The evaluator of a cell."""
+    if isinstance(cell, GivenCell):
+        return given_evaluator(run, cell, settings, progress, root)
+    return evaluator_of(run, cell, settings, progress, root, split)
+
+
+def _unmeasured(run: Run, cell: Job, recipe: Recipe) -> list[tuple[Split, Evaluation]]:
     """What is left to measure on a trained cell: its test, and what α or λ is chosen on."""
     return [
         (split, settings)
         for split, settings in holdout.measured(recipe)
-        if not suites.is_evaluated(evaluator_of(run, cell, settings, split=split))
+        if (split == "test" or isinstance(cell, Cell))
+        and not suites.is_evaluated(evaluator(run, cell, settings, split=split))
     ]
 
 
@@ -99,7 +132,7 @@ def run_locked(run: Run) -> Iterator[bool]:
 
 
 def run_cell(
-    run: Run, cell: Cell, recipe: Recipe, root: Path | None = None, show: Callable[[State], None] = lambda state: None
+    run: Run, cell: Job, recipe: Recipe, root: Path | None = None, show: Callable[[State], None] = lambda state: None
 ) -> State | None:
     """Train and measure a cell, on every rank; its last state, or None where another process holds it.
 
@@ -112,18 +145,19 @@ def run_cell(
         writer = StateWriter(run, show)
         try:
             if not from_rank_zero(lambda: _begin(run, cell, recipe)):
-                with writer.phase("training"):
-                    fit.train(run, cell, writer.update, root)
+                if isinstance(cell, Cell):
+                    with writer.phase("training"):
+                        fit.train(run, cell, writer.update, root)
                 with writer.phase("evaluating"):
                     for split, settings in from_rank_zero(lambda: _unmeasured(run, cell, recipe)):
-                        suites.measure(evaluator_of(run, cell, settings, writer.update, root, split))
+                        suites.measure(evaluator(run, cell, settings, writer.update, root, split))
             return writer.end("done")
         except Exception as error:
             if get_world_size() > 1 and not isinstance(error, Diverged):
                 raise
             trace = "" if isinstance(error, UserError) else traceback.format_exc()
             with contextlib.suppress(UserError):  # somebody may have removed the folder
-                fit.claim_run(run, cell)
+                claim(run, cell)
             return writer.end("failed", told(error), trace)
 
 
@@ -134,9 +168,9 @@ def sweep(run: Run) -> None:
         run.checkpoint_file.unlink(missing_ok=True)
 
 
-def _begin(run: Run, cell: Cell, recipe: Recipe) -> bool:
+def _begin(run: Run, cell: Job, recipe: Recipe) -> bool:
     """Prepare a cell's folder, unless the cell is done; whether it is."""
-    fit.claim_run(run, cell)
+    claim(run, cell)
     sweep(run)
     done = is_done(run, cell, recipe)
     if not done:

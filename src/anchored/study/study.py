@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anchored.config.recipe import Cell, Recipe, canonical
+from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
+from anchored.evaluation.given_models import TEST
 from anchored.method.collectives import from_rank_zero
 from anchored.report import page as report
 from anchored.store import files, layout
 from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import read_rows, rows_text
 from anchored.study import jobs, provenance
+from anchored.study.jobs import Job
 from anchored.study.progress import Display
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training import fit
@@ -76,11 +80,11 @@ def study(
     return folder.report_file
 
 
-def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | None) -> tuple[Recipe, list[Cell]]:
+def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | None) -> tuple[Recipe, list[Job]]:
     """Check the recipe and claim the folder: the recipe, bound to its own images, and the cells that are left."""
     recipe = prepare(recipe, folder, root)
     claim_folder(folder, recipe)
-    cells = list(recipe.cells())
+    cells = recipe.jobs()
     left = [cell for cell in cells if not jobs.is_done(folder.run(cell.name), cell, recipe)]
     if len(left) < len(cells):
         console.print(f"{len(cells) - len(left)} of {len(cells)} trainings are done already and kept.")
@@ -92,7 +96,7 @@ def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | N
 
 def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
     """Write the results and the report of all cells that are done; ``UserError`` where cells are not."""
-    cells = list(recipe.cells())
+    cells = recipe.jobs()
     with files.locked(folder.lock_file, wait=True):
         _refuse_other_settings(folder, recipe)
         for place in (folder.path, folder.tables, folder.figures):
@@ -104,8 +108,8 @@ def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
                     jobs.sweep(run)
         _write_results(folder, recipe, done)
         if done:
-            run, cell = next((folder.run(cell.name), cell) for cell in cells if folder.run(cell.name) in done)
-            suites.save_examples(folder, evaluator_of(run, cell, recipe.evaluate, root=root))
+            run, cell = next((run, cell) for cell in reversed(cells) if (run := folder.run(cell.name)) in done)
+            suites.save_examples(folder, jobs.evaluator(run, cell, recipe.evaluate, root=root))
             report.write(folder)
     _refuse_failures(folder, cells, done)
 
@@ -133,7 +137,7 @@ def _refuse_other_settings(folder: StudyFolder, recipe: Recipe) -> None:
         )
 
 
-def _refuse_failures(folder: StudyFolder, cells: Sequence[Cell], done: Sequence[Run]) -> None:
+def _refuse_failures(folder: StudyFolder, cells: Sequence[Job], done: Sequence[Run]) -> None:
     states = [(cell, jobs.read_state(folder.run(cell.name))) for cell in cells]
     failed = [(cell, state.error) for cell, state in states if state and state.phase == "failed"]
     left = [cell for cell in cells if folder.run(cell.name) not in done]
@@ -161,7 +165,7 @@ def status(path: Path) -> Table:
     table = Table(box=None, pad_edge=False)
     for heading in ("training", "state", "share", "time", ""):
         table.add_column(heading, justify="right" if heading in ("share", "time") else "left")
-    for cell in recipe.cells():
+    for cell in recipe.jobs():
         run = folder.run(cell.name)
         table.add_row(cell.label, *_status_columns(run, jobs.is_done(run, cell, recipe)))
     return table
@@ -211,6 +215,22 @@ def evaluate_one(
         suites.measure(evaluator_of(run, cell, settings, writer.update, root))
 
 
+def given_recipe(given: dict[str, Any], test: str, settings: Evaluation, title: str = "") -> Recipe:
+    """The recipe of a report on one model that was trained elsewhere.
+
+    ``given``: settings of :class:`anchored.config.settings.Given`; ``test``: the labelled images that it is measured
+    on. Raises ``UserError`` where there are none, or no model.
+    """
+    if not given.get("outputs") and not (given.get("model") and test):
+        raise UserError("say which model is measured on which labelled images (MODEL --test DATA), or --outputs FOLDER")
+    source = str(given.get("outputs") or given["model"])
+    title = title or Path(source.rpartition(":")[2]).stem or source
+    name = re.sub(r"[^A-Za-z0-9_.+-]", "-", title).strip(".-") or "model"
+    settings_of = {"networks": [], "given": {title: given}}
+    recipe = {"name": name, "title": title, "data": {"train": test or TEST}, "grid": settings_of}
+    return replace(Recipe.parse(recipe), evaluate=settings).check()
+
+
 @contextlib.contextmanager
 def _locked_and_shown(run: Run, cell: Cell, console: Console) -> Iterator[jobs.StateWriter]:
     """Hold one cell's lock and show its progress; ``UserError`` where another process holds it."""
@@ -229,6 +249,9 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     recipe = suites.check_recipe(recipe, root)
     holdout.check_holdout(recipe, root)
     _refuse_other_study(folder, recipe)
+    for cell in recipe.jobs():
+        if isinstance(cell, GivenCell):
+            jobs.evaluator(folder.run(cell.name), cell, recipe.evaluate, root=root)
     return recipe
 
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
-from anchored.config.recipe import Cell, Recipe
+from anchored.config.recipe import Recipe
 from anchored.errors import UserError
 from anchored.method.collectives import from_rank_zero
 from anchored.store import files
@@ -42,11 +42,11 @@ class Workload:
 
     folder: StudyFolder
     recipe: Recipe
-    left: Sequence[Cell]
+    left: Sequence[jobs.Job]
     display: Display
     root: Path | None = None
 
-    def show(self, cell: Cell) -> jobs.State | None:
+    def show(self, cell: jobs.Job) -> jobs.State | None:
         """Show a cell's state as it is on disk."""
         state = jobs.read_state(self.folder.run(cell.name))
         if state:
@@ -74,7 +74,7 @@ def run_here(workload: Workload) -> None:
             time.sleep(POLL)
 
 
-def _run_if_free(workload: Workload, cell: Cell) -> bool:
+def _run_if_free(workload: Workload, cell: jobs.Job) -> bool:
     """Run a cell unless another process holds it or made it fail; whether it has ended."""
     run = workload.folder.run(cell.name)
     state = from_rank_zero(lambda: jobs.read_state(run))
@@ -180,7 +180,7 @@ class LostWorkers:
         if self.without_cell >= ATTEMPTS:
             raise UserError(f"{ATTEMPTS} workers ended before they began a training (exit status {exitcode})")
 
-    def _record_loss(self, cell: Cell, worker: str, exitcode: int | None) -> None:
+    def _record_loss(self, cell: jobs.Job, worker: str, exitcode: int | None) -> None:
         lost = self.lost.setdefault(cell.name, set())
         lost.add(worker)
         if len(lost) >= ATTEMPTS:
@@ -206,7 +206,7 @@ def run_worker(path: str, settings: dict[str, Any], root: str | None, threads: i
 
 
 def _run_cells(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
-    for cell in recipe.cells():
+    for cell in recipe.jobs():
         run = folder.run(cell.name)
         state = jobs.read_state(run)
         if not (state and state.ended):

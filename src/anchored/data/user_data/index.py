@@ -32,7 +32,7 @@ class UserData:
 
     name: str
     classes: tuple[str, ...]
-    splits: dict[str, ImageIndex]  # train and test; "ood": the images shown as out-of-distribution
+    splits: dict[str, ImageIndex]  # train and test; "ood": shown as out-of-distribution; "all": the same, labelled
     channels: int
     size: int
     content: str
@@ -40,7 +40,7 @@ class UserData:
     unclassed: str  # the first image without a class; "" if all have one
 
     def split(self, split: str) -> ImageIndex:
-        """Return "train", "test" or "ood"; UserError where it has no images."""
+        """Return "train", "test", "ood" or "all"; UserError where it has no images."""
         if split not in self.splits:
             what = f"{self.unclassed} has no class" if self.unclassed else f"there are no {split} images"
             advice = "put each class's images in a folder of its own, or give a CSV with the columns path,label"
@@ -80,6 +80,7 @@ def find_user_data(name: str, test_share: float) -> UserData:
     splits = {split: _index(listing, classes, split_of, split) for split in ("train", "test")}
     everything = ImageIndex(listing.source, listing.names, np.zeros(len(listing.names), np.int64))
     splits["ood"] = everything if divided else splits["test"]
+    splits["all"] = _index(listing, classes, [""] * len(listing.names), "") if divided else splits["test"]
     unclassed = ""
     if "" in classes:  # of use only as an out-of-distribution set
         splits, unclassed = {"ood": splits["ood"]}, listing.names[listing.labels.index("")]

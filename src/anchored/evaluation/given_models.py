@@ -1,0 +1,134 @@
+"""The evaluation of a study's given models: those that were trained elsewhere, and outputs without a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from anchored.config.recipe import GivenCell
+from anchored.config.settings import GIVEN, Data, Evaluation, Given
+from anchored.data import datasets
+from anchored.data.catalog import registry as catalog
+from anchored.data.given import is_numbered
+from anchored.data.image_sets import GivenInputs, LabelledImages
+from anchored.data.preprocessing import InputFormat
+from anchored.data.synthetic_ood import OUTLIERS
+from anchored.errors import UserError
+from anchored.evaluation.classifier import Classifier
+from anchored.evaluation.evaluator import Evaluator, Progress, Subject
+from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
+from anchored.evaluation.sets import GivenSets, NamedSets
+from anchored.models.sources import OpenedModel, open_model
+from anchored.store.layout import Run
+from anchored.training.devices import find_device
+
+TEST = "test"
+"""Name of a test set that has none of its own."""
+
+
+def given_evaluator(
+    run: Run,
+    cell: GivenCell,
+    settings: Evaluation,
+    progress: Progress = lambda share, what: None,
+    root: Path | None = None,
+) -> Evaluator:
+    """The evaluator of a given model. ``UserError`` where it cannot be opened, or does not fit the test images."""
+    if cell.given.outputs:
+        return outputs_evaluator(run, _outputs(cell.given.outputs), settings, cell.title, cell.data.train, (), progress)
+    opened = opened_model(cell.given)
+    sets = NamedSets(cell.data, opened.input, root, cell.whole, opened.classes)
+    features = opened.module is not None or bool(settings.adaptation)
+    subject = Subject(
+        cell.data.train, cell.title, GIVEN, opened.digest, lambda: _classifier(opened, cell), features=features
+    )
+    classes = datasets.dataset_row(cell.data.train, cell.data).classes
+    class_names(opened.classes, classes, logit_count(subject.load(), sets.open(cell.data.train, "test")))
+    return Evaluator(run, subject, sets, settings, progress)
+
+
+@lru_cache(maxsize=4)
+def opened_model(given: Given) -> OpenedModel:
+    """Open a given model, once a process."""
+    return open_model(
+        given.model,
+        pretrained=given.pretrained,
+        checkpoint=given.checkpoint,
+        like=given.like,
+        classes=given.classes,
+        channels=given.channels,
+        size=given.size,
+        mean=given.mean,
+        std=given.std,
+        network=given.network or None,
+    )
+
+
+@lru_cache(maxsize=4)
+def _outputs(folder: str) -> GivenOutputs:
+    return given_outputs(folder)
+
+
+def _classifier(opened: OpenedModel, cell: GivenCell) -> Classifier:
+    if opened.module is not None:
+        opened.module.to(find_device(cell.accelerator))
+    size = opened.input.size
+    return Classifier(opened.run, opened.preprocess, (opened.input.channels, size, size))
+
+
+def logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:
+    """How many logits a classifier gives, by one image."""
+    first = next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
+    logits, _ = classifier.ready()(first.to(classifier.device))
+    return logits.shape[1]
+
+
+def class_names(known: Sequence[str], test: Sequence[str], count: int) -> tuple[str, ...]:
+    """Names of ``count`` logits: those known, else the test set's; numbers where its labels have no names."""
+    classes = tuple(known) or (tuple(map(str, range(count))) if is_numbered(test) else tuple(test))
+    if len(classes) != count:
+        raise UserError(
+            f"the model gives {count} logits for {len(classes)} classes: give the names of all its classes in their "
+            "order (classes=[...])"
+        )
+    return classes
+
+
+def outputs_evaluator(
+    run: Run,
+    outputs: GivenOutputs,
+    settings: Evaluation,
+    title: str,
+    test: str = TEST,
+    near: Sequence[str] = (),
+    progress: Progress = lambda share, what: None,
+) -> Evaluator:
+    """The evaluator of outputs that somebody computed: all sets that are among them; ``test``: the test set's name."""
+    settings = outputs.settings(settings)
+    weights = _outputs_hash(outputs)
+    known = (*catalog.CATALOG, *OUTLIERS)
+    own = [name for name in (*settings.ood, *settings.adaptation) if name not in known]
+    counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
+    own += [test] * (test not in known and not catalog.is_user_data(test))
+    hashes = dict.fromkeys(own, weights)
+    sets = GivenSets(Data(train=test), InputFormat(3, 0), near=frozenset(near), hashes=hashes, counts=counts)
+    kept = outputs.sets["test"].features is not None
+    subject = Subject(test, title, GIVEN, weights, _no_model, features=kept)
+    return Evaluator(run, subject, sets, settings, progress, given=outputs)
+
+
+def _outputs_hash(outputs: GivenOutputs) -> str:
+    digest = hashlib.sha256()
+    for name, found in sorted(outputs.sets.items()):
+        digest.update(name.encode())
+        for tensor in (found.logits, found.labels, found.features):
+            digest.update(b"" if tensor is None else tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _no_model() -> Classifier:
+    raise UserError("outputs were given, and no model: what is not among them cannot be measured")
