@@ -151,7 +151,7 @@ def test_a_standard_run_converts_and_an_anchored_one_does_not(run: Run, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["convert", "small", "--like", "digits"], "say which weights are anchored, --pretrained or --checkpoint"),
+        (["convert", "small", "--like", "digits"], "say which weights are meant, --pretrained or --checkpoint"),
         (["convert", "small", "--pretrained"], "give --channels, --size, --mean, --std, --classes, or --like"),
         (["convert", "small", "--like", "digits", "--pretrained"], "has no pretrained weights"),
         (["convert", "smalll", "--pretrained"], "no network 'smalll': did you mean 'small'?"),

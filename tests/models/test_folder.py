@@ -18,6 +18,7 @@ from anchored.errors import UserError
 from anchored.models import folder
 from anchored.models import registry as networks
 from anchored.models.folder import ModelConfig
+from anchored.models.weights import fit_weights
 from anchored.store import files
 from anchored.store.layout import Run
 
@@ -231,12 +232,13 @@ SPELLINGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_weights_that_differ_in_spelling_only_are_loaded(spelling: str, tmp_path: Path) -> None:
+def test_weights_that_differ_in_spelling_only_are_loaded(spelling: str, strict: bool, tmp_path: Path) -> None:
     given, module = own_network(1, 3), networks.build_network("small", channels=1, classes=3, seed=5)
     state = SPELLINGS[spelling](given.state_dict())
     assert state.keys() != given.state_dict().keys() or spelling in ("as it is", "float16", "bfloat16")
-    folder.load_weights(module, state, tmp_path)
+    fit_weights(module, state, tmp_path, strict=strict)
     for name, tensor in given.state_dict().items():
         torch.testing.assert_close(module.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
 
@@ -249,10 +251,10 @@ class Wrapping(torch.nn.Module):
 
 def test_a_module_called_module_keeps_its_name(tmp_path: Path) -> None:
     given, module = Wrapping(), Wrapping()
-    folder.load_weights(module, {f"module.{name}": t for name, t in given.state_dict().items()}, tmp_path)
+    fit_weights(module, {f"module.{name}": t for name, t in given.state_dict().items()}, tmp_path, strict=True)
     assert torch.equal(module.module.weight, given.module.weight)
     with pytest.raises(UserError, match=r"'module\.weight' is missing"):
-        folder.load_weights(module, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, tmp_path)
+        fit_weights(module, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, tmp_path, strict=True)
 
 
 def test_pickled_weights_are_told_how_to_become_safetensors(tmp_path: Path) -> None:

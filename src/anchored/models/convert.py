@@ -1,24 +1,23 @@
-"""Conversion of a plain network with its weights into an anchored model folder."""
+"""Conversion of a network with its weights, plain or trained anchored elsewhere, into an anchored model folder."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from anchored.data.catalog import registry as catalog
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
 from anchored.models import hub
-from anchored.models import registry as networks
 from anchored.models.export import Exported, check_logits, sample_photos
 from anchored.models.folder import ModelConfig
 from anchored.models.model_card import model_card
-from anchored.store.files import atomic_path, load_tensors, write_text
+from anchored.models.sources import named_network
+from anchored.models.weights import WeightsFit
+from anchored.store.files import atomic_path, write_text
 from anchored.store.layout import Run
 
 
@@ -29,6 +28,8 @@ def convert(
     network: str | None = None,
     pretrained: bool = False,
     checkpoint: str = "",
+    which: str = "",
+    references: Tensor | int = 0,
     like: str = "",
     mask_probability: float = 0.0,
     stem: str = "",
@@ -38,89 +39,75 @@ def convert(
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
 ) -> Exported:
-    """Anchor a network with its weights, exactly, and write it as a model folder, which a training can start from.
+    """Anchor a network with its weights exactly, and write it as a model folder, which a training can start from.
+
+    Weights that were trained anchored, here or elsewhere, are written as they are.
 
     Args:
         name: a network's name, or the folder of a standard run (here or on the hub), which says all the rest.
         output: the new folder.
         network: the name of the network in such a folder, where that is code (``python:...``) and you trust it.
         pretrained: the weights that are published with the name.
-        checkpoint: a safetensors file of the plain network's weights.
+        checkpoint: a file of weights (.pth, .pt, .ckpt, .bin, .safetensors, an index of shards), or a folder with one:
+            a plain network's, or those of a network that was trained anchored, here or with its authors' code.
+        which: of several sets of weights in it: ``"ema"``, or the place of one.
+        references: of weights that were trained anchored and hold none: training images (K,C,H,W), uint8 or
+            normalised, or their number K, drawn from the training images of ``like``.
         like: the data set (a row of the catalog) that gives channels, size, mean, standard deviation and classes.
-        mask_probability: α, of a later training.
+        mask_probability: α, of a later training, or of the one that the weights come from.
         stem: name of the first layer, where it cannot be found.
         channels, size, classes, mean, std: override those of the published weights and of ``like``.
 
     Raises:
         UserError: weights that do not fit or are not given, a network that cannot be anchored, an existing output.
     """
+    fit: WeightsFit | None = None
     if hub.is_hub_name(name) or Path(name).is_dir():
-        plain, config = models.load(name, network=network), models.read_config(hub.local_run(name))
-        if isinstance(plain, AnchoredModel):
+        given, config = models.load(name, network=network), models.read_config(hub.local_run(name))
+        if isinstance(given, AnchoredModel):
             raise UserError(f"{name} is anchored already: load it, train it on, or export it")
     else:
-        facts = _input_and_classes(name, like, channels=channels, size=size, classes=classes, mean=mean, std=std)
-        config = ModelConfig(name, "standard", 0.0, references=0, trained_on=like, **facts)
-        if pretrained == bool(checkpoint):
-            raise UserError(f"{name}: say which weights are anchored, --pretrained or --checkpoint FILE.safetensors")
-        plain = models.build_plain_network(config, pretrained=pretrained, allow_import=True).eval()
-        if checkpoint:
-            models.load_weights(plain, load_tensors(Path(checkpoint))[0], Path(checkpoint))
+        given, config, fit = named_network(
+            name,
+            pretrained=pretrained,
+            checkpoint=checkpoint,
+            which=which,
+            like=like,
+            classes=classes,
+            references=references,
+            mask_probability=mask_probability,
+            stem=stem,
+            channels=channels,
+            size=size,
+            mean=mean,
+            std=std,
+        )
     config = dataclasses.replace(
-        config, protocol="ram" if mask_probability else "anchored", mask_probability=mask_probability, stem=stem
+        config,
+        protocol="ram" if mask_probability else "anchored",
+        mask_probability=mask_probability,
+        stem=stem or config.stem,
     )
+    already = isinstance(given, AnchoredModel)
     with atomic_path(output) as path:
-        models.save_model(Run(path), models.build_model(config, fresh_stem=False, network=plain), config)
+        wide = given if already else models.build_model(config, fresh_stem=False, network=given)
+        models.save_model(Run(path), wide, config)
         write_text(Run(path).card_file, model_card(Run(path), str(output)))
-        return _converted(path, plain, config, str(output))
+        checked = _checked(path, given, config, str(output))
+    return dataclasses.replace(checked, weights=str(fit or ""))
 
 
-def _converted(path: Path, plain: nn.Module, config: ModelConfig, output: str) -> Exported:
-    """Compare what was written with the plain network: with the zero reference, and with photographs as references."""
+def _checked(path: Path, given: nn.Module, config: ModelConfig, output: str) -> Exported:
+    """Compare what was written with the network that was given.
+
+    Where that was plain, with the zero reference and with photographs as references; else with its own references.
+    """
     model, images = models.load(path, network=config.network), config.preprocess(sample_photos(config))
     assert isinstance(model, AnchoredModel)
     with torch.inference_mode():
         logits = [model(images)]
+        if isinstance(given, AnchoredModel):
+            return check_logits(output, logits[0], given(images))
         model.set_references(images[:2].clone())
         logits.append(model(images))
-        return check_logits(output, torch.cat(logits), plain(images).repeat(2, 1))
-
-
-def _input_and_classes(name: str, like: str, classes: int, **given: Any) -> dict[str, Any]:
-    """Fields of a :class:`ModelConfig`: those given, else the catalog row's, else the published weights'."""
-    facts: dict[str, Any] = {}
-    if weights := networks.find_network(name).weights:
-        published = networks.preprocessing(name)
-        facts = {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
-        facts |= {"crop": published.size / published.resize, "channels": len(published.mean)}
-        facts["classes"] = _class_names(weights)
-    if like:
-        row = catalog.get_dataset(like)
-        facts |= {key: getattr(row, key) for key in ("channels", "size", "mean", "std", "classes")}
-        facts |= {"interpolation": "bilinear", "crop": 1.0}
-    facts |= {key: value for key, value in given.items() if value}
-    if classes and classes != len(facts.get("classes", ())):
-        facts["classes"] = tuple(map(str, range(classes)))
-    missing = [key for key in ("channels", "size", "mean", "std", "classes") if not facts.get(key)]
-    if missing:
-        flags = ", ".join(f"--{key}" for key in missing)
-        raise UserError(
-            f"{name}: what its weights are for is not known, give {flags}, or --like with a data set's name"
-        )
-    return facts
-
-
-def _class_names(weights: str) -> tuple[str, ...]:
-    """Classes of published weights: torchvision's categories, for timm's 1000 ImageNet's names, else numbers."""
-    library, _, name = weights.partition(":")
-    if library == "torchvision":
-        from torchvision.models import get_model_weights
-
-        return tuple(get_model_weights(name).DEFAULT.meta["categories"])
-    from timm import get_pretrained_cfg
-    from timm.data.imagenet_info import ImageNetInfo
-
-    config: Any = get_pretrained_cfg(name)
-    if config.num_classes != 1000:
-        return tuple(map(str, range(config.num_classes)))
-    return tuple(ImageNetInfo().index_to_description(number).partition(",")[0] for number in range(1000))
+        return check_logits(output, torch.cat(logits), given(images).repeat(2, 1))

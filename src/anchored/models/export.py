@@ -31,7 +31,7 @@ from anchored.store.files import atomic_path, save_tensors, write_text
 from anchored.store.layout import Run
 
 Input = Literal["uint8", "unit", "normalised"]
-INPUTS = ("uint8", "unit", "normalised")
+INPUTS: tuple[Input, ...] = ("uint8", "unit", "normalised")
 IMAGES = 16  # photographs that every export is checked on
 TOLERANCE = 1e-4  # of the largest logit: above the rounding of float32 sums in another order, below a wrong weight
 
@@ -44,9 +44,11 @@ class Exported:
     difference: float  # largest absolute difference of a logit
     scale: float  # largest absolute logit
     images: int
+    weights: str = ""  # how the weights of a checkpoint fitted, a table
 
     def __str__(self) -> str:
-        return (
+        table = f"{self.weights}\n" if self.weights else ""
+        return table + (
             f"Written: {self.place}\nChecked on {self.images} images: the logits differ by at most "
             f"{self.difference:.1e} (the largest is {self.scale:.3g})"
         )
@@ -114,8 +116,8 @@ class Format:
 
 
 def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
-    _require_packages("onnx", "onnxscript", "onnxruntime")
-    _import_onnxruntime()  # before the exporter can
+    require_packages("onnx", "onnxscript", "onnxruntime")
+    import_onnxruntime()  # before the exporter can
     program = torch.onnx.export(
         module,
         (example,),
@@ -131,12 +133,12 @@ def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: P
 
 
 def _run_onnx(path: Path, images: Tensor, _: nn.Module | str | None) -> Tensor:
-    _require_packages("onnxruntime")
-    session = _import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
+    require_packages("onnxruntime")
+    session = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     """ONNX Runtime, without its reports to Microsoft, unless ``ORT_DISABLE_TELEMETRY=0`` asks for them.
 
     It reads the variable when it is imported; where somebody else has imported it already, what it can still switch off
@@ -178,7 +180,8 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def _require_packages(*packages: str) -> None:
+def require_packages(*packages: str) -> None:
+    """``UserError`` where one of the packages that ONNX needs is not installed."""
     from importlib.util import find_spec
 
     missing = [name for name in packages if find_spec(name) is None]

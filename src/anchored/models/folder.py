@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import model_validator
@@ -40,12 +39,9 @@ from anchored.method.anchoring import AnchoredModel, anchor
 from anchored.method.folding import fold
 from anchored.models import hub, third_party
 from anchored.models import registry as networks
-from anchored.models.features import head_name
+from anchored.models.weights import fit_weights
 from anchored.store.files import digest, load_tensors, read_bytes, read_json, save_tensors, write_json
 from anchored.store.layout import Run
-
-_WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
-"""What DataParallel, DistributedDataParallel and torch.compile put into the names of weights."""
 
 
 @settings_class
@@ -91,14 +87,21 @@ class ModelConfig:
         antialiasing, the middle square is cut out, and each channel is normalised, ``(image / 255 − mean) / std``.
         Images that have the final size already are not resized. Raises ``UserError`` for another type or shape.
         """
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise UserError(f"images are {images.dtype} {tuple(images.shape)}: give uint8 (B,C,H,W), not normalised")
-        height, width = images.shape[2:]
-        whole = height == width and self.crop == 1 and self.interpolation == "bilinear"  # as sets of one size are seen
-        if not whole and (height, width) != (self.size, self.size) and images.shape[1] in (1, 3):
-            seen = [self.view(to_pil_image(image)) for image in images.cpu()]
-            images = torch.stack(seen).to(images.device)
-        return to_input(fit_to_input(images, self.channels, self.size), self.mean, self.std)
+        return to_input(seen_as(images, self.view), self.mean, self.std)
+
+
+def seen_as(images: Tensor, view: InputFormat) -> Tensor:
+    """Raw images (B,C,H,W) uint8 of any size in a network's channels and size, as evaluation shows them: uint8.
+
+    ``UserError`` for another type or shape.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4:
+        raise UserError(f"images are {images.dtype} {tuple(images.shape)}: give uint8 (B,C,H,W), not normalised")
+    height, width = images.shape[2:]
+    whole = height == width and view.crop == 1 and view.interpolation == "bilinear"  # as sets of one size are seen
+    if not whole and (height, width) != (view.size, view.size) and images.shape[1] in (1, 3):
+        images = torch.stack([view(to_pil_image(image)) for image in images.cpu()]).to(images.device)
+    return fit_to_input(images, view.channels, view.size)
 
 
 def build_model(
@@ -143,60 +146,6 @@ def build_plain_network(
         pretrained=pretrained,
         allow_import=allow_import,
     )
-
-
-def load_weights(module: nn.Module, weights: dict[str, Tensor], path: Path, *, replace_head: bool = False) -> None:
-    """Load ``weights`` into a module, which must have exactly these, by name, shape and dtype; all must be finite.
-
-    Half precision is widened, prefixes that wrappers add (``module.``, ``_orig_mod.``) are left out, and counts of
-    batches that older files lack stay as they are.
-
-    ``replace_head`` sets a head for another number of classes to zero, so that pretrained features are not at first
-    trained towards random logits, whose scale differs between libraries. Raises ``UserError`` naming the first tensor
-    that does not fit, and the file ``path`` that the weights come from.
-    """
-    expected = module.state_dict()
-    weights = _adapted(expected, weights)
-    if replace_head:
-        head = head_name(module)
-        for name in (f"{head}.weight", f"{head}.bias"):
-            if name in expected and name in weights and weights[name].shape[0] != expected[name].shape[0]:
-                weights = {**weights, name: torch.zeros_like(expected[name])}
-    wrong = next(_misfits(expected, weights), None)
-    if wrong:
-        raise UserError(f"{path} does not fit {type(module).__name__}: {wrong}")
-    module.load_state_dict(weights)
-
-
-def _adapted(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by the names and in the precision that are expected, where only those differ."""
-    adapted = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
-    for name, weight in weights.items():
-        plain = name
-        while plain not in expected and _WRAPPERS.search(plain):
-            plain = _WRAPPERS.sub("", plain, count=1)
-        known = plain if plain in expected and plain not in weights else name
-        halves = weight.dtype in (torch.float16, torch.bfloat16) and known in expected
-        adapted[known] = weight.to(expected[known].dtype) if halves and expected[known].is_floating_point() else weight
-    return adapted
-
-
-def _misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[str]:
-    """Differences of weights from the expected ones by name, shape and dtype, and weights that are not finite."""
-    yield from (f"'{name}' is missing" for name in expected if name not in weights)
-    yield from (f"'{name}' is not one of its weights" for name in weights if name not in expected)
-    for name, tensor in expected.items():
-        weight = weights[name]
-        if weight.shape != tensor.shape:
-            yield f"'{name}' is {_shape(weight)}, not {_shape(tensor)}"
-        if weight.dtype != tensor.dtype:
-            yield f"'{name}' is {str(weight.dtype)[6:]}, not {str(tensor.dtype)[6:]}"
-        if weight.is_floating_point() and not torch.isfinite(weight).all():
-            yield f"'{name}' holds NaN or infinity"
-
-
-def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "a single number"
 
 
 def save_model(run: Run, model: nn.Module, config: ModelConfig) -> None:
@@ -244,24 +193,33 @@ def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Mo
     weights, _ = load_tensors(run.weights_file)
     if isinstance(model, AnchoredModel):
         _set_references(run, model, config, weights.get("references"))
-    load_weights(model, weights, run.weights_file)
-    return _with_preprocessing(model, config)
+    fit_weights(model, weights, run.weights_file, strict=True)
+    return with_preprocessing(model, config)
 
 
 def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:
     """The folded network of a safetensors file that ``anchored export`` wrote; see :func:`load`."""
     weights, text = load_tensors(path)
-    try:
-        config = parse(ModelConfig, json.loads(text["anchored"])["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a model that anchored exported: {error}") from error
+    config, _ = exported_config(path, text)
     folded = _plain_network(config, path, network)
     if config.protocol != "standard" and weights.keys() != folded.state_dict().keys():
         wide = anchor(folded, fresh_stem=True, stem=config.stem or None, example=_example(config))
         # References other than zero, so that the folded network has the maps that are loaded into it.
         folded = fold(wide, torch.ones(config.references, *_example(config).shape[1:]))
-    load_weights(folded, weights, path)
-    return _with_preprocessing(folded, config)
+    fit_weights(folded, weights, path, strict=True)
+    return with_preprocessing(folded, config)
+
+
+def exported_config(path: Path, text: Mapping[str, str]) -> tuple[ModelConfig, dict[str, Any]]:
+    """The model of a file that ``anchored export`` wrote, and what else its text ``anchored`` says of it.
+
+    ``UserError`` where the text is not there, or says something else.
+    """
+    try:
+        said = json.loads(text["anchored"])
+        return parse(ModelConfig, said["model"]), said
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a model that anchored exported: {error}") from error
 
 
 def _plain_network(config: ModelConfig, path: Path, network: nn.Module | str | None) -> nn.Module:
@@ -278,7 +236,8 @@ def _plain_network(config: ModelConfig, path: Path, network: nn.Module | str | N
         raise UserError(f"{path}: {error}") from error
 
 
-def _with_preprocessing(model: nn.Module, config: ModelConfig) -> nn.Module:
+def with_preprocessing(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """The module in evaluation mode, with the attributes ``preprocess`` and ``classes`` of :func:`load`."""
     model.__dict__.update(preprocess=config.preprocess, classes=config.classes)
     return model.eval()
 

@@ -17,8 +17,9 @@ from anchored.method.folding import fold
 from anchored.models import folder as models
 from anchored.models import hub
 from anchored.models import registry as networks
+from anchored.models.checkpoint import read_checkpoint
 from anchored.models.folder import ModelConfig
-from anchored.store.files import load_tensors
+from anchored.models.weights import fit_weights
 from anchored.store.layout import Run
 
 
@@ -87,7 +88,7 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
             raise UserError(f"{path} holds other weights than the study began with (sha256 {cell.start.sha256})")
         weights = _checkpoint(path, cell.network)
         if not isinstance(weights, AnchoredModel):
-            models.load_weights(plain, weights, path, replace_head=True)
+            fit_weights(plain, weights, path, replace_head=True)
         elif cell.protocol == "standard":
             raise UserError(f"network.checkpoint {path} was trained anchored: a standard network cannot start from it")
         else:
@@ -95,7 +96,7 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
     model = models.build_model(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh", network=plain)
     if anchored_weights is not None:
         assert isinstance(model, AnchoredModel)
-        models.load_weights(model.network, anchored_weights, path, replace_head=True)
+        fit_weights(model.network, anchored_weights, path, replace_head=True)
     return model
 
 
@@ -106,7 +107,7 @@ def _checkpoint(path: Path, network: str) -> dict[str, Tensor] | AnchoredModel:
     """
     run = Run(path.parent)
     if not run.model_file.exists():
-        return load_tensors(path)[0]
+        return read_checkpoint(path).tensors
     model = models.load(run.path, network=network if models.read_config(run).network == network else None)
     if not isinstance(model, AnchoredModel):
         return dict(model.state_dict())
