@@ -206,7 +206,7 @@ class Own:
     """A class of somebody's code."""
 
 
-REFUSED = {
+REFUSED: dict[str, Callable[[Path], Any]] = {
     "torch.nn.modules.linear.Linear": lambda mark: nn.Linear(2, 2),
     f"{__name__}.Own": lambda mark: {"config": Own(), "model": {"weight": torch.zeros(1)}},
     "posix.system": lambda mark: {"weight": torch.zeros(1), "x": Evil(os.system, f"touch {mark}")},

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +242,11 @@ def named_network(
         plain = models.build_plain_network(config, pretrained=pretrained, allow_import=True)
         return models.with_preprocessing(plain, config), config, None
     read = read_checkpoint(checkpoint, which)
-    config = _with_classes_of(config, read, which) if not classes and not like else config
-    module, fit = _load(config, read, which)
+    plain = models.build_plain_network(config, allow_import=True)
+    if not classes and not like and (count := _classes_of(plain, read, which)) not in (0, len(config.classes)):
+        config = dataclasses.replace(config, classes=_numbers(count))
+        plain = models.build_plain_network(config, allow_import=True)
+    module, fit = _load(config, plain, read, which)
     if isinstance(module, AnchoredModel):
         chosen = _references(config, read, fit, references, like)
         module.set_references(chosen)
@@ -255,9 +259,8 @@ def named_network(
     return models.with_preprocessing(module, config), config, fit
 
 
-def _load(config: ModelConfig, read: Checkpoint, which: str) -> tuple[nn.Module, WeightsFit]:
+def _load(config: ModelConfig, plain: nn.Module, read: Checkpoint, which: str) -> tuple[nn.Module, WeightsFit]:
     """The network with the weights of a checkpoint: an anchored one where its first layer is of pairs."""
-    plain = models.build_plain_network(config, allow_import=True)
     if match_weights(plain, read.tensors, which=which).misfits:
         with contextlib.suppress(UserError):  # of a network that cannot be anchored, or weights that fit neither
             wide = models.build_model(dataclasses.replace(config, protocol="anchored"), network=plain)
@@ -267,17 +270,14 @@ def _load(config: ModelConfig, read: Checkpoint, which: str) -> tuple[nn.Module,
     return plain, fit_weights(plain, read.tensors, read.title, which=which)
 
 
-def _with_classes_of(config: ModelConfig, read: Checkpoint, which: str) -> ModelConfig:
-    """The model with as many classes as the checkpoint's head has, by number, where those are others."""
-    network = models.build_plain_network(config, allow_import=True)
-    fit, head = match_weights(network, read.tensors, which=which), ""
+def _classes_of(plain: nn.Module, read: Checkpoint, which: str) -> int:
+    """How many logits a checkpoint's head gives: by the head's name, else by its last matrix; 0 if it has none."""
+    fit, head = match_weights(plain, read.tensors, which=which), ""
     with contextlib.suppress(UserError):
-        head = f"{head_name(network)}.weight"
+        head = f"{head_name(plain)}.weight"
     matrices = [tensor for tensor in read.tensors.values() if tensor.dim() == 2]
     weight = fit.weights.get(head, matrices[-1] if matrices else None)
-    if weight is None or len(weight) == len(config.classes):
-        return config
-    return dataclasses.replace(config, classes=_numbers(len(weight)))
+    return 0 if weight is None else len(weight)
 
 
 def _references(config: ModelConfig, read: Checkpoint, fit: WeightsFit, given: Tensor | int, like: str) -> Tensor:
@@ -358,18 +358,23 @@ def _published_classes(weights: str) -> tuple[str, ...]:
 
 
 def _imagenet_names() -> tuple[str, ...]:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    return tuple(ImageNetInfo().index_to_description(number).partition(",")[0] for number in range(_IMAGENET))
+    info = _imagenet()  # made once: it reads its tables from files
+    return tuple(info.index_to_description(number).partition(",")[0] for number in range(_IMAGENET))
 
 
 def _wordnet(classes: Sequence[str]) -> tuple[str, ...]:
     """WordNet ids of ImageNet-1k's classes, where these are they: 1000, and named as ImageNet's first are."""
-    if len(classes) != _IMAGENET or classes[:2] != ("tench", "goldfish"):
+    if len(classes) != _IMAGENET or tuple(classes[:2]) != ("tench", "goldfish"):
         return ()
+    info = _imagenet()
+    return tuple(info.index_to_label_name(number) for number in range(_IMAGENET))
+
+
+@cache
+def _imagenet() -> Any:
     from timm.data.imagenet_info import ImageNetInfo
 
-    return tuple(ImageNetInfo().index_to_label_name(number) for number in range(_IMAGENET))
+    return ImageNetInfo()
 
 
 def state_digest(module: nn.Module) -> str:
