@@ -3,8 +3,6 @@
 ``base: other-recipe`` starts from another recipe and states only what differs.
 """
 
-from __future__ import annotations
-
 import re
 import stat
 from importlib import resources

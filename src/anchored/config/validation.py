@@ -4,8 +4,6 @@ A setting is annotated with its type and range (``fraction: Share = 1.0``), whic
 made: in code, from a recipe, from a file of a run, from the command line.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

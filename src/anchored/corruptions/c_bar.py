@@ -12,8 +12,6 @@ returns uint8 of the same shape. As in ``common.py`` a fraction of a level is cu
 image with three equal channels would get, or one channel of it where the channels differ.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """What the C̄ corruptions share: where the pixels are, numbers drawn per image, sampling between pixels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

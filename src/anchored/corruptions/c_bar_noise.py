@@ -3,8 +3,6 @@
 Definitions, constants and conventions: see ``c_bar.py``.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -9,8 +9,6 @@ are float32, and 0.001 of a grey level is added before cutting, more than all ro
 exactly 200 stays 200 on every device. The original leaves such values to the last bit, and so may be one level below.
 """
 
-from __future__ import annotations
-
 import operator
 
 from anchored.corruptions.blur import (

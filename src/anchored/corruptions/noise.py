@@ -1,7 +1,5 @@
 """Noise: every pixel and channel on its own. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -6,8 +6,6 @@ taps are oneDNN's, which sums in the same order whatever the batch. Very wide Ga
 matrices, whose last bits do not show.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Literal

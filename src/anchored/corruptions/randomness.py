@@ -9,8 +9,6 @@ wrapping): all devices agree on it. Normal numbers pass through float32 function
 devices.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import math

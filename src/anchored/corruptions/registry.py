@@ -5,8 +5,6 @@ images and of ImageNet-C for large ones; ``Corruption.constants`` states the rul
 depends only on (seed, corruption, severity, the image's index): not on the batch it came in, its order or the device.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """One corruption as a row of a table, and the rule that fits its published constants to an image's size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

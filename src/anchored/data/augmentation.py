@@ -1,7 +1,5 @@
 """Augmentation of training images: of whole batches (shifted crops, flips), or of one image at a time (ImageNet's)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

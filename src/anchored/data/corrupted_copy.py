@@ -5,8 +5,6 @@ CIFAR-10-C. ``folders``: ``<corruption>/<severity>/<class>/<file>.JPEG`` at qual
 few at a time and once; what was done is noted after each batch, so that the same command goes on after a kill.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import itertools

@@ -4,8 +4,6 @@ Sets that fit in memory are one uint8 tensor (``ImageSet``); larger ones are dec
 needed (``ImageStream``). Both are ``LabelledImages``: nothing above this module asks which.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path

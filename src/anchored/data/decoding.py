@@ -1,7 +1,5 @@
 """The one way from an encoded image to pixels: an allowed format, the first frame, upright, 8-bit grey or RGB."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile

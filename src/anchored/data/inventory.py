@@ -1,7 +1,5 @@
 """Available and downloaded data sets: the table and the lines of ``anchored data``."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The images that ``anchored corrupt`` starts from (of the catalog, a user's, a npy file), and their copies' names."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """From images of any size and colours to a network's input."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

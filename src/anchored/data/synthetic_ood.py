@@ -7,8 +7,6 @@ and on the one image it is made from: not on the batch it came in, its order or 
 Legend: B batch, C image channels, H×W image size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What α or λ is chosen on: held-out training images, with corruptions and outliers that the test does not measure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Letters: B batch, C image channels, H×W image size, K references, N classes, α
 Sources: docs/method.md; arXiv 2406.00529.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections import deque

@@ -1,7 +1,5 @@
 """Rank, world size and collectives, named as in ``torch.distributed``; without a process group, rank 0 of 1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache

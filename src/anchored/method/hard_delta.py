@@ -9,8 +9,6 @@ Letters: B batch, d = C·H·W numbers of an image, K classes, P points, k rank o
 Sources: docs/method.md; virtual outlier synthesis, the same idea in feature space, arXiv 2202.01197.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property

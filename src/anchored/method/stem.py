@@ -9,8 +9,6 @@ rearranged, padded or resized (anything linear that keeps channels apart), never
 (RepVGG, MobileOne) each take the image, and each is widened. The result is compared with the given network.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress

@@ -3,8 +3,6 @@
 Whatever is written is loaded and run on photographs before it takes its place; the largest difference is reported.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

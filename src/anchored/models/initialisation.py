@@ -1,7 +1,5 @@
 """What a training starts from: fresh weights, those published with the network's name, or a checkpoint's."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The model card: what a model folder holds, how it was trained and what was measured on it."""
 
-from __future__ import annotations
-
 import json
 from importlib import metadata
 

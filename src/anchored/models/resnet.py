@@ -1,7 +1,5 @@
 """Residual networks for small images: the CIFAR literature's, and the demo's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

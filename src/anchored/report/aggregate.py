@@ -4,8 +4,6 @@ One seed: the value with its bootstrap interval over test images. Several seeds:
 Seeds measured on different numbers of images are never averaged.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Choosing α or λ on held-out training images, and how far the pick is from the best on test: sentences and tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The figure of a choice: each candidate on held-out training images against the same candidate on test images."""
 
-from __future__ import annotations
-
 from matplotlib.axes import Axes
 
 from anchored.report.aggregate import Estimate

@@ -1,7 +1,5 @@
 """Figures from stored outputs: reliability diagrams, OOD score histograms and example images, of one network each."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass

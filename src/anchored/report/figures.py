@@ -1,7 +1,5 @@
 """Figures from rows over severity: the mean over corruptions, and one small panel per corruption."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """A table as Markdown, LaTeX (booktabs) or rich tables for the terminal; all text is escaped."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

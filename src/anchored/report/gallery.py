@@ -1,7 +1,5 @@
 """The page of ``anchored predict``: one card per image, sorted by OOD score, filtered in the browser, offline."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Predictions of a trained network for a user's images: class, confidence, OOD score, spread; a CSV and a gallery."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import glob

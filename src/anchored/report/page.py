@@ -1,7 +1,5 @@
 """The report: one self-contained page, and its figures and tables as files beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

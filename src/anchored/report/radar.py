@@ -1,7 +1,5 @@
 """The radar of the four aims, each relative to the standard network, as figure 4a of the paper."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """How figures look and how they are saved; the same study gives the same bytes."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Figures along α and λ, as the paper's figures 3 and 4b: measures against α, and the trade-off along λ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """A table: one structure that the page, Markdown, LaTeX and the terminal all render."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

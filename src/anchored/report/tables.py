@@ -1,7 +1,5 @@
 """Summary -> tables: one structure that the page, Markdown, LaTeX and the terminal all render."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 

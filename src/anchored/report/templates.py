@@ -1,7 +1,5 @@
 """The Jinja templates of the pages; all values are escaped."""
 
-from __future__ import annotations
-
 import jinja2
 
 

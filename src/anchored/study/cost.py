@@ -1,7 +1,5 @@
 """How long a study will run on this machine, from a few steps of each network on random images."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ number of processes, on one machine or on several that share a disk, can work on
 done nor held. Progress is read from the states on disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

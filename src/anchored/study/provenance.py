@@ -1,7 +1,5 @@
 """How results are made: versions, revision, machine, command."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

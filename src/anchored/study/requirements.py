@@ -1,7 +1,5 @@
 """What a study needs before it starts: missing data and how to get it, disk and memory, and the time it will take."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence

@@ -4,8 +4,6 @@ Each takes cells that are neither done nor held (``jobs.run_cell``). The process
 states from disk and replaces a process that was lost.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Checkpoints: random generators' states, and one safetensors file, written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

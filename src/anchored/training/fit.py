@@ -1,7 +1,5 @@
 """Training of one cell by Lightning's Trainer; the training step is in ``step``."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

@@ -1,7 +1,5 @@
 """Ctrl-C, SIGTERM and SIGHUP end a command alike: a training after the step under way, all else at once."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

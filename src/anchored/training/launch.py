@@ -5,8 +5,6 @@ of this machine, by torchrun's own launcher, which ends all where one fails. Eve
 alone writes, and what only it may decide the others get by :func:`anchored.method.collectives.from_rank_zero`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os

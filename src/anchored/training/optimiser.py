@@ -1,7 +1,5 @@
 """Optimizer, learning rates by part, frozen parts, schedule, weight averaging."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

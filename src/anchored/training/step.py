@@ -1,7 +1,5 @@
 """The training step: mixing, anchoring, loss, and what a checkpoint keeps of them."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """Archives of corrupted test images: C and C̄ of CIFAR and ImageNet."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from anchored.data.catalog.row import DataSet, File

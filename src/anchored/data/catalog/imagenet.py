@@ -1,7 +1,5 @@
 """ImageNet-1k: ILSVRC 2012, which needs a login."""
 
-from __future__ import annotations
-
 from anchored.data.catalog.row import DataSet, File, read_lines
 
 # Folders: the WordNet ids in their sorted order, which is the order of the class indices (timm's imagenet_synsets.txt,

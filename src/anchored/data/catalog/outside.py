@@ -1,7 +1,5 @@
 """Out-of-distribution sets of the literature: the archives of ODIN, textures, scenes, NINCO."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from anchored.data.catalog.row import DataSet, File, read_lines

@@ -1,7 +1,5 @@
 """Small sets: those that come with the package, computed noise, Fashion-MNIST, CIFAR."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from anchored.data.catalog.row import DataSet, File

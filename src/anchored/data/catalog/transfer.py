@@ -1,7 +1,5 @@
 """Sets to adapt to with a linear probe. Training images are all that are not test images: train and validation."""
 
-from __future__ import annotations
-
 from anchored.data.catalog.outside import DTD_ARCHIVE
 from anchored.data.catalog.row import DataSet, File, read_lines
 

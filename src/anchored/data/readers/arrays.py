@@ -1,7 +1,5 @@
 """Readers of sets that are arrays: idx files, CIFAR's records, and the blocks of CIFAR-C."""
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Callable

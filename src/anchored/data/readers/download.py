@@ -1,7 +1,5 @@
 """Getting data sets: every place in turn, checked, unpacked, by one process at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Where the files of a data set lie, and whether they are the published ones."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os

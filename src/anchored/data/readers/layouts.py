@@ -5,8 +5,6 @@ the same sets were compared (the same files and labels); they are not used, sinc
 no counts to check against, and ImageNet's keeps its labels in a file that torch unpickles.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path

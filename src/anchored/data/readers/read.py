@@ -1,7 +1,5 @@
 """From a row of the catalog to its encoded images (``ImageIndex``), and to archives of corrupted images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ ImageNet-C's five archives hold 4.75 million small files. Unpacking them takes h
 only headers and contents in turn, so one pass over the headers finds every image, and each is then one read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import tarfile

@@ -5,8 +5,6 @@ a new folder that is renamed into place when everything is there. An archive tha
 path or ``..`` is refused whole, as is one that grows beyond what its size allows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib

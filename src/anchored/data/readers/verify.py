@@ -1,7 +1,5 @@
 """Reading a data set whole, and saying how far that proves that it is the published one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

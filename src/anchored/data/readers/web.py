@@ -4,8 +4,6 @@ pooch and torchvision's downloader have no resume and start every file again fro
 has 22 GB); huggingface_hub resumes, but only files on its hub.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import math

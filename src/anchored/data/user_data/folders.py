@@ -1,7 +1,5 @@
 """User data in files: a folder of class folders, or a CSV of paths and labels."""
 
-from __future__ import annotations
-
 import csv
 import io
 import stat

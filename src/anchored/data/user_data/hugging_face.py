@@ -1,7 +1,5 @@
 """User data as a Hugging Face data set: on the hub, or a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

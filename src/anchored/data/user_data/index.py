@@ -1,7 +1,5 @@
 """A user's own images: a folder of class folders, a CSV, an npz, or a Hugging Face data set, split and indexed."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """The forms in which users give images (folder, CSV, npz, Hugging Face), each listed by one function."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 
