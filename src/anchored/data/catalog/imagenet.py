@@ -1,6 +1,6 @@
 """ImageNet-1k: ILSVRC 2012, which needs a login."""
 
-from anchored.data.catalog.row import DataSet, File, read_lines
+from anchored.data.catalog.row import DataSet, published, read_lines
 
 # Folders: the WordNet ids in their sorted order, which is the order of the class indices (timm's imagenet_synsets.txt,
 # torchvision's ImageFolder). Names: the first of ILSVRC's names of each, as torchvision's model metadata has them.
@@ -11,8 +11,6 @@ _IMAGENET = DataSet(
     name="imagenet",
     title="ImageNet",
     classes=NAMES,
-    channels=3,
-    size=224,
     varied=True,
     train=1_281_167,
     test=50_000,
@@ -25,26 +23,9 @@ _IMAGENET = DataSet(
     file_classes=1000,
     folder="imagenet",
     parts=(
-        File(
-            name="ILSVRC2012_img_train.tar",
-            bytes=147_897_477_120,
-            hash="md5:1d675b47d978889d74fa0da5fadfb00e",
-            makes=("train",),
-            into="train",
-            nested=True,
-        ),
-        File(
-            name="ILSVRC2012_img_val.tar",
-            bytes=6_744_924_160,
-            hash="md5:29b22e2961454d5413ddabcf34fc5622",
-            makes=("val",),
-            into="val",
-        ),
-        File(
-            name="ILSVRC2012_devkit_t12.tar.gz",
-            hash="md5:fa75699e90414af021442c21a62c3abf",
-            makes=("ILSVRC2012_devkit_t12",),
-        ),
+        *published("imagenet", "ILSVRC2012_img_train.tar", makes=("train",), into="train", nested=True),
+        *published("imagenet", "ILSVRC2012_img_val.tar", makes=("val",), into="val"),
+        *published("imagenet", "ILSVRC2012_devkit_t12.tar.gz", makes=("ILSVRC2012_devkit_t12",)),
     ),
     needs=("train", "val"),
     folders=WNIDS,
@@ -56,5 +37,4 @@ _IMAGENET = DataSet(
     note="The test split is ILSVRC's validation set, sorted by class, then by name.",
 )
 
-#: This module's rows.
 ROWS = (_IMAGENET,)
