@@ -17,8 +17,7 @@ from torch import Tensor
 
 from anchored.corruptions.randomness import image_keys, normal, uniform
 
-TILES = 4
-"""Tiles a side of a jigsaw."""
+TILES = 4  # tiles a side of a jigsaw
 
 _CHUNK = 512  # computed images drawn at a time: bounds the memory their float copies take
 

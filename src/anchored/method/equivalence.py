@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from anchored.method.networks import copy_network
 
-SINGLE_TOLERANCE = 1e-4
-"""Largest relative difference that rounding explains, in single precision on the CPU."""
+SINGLE_TOLERANCE = 1e-4  # largest relative difference that rounding explains, in single precision on the CPU
 LOW_TOLERANCE = 1e-2
 """The same in half precision, and on accelerators, whose convolutions may round their inputs (TF32)."""
 DOUBLE_TOLERANCE = 1e-8

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from anchored.errors import UserError
 from anchored.method import collectives
 
-FULL_UP_TO = 4096
-"""Largest d with a full covariance (128 MiB of float64, a factorisation of 20 GFLOP); CIFAR has 3,072."""
+FULL_UP_TO = 4096  # largest d with a full covariance (128 MiB of float64, a factorisation of 20 GFLOP); CIFAR has 3,072
 
 JITTER = 1e-6
 """Added to every variance, relative to their mean: pixels that never change (black borders) have none of their own."""

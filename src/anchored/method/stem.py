@@ -23,8 +23,7 @@ from anchored.errors import UserError, first_line
 from anchored.method import equivalence
 from anchored.method.networks import copy_network, give_logits, logits_of
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""What can be widened, subclasses included."""
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # what can be widened, subclasses included
 
 _SIDES = (32, 28, 64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512)  # pixels; tried in this order
 _CHANNEL_COUNTS = ("in_channels", "in_chans", "num_channels")  # where libraries note the image's channels, to check it

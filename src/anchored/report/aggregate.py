@@ -55,8 +55,7 @@ class Estimate:
         return self.interval.value
 
 
-SIGNIFICANT = 0.05
-"""A difference is clear where its corrected p-value is below this level."""
+SIGNIFICANT = 0.05  # a difference is clear where its corrected p-value is below this level
 
 Replicates = Callable[[Row], Tensor | None]
 """Gives the bootstrap replicates (R,) of a row, or None where the run's folder has none."""

@@ -24,11 +24,8 @@ from anchored.report.tables import display_name
 from anchored.store import files as disk
 from anchored.store.layout import Run
 
-BINS = 15
-"""Bins of the reliability diagrams, as many as ECE's."""
-
-MIN_BIN_IMAGES = 5
-"""Bins with fewer images are not drawn: their accuracy is too uncertain."""
+BINS = 15  # bins of the reliability diagrams, as many as ECE's
+MIN_BIN_IMAGES = 5  # bins with fewer images are not drawn: their accuracy is too uncertain
 
 Edges = np.ndarray[tuple[int], np.dtype[np.float64]]
 

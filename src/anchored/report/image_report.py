@@ -29,17 +29,10 @@ from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.devices import find_device
 
-REFERENCES = 8
-"""Training images used as references for the spread, where the model has only one."""
-
-GALLERY = 500
-"""Most images on the page, so that it opens quickly; the CSV has every image."""
-
-THUMBNAIL = 160
-"""Longer side of a thumbnail, pixels."""
-
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""What a formula of a spreadsheet may begin with."""
+REFERENCES = 8  # training images used as references for the spread, where the model has only one
+GALLERY = 500  # most images on the page, so that it opens quickly; the CSV has every image
+THUMBNAIL = 160  # longer side of a thumbnail, pixels
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # what a formula of a spreadsheet may begin with
 
 
 @dataclass(frozen=True)

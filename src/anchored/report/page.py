@@ -50,11 +50,8 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 """Term, one line, citation, address."""
 
 
-SHOWN = ("choice", "paper_")
-"""Starts of the names of the tables that the terminal shows after the headline."""
-
-OPEN_READINGS = 4
-"""With more comparisons in words than this, those of RAM against anchored are folded away."""
+SHOWN = ("choice", "paper_")  # starts of the names of the tables that the terminal shows after the headline
+OPEN_READINGS = 4  # with more comparisons in words than this, those of RAM against anchored are folded away
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,8 @@ AXES = {
 }
 """(metric, corruption) of a measure -> the name of its axis."""
 
-BAR_OFFSET = math.radians(5)
-"""Angle between the error bars of two variants on one axis."""
-
-BAR_LIMITS = (0.5, 1.5)
-"""Error bars are cut at these ratios."""
+BAR_OFFSET = math.radians(5)  # angle between the error bars of two variants on one axis
+BAR_LIMITS = (0.5, 1.5)  # error bars are cut at these ratios
 
 
 def radar_figures(summary: Summary) -> Iterator[Picture]:

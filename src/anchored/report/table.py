@@ -38,5 +38,4 @@ class Table:
 
 
 MISSING = TableCell("—")
-PAIR_SEPARATOR = " / "
-"""Between two values in one cell."""
+PAIR_SEPARATOR = " / "  # between two values in one cell

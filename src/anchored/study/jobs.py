@@ -32,8 +32,7 @@ from anchored.training import fit
 from anchored.training.step import Diverged
 
 Phase = Literal["training", "evaluating", "done", "failed"]
-WRITE_INTERVAL = 2.0
-"""Seconds between two writes of a state, at least."""
+WRITE_INTERVAL = 2.0  # seconds between two writes of a state, at least
 
 
 @settings_class

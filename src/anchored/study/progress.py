@@ -17,8 +17,7 @@ from anchored.store.terminal import progress_bar
 if TYPE_CHECKING:
     from anchored.study.jobs import State
 
-TRAINING_SHARE = 0.75
-"""Of a cell's time, until one cell has been timed."""
+TRAINING_SHARE = 0.75  # of a cell's time, until one cell has been timed
 
 
 def quiet() -> None:

@@ -15,8 +15,7 @@ from typing import Any
 
 from anchored.errors import UserError, first_line
 
-LOST = -9
-"""Exit status of a task whose process or machine was lost, as of a process that was killed."""
+LOST = -9  # exit status of a task whose process or machine was lost, as of a process that was killed
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told what is run here
     "RAY_DEDUP_LOGS": "0",

@@ -25,12 +25,10 @@ from anchored.training import interruption
 
 GRACE = 30.0
 """Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
-PATIENCE = 20.0
-"""Seconds after which it is said which processes are waited for."""
+PATIENCE = 20.0  # seconds after which it is said which processes are waited for
 LAUNCHED = "ANCHORED_LAUNCHED"
 """Set in ranks that the command itself started: it reports an interruption, which also ends ranks beside a lost one."""
-TIMEOUT = timedelta(hours=2)
-"""After so long a collective within training is given up."""
+TIMEOUT = timedelta(hours=2)  # after so long a collective within training is given up
 
 
 def cluster_environment() -> Any:
