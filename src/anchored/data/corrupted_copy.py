@@ -173,8 +173,6 @@ def _group_by_shape(images: Sequence[Tensor]) -> list[list[int]]:
     return list(places.values())
 
 
-# --- Layouts ----------------------------------------------------------------------------------------------------------
-
 _Write = Callable[[str, int, list[int], Tensor], None]  # corruption, severity, places in the set, images (B,C,H,W)
 _Flush = Callable[[], None]  # puts on the disk what was written
 
@@ -254,9 +252,6 @@ def _finish_blocks(folder: CorruptedFolder, request: Request, originals: Origina
         file = io.BytesIO()
         np.save(file, np.tile(originals.images.labels.numpy(), len(ALL)))
         disk.write_bytes(folder.labels_file, file.getvalue())
-
-
-# --- Pictures ---------------------------------------------------------------------------------------------------------
 
 
 def encode_image(image: Image.Image, kind: Literal["JPEG", "PNG"], quality: int = QUALITY) -> bytes:

@@ -30,15 +30,12 @@ class ImageSource(Protocol):
 
     def where(self, key: str) -> str:
         """Return the place of an image, for messages."""
-        ...
 
     def open(self, key: str) -> Image.Image:
         """Return an image, its header read; any exception where that cannot be."""
-        ...
 
     def read(self, key: str) -> bytes:
         """Return what an image is decoded from; any exception where that cannot be."""
-        ...
 
 
 @dataclass(frozen=True)

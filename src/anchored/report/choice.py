@@ -149,9 +149,6 @@ def _halves(validation: Summary, test: Summary) -> tuple[Half, Half] | None:
     return held_out, tested
 
 
-# --- Sentences -------------------------------------------------------------------------------------------------------
-
-
 def sentences(choice: Choice) -> Iterator[str]:
     """What is picked, whether single seeds agree, and how it does on test."""
     where = f"{choice.candidates[0].architecture}. " * (len(choice.test.summary.architectures) > 1)
@@ -198,9 +195,6 @@ def conditions(choice: Choice) -> str:
         f"and better in one, by means over seeds. Held-out: {summary.rows[0].n:,} training images that no network was "
         f"trained on{''.join(f'; {text}' for text in measured)}. The test has none of these corruptions and outliers."
     )
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def choice_tables(choices: Sequence[Choice]) -> Iterator[Table]:

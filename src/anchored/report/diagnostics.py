@@ -45,9 +45,6 @@ def _seed_text(summary: Summary, variants: list[Variant]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"the smallest seed of each ({', '.join(map(str, seeds))})"
 
 
-# --- Reliability ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Confidences:
     """Confidence and correctness of M images, float64, and their smooth ECE."""
@@ -158,9 +155,6 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
     below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
-# --- Scores -----------------------------------------------------------------------------------------------------------
-
-
 def ood_titles(summary: Summary) -> dict[str, str]:
     """Name -> title of the recipe's OOD sets."""
     names = [str(name) for name in summary.setting("evaluate", "ood")]
@@ -232,9 +226,6 @@ def _draw_histogram(axes: Axes, pair: tuple[Tensor, Tensor] | None, edges: Edges
 
 def _wrapped(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-# --- Examples ---------------------------------------------------------------------------------------------------------
 
 
 def example_figures(summary: Summary) -> Iterator[Picture]:

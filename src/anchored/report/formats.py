@@ -64,9 +64,6 @@ _TEX_ACCENTS = {
 _COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
 
 
-# --- What several formats share ---------------------------------------------------------------------------------------
-
-
 def column_groups(table: Table) -> list[tuple[str, int]]:
     """Headings above the columns and how many columns each spans; empty where there are none."""
     spans = [(title, len(list(columns))) for title, columns in groupby(table.columns, lambda column: column.group)]
@@ -86,9 +83,6 @@ def _lines(cell: TableCell) -> list[str]:
     """The value, its interval (in brackets unless it begins with ±) and the difference, where there are any."""
     interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
     return [cell.text, *filter(None, (interval, cell.change))]
-
-
-# --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
 def markdown(table: Table) -> str:
@@ -114,9 +108,6 @@ def _md(text: str) -> str:
 
 def _md_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-# --- LaTeX ------------------------------------------------------------------------------------------------------------
 
 
 def latex(table: Table) -> str:
@@ -176,9 +167,6 @@ def _tex_cell(cell: TableCell) -> str:
     value, *small = map(tex_escaped, _lines(cell))
     lines = r" \\ ".join([value, *(rf"\scriptsize {text}" for text in small)])
     return rf"\shortstack[r]{{{lines}}}" if small else lines
-
-
-# --- Terminal ---------------------------------------------------------------------------------------------------------
 
 
 def terminal(table: Table, width: int) -> list[rich_table.Table]:

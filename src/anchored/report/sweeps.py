@@ -43,9 +43,6 @@ def _measured(summary: Summary, variants: list[Variant], measure: Measure) -> li
     return [(variant, estimate) for variant, estimate in points if estimate is not None and not estimate.mixed]
 
 
-# --- α ----------------------------------------------------------------------------------------------------------------
-
-
 def _alpha_sweep(summary: Summary, architecture: str) -> list[Variant]:
     """Anchored (α = 0), then RAM by α; without hard Δ mining."""
     return [v for v in summary.of(architecture) if v.protocol != "standard" and v.tail_weight is None]
@@ -96,9 +93,6 @@ def _plot_alphas(
     axes.errorbar(alphas, values, yerr=bars, capsize=3, elinewidth=1, label=architecture, **style.line())
     for k, (x, y) in enumerate(zip(alphas, values, strict=True)):
         axes.plot([x], [y], gid=f"{gid}-{k}", **style.point())
-
-
-# --- λ ----------------------------------------------------------------------------------------------------------------
 
 
 def _lambda_sweeps(summary: Summary) -> dict[tuple[str, float], list[Variant]]:

@@ -8,8 +8,6 @@ from anchored.report.aggregate import Difference, Estimate
 from anchored.report.comparison import MEAN, OOD_MEANS, Family, Summary, Variant
 from anchored.report.table import MISSING, PAIR_SEPARATOR, Column, Table, TableCell, Tone
 
-# --- Numbers and names as text ----------------------------------------------------------------------------------------
-
 
 def format_value(metric: str, value: float, decimals: int | None = None, sign: str = "") -> str:
     """A value with a true minus sign: percentages with one decimal, others with three, unless ``decimals`` is given."""
@@ -89,9 +87,6 @@ def difference_note(differences: Iterable[Difference | None]) -> str:
     return f"Changes are relative to the standard network of the same architecture; ≈ no clear difference ({rule})."
 
 
-# --- Cells ------------------------------------------------------------------------------------------------------------
-
-
 def estimate_cell(
     summary: Summary, estimate: Estimate | None, difference: Difference | None = None, decimals: int | None = None
 ) -> TableCell:
@@ -125,8 +120,6 @@ def pair_cells(cells: Sequence[TableCell]) -> TableCell:
     interval = PAIR_SEPARATOR.join(i or "—" for i in intervals) if any(intervals) else ""
     return TableCell(PAIR_SEPARATOR.join(cell.text for cell in cells), interval)
 
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 NamedRow = tuple[Sequence[str], Sequence[Sequence[Estimate | None]]]
 """A row before it is formatted: its names, then the one or two estimates of each cell."""

@@ -13,8 +13,6 @@ from anchored.data.user_data.listing import Listing, split_of_name
 from anchored.errors import UserError
 from anchored.store import files
 
-# --- Folders ----------------------------------------------------------------------------------------------------------
-
 
 def list_folder(name: str) -> Listing:
     """Class folders, below folders of splits or not; images beside them, or without any, have no class."""
@@ -72,9 +70,6 @@ def _tops(path: Path) -> list[tuple[str, Path]]:
             )
         there[split] = folder
     return [("", there["train"])] if list(there) == ["train"] else list(there.items())
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def list_csv(name: str) -> Listing:
