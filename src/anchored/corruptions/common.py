@@ -11,31 +11,20 @@ exactly 200 stays 200 on every device. The original leaves such values to the la
 
 import operator
 
-from anchored.corruptions.blur import (
-    Disk,
-    Glass,
-    Motion,
-    defocus_blur,
-    gaussian_blur,
-    glass_blur,
-    motion_blur,
-    zoom_blur,
-)
-from anchored.corruptions.digital import (
-    Elastic,
-    Saturation,
-    contrast,
-    elastic_transform,
-    jpeg_compression,
-    pixelate,
-    pixelate_margin,
-    saturate,
-)
+from anchored.corruptions import blur, digital
+from anchored.corruptions.blur import Disk, Glass, Motion
+from anchored.corruptions.digital import Elastic, Saturation
 from anchored.corruptions.frost import Frost, frost
 from anchored.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from anchored.corruptions.row import Corruption
 from anchored.corruptions.spatter import Spatter, spatter
 from anchored.corruptions.weather import Fog, Snow, brightness, fog, snow
+
+
+def _elastic(side: float, *shares: tuple[float, float, float]) -> tuple[Elastic, ...]:
+    """Return constants that are given as shares of ``side`` px: strength, sigma, corner."""
+    return tuple(Elastic(*(side * share for share in three)) for three in shares)
+
 
 EXTRA = ("c",)  # the four that the benchmark keeps apart for validation
 
@@ -46,25 +35,25 @@ COMMON: tuple[Corruption, ...] = (
     Corruption("noise", impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)),
     Corruption(
         "blur",
-        defocus_blur,
+        blur.defocus_blur,
         (Disk(0.3, 0.4), Disk(0.4, 0.5), Disk(0.5, 0.6), Disk(1, 0.2), Disk(1.5, 0.1)),
         (Disk(3, 0.1), Disk(4, 0.5), Disk(6, 0.5), Disk(8, 0.5), Disk(10, 0.5)),
     ),
     Corruption(
         "blur",
-        glass_blur,
+        blur.glass_blur,
         (Glass(0.05, 1, 1), Glass(0.25, 1, 1), Glass(0.4, 1, 1), Glass(0.25, 1, 2), Glass(0.4, 1, 2)),
         (Glass(0.7, 1, 2), Glass(0.9, 2, 1), Glass(1, 2, 3), Glass(1.1, 3, 2), Glass(1.5, 4, 2)),
     ),
     Corruption(
         "blur",
-        motion_blur,
+        blur.motion_blur,
         (Motion(6, 1), Motion(6, 1.5), Motion(6, 2), Motion(8, 2), Motion(9, 2.5)),
         (Motion(10, 3), Motion(15, 5), Motion(15, 8), Motion(15, 12), Motion(20, 15)),
     ),
     Corruption(
         "blur",
-        zoom_blur,
+        blur.zoom_blur,
         ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
     ),
@@ -100,31 +89,26 @@ COMMON: tuple[Corruption, ...] = (
         grouped=8,
     ),
     Corruption("weather", brightness, (0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
-    Corruption("digital", contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
+    Corruption("digital", digital.contrast, (0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
     Corruption(
         "digital",
-        elastic_transform,
-        (
-            Elastic.from_shares(32, 0, 0, 0.08),
-            Elastic.from_shares(32, 0.05, 0.2, 0.07),
-            Elastic.from_shares(32, 0.08, 0.06, 0.06),
-            Elastic.from_shares(32, 0.1, 0.04, 0.05),
-            Elastic.from_shares(32, 0.1, 0.03, 0.03),
-        ),
-        (
-            Elastic.from_shares(244, 2, 0.7, 0.1),  # 244 stands in the original, for 224
-            Elastic.from_shares(244, 2, 0.08, 0.2),
-            Elastic.from_shares(244, 0.05, 0.01, 0.02),
-            Elastic.from_shares(244, 0.07, 0.01, 0.02),
-            Elastic.from_shares(244, 0.12, 0.01, 0.02),
-        ),
+        digital.elastic_transform,
+        _elastic(32, (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+        # 244 stands in the original, for 224
+        _elastic(244, (2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
     ),
-    Corruption("digital", pixelate, (0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25), margin=pixelate_margin),
-    Corruption("digital", jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
+    Corruption(
+        "digital",
+        digital.pixelate,
+        (0.95, 0.9, 0.85, 0.75, 0.65),
+        (0.6, 0.5, 0.4, 0.3, 0.25),
+        margin=digital.pixelate_margin,
+    ),
+    Corruption("digital", digital.jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
     Corruption("noise", speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.35, 0.45, 0.6), families=EXTRA),
     Corruption(
         "blur",
-        gaussian_blur,
+        blur.gaussian_blur,
         (0.4, 0.6, 0.7, 0.8, 1),
         (1, 2, 3, 4, 6),
         scaled=operator.mul,
@@ -152,7 +136,7 @@ COMMON: tuple[Corruption, ...] = (
     ),
     Corruption(
         "digital",
-        saturate,
+        digital.saturate,
         (Saturation(0.3, 0), Saturation(0.1, 0), Saturation(1.5, 0), Saturation(2, 0.1), Saturation(2.5, 0.2)),
         (Saturation(0.3, 0), Saturation(0.1, 0), Saturation(2, 0), Saturation(5, 0.1), Saturation(20, 0.2)),
         families=EXTRA,

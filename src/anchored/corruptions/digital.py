@@ -116,11 +116,6 @@ class Elastic(NamedTuple):
     sigma: float
     corner: float
 
-    @classmethod
-    def from_shares(cls, side: float, strength: float, sigma: float, corner: float) -> Elastic:
-        """Return constants that are given as shares of ``side`` px."""
-        return cls(side * strength, side * sigma, side * corner)
-
     def scaled(self, scale: float) -> Elastic:
         """Return the constants for an image ``scale`` times as large; smoothing more takes some of the strength."""
         return Elastic(self.strength * scale**2, self.sigma * scale, self.corner * scale)

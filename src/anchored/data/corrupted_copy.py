@@ -8,6 +8,7 @@ few at a time and once; what was done is noted after each batch, so that the sam
 import dataclasses
 import io
 import itertools
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -103,7 +104,7 @@ def _check(severities: Sequence[int], size: int) -> None:
 
 def _claim(folder: CorruptedFolder, request: Request) -> int:
     """Claim a folder for a request and return how many images are done in it; UserError where it holds another."""
-    file, wanted = folder.request_file, _plain(request)
+    file, wanted = folder.request_file, json.loads(json.dumps(dataclasses.asdict(request)))
     if file.exists():
         earlier = disk.read_json(file)
         if not isinstance(earlier, dict):
@@ -122,12 +123,6 @@ def _done(file: Path, images: int) -> int:
     if type(count) is not int or not 0 <= count <= images:
         raise UserError(f"{file} was changed by hand: choose another folder with -o")
     return count
-
-
-def _plain(request: Request) -> dict[str, object]:
-    """Return a request as it is read back from JSON."""
-    fields = dataclasses.asdict(request)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
 
 
 def _write_all(

@@ -20,8 +20,7 @@ from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat, fit_to_input
 from anchored.data.readers.arrays import READERS
 from anchored.data.readers.files import data_root
-from anchored.data.readers.layouts import INDEXES
-from anchored.data.readers.read import read_corrupted, read_index
+from anchored.data.readers.layouts import INDEXES, read_corrupted, read_index
 from anchored.data.synthetic_ood import draw_images
 from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError

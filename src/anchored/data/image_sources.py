@@ -185,10 +185,7 @@ class ImageIndex:
 
     def decode(self, index: int) -> Image.Image:
         """Return image ``index``, "L" or "RGB", as ``decoding.decode_image``; UserError naming its file."""
-        key, advice = (
-            self.keys[index],
-            f"fetch {self.dataset} again" if self.dataset else "replace or move it",
-        )
+        key, advice = self.keys[index], f"fetch {self.dataset} again" if self.dataset else "replace or move it"
         opened = lambda: self.source.open(key)  # noqa: E731
         return decode_image(opened, self.source.where(key), advice, as_published=bool(self.dataset))
 

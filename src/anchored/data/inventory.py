@@ -13,8 +13,7 @@ from anchored.data.image_sources import ImageIndex, evenly_spaced
 from anchored.data.readers import verify
 from anchored.data.readers.arrays import READERS
 from anchored.data.readers.files import is_here, missing_entries
-from anchored.data.readers.layouts import INDEXES
-from anchored.data.readers.read import read_corrupted, read_index
+from anchored.data.readers.layouts import INDEXES, read_corrupted, read_index
 from anchored.errors import UserError
 from anchored.store.terminal import PlainConsole, progress_bar
 

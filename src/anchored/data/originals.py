@@ -101,9 +101,8 @@ def _check_one_size(listing: Listing, numbers: Sequence[int]) -> None:
 def _open_npy(name: str, size: int) -> Originals:
     """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; mapped into memory."""
     try:
-        pixels = np.load(
-            files.refuse_special(files.expand_home(name)), mmap_mode="c"
-        )  # NumPy's default refuses arrays of objects
+        path = files.refuse_special(files.expand_home(name))
+        pixels = np.load(path, mmap_mode="c")  # NumPy's default refuses arrays of objects
     except UserError:
         raise
     except Exception as error:  # NumPy raises whatever a damaged header leads to

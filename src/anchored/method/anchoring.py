@@ -66,11 +66,6 @@ def _freeze_in_backward(network: nn.Module, logits: Tensor) -> None:
     logits.register_hook(freeze)  # type: ignore[no-untyped-call]
 
 
-def _backward_pass() -> int:
-    """The backward pass that runs now, a number; -1 outside of one. A forward pass within one is a recomputation."""
-    return int(torch._C._current_graph_task_id())
-
-
 @dataclass
 class _Draw:
     """What a training pass drew, kept for its recomputation."""
@@ -195,7 +190,8 @@ class AnchoredModel(nn.Module):
         Activation checkpointing runs a pass again within the backward pass: it is shown what it was shown at first. It
         is known by its images; of several passes over the same images the last is repeated first, as autograd does.
         """
-        means, backward = images.flatten(1).mean(dim=1), _backward_pass()
+        # The backward pass that runs now, a number; -1 outside of one. A forward pass within one is a recomputation.
+        means, backward = images.flatten(1).mean(dim=1), int(torch._C._current_graph_task_id())
         if backward != -1:
             for draw in self._draws:
                 if draw.repeated_in != backward and draw.is_of(means):

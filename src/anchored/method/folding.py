@@ -263,7 +263,7 @@ def _plain(layer: Any, kind: type[Any]) -> Any:
     if kind is nn.Linear:
         narrow = kind(layer.in_features, layer.out_features, **options)
     else:
-        sizes = (
+        sizes = [
             "in_channels",
             "out_channels",
             "kernel_size",
@@ -272,7 +272,7 @@ def _plain(layer: Any, kind: type[Any]) -> Any:
             "dilation",
             "groups",
             "padding_mode",
-        )
+        ]
         narrow = kind(**{name: getattr(layer, name) for name in sizes}, **options)
     narrow.bias = copy.deepcopy(layer.bias)
     return narrow
@@ -329,9 +329,7 @@ def _layers_before_norms(network: nn.Module, images: Tensor) -> list[tuple[nn.Mo
         and id(_inner_layer(layer).weight) in weights
         and "weight" in _inner_layer(layer)._parameters  # not weight norm's or pruning's, computed at each pass
         and _after_normalising(norm) is not norm
-        and not (
-            isinstance(_inner_layer(layer), nn.Linear) and recorder.made_by[output][1].dim() > 2
-        )  # norm over tokens
+        and not (isinstance(_inner_layer(layer), nn.Linear) and recorder.made_by[output][1].dim() > 2)  # over tokens
     ]
 
 

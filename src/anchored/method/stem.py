@@ -151,7 +151,11 @@ def widen_stem(
     if fresh:
         for layer_name in stem.names:
             weight = inner_layer(wide.get_submodule(layer_name)).weight
-            weight.data = _drawn(weight, generator)
+            drawn = torch.randn(
+                weight.shape, generator=generator, dtype=weight.dtype
+            )  # on the CPU, for all devices alike
+            half = weight.detach()[:, : weight.shape[1] // 2]
+            weight.data = (drawn * half.std().cpu()).to(weight.device)
     return wide, stem
 
 
@@ -339,21 +343,13 @@ def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> Any:
     )
 
 
-def _drawn(weight: Tensor, generator: torch.Generator | None) -> Tensor:
-    drawn = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)  # on the CPU: the same on every device
-    half = weight.detach()[:, : weight.shape[1] // 2]
-    return (drawn * half.std().cpu()).to(weight.device)
-
-
 def _linear(first: list[Tensor], second: list[Tensor], both: list[Tensor], zero: list[Tensor]) -> bool:
     """Whether f(x + y) = f(x) + f(y) and f(0) = 0, call by call."""
     if not len(first) == len(second) == len(both):
         return False
     calls = zip(first, second, both, zero, strict=True)
-    limit = equivalence.SINGLE_TOLERANCE
-    return all(
-        not z.any() and bool((c - a - b).abs().max() <= limit * c.abs().max()) for a, b, c, z in calls
-    )  # False for NaN
+    limit = equivalence.SINGLE_TOLERANCE  # NaN is not within it
+    return all(not z.any() and bool((c - a - b).abs().max() <= limit * c.abs().max()) for a, b, c, z in calls)
 
 
 def _same(first: list[Tensor], second: list[Tensor]) -> bool:

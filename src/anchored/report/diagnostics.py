@@ -185,7 +185,9 @@ def scores_figure(summary: Summary, architecture: str) -> Picture | None:
     figure = blank_figure(max(WIDTH, 1.4 + 1.9 * len(shown)), 1.0 + 1.25 * len(sets))
     grid = figure.subplots(len(sets), len(shown), squeeze=False, sharex="col")
     for j, variant in enumerate(shown):
-        edges = _edges([pairs[variant, name] for name in sets if (variant, name) in pairs])
+        values = torch.cat([scores for name in sets for scores in pairs.get((variant, name), ())]).numpy()
+        low, high = np.quantile(values, [0.005, 0.995])
+        edges = np.linspace(low, high if high > low else low + 1, 41)
         for i, name in enumerate(sets):
             _draw_histogram(grid[i, j], pairs.get((variant, name)), edges, variant_style(summary, variant).color)
         place = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 22), "textcoords": "offset points"}
@@ -202,12 +204,6 @@ def scores_figure(summary: Summary, architecture: str) -> Picture | None:
     )
     alt = f"Histograms of the {summary.score} score of {architecture}: test images against {len(sets)} other sets."
     return Picture(f"scores{architecture_suffix(summary, architecture)}", figure, alt, caption)
-
-
-def _edges(pairs: list[tuple[Tensor, Tensor]]) -> Edges:
-    values = torch.cat([scores for pair in pairs for scores in pair]).numpy()
-    low, high = np.quantile(values, [0.005, 0.995])
-    return np.linspace(low, high if high > low else low + 1, 41)
 
 
 def _draw_histogram(axes: Axes, pair: tuple[Tensor, Tensor] | None, edges: Edges, color: str) -> None:

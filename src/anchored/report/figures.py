@@ -86,7 +86,9 @@ def corruptions_figure(summary: Summary, family: Family, architecture: str, metr
     plotted = list[Estimate | None]()
     for axes, name in zip(panels.flat, names, strict=False):
         plotted += _plot_severities(axes, summary, family, architecture, metric, name, clean="0")
-        _widen(axes, MIN_SPAN[metric])
+        (low, high), least = axes.get_ylim(), MIN_SPAN[metric]
+        if high - low < least:
+            axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         axes.set_title(display_name(name))
         axes.tick_params(labelsize=8.5)
     _hide_rest(panels, len(names))
@@ -101,13 +103,6 @@ def corruptions_figure(summary: Summary, family: Family, architecture: str, metr
     alt = f"{len(names)} small line charts of {architecture}: {title} against severity, one per corruption."
     suffix = f"{family.suffix}{architecture_suffix(summary, architecture)}"
     return Picture(f"corruptions-{metric}{suffix}", figure, alt, caption)
-
-
-def _widen(axes: Axes, least: float) -> None:
-    """Widen the vertical scale around its middle to at least ``least``."""
-    low, high = axes.get_ylim()
-    if high - low < least:
-        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
 
 
 def _hide_rest(panels: np.ndarray[tuple[int, ...], np.dtype[np.object_]], used: int) -> None:

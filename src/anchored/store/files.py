@@ -79,11 +79,8 @@ def refuse_link(path: Path) -> Path:
 def refuse_foreign_folder(mark: Path, what: str) -> None:
     """Refuse to write into a folder that holds files but not ``mark``, the file that is written first of all there.
 
-    Locks and unfinished files, which a kill before the first write leaves, do not count.
-
-    Args:
-        mark: the file, in the folder.
-        what: what a folder of ours holds, for the message.
+    Locks and unfinished files, which a kill before the first write leaves, do not count. ``what`` such a folder holds
+    is for the message.
     """
     folder = mark.parent
     with os_errors_as_user_errors(folder, "read"):
@@ -127,7 +124,8 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"):
-            with locked(left / ".lock") if _is_folder(left) else contextlib.nullcontext(False) as free:
+            is_folder = left.is_dir() and not left.is_symlink()
+            with locked(left / ".lock") if is_folder else contextlib.nullcontext(False) as free:
                 if free:
                     shutil.rmtree(left)
         prefix, suffix = f".{path.name}.", UNFINISHED
@@ -136,10 +134,6 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
             with locked(Path(folder) / ".lock"):
                 yield temporary
                 temporary.replace(path)
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
 
 
 @contextlib.contextmanager

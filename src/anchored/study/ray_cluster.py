@@ -26,18 +26,11 @@ TASK_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 
 
 class RayCluster:
-    """A connection to the Ray cluster at ``address`` ("auto": the one that this machine belongs to).
+    """A connection to the Ray cluster at ``address``, HOST:PORT or "auto": the one that this machine belongs to.
 
-    Args:
-        address: "auto", or HOST:PORT.
-        cpus: cores of each function that is started.
-        gpus: GPUs of each; a fraction shares one.
-
-    Attributes:
-        room: how many such functions the cluster can run at once.
-
-    Raises:
-        UserError: Ray is not installed, no cluster answers, or no machine of it has so many cores or GPUs.
+    ``cpus``, ``gpus``: cores and GPUs of each function that is started; a fraction shares a GPU. ``room``: how many
+    such functions it can run at once. ``UserError`` where Ray is not installed, no cluster answers, or no machine of it
+    has so many cores or GPUs.
     """
 
     def __init__(self, address: str, cpus: int, gpus: float) -> None:

@@ -21,12 +21,8 @@ _PACKED = 512  # bytes that the state of NumPy's generator is padded to, so that
 class Generators:
     """Generators of everything that training draws, but for order and augmentation, which follow from (seed, epoch).
 
-    Attributes:
-        masks: permutations and reference masks; the model's own generator.
-        tail: points of hard Δ mining.
-        mixing: mixup and CutMix.
-
-    Dropout uses torch's default generators, that of the CPU and that of the device.
+    ``masks``: permutations and reference masks, the model's own generator; ``tail``: points of hard Δ mining;
+    ``mixing``: mixup and CutMix. Dropout uses torch's default generators, that of the CPU and that of the device.
     """
 
     def __init__(self, seed: int, masks: torch.Generator | None) -> None:

@@ -89,18 +89,9 @@ def train(
 ) -> None:
     """Train a cell into a run's folder, on every rank, from its checkpoint if there is one, unless it is trained.
 
-    Same seed, machine and number of devices, same weights, interrupted or not.
-
-    Args:
-        run: the folder; rank 0 writes.
-        cell: what is trained.
-        progress: called now and then.
-        root: folder of the data sets.
-        options: further options of Lightning's Trainer, such as loggers.
-
-    Raises:
-        UserError: the folder holds another cell, the data do not suffice, or memory runs out.
-        Diverged: the loss or a weight is not finite.
+    Same seed, machine and number of devices, same weights, interrupted or not. ``root``: the folder of the data sets;
+    ``options``: further ones of Lightning's Trainer, such as loggers. ``UserError`` where the folder holds another
+    cell, the data do not suffice, or memory runs out; ``Diverged`` where the loss or a weight is not finite.
     """
     if from_rank_zero(lambda: claim_run(run, cell)):
         return
@@ -126,14 +117,11 @@ def claim_run(run: Run, cell: Cell) -> bool:
     if not claimed:
         run.refuse_foreign()
         files.write_json(run.cell_file, settings)
-    elif difference := layout.first_difference(_read_settings(run), settings):
+        return run.weights_file.exists()
+    there = json.loads(canonical(Cell.parse(files.read_json(run.cell_file), run.cell_file)))
+    if difference := layout.first_difference(there, settings):
         raise UserError(f"{run.path} holds another training ({difference}): choose another folder")
     return run.weights_file.exists()
-
-
-def _read_settings(run: Run) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(canonical(Cell.parse(files.read_json(run.cell_file), run.cell_file)))
-    return settings
 
 
 def _training_images(cell: Cell, root: Path | None) -> LabelledImages:

@@ -29,18 +29,16 @@ class Diverged(UserError):
 class TrainingStep(pl.LightningModule):
     """The training step of a cell as a LightningModule.
 
-    Attributes:
-        history: loss, accuracy, learning rate and seconds of each epoch.
-        begun: whether a checkpoint, if there is one, was restored.
+    ``history``: loss, accuracy, learning rate and seconds of each epoch; ``begun``: whether a checkpoint, if there is
+    one, was restored.
     """
 
     def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         network = model.network if isinstance(model, AnchoredModel) else model
-        self.factors = optimiser.rate_factors(
-            network, cell.train.rates, _named_parts(model) if cell.train.rates else {}
-        )
+        parts = _named_parts(model) if cell.train.rates else {}
+        self.factors = optimiser.rate_factors(network, cell.train.rates, parts)
         self.frozen = optimiser.freeze(network, self.factors)
         self.history: list[dict[str, float]] = []
         self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
