@@ -1,7 +1,5 @@
 """Blurs. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -39,7 +37,7 @@ class Disk(NamedTuple):
     radius: float
     alias: float  # s.d. of the antialiasing; it belongs to the grid of pixels, whatever the image's size
 
-    def scaled(self, scale: float) -> Disk:
+    def scaled(self, scale: float) -> "Disk":
         """Return the constants for an image ``scale`` times as large; a disk of a pixel or more remains one."""
         return self._replace(radius=max(min(1, self.radius), self.radius * scale))
 
@@ -126,7 +124,7 @@ class Glass(NamedTuple):
     reach: int  # px, how far pixels come from
     rounds: int
 
-    def scaled(self, scale: float) -> Glass:
+    def scaled(self, scale: float) -> "Glass":
         """Return the constants for an image ``scale`` times as large."""
         return Glass(self.sigma * scale, max(1, round(self.reach * scale)), self.rounds)
 
@@ -194,7 +192,7 @@ class Motion(NamedTuple):
     radius: int
     sigma: float
 
-    def scaled(self, scale: float) -> Motion:
+    def scaled(self, scale: float) -> "Motion":
         """Return the constants for an image ``scale`` times as large."""
         return Motion(max(1, round(self.radius * scale)), self.sigma * scale)
 

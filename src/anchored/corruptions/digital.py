@@ -1,7 +1,5 @@
 """Digital corruptions. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import functools
 import io
 import math
@@ -116,7 +114,7 @@ class Elastic(NamedTuple):
     sigma: float
     corner: float
 
-    def scaled(self, scale: float) -> Elastic:
+    def scaled(self, scale: float) -> "Elastic":
         """Return the constants for an image ``scale`` times as large; smoothing more takes some of the strength."""
         return Elastic(self.strength * scale**2, self.sigma * scale, self.corner * scale)
 

@@ -5,8 +5,6 @@ photograph's colours (mean and s.d. of each channel) and distribution of levels 
 feathers on fractal noise. They repeat themselves without a seam.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
@@ -32,7 +30,7 @@ class Frost(NamedTuple):
     ice: float  # weight of the texture
     size: float  # of the texture: 1 is that of a photograph for 224 px
 
-    def scaled(self, scale: float) -> Frost:
+    def scaled(self, scale: float) -> "Frost":
         """Return the constants for an image ``scale`` times as large."""
         return self._replace(size=self.size * scale)
 

@@ -4,8 +4,6 @@ The original makes the rims with OpenCV's edge detector, distance transform and 
 Here the same whole-number arithmetic runs on all images at once.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
@@ -32,7 +30,7 @@ class Spatter(NamedTuple):
     amount: float  # of water, the greatest share of its colour; of mud, px, the softness of its edges
     mud: bool
 
-    def scaled(self, scale: float) -> Spatter:
+    def scaled(self, scale: float) -> "Spatter":
         """Return the constants for an image ``scale`` times as large; more noise, since smoothing more takes some."""
         amount = self.amount * scale if self.mud else self.amount
         return self._replace(spread=self.spread * scale, sigma=self.sigma * scale, amount=amount)

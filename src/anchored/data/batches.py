@@ -4,8 +4,6 @@ Every order and every augmentation depends on (seed, epoch) alone, so that a res
 uninterrupted one would have seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -66,7 +64,7 @@ class Batches:
             raise UserError(f"data set '{self.images.name}' has no images to make batches of")
 
     @property
-    def sampler(self) -> Batches:
+    def sampler(self) -> "Batches":
         """Return itself: Lightning calls ``dataloader.sampler.set_epoch``."""
         return self
 

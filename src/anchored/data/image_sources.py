@@ -1,7 +1,5 @@
 """Encoded images, listed but not decoded: in folders, zip and tar archives, arrays or tables, by one index."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -179,7 +177,7 @@ class ImageIndex:
         """Return the place of image ``index``, for messages."""
         return self.source.where(self.keys[index])
 
-    def take(self, indices: npt.NDArray[np.int64]) -> ImageIndex:
+    def take(self, indices: npt.NDArray[np.int64]) -> "ImageIndex":
         """Return the images at ``indices`` (K,), in that order."""
         return replace(self, keys=[self.keys[i] for i in indices], labels=self.labels[indices])
 

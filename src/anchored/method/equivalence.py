@@ -1,7 +1,5 @@
 """Comparing the outputs of two networks, on copies in evaluation mode."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -48,7 +46,7 @@ class NetworkOutputs:
     outputs: Any
     last_input: Tensor | None
 
-    def difference(self, others: NetworkOutputs) -> float:
+    def difference(self, others: "NetworkOutputs") -> float:
         """:func:`max_relative_difference` of the outputs and of the last layer's inputs.
 
         The latter only where they have the same shape: a network's one layer is also its first, which is what changes.

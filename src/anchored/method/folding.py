@@ -6,8 +6,6 @@ do equal halves. The layer's bias goes into the map, and so does a batch norm th
 network does no more work than the standard one.
 """
 
-from __future__ import annotations
-
 import copy
 import threading
 from collections import Counter
@@ -41,7 +39,7 @@ class _ReferenceLoop(threading.local):
         self.current = range(1)
         self.shared: dict[str, Tensor] = {}
 
-    def __reduce__(self) -> tuple[type[_ReferenceLoop], tuple[()]]:  # copied and saved as new
+    def __reduce__(self) -> "tuple[type[_ReferenceLoop], tuple[()]]":  # copied and saved as new
         return _ReferenceLoop, ()
 
 

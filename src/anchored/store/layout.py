@@ -9,8 +9,6 @@ A study's folder::
                     outputs/*.safetensors  evaluation.json  rows.csv  validation/ (the same on held-out training images)
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,12 +97,12 @@ class Run:
         return self.model_file, self.weights_file, self.card_file
 
     @property
-    def last_good(self) -> Run:
+    def last_good(self) -> "Run":
         """A model folder with the last finite weights, where training diverged."""
         return Run(_within(self.path, "last-good"))
 
     @property
-    def validation(self) -> Run:
+    def validation(self) -> "Run":
         """What was measured on held-out training images: rows, replicates, their settings and outputs, no network."""
         return Run(_within(self.path, "validation"))
 

@@ -3,8 +3,6 @@
 Ray comes with ``anchored[ray]`` and is imported only here, when it is asked for.
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os
@@ -54,7 +52,7 @@ class RayCluster:
             self.ray.shutdown()
             raise
 
-    def __enter__(self) -> RayCluster:
+    def __enter__(self) -> "RayCluster":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -73,7 +71,7 @@ class RayCluster:
             )
         return room
 
-    def start(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> Task:
+    def start(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> "Task":
         """Run a function of an installed module on the cluster; it waits there until there is room."""
         remote = self.ray.remote(function).options(
             num_cpus=self.needs["CPU"], num_gpus=self.needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"

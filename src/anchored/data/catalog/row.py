@@ -1,7 +1,5 @@
 """What a row of the catalog says about a data set, and about each of its files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +39,7 @@ class File:
     compressed: bool = False
 
     @property
-    def plain(self) -> File:
+    def plain(self) -> "File":
         """Return the file that lies beside a ``compressed`` one: its content, of which nothing is published."""
         return replace(self, name=f"{self.name}.plain", bytes=None, hash=None, urls=(), compressed=False)
 

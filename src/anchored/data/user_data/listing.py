@@ -1,7 +1,5 @@
 """What every form of user data is brought to: images with classes and splits, by one rule for all forms."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import unicodedata
@@ -45,7 +43,7 @@ class Listing:
         """The images' own files, if they have any."""
         return [self.source.path / name for name in self.names] if isinstance(self.source, FileSource) else []
 
-    def take(self, numbers: Sequence[int]) -> Listing:
+    def take(self, numbers: Sequence[int]) -> "Listing":
         """Return the images of these numbers, in that order."""
         names, labels, splits, stated_at = (
             [values[number] for number in numbers] if values else []
