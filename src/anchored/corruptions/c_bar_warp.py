@@ -106,10 +106,7 @@ def _caustics(images: Tensor, keys: Tensor) -> Tensor:
     total = torch.ones(len(keys), *images.shape[2:], device=images.device)
     for n in range(1, 6):
         t = time * (1 - 3.5 / n)
-        i0, i1 = (
-            angle0 + torch.cos(t - i0) + torch.sin(t + i1),
-            angle1 + torch.sin(t - i1) + torch.cos(t + i0),
-        )
+        i0, i1 = (angle0 + torch.cos(t - i0) + torch.sin(t + i1), angle1 + torch.sin(t - i1) + torch.cos(t + i0))
         total += 200 / torch.hypot(p0 / torch.sin(i0 + t), p1 / torch.cos(i1 + t))
     return (1.17 - (total / 5).pow(1.4)).abs().pow(8).clamp(max=1)
 

@@ -14,11 +14,7 @@ from anchored.data.preprocessing import InputFormat, check_uint8, pil_to_tensor
 
 AutoAugment = Literal["none", "rand_augment", "trivial_augment", "auto_augment"]
 
-_POLICIES = {
-    "rand_augment": "RandAugment",
-    "trivial_augment": "TrivialAugmentWide",
-    "auto_augment": "AutoAugment",
-}
+_POLICIES = {"rand_augment": "RandAugment", "trivial_augment": "TrivialAugmentWide", "auto_augment": "AutoAugment"}
 
 
 def crop_and_flip(
