@@ -99,7 +99,6 @@ class Recipe:
                     yield Cell(network, protocol, mask_probability, weight, seed, *fixed)
 
     def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
-        """Protocol, α and λ of each training of one network and seed."""
         for protocol in self.grid.protocols:
             for mask_probability in self.alphas(network) if protocol == "ram" else (0.0,):
                 for weight in self.grid.tail_weights if protocol == "ram" else (0.0,):

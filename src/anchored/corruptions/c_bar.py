@@ -20,8 +20,7 @@ from torch import Tensor
 
 from anchored.corruptions import c_bar_noise as noise
 from anchored.corruptions import c_bar_warp as warp
-from anchored.corruptions.c_bar_grid import pixel_coordinates, short_side, uniform_in
-from anchored.corruptions.pixels import truncate_levels
+from anchored.corruptions.pixels import pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import normal, uniform
 from anchored.corruptions.row import Corruption
 

@@ -8,8 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from anchored.corruptions.c_bar_grid import pixel_coordinates, short_side, uniform_in
-from anchored.corruptions.pixels import truncate_levels
+from anchored.corruptions.pixels import pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import uniform
 
 

@@ -9,8 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from anchored.corruptions.c_bar_grid import bilinear, pixel_coordinates, short_side, uniform_in
-from anchored.corruptions.pixels import truncate_levels
+from anchored.corruptions.pixels import bilinear, pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import uniform
 from anchored.corruptions.row import LARGE, published_size
 

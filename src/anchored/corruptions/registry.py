@@ -86,7 +86,6 @@ def _row(name: str) -> Corruption:
 
 
 def _check(row: Corruption, images: Tensor, severity: int, indices: Tensor) -> None:
-    """Raise UserError unless ``row`` can be applied to all this."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         shape = f"{images.dtype} {tuple(images.shape)}"
         raise UserError(f"{row.name}: images are {shape}: give uint8 (B, C, H, W) with C 1 or 3")

@@ -81,7 +81,6 @@ def rims(liquid: Tensor) -> Tensor:
 
 
 def _average(levels: Tensor) -> Tensor:
-    """Return the mean over 3 × 3 px."""
     padded = F.pad(levels, (1, 1, 1, 1), mode="reflect")
     rows = padded[..., :-2, :] + padded[..., 1:-1, :]
     rows += padded[..., 2:, :]

@@ -81,7 +81,6 @@ class Batches:
         self._resumed = state["epoch"], state["given"] % len(self)
 
     def _share(self) -> int:
-        """Return how many images this process sees in an epoch."""
         rank, world = self.shard
         return len(self.images) // world if self.shuffle else len(range(rank, len(self.images), world))
 

@@ -117,7 +117,6 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
 
 
 def _done(file: Path, images: int) -> int:
-    """Return how many images ``done.json`` says are done."""
     done = disk.read_json(file)
     count = done.get("images") if isinstance(done, dict) else None
     if type(count) is not int or not 0 <= count <= images:
@@ -161,7 +160,6 @@ def _write_all(
 
 
 def _group_by_shape(images: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of images of one shape, shape by shape."""
     places: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, image in enumerate(images):
         places[tuple(image.shape)].append(place)
@@ -173,8 +171,6 @@ _Flush = Callable[[], None]  # puts on the disk what was written
 
 
 def _write_files(folder: CorruptedFolder, paths: Sequence[str]) -> tuple[_Write, _Flush]:
-    """Write each image as a JPEG file of its own."""
-
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
             file = folder.image_file(corruption, severity, paths[place])
@@ -237,7 +233,6 @@ def _map_blocks(
 
 
 def _finish_blocks(folder: CorruptedFolder, request: Request, originals: Originals) -> None:
-    """Give the complete files their names, and write the labels."""
     for name in request.corruptions:
         part, finished = folder.part_file(name), folder.blocks_file(name)
         if part.exists():

@@ -263,7 +263,6 @@ def _stream(row: DataSet, index: ImageIndex, target: InputFormat, workers: int) 
 
 
 def _in_memory(images: LabelledImages, target: InputFormat) -> ImageSet:
-    """Return the images as the network's input, as one tensor."""
     if isinstance(images, ImageSet):
         return replace(images, images=fit_to_input(images.images, target.channels, target.size))
     pixels = torch.empty(len(images), target.channels, target.size, target.size, dtype=torch.uint8)

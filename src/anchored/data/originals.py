@@ -16,9 +16,8 @@ from anchored.data.catalog import registry as catalog
 from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages
 from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat
-from anchored.data.user_data.index import find_user_data
+from anchored.data.user_data.index import find_user_data, list_user_data
 from anchored.data.user_data.listing import Listing
-from anchored.data.user_data.sources import list_user_data
 from anchored.errors import UserError
 from anchored.store import files
 

@@ -110,7 +110,6 @@ def find_stem(network: nn.Module, name: str | None = None, example: Tensor | Non
 
 
 def _check_named(network: nn.Module, name: str, stem_names: list[str]) -> None:
-    """Refuse a named layer that does not take the image, or not alone."""
     if name not in stem_names:
         hint = f"{_names(stem_names)} does, so give stem='{stem_names[0]}'" if stem_names else "no layer does"
         raise UserError(f"stem '{name}' does not meet the image in {_title(network)}: {hint}")
@@ -275,7 +274,6 @@ def _shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
 
 
 def _widen_layer(network: nn.Module, name: str, channels: int) -> None:
-    """Double a layer's inputs, with its weights for both halves."""
     layer: Any = network.get_submodule(name)
     if parametrize.is_parametrized(layer):
         raise UserError(

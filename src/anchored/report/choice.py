@@ -237,7 +237,6 @@ def _title(choice: Choice) -> str:
 
 
 def _regrets(choice: Choice, name: str) -> Table:
-    """The pick against the best candidate in each aim on test."""
     assert choice.picked is not None
     rows = list[tuple[TableCell, ...]]()
     summary = choice.test.summary
@@ -262,7 +261,6 @@ def _regrets(choice: Choice, name: str) -> Table:
 
 
 def _regret_text(aim: Measure, difference: Difference | None) -> str:
-    """A difference and its interval, in the measure's unit."""
     if difference is None:
         return "—"
     ends = () if math.isnan(difference.low) else (difference.low, difference.high)

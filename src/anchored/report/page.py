@@ -102,7 +102,6 @@ def write(folder: StudyFolder) -> Path:
 
 
 def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:
-    """The page as HTML."""
     readings = list(narrative.readings(summary))
     seconds = narrative.training_seconds(summary)
     return template("page.html.jinja").render(

@@ -104,7 +104,6 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
 
 
 def _label(axes: Any, angles: list[float], names: list[str], rings: list[float]) -> None:
-    """Put the names around the circle and the rings' values over the lines."""
     axes.set_xticks(angles[:-1], names)
     axes.tick_params(axis="x", pad=12)
     for text, angle in zip(axes.get_xticklabels(), angles, strict=False):

@@ -70,7 +70,6 @@ class Display:
         self._bar.update(self._task, completed=self._done(), description=what, left=self._left())
 
     def _done(self) -> float:
-        """Cells done, with shares of those under way."""
         return sum(self._share(state) for state in self.states.values())
 
     def _share(self, state: State) -> float:

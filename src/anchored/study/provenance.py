@@ -70,7 +70,6 @@ def _read_records(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 @lru_cache(maxsize=1)
 def _processor() -> str:
-    """The processor's model."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

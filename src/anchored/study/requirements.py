@@ -255,7 +255,6 @@ def _table(*headings: str) -> Table:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the nearest folder above, or ``folder`` itself, that is there."""
     return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
 
 
@@ -271,7 +270,6 @@ def _available() -> int | None:
 
 
 def _largest() -> int:
-    """Return the bytes of memory that this process had at its largest."""
     try:
         import resource
     except ImportError:  # Windows

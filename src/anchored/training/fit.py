@@ -141,7 +141,6 @@ def check_batch_size(name: str, images: int, train: Training) -> None:
 
 
 def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) -> pl.Trainer:
-    """Lightning's Trainer for a cell."""
     settings = cell.train
     checkpoints = CheckpointCallback(run, progress, settings.checkpoint_minutes)
     return pl.Trainer(

@@ -23,7 +23,6 @@ _MINTUN = "Mintun, Kirillov and Xie 2021, arXiv 2102.11273"
 
 
 def _blocks(name: str, title: str) -> tuple[File, ...]:
-    """Return the .npy files of a CIFAR archive."""
     return published(name, *(f"{title}/{kind}.npy" for kind in (*_C, "labels")))
 
 

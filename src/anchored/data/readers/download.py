@@ -116,8 +116,6 @@ def fetch_dataset(
 
 @dataclass(frozen=True)
 class _Job:
-    """Fetching one set."""
-
     row: DataSet
     root: str | Path | None
     progress: bool
@@ -155,7 +153,6 @@ class _Job:
         return self.folder / file.makes[0] if file.makes else path
 
     def _decompressed(self, file: File, path: Path) -> Path:
-        """Return where the content of the gzip file ``path`` lies; decompressed if that is not there."""
         place = self.folder / file.plain.name
         if not (place.exists() and self.record.knows(file.plain, place)):
             self._check_room(path.stat().st_size, file.plain)

@@ -70,7 +70,6 @@ def _by_class_folder(name: str, folders: Sequence[str], source: FileSource) -> L
 
 
 def _labels_in_names(row: DataSet, names: Sequence[str]) -> list[int]:
-    """Return the label of each ``<class>/<file>``."""
     label_of = {name: label for label, name in enumerate(row.classes)}
     labels = [label_of.get(name.split("/")[0], -1) for name in names]
     if -1 in labels:
@@ -117,7 +116,6 @@ def _flat(row: DataSet, split: str, root: str | Path | None) -> Listed:
 
 
 def _class_folders(row: DataSet, split: str, root: str | Path | None) -> Listed:
-    """Read a folder of class folders that has one split."""
     return _by_class_folder(row.name, row.folders or row.classes, _source(row, row.images, root))
 
 

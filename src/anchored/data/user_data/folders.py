@@ -40,7 +40,6 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _loose(top: Path) -> list[Path]:
-    """Return the images that lie in a folder itself."""
     names = (entry.name for entry in top.iterdir() if not entry.is_dir())
     return [top / file for file in sorted(names) if is_image_name(file) and not is_passed_over(file)]
 
