@@ -103,11 +103,8 @@ def explain(error: ValidationError, kind: Any = None, name: str = "") -> str:
 
 
 _ALLOWED = {
-    "int_type": "give a whole number",
-    "int_parsing": "give a whole number",
-    "int_from_float": "give a whole number",
-    "float_type": "give a number",
-    "float_parsing": "give a number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
     "bool_type": "give true or false",
     "string_type": "give text",
     "tuple_type": "give a list, as [a, b]",

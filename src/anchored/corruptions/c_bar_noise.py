@@ -14,10 +14,8 @@ from anchored.corruptions.randomness import uniform
 
 def _distance(images: Tensor) -> Tensor:
     """Return each frequency's distance (H,W) from the centre (H/2, W/2) of the shifted spectrum, cycles an image."""
-    (rows, columns), (height, width) = pixel_coordinates(images), images.shape[2:]
-    return torch.hypot(
-        (rows - height / 2) * short_side(images) / height, (columns - width / 2) * short_side(images) / width
-    )
+    (rows, columns), (height, width), side = pixel_coordinates(images), images.shape[2:], short_side(images)
+    return torch.hypot((rows - height / 2) * side / height, (columns - width / 2) * side / width)
 
 
 def _spectral_noise(keys: Tensor, amplitude: Tensor, draw: int) -> Tensor:

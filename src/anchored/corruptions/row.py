@@ -35,10 +35,8 @@ class Corruption:
     small: Severities | None
     large: Severities | None
     families: tuple[str, ...] = ("c", "c15")
-    scaled: Callable[[Any, float], Any] = lambda given, scale: (
-        given.scaled(scale) if hasattr(given, "scaled") else given
-    )
-    margin: Callable[[Any], int] = lambda given: given.margin() if hasattr(given, "margin") else 0
+    scaled: Callable[[Any, float], Any] = lambda of, scale: of.scaled(scale) if hasattr(of, "scaled") else of
+    margin: Callable[[Any], int] = lambda of: of.margin() if hasattr(of, "margin") else 0
     grouped: int = 1
     colour_only: bool = False
 

@@ -177,7 +177,5 @@ def _equalised(levels: Tensor) -> Tensor:
     lowest = levels.flatten(1).amin(1, keepdim=True).to(torch.int64)
     first = counts.gather(1, lowest)
     spread = counts.cumsum(1).sub_(first).to(torch.float64) * (255 / (flat.shape[1] - first).to(torch.float64))
-    table = torch.where(first == flat.shape[1], lowest.to(torch.float64), spread.round().clamp_(0, 255)).to(
-        torch.float32
-    )
+    table = torch.where(first == flat.shape[1], lowest.double(), spread.round().clamp_(0, 255)).to(torch.float32)
     return table.view(-1).index_select(0, flat.view(-1)).view(levels.shape)

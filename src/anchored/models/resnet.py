@@ -20,10 +20,9 @@ class PostActivationBlock(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.norm2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            self.shortcut = nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""

@@ -12,40 +12,13 @@ from rich.text import Text
 from anchored.report.table import PAIR_SEPARATOR, Column, Table, TableCell
 
 _TEX_SIGNS = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    '"': "{''}",
-    "[": "{[}",  # after the end of a row it would begin an argument, and a star would be one
-    "*": "{*}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "\u00a0": "~",
-    "–": "--",
-    "—": "---",
-    "‐": "-",
-    "‑": "-",
-    "’": "'",
-    "‘": "`",
-    "“": "``",
-    "”": "''",
-    "…": r"\dots{}",
-    "†": r"\dag{}",
-    "‡": r"\ddag{}",
-    "−": "$-$",
-    "°": r"$^{\circ}$",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
-    "ß": r"\ss{}",
-    "æ": r"\ae{}",
-    "Æ": r"\AE{}",
-    "ø": r"\o{}",
-    "Ø": r"\O{}",
-    "ł": r"\l{}",
-    "Ł": r"\L{}",
-    "ı": r"\i{}",
+    "\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", '"': "{''}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "*": "{*}",  # after the end of a row a bracket would begin an argument, and a star would be one
+    "\u00a0": "~", "–": "--", "—": "---", "‐": "-", "‑": "-", "’": "'", "‘": "`", "“": "``", "”": "''",
+    "…": r"\dots{}", "†": r"\dag{}", "‡": r"\ddag{}", "−": "$-$", "°": r"$^{\circ}$", "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$", "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}",
+    "Ł": r"\L{}", "ı": r"\i{}",
     **{
         sign: rf"$\{name}$"
         for sign, name in {

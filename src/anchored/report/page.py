@@ -7,8 +7,7 @@ from pathlib import Path
 import yaml
 
 from anchored.report import cached, formats, narrative, style
-from anchored.report.choice import choice_tables, find_choices
-from anchored.report.choice_figure import choice_figure
+from anchored.report.choice import choice_figure, choice_tables, find_choices
 from anchored.report.comparison import Summary, read_summary
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures

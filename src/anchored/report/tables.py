@@ -209,9 +209,7 @@ def severity_table(summary: Summary, family: Family, metric: str) -> Table:
     measured = {row.corruption for row in summary.rows if row.dataset == family.dataset}
     means = {MEAN: f"{len(family.corruptions)} corruptions", "mean-15": "15 of them"}
     places = [(mean, severity) for mean in means if mean in measured for severity in family.severities]
-    columns = [
-        Column(f"Sev. {severity}", group=f"{metric_heading(metric)}, {means[mean]}") for mean, severity in places
-    ]
+    columns = [Column(f"Sev. {level}", group=f"{metric_heading(metric)}, {means[mean]}") for mean, level in places]
     rows = [
         (
             _setting_names(summary, v),

@@ -203,9 +203,7 @@ class CorruptedFolder:
 def first_difference(there: Any, here: Any, name: str = "") -> str:
     """The first setting in which two resolved settings differ: ``train.epochs: 10 there, 12 here``; "" where equal."""
     if isinstance(there, dict) and isinstance(here, dict):
-        parts = (
-            first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in {**there, **here}
-        )
+        parts = (first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in there | here)
         return next(filter(None, parts), "")
     return "" if there == here else f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"
 

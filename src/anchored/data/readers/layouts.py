@@ -194,11 +194,9 @@ def _ucf101(row: DataSet, split: str, root: str | Path | None) -> Listed:
         action, _, name = video.partition("/")
         if action not in label_of:
             raise UserError(f"{row.title}: {split}list01.txt names '{video}', which is in none of its classes")
-        if number and int(number[0]) != label_of[action] + 1:
-            raise UserError(
-                f"{split}list01.txt numbers {action} {number[0]}, not {label_of[action] + 1} as {row.title}"
-            )
         labels.append(label_of[action])
+        if number and int(number[0]) != labels[-1] + 1:
+            raise UserError(f"{split}list01.txt numbers {action} {number[0]}, not {labels[-1] + 1} as {row.title}")
         keys.append(f"{re.sub('(?<!^)(?=[A-Z])', '_', action)}/{Path(name).stem}.jpg")
     return _check_listed(row, _source(row, row.images, root), keys, labels)
 

@@ -74,6 +74,4 @@ def _scan(path: Path) -> Members:
     if starts and starts[-1] + sizes[-1] > path.stat().st_size:
         raise UserError(f"{path} is cut short: move it elsewhere and fetch it again")
     order = np.argsort(np.array(names, dtype=np.bytes_), kind="stable")
-    return Members(
-        np.array(names, np.bytes_)[order], np.array(starts, np.int64)[order], np.array(sizes, np.int64)[order]
-    )
+    return Members(np.array(names, np.bytes_)[order], *(np.array(each, np.int64)[order] for each in (starts, sizes)))

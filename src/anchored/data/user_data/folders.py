@@ -62,12 +62,10 @@ def _tops(path: Path) -> list[tuple[str, Path]]:
             "put the splits into a folder of their own, or give a CSV with the columns path,label,split"
         )
     there: dict[str, Path] = {}
-    for split, folder in splits:
+    for split, top in splits:
         if split in there:
-            raise UserError(
-                f"{path} has {there[split].name}/ and {folder.name}/, both for the {split} split: join them"
-            )
-        there[split] = folder
+            raise UserError(f"{path} has {there[split].name}/ and {top.name}/, both for the {split} split: join them")
+        there[split] = top
     return [("", there["train"])] if list(there) == ["train"] else list(there.items())
 
 

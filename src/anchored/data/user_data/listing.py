@@ -66,9 +66,8 @@ def settle_splits(listing: Listing) -> Listing:
     """
 
     def is_labelled(split: str) -> bool:
-        return any(
-            not _is_missing(value) for value, of in zip(listing.labels, listing.splits, strict=True) if of == split
-        )
+        pairs = zip(listing.labels, listing.splits, strict=True)
+        return any(not _is_missing(value) for value, of in pairs if of == split)
 
     aside = "validation"
     if "test" not in listing.splits or (is_labelled("validation") and not is_labelled("test")):
