@@ -9,6 +9,7 @@ are float32, and 0.001 of a grey level is added before cutting, more than all ro
 exactly 200 stays 200 on every device. The original leaves such values to the last bit, and so may be one level below.
 """
 
+import math
 import operator
 
 from anchored.corruptions import blur, digital
@@ -67,7 +68,7 @@ COMMON: tuple[Corruption, ...] = (
     Corruption("digital", digital.pixelate,
         (0.95, 0.9, 0.85, 0.75, 0.65),
         (0.6, 0.5, 0.4, 0.3, 0.25),
-        margin=digital.pixelate_margin),
+        margin=lambda factor: math.ceil(1 / factor) - 1),
     Corruption("digital", digital.jpeg_compression, (80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
     Corruption("noise", speckle_noise, (0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.35, 0.45, 0.6), families=EXTRA),
     Corruption("blur", blur.gaussian_blur,

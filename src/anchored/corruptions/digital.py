@@ -2,7 +2,6 @@
 
 import functools
 import io
-import math
 from typing import NamedTuple
 
 import torch
@@ -75,11 +74,6 @@ def _blocks(images: Tensor, small: int) -> Tensor:
         total += padded.index_select(2, box)
     mean = total.to(torch.float32).mul_(shares).add_(0.5)
     return mean.to(torch.int16).to(torch.uint8).index_select(2, places)
-
-
-def pixelate_margin(factor: float) -> int:
-    """Return how many pixels are not enough: none would be left."""
-    return math.ceil(1 / factor) - 1
 
 
 def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:

@@ -218,20 +218,11 @@ def dataset_row(name: str, settings: Data) -> DataSet:
     images = find_user_data(name, settings.test_share)
     counts = {split: len(index) for split, index in images.splits.items()}
     return DataSet(
-        name=name,
-        title=catalog.dataset_title(name),
-        classes=images.classes,
-        channels=images.channels,
-        size=images.size,
-        train=counts.get("train", 0),
-        test=counts.get("test", 0),
-        roles=("train", "ood", "adaptation"),
-        licence="own",
-        citation="",
-        reader="own",
-        file_classes=len(images.classes),
-        varied=True,
-    )
+        name=name, title=catalog.dataset_title(name), classes=images.classes, channels=images.channels,
+        size=images.size, train=counts.get("train", 0), test=counts.get("test", 0),
+        roles=("train", "ood", "adaptation"), licence="own", citation="", reader="own",
+        file_classes=len(images.classes), varied=True,
+    )  # fmt: skip
 
 
 def _open_split(

@@ -21,14 +21,10 @@ are). An EPS named .jpg would otherwise start Ghostscript."""
 _DIM = 1 << 12  # levels: a 16-bit image that uses no more has 12-bit data in it, of which 8 bits would keep 16
 _ORIENTATION = 0x0112  # EXIF tag: how the camera was held
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
+}  # fmt: skip
 
 
 class _UnknownRange(Exception):

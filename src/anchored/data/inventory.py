@@ -74,7 +74,8 @@ def verify_dataset(row: DataSet, root: Path | None = None, every: bool = False) 
     if missing and len(missing) == len(row.needs or row.train_files + row.test_files):
         return "not here"
     if missing:
-        raise UserError(f"{row.title} is here in part: {', '.join(missing)} is missing; {how_to_get(row)}")
+        way = f"run 'anchored data fetch {row.name}'" if row.downloads else row.manual or "install the package again"
+        raise UserError(f"{row.title} is here in part: {', '.join(missing)} is missing; {way}")
     proofs = verify.check_archives(row, root)
     if row.reader == "corrupted_blocks":
         clean = get_dataset(row.clean)
@@ -109,10 +110,3 @@ def _folders(row: DataSet, root: Path | None, every: bool) -> int:
             some = index if every else index.take(evenly_spaced(len(index), verify.SAMPLE // 100))
             _decode(row, some, True, f"{row.name}, {corruption}, severity {severity}")
     return 5 * len(row.corruptions)
-
-
-def how_to_get(row: DataSet) -> str:
-    """Return how to get a set, as the second half of a sentence."""
-    if row.downloads:
-        return f"run 'anchored data fetch {row.name}'"
-    return row.manual or "install the package again"

@@ -317,14 +317,9 @@ def anchor(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     wide, wide_stem = stems.widen_stem(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
-        wide,
-        mask_probability,
-        mask_unit=mask_unit,
-        masked_target=masked_target,
-        batch_norm=batch_norm,
-        generator=generator,
-        stem=wide_stem,
-    ).train(network.training)
+        wide, mask_probability, mask_unit=mask_unit, masked_target=masked_target, batch_norm=batch_norm,
+        generator=generator, stem=wide_stem,
+    ).train(network.training)  # fmt: skip
 
 
 def _size(images: Tensor) -> str:

@@ -261,17 +261,9 @@ def _plain(layer: Any, kind: type[Any]) -> Any:
     if kind is nn.Linear:
         narrow = kind(layer.in_features, layer.out_features, **options)
     else:
-        sizes = [
-            "in_channels",
-            "out_channels",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "groups",
-            "padding_mode",
-        ]
-        narrow = kind(**{name: getattr(layer, name) for name in sizes}, **options)
+        sizes = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        given = {name: getattr(layer, name) for name in sizes}
+        narrow = kind(**given, padding_mode=layer.padding_mode, **options)
     narrow.bias = copy.deepcopy(layer.bias)
     return narrow
 

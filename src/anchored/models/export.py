@@ -115,14 +115,9 @@ def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: P
     _require_packages("onnx", "onnxscript", "onnxruntime")
     _import_onnxruntime()  # before the exporter can
     program = torch.onnx.export(
-        module,
-        (example,),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+        module, (example,), input_names=["images"], output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
+    )  # fmt: skip
     assert program is not None
     program.model.metadata_props.update(text)
     program.save(path, external_data=False)

@@ -32,23 +32,12 @@ def model_config(cell: Cell) -> ModelConfig:
             f"data.std, {view.channels} values each"
         )
     return ModelConfig(
-        network=cell.network,
-        protocol=cell.protocol,
-        mask_probability=cell.mask_probability,
-        channels=view.channels,
-        size=view.size,
-        mean=mean,
-        std=std,
-        classes=row.classes,
-        trained_on=row.name,
-        references=0 if cell.protocol == "standard" else cell.anchoring.references,
-        mask_unit=cell.anchoring.mask_unit,
-        masked_target=cell.anchoring.masked_target,
-        batch_norm=cell.anchoring.batch_norm,
-        width=cell.start.width,
-        interpolation=view.interpolation,
-        crop=view.crop,
-    )
+        network=cell.network, protocol=cell.protocol, mask_probability=cell.mask_probability, channels=view.channels,
+        size=view.size, mean=mean, std=std, classes=row.classes, trained_on=row.name,
+        references=0 if cell.protocol == "standard" else cell.anchoring.references, mask_unit=cell.anchoring.mask_unit,
+        masked_target=cell.anchoring.masked_target, batch_norm=cell.anchoring.batch_norm, width=cell.start.width,
+        interpolation=view.interpolation, crop=view.crop,
+    )  # fmt: skip
 
 
 def _normalisation(cell: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -140,14 +140,8 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
         low, high = np.array([wilson_interval(share, count, 0.95) for _, share, count in points]).T
         bars = np.clip([y - low, high - y], 0, None)
         top.fill_between(x, x, y, color=style.color, alpha=0.15, linewidth=0)
-        line: dict[str, Any] = {
-            "color": style.color,
-            "marker": style.marker,
-            "linewidth": 1.4,
-            "elinewidth": 1,
-            "clip_on": False,
-        }
-        top.errorbar(x, y, yerr=bars, **line)
+        line: dict[str, Any] = {"color": style.color, "marker": style.marker, "linewidth": 1.4, "elinewidth": 1}
+        top.errorbar(x, y, yerr=bars, clip_on=False, **line)
     top.set(xlim=(0, 1), ylim=(0, 1), title=f"{variant.title}\nsmooth ECE {images.smooth_ece:.3f}")
     share = torch.histc(images.confidence, BINS, 0, 1) / len(images.confidence) * 100
     below.bar((np.arange(BINS) + 0.5) / BINS, share.numpy(), 0.94 / BINS, color=style.color, alpha=0.75)

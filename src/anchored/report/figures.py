@@ -17,16 +17,12 @@ MIN_SPAN = {"accuracy": 8.0, "smooth_ece": 0.08}
 """Least height of a small panel's vertical scale, so that noise does not look like a difference."""
 
 
-def file_slug(text: str) -> str:
-    """A name as part of a file name: letters, digits and dashes."""
-    return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in text.lower()).strip("-") or "x"
-
-
 def architecture_suffix(summary: Summary, architecture: str) -> str:
     """Distinguishes the files of several architectures."""
     if len(summary.architectures) == 1:
         return ""
-    return f"-{summary.architectures.index(architecture)}-{file_slug(architecture)}"
+    slug = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in architecture.lower()).strip("-")
+    return f"-{summary.architectures.index(architecture)}-{slug or 'x'}"
 
 
 def axis_title(metric: str) -> str:

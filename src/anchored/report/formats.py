@@ -175,12 +175,9 @@ def _parts(columns: list[int], widths: list[int], room: int) -> list[list[int]]:
 def _part(table: Table, columns: list[int], widths: list[int], *, last: bool) -> rich_table.Table:
     part = rich_table.Table(
         title=Text("\n".join(filter(None, (table.title, table.columns[columns[0]].group)))),
-        caption=Text(table.caption) if last else None,
-        box=box.SIMPLE_HEAD,
-        caption_justify="left",
-        padding=(0, 0),
+        caption=Text(table.caption) if last else None, box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 0),
         show_edge=False,
-    )
+    )  # fmt: skip
     places = [*range(table.stubs), *columns]
     for i in places:
         heading, stub = Text(_heading(table.columns[i])), i < table.stubs

@@ -127,16 +127,12 @@ def render_gallery(
     """The page as HTML; ``total`` is the number of images, including those without a card."""
     script = (resources.files("anchored.report") / "gallery.js").read_text(encoding="utf-8")
     return template("gallery.html.jinja").render(
-        title=title,
-        notes=notes,
-        cards=cards,
-        problems=problems,
-        total=total,
+        title=title, notes=notes, cards=cards, problems=problems, total=total,
         classes=sorted({prediction.label for prediction, _ in cards}),
         script=Markup(script),  # our own file
         # The browser runs this script and no other.
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    )  # fmt: skip
 
 
 def find_images(wanted: Sequence[str]) -> list[Path]:

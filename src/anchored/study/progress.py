@@ -35,14 +35,10 @@ class Display:
         self.states: dict[str, State] = {}
         what = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._bar = progress_bar(
-            console,
-            TextColumn("{task.description}", markup=False, table_column=what),
-            BarColumn(bar_width=16),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
-            expand=True,
-        )
+            console, TextColumn("{task.description}", markup=False, table_column=what), BarColumn(bar_width=16),
+            TaskProgressColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)), expand=True,
+        )  # fmt: skip
 
     def __enter__(self) -> Display:
         self._bar.start()

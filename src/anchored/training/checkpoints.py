@@ -43,11 +43,9 @@ class Generators:
         """The states of all generators, uint8, each of a fixed size."""
         mixing = json.dumps(self.mixing.bit_generator.state).encode().ljust(_PACKED)
         states = {
-            "masks": self.masks.get_state(),
-            "tail": self.tail.get_state(),
-            "mixing": torch.frombuffer(bytearray(mixing), dtype=torch.uint8),
-            "dropout": torch.get_rng_state(),
-        }
+            "masks": self.masks.get_state(), "tail": self.tail.get_state(),
+            "mixing": torch.frombuffer(bytearray(mixing), dtype=torch.uint8), "dropout": torch.get_rng_state(),
+        }  # fmt: skip
         own = {} if device.type == "cpu" else {"device": getattr(torch, device.type).get_rng_state()}
         return states | own
 

@@ -167,19 +167,11 @@ def _batches(trainer: pl.Trainer, images: LabelledImages, cell: Cell, config: mo
     """This rank's share of every batch, augmented and normalised."""
     settings = cell.train
     return Batches(
-        images.to(trainer.strategy.root_device),
-        settings.batch_size // settings.devices,
-        config.mean,
-        config.std,
-        seed=derived_seed(cell.seed, "order"),
-        shuffle=True,
-        crop_padding=settings.crop_padding,
-        flip=settings.flip,
-        resized_crop=settings.crop == "resized",
-        policy=settings.policy,
-        drop_last=True,
+        images.to(trainer.strategy.root_device), settings.batch_size // settings.devices, config.mean, config.std,
+        seed=derived_seed(cell.seed, "order"), shuffle=True, crop_padding=settings.crop_padding, flip=settings.flip,
+        resized_crop=settings.crop == "resized", policy=settings.policy, drop_last=True,
         shard=(trainer.global_rank, trainer.world_size),
-    )
+    )  # fmt: skip
 
 
 def _fit(trainer: pl.Trainer, step: TrainingStep, batches: Batches, run: Run, config: models.ModelConfig) -> None:

@@ -58,12 +58,9 @@ def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
-        parts,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
+        parts, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
-    )
+    )  # fmt: skip
 
 
 def schedule_factor(settings: Training, done: float) -> float:

@@ -65,13 +65,9 @@ class DownloadRecord:
         """Keep that ``path`` is whole, and how many files were unpacked from it."""
         now = path.stat()
         entry = {
-            "hash": digest,
-            "published": file.hash is not None,
-            "bytes": now.st_size,
-            "mtime_ns": now.st_mtime_ns,
-            "unpacked": files,
-            "when": time.strftime("%Y-%m-%d"),
-        }
+            "hash": digest, "published": file.hash is not None, "bytes": now.st_size, "mtime_ns": now.st_mtime_ns,
+            "unpacked": files, "when": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
         disk.write_json(self._path, {**self.read(), file.name: entry})
 
 

@@ -203,16 +203,9 @@ def _ucf101(row: DataSet, split: str, root: str | Path | None) -> Listed:
 
 #: The readers of encoded images: (row, split, root) -> source, keys, labels.
 INDEXES: dict[str, Callable[[DataSet, str, str | Path | None], Listed]] = {
-    "flat_folder": _flat,
-    "class_folders": _class_folders,
-    "imagenet": _imagenet,
-    "dtd": _dtd,
-    "pets": _pets,
-    "flowers": _flowers,
-    "cars": _cars,
-    "food": _food,
-    "ucf101": _ucf101,
-}
+    "flat_folder": _flat, "class_folders": _class_folders, "imagenet": _imagenet, "dtd": _dtd, "pets": _pets,
+    "flowers": _flowers, "cars": _cars, "food": _food, "ucf101": _ucf101,
+}  # fmt: skip
 
 
 def read_index(row: DataSet, split: str, root: str | Path | None = None) -> ImageIndex:
