@@ -8,14 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import (
-    blur_along_lines,
-    convolve,
-    gaussian_filter,
-    random_angles,
-    truncate_levels,
-    zoom_rows,
-)
+from anchored.corruptions import pixels
+from anchored.corruptions.pixels import convolve, gaussian_filter, truncate_levels, zoom_rows
 from anchored.corruptions.randomness import uniform
 
 _SQUARE = 8  # px: a disk is smoothed in a square that reaches at least this far from its middle
@@ -202,7 +196,8 @@ def motion_blur(images: Tensor, motion: Motion, keys: Tensor) -> Tensor:
 
     Lines and rounding are ImageMagick's (see :func:`blur_along_lines`).
     """
-    return blur_along_lines(images.to(torch.float32), motion.radius, motion.sigma, random_angles(keys, -45, 45))
+    angles = pixels.random_angles(keys, -45, 45)
+    return pixels.blur_along_lines(images.to(torch.float32), motion.radius, motion.sigma, angles)
 
 
 def zoom_blur(images: Tensor, span: tuple[float, float], keys: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     side = max(1, round(_SIDE * frost.size))
-    textures = _tiled(frost.size, images.shape[1], -(-height // side) + 1, -(-width // side) + 1).to(images.device)
+    textures = _textures(frost.size, images.shape[1], -(-height // side) + 1, -(-width // side) + 1).to(images.device)
     levels = images.to(torch.float32).mul_(frost.image)
     for image, (which, top, left) in zip(levels, uniform(keys, (3,)).double().tolist(), strict=True):
         texture, row, column = textures[int(which * len(_TEXTURES))], int(top * side), int(left * side)
@@ -73,21 +73,15 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _tiled(size: float, channels: int, down: int, right: int) -> Tensor:
-    """Return the textures, each repeated ``down`` × ``right`` times."""
-    return _textures(size, channels).tile(down, right)
-
-
-@functools.lru_cache(maxsize=8)
-def _textures(size: float, channels: int) -> Tensor:
-    """Return the textures, uint8 (5, channels, S, S), S = 640 · ``size`` px."""
+def _textures(size: float, channels: int, down: int, right: int) -> Tensor:
+    """Return uint8 (5, channels, S, S), S = 640 · ``size`` px, repeated ``down`` × ``right`` times."""
     drawn = torch.stack([_drawn(which) for which in range(len(_TEXTURES))])
     if channels == 1:
         drawn = to_grey(drawn)
     side = max(1, round(_SIDE * size))
     if side != _SIDE:
         drawn = F.interpolate(drawn, size=(side, side), mode="bilinear", align_corners=False)
-    return truncate_levels(drawn.clone())
+    return truncate_levels(drawn.clone()).tile(down, right)
 
 
 @functools.lru_cache(maxsize=len(_TEXTURES))

@@ -100,17 +100,6 @@ def check_logits(place: str, logits: Tensor, expected: Tensor) -> Exported:
     return Exported(place, difference, scale, len(expected))
 
 
-@dataclass(frozen=True)
-class Format:
-    """A file format: ``write`` a module, an example input and text metadata to a path; ``run`` the file on images.
-
-    The last argument of ``run`` is ``network`` of :func:`anchored.load`.
-    """
-
-    write: Callable[[Deployed, Tensor, dict[str, str], Path], None]
-    run: Callable[[Path, Tensor, nn.Module | str | None], Tensor]
-
-
 def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
     _require_packages("onnx", "onnxscript", "onnxruntime")
     _import_onnxruntime()  # before the exporter can
@@ -164,10 +153,12 @@ def _run_safetensors(path: Path, images: Tensor, network: nn.Module | str | None
     return logits
 
 
-FORMATS: dict[str, Format] = {
-    ".onnx": Format(_write_onnx, _run_onnx),
-    ".pt2": Format(_write_pt2, _run_pt2),
-    ".safetensors": Format(_write_safetensors, _run_safetensors),
+_Write = Callable[[Deployed, Tensor, dict[str, str], Path], None]  # a module, an example input, text metadata, a path
+_Run = Callable[[Path, Tensor, nn.Module | str | None], Tensor]  # a path, images, ``network`` of :func:`anchored.load`
+FORMATS: dict[str, tuple[_Write, _Run]] = {
+    ".onnx": (_write_onnx, _run_onnx),
+    ".pt2": (_write_pt2, _run_pt2),
+    ".safetensors": (_write_safetensors, _run_safetensors),
 }
 
 
@@ -234,7 +225,7 @@ def _export_file(
     run: Run, model: nn.Module, path: Path, takes: Input, target: str, network: nn.Module | str | None
 ) -> Exported:
     ending = path.suffix.lower()
-    config, file_format = models.read_config(run), FORMATS[ending]
+    config, (write, run_file) = models.read_config(run), FORMATS[ending]
     takes = "normalised" if ending == ".safetensors" else takes
     plain = fold(model) if isinstance(model, AnchoredModel) else model
     raw = sample_photos(config)
@@ -242,9 +233,9 @@ def _export_file(
     origin = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
     text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config)})}
     written = path.with_suffix(ending)  # libraries know their own endings in small letters only
-    file_format.write(Deployed(plain, config, takes).eval(), inputs[:2], text, written)
+    write(Deployed(plain, config, takes).eval(), inputs[:2], text, written)
     # All at once, and one alone: the batch size must be free.
-    logits = [file_format.run(written, part, network) for part in (inputs, inputs[:1])]
+    logits = [run_file(written, part, network) for part in (inputs, inputs[:1])]
     written.replace(path)
     with torch.inference_mode():
         expected = model(config.preprocess(raw))
