@@ -19,9 +19,7 @@ _WIDEST = 64  # px: the runs of smaller disks fit into 16 bits
 
 def gaussian_blur(images: Tensor, sigma: float, keys: Tensor) -> Tensor:
     """Convolve with a Gaussian of s.d. ``sigma`` px, cut at 4 s.d., border pixels repeated (skimage's defaults).
-
-    Nothing random.
-    """
+    Nothing random."""
     return truncate_levels(gaussian_filter(images.to(torch.float32), sigma))
 
 
@@ -192,10 +190,8 @@ class Motion(NamedTuple):
 
 
 def motion_blur(images: Tensor, motion: Motion, keys: Tensor) -> Tensor:
-    """Blur along a line, border pixels repeated; its angle is random, uniform between −45 and 45 degrees.
-
-    Lines and rounding are ImageMagick's (see :func:`blur_along_lines`).
-    """
+    """Blur along a line, border pixels repeated; its angle is random, uniform between −45 and 45 degrees. Lines and
+    rounding are ImageMagick's (see :func:`blur_along_lines`)."""
     angles = pixels.random_angles(keys, -45, 45)
     return pixels.blur_along_lines(images.to(torch.float32), motion.radius, motion.sigma, angles)
 

@@ -29,10 +29,8 @@ _GREY = 128  # what covers the image in cut-outs and lines
 
 
 def checkerboard_cutout(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """Grey squares on the fields of one colour of a turned checkerboard, each with probability severity / 10.
-
-    Random: the board's angle, the fields' side in [0.1, 0.25) · side (at least 1 px), which fields are covered.
-    """
+    """Grey squares on the fields of one colour of a turned checkerboard, each with probability severity / 10. Random:
+    the board's angle, the fields' side in [0.1, 0.25) · side (at least 1 px), which fields are covered."""
     angle, scale = uniform_in(keys, (0, 2 * math.pi), (0.1 * short_side(images), 0.25 * short_side(images)))
     rows, columns = pixel_coordinates(images)
     across = (angle.cos() * rows + angle.sin() * columns) / scale.clamp(min=1)

@@ -46,10 +46,8 @@ def pinch_and_twirl(images: Tensor, severity: float, keys: Tensor) -> Tensor:
 
 
 def ripple(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """Each pixel comes from its place + A · sin(2π · place / λ + φ), rows and columns each; black outside.
-
-    A = 0.0025 · severity · side px. Random, for rows and columns: λ in [0.1, 0.3) · side, φ in [0, 2π).
-    """
+    """Each pixel comes from its place + A · sin(2π · place / λ + φ), rows and columns each; black outside. A = 0.0025 ·
+    severity · side px. Random, for rows and columns: λ in [0.1, 0.3) · side, φ in [0, 2π)."""
     length, whole = (0.1 * short_side(images), 0.3 * short_side(images)), (0.0, 2 * math.pi)
     row_length, column_length, row_phase, column_phase = uniform_in(keys, length, length, whole, whole)
     rows, columns = pixel_coordinates(images)
@@ -206,10 +204,8 @@ def _spline_coefficients(levels: Tensor, axis: int) -> Tensor:
 
 
 def circular_motion_blur(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """The mean of the image turned by t · 1.5 · severity degrees about its middle, t = −1, −0.9, ..., 1.
-
-    Weights are exp(−2 t²); turning is by cubic splines, black from outside. Nothing random.
-    """
+    """The mean of the image turned by t · 1.5 · severity degrees about its middle, t = −1, −0.9, ..., 1. Weights are
+    exp(−2 t²); turning is by cubic splines, black from outside. Nothing random."""
     height, width = images.shape[2:]
     coefficients = _spline_coefficients(_spline_coefficients(images.float(), 2), 3)
     table = coefficients.permute(2, 3, 0, 1).contiguous().view(height * width, -1)  # a line per pixel

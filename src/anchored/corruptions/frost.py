@@ -110,10 +110,8 @@ def _noise(white: Array, slope: float) -> Array:
 
 
 def _feathers(draws: Array, barb: float) -> Array:
-    """Return crystals, one for each row of ``draws`` (N,4): middle (row, column), direction, length.
-
-    A crystal is a bright axis with barbs at 60 degrees on both sides, fainter away from it; the brightest one counts.
-    """
+    """Return crystals, one for each row of ``draws`` (N,4): middle (row, column), direction, length. A crystal is a
+    bright axis with barbs at 60 degrees on both sides, fainter away from it; the brightest one counts."""
     ice = np.zeros((_SIDE, _SIDE))
     reach = round(1.2 * _SIDE / len(draws) ** 0.5)
     span = np.arange(-reach, reach + 1)

@@ -209,10 +209,8 @@ def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done
 def _map_blocks(
     folder: CorruptedFolder, name: str, shape: tuple[int, ...], begun: bool
 ) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return a corruption's file, mapped; a new one has all its room on the disk, or a full disk would end us later.
-
-    (A page of a map for which there is no room is not an error but a signal, SIGBUS.)
-    """
+    """Return a corruption's file, mapped; a new one has all its room on the disk, or a full disk would end us later. (A
+    page of a map for which there is no room is not an error but a signal, SIGBUS.)"""
     finished, part = folder.blocks_file(name), folder.part_file(name)
     path = finished if begun and finished.exists() else part
     with disk.os_errors_as_user_errors(path, "write"):
@@ -254,10 +252,8 @@ def encode_image(image: Image.Image, kind: Literal["JPEG", "PNG"], quality: int 
 def contact_sheet(
     image: Tensor, names: Sequence[str], severities: Sequence[int], seed: int = 0, tile: int = _TILE
 ) -> Image.Image:
-    """Return a contact sheet: one (1,C,H,W) uint8 image, clean and at every severity, a row per corruption.
-
-    Images are shown with a longer side of about ``tile`` px: small ones enlarged in whole steps, pixel by pixel.
-    """
+    """Return a contact sheet: one (1,C,H,W) uint8 image, clean and at every severity, a row per corruption. Images are
+    shown with a longer side of about ``tile`` px: small ones enlarged in whole steps, pixel by pixel."""
     longer = max(image.shape[2:])
     factor = max(1, tile // longer) if longer < tile else tile / longer
     width, height = (max(1, round(side * factor)) for side in (image.shape[3], image.shape[2]))

@@ -113,10 +113,8 @@ def _hold_out(images: LabelledImages, share: float) -> tuple[Tensor, Tensor]:
 
 
 def check_readable(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
-    """Raise UserError, in little time, where :func:`open_set` could not open a split.
-
-    Arrays are read (and kept for that call); of encoded images, names and labels are read and the first is decoded.
-    """
+    """Raise UserError, in little time, where :func:`open_set` could not open a split. Arrays are read (and kept for
+    that call); of encoded images, names and labels are read and the first is decoded."""
     row, target = dataset_row(name, settings), input_format(settings)
     if row.reader in INDEXES:
         next(_open_split(row, split, settings, root, target).parts([torch.zeros(1, dtype=torch.int64)]))
@@ -285,9 +283,7 @@ def _read(row: DataSet, split: str, root: str | Path | None) -> tuple[Tensor, Te
 
 def take_fraction(images: _Images, fraction: float, minimum: int = 1) -> _Images:
     """Return the first images of each class, in their order: a ``fraction`` of it, at least ``minimum``, for trials.
-
-    UserError unless ``fraction`` is in (0, 1].
-    """
+    UserError unless ``fraction`` is in (0, 1]."""
     if not 0 < fraction <= 1:
         raise UserError(f"fraction is {fraction:g}: give a share of the images in (0, 1]")
     if fraction == 1:

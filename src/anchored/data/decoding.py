@@ -71,9 +71,7 @@ def decode_image(
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return how to turn an image upright. Only this tag is read: damage in the rest of the metadata does not matter.
-
-    (``ImageOps.exif_transpose`` writes all of it anew, and fails at negative rationals.)
-    """
+    (``ImageOps.exif_transpose`` writes all of it anew, and fails at negative rationals.)"""
     try:
         metadata = image.getexif()
         turn = _TURNS.get(metadata.get(_ORIENTATION, 1))
@@ -91,9 +89,7 @@ def _as_torchvision(image: Image.Image) -> Image.Image:
 
 def _stored_levels(image: Image.Image) -> tuple[int, bool]:
     """Return the highest level that the file can hold, 0 where that states no range; and whether it stands for black.
-
-    Before the pixels are loaded, after which Pillow no longer says it.
-    """
+    Before the pixels are loaded, after which Pillow no longer says it."""
     tags: Any = getattr(image, "tag_v2", {})  # of a TIFF
     (bits, *_), (kind, *_) = tags.get(258, (8,)), tags.get(339, (1,))  # BitsPerSample, SampleFormat (1: unsigned)
     if not tags:

@@ -119,10 +119,8 @@ class ImageStream:
         return replace(self, chosen=self.chosen[indices.cpu()])
 
     def parts(self, batches: Sequence[Tensor], augmentation: Augmentation | None = None) -> Iterator[Tensor]:
-        """Give the images of each batch of indices (B,) in turn: uint8 (B,C,H,W), on the set's device.
-
-        UserError naming the file where one is not a whole image, or when a worker is killed.
-        """
+        """Give the images of each batch of indices (B,) in turn: uint8 (B,C,H,W), on the set's device. UserError naming
+        the file where one is not a whole image, or when a worker is killed."""
         for images, problems in self.attempts(batches, augmentation):
             if problems:
                 raise UserError(next(iter(problems.values())))
@@ -131,10 +129,8 @@ class ImageStream:
     def attempts(
         self, batches: Sequence[Tensor], augmentation: Augmentation | None = None
     ) -> Iterator[tuple[Tensor, dict[int, str]]]:
-        """As ``parts``, with what is wrong with each image that cannot be read, by its place in the batch.
-
-        Such an image is black.
-        """
+        """As ``parts``, with what is wrong with each image that cannot be read, by its place in the batch. Such an
+        image is black."""
         jobs = _DecodeBatches(self.index, self.target, [self.chosen[batch.cpu()] for batch in batches], augmentation)
         workers = min(self._processes(sum(map(len, batches))), len(batches))
         loader = DataLoader(

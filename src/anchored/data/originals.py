@@ -40,10 +40,8 @@ class Originals:
 
 
 def resolve_source(source: str) -> str:
-    """Return the name of a set of the catalog, or a path; a folder needs no slash at its end here.
-
-    UserError where a folder is called as a set of the catalog.
-    """
+    """Return the name of a set of the catalog, or a path; a folder needs no slash at its end here. UserError where a
+    folder is called as a set of the catalog."""
     if source.startswith(_CATALOG):
         return catalog.get_dataset(source.removeprefix(_CATALOG)).name
     is_folder = files.expand_home(source).is_dir()

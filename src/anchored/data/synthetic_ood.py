@@ -81,10 +81,8 @@ OUTLIERS: dict[str, Outlier] = {
 
 
 def draw_images(name: str, split: str, count: int, shape: tuple[int, int, int]) -> Tensor:
-    """Return ``count`` images (N,C,H,W) uint8 of ``shape`` (C,H,W) of a "procedural" row of the catalog.
-
-    Image i is the same whatever ``count`` is.
-    """
+    """Return ``count`` images (N,C,H,W) uint8 of ``shape`` (C,H,W) of a "procedural" row of the catalog. Image i is the
+    same whatever ``count`` is."""
     keys = image_keys(0, f"{name}/{split}", torch.arange(count))
     return torch.cat([_draw_chunk(name, part, shape) for part in torch.split(keys, _CHUNK)])
 

@@ -45,10 +45,8 @@ def barrier() -> None:
 
 
 def from_rank_zero(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns on rank 0, on every rank; a ``ValueError`` that it raises is raised on every rank.
-
-    For what only rank 0 may do or decide: to read and write the results' folder.
-    """
+    """What ``compute`` returns on rank 0, on every rank; a ``ValueError`` that it raises is raised on every rank. For
+    what only rank 0 may do or decide: to read and write the results' folder."""
     if get_world_size() == 1:
         return compute()
     result: list[Any] = [None, None]

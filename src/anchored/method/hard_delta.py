@@ -51,10 +51,8 @@ class LowRankNormal:
         return one + self.directions.T @ (self.directions / self.diagonal[:, None])
 
     def transform(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See ``FullNormal``; radii by the matrix inversion lemma, so that nothing of size d × d ever exists.
-
-        In float64: the lemma takes the difference of two numbers that may be close.
-        """
+        """See ``FullNormal``; radii by the matrix inversion lemma, so that nothing of size d × d ever exists. In
+        float64: the lemma takes the difference of two numbers that may be close."""
         count, rank = len(noise), self.directions.shape[1]
         more = torch.randn(count, rank, generator=generator, dtype=torch.float64).to(noise.device)
         points = noise * self.diagonal.sqrt() + more @ self.directions.T
@@ -221,10 +219,8 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 def _compressed(rows: Tensor, rank: int) -> Tensor:
-    """Rows (M,d), M > 2·rank -> (2·rank,d) whose outer products are nearly the same: frequent directions.
-
-    The squared singular values are lowered by that of number 2·rank + 1, which bounds the error in every direction.
-    """
+    """Rows (M,d), M > 2·rank -> (2·rank,d) whose outer products are nearly the same: frequent directions. The squared
+    singular values are lowered by that of number 2·rank + 1, which bounds the error in every direction."""
     gram = rows @ rows.T  # (M,M): M is far below d
     values, vectors = torch.linalg.eigh(gram)
     leading = values[-2 * rank :]

@@ -315,10 +315,8 @@ def _order(layer: Any, pairs: Tensor, first: Tensor, second: Tensor) -> Tensor |
 
 
 def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> Any:
-    """The outputs for a random image; a widening that changes them, with a random reference, is refused.
-
-    Some networks amplify single precision's rounding beyond any tolerance: double precision decides then.
-    """
+    """The outputs for a random image; a widening that changes them, with a random reference, is refused. Some networks
+    amplify single precision's rounding beyond any tolerance: double precision decides then."""
     image, reference = (equivalence.random_image(stem.shape, seed).double() for seed in (3, 4))
     pair = torch.cat([reference, image - reference], dim=1)
 

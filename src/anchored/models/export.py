@@ -51,10 +51,8 @@ class Exported:
 
 
 class Deployed(nn.Module):
-    """A folded model with its normalisation: images (B,C,H,W) of the final size to logits (B,N).
-
-    ``uint8`` takes pixels 0 to 255, ``unit`` floats in [0, 1], ``normalised`` leaves the normalisation to the caller.
-    """
+    """A folded model with its normalisation: images (B,C,H,W) of the final size to logits (B,N). ``uint8`` takes pixels
+    0 to 255, ``unit`` floats in [0, 1], ``normalised`` leaves the normalisation to the caller."""
 
     shift: Tensor
     scale: Tensor

@@ -41,10 +41,8 @@ def model_config(cell: Cell) -> ModelConfig:
 
 
 def _normalisation(cell: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a cell's inputs.
-
-    The recipe's, else those of the weights that the cell starts from, else the data set's.
-    """
+    """Mean and standard deviation of a cell's inputs. The recipe's, else those of the weights that the cell starts
+    from, else the data set's."""
     if cell.data.mean:
         return cell.data.mean, cell.data.std
     if cell.start.pretrained:
@@ -87,10 +85,8 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
 
 
 def _checkpoint(path: Path, network: str) -> dict[str, Tensor] | AnchoredModel:
-    """Weights of the plain network, or the model where it was trained anchored.
-
-    ``network``: the recipe's name, whose code may be imported where the folder is of the same one.
-    """
+    """Weights of the plain network, or the model where it was trained anchored. ``network``: the recipe's name, whose
+    code may be imported where the folder is of the same one."""
     run = Run(path.parent)
     if not run.model_file.exists():
         return load_tensors(path)[0]

@@ -55,9 +55,7 @@ Block = Callable[..., nn.Module]  # of input channels, output channels, stride
 
 class ResNet(nn.Module):
     """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``.
-
-    ``dropout``: the probability within pre-activation blocks.
-    """
+    ``dropout``: the probability within pre-activation blocks."""
 
     def __init__(
         self,

@@ -144,9 +144,7 @@ def _tex_cell(cell: TableCell) -> str:
 
 def terminal(table: Table, width: int) -> list[rich_table.Table]:
     """A table for a terminal of ``width`` columns, split into as many parts as needed; column groups stay together.
-
-    Interval and difference stand below each value, better and worse in colour and in words.
-    """
+    Interval and difference stand below each value, better and worse in colour and in words."""
     widths = [_width(table, i) for i in range(len(table.columns))]
     room = width - sum(stub + 1 for stub in widths[: table.stubs])
     groups = groupby(range(table.stubs, len(widths)), lambda i: table.columns[i].group)

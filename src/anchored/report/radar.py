@@ -49,10 +49,8 @@ def _ratios(summary: Summary, architecture: str, measures: list[Measure]) -> Rat
 
 
 def _ratio(summary: Summary, variant: Variant, measure: Measure) -> Interval | None:
-    """A variant over standard, on the seeds they share; calibration as 1 − smooth ECE.
-
-    Its ends are those of the paired difference, over standard's mean.
-    """
+    """A variant over standard, on the seeds they share; calibration as 1 − smooth ECE. Its ends are those of the paired
+    difference, over standard's mean."""
     difference = summary.difference(variant, measure)
     if difference is None:
         return None

@@ -202,10 +202,8 @@ ESTIMATORS = {"smooth_ece": "1.0.3", "smooth_ece_old": "1.0 (the paper's)"}
 
 
 def severity_table(summary: Summary, family: Family, metric: str) -> Table:
-    """Mean over corruptions at each severity, in the layout of the paper's table 7.
-
-    Where the four extra corruptions were measured as well, the mean over the 15 common ones stands beside it.
-    """
+    """Mean over corruptions at each severity, in the layout of the paper's table 7. Where the four extra corruptions
+    were measured as well, the mean over the 15 common ones stands beside it."""
     measured = {row.corruption for row in summary.rows if row.dataset == family.dataset}
     means = {MEAN: f"{len(family.corruptions)} corruptions", "mean-15": "15 of them"}
     places = [(mean, severity) for mean in means if mean in measured for severity in family.severities]

@@ -41,9 +41,7 @@ def os_errors_as_user_errors(path: Path, action: str) -> Iterator[None]:
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream to a file that appears whole or not at all: a temporary file beside it, synced, then renamed.
-
-    Raises ``UserError`` where ``path`` is a symbolic link: the file that it leads to is not ours to replace.
-    """
+    Raises ``UserError`` where ``path`` is a symbolic link: the file that it leads to is not ours to replace."""
     refuse_link(path)
     with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +94,8 @@ def refuse_foreign_folder(mark: Path, what: str) -> None:
 
 
 def remove_unfinished(folder: Path, *, recursive: bool = True) -> None:
-    """Remove the temporary files that a killed process left in ``folder`` (and below it); links are not followed.
-
-    No other process may be writing there.
-    """
+    """Remove the temporary files that a killed process left in ``folder`` (and below it); links are not followed. No
+    other process may be writing there."""
     for parent, folders, names in os.walk(folder, followlinks=False):
         for name in names:
             if name.startswith(".") and name.endswith(UNFINISHED):
@@ -138,10 +134,8 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Lock the file ``path`` for this process; gives False where another one holds it, unless ``wait``.
-
-    The operating system releases the lock however the process ends.
-    """
+    """Lock the file ``path`` for this process; gives False where another one holds it, unless ``wait``. The operating
+    system releases the lock however the process ends."""
     lock = FileLock(refuse_link(path))
     with os_errors_as_user_errors(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,10 +258,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file.
-
-    The tensors are the file's; the structure around them is JSON in its metadata.
-    """
+    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file. The
+    tensors are the file's; the structure around them is JSON in its metadata."""
     from torch import Tensor
 
     tensors: dict[str, Tensor] = {}

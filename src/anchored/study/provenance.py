@@ -38,9 +38,7 @@ def provenance() -> dict[str, str]:
 
 def record(run: Run, phase: str) -> str:
     """Note in ``made.json`` how a run is trained or evaluated; what differs from how its checkpoint was made, in words.
-
-    Each phase has a list: one entry, and one more each time that it goes on otherwise.
-    """
+    Each phase has a list: one entry, and one more each time that it goes on otherwise."""
     if phase == "training" and run.weights_file.exists():
         return ""
     records = _read_records(run)

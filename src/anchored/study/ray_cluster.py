@@ -80,10 +80,8 @@ class RayCluster:
 
 
 def _check_reachable(address: str) -> None:
-    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``.
-
-    "auto" is what ``RAY_ADDRESS`` says, where it is set.
-    """
+    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``. "auto"
+    is what ``RAY_ADDRESS`` says, where it is set."""
     host, _, port = (os.environ.get("RAY_ADDRESS", "") if address == "auto" else address).rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()

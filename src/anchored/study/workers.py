@@ -59,10 +59,8 @@ class Workload:
 
 
 def run_here(workload: Workload) -> None:
-    """Run cells one after another in this process (with its other ranks) until all are done or failed.
-
-    Cells that another process holds are waited for.
-    """
+    """Run cells one after another in this process (with its other ranks) until all are done or failed. Cells that
+    another process holds are waited for."""
     left = workload.left
     while left:
         before, left = left, [cell for cell in left if not _run_if_free(workload, cell)]

@@ -46,10 +46,8 @@ def cluster_environment() -> Any:
 
 
 def process_count(devices: int) -> int:
-    """The number of processes: of those that were started, if any, else ``devices``.
-
-    ``UserError`` where ``devices`` is above 1 and not the number of processes that were started, or below 1.
-    """
+    """The number of processes: of those that were started, if any, else ``devices``. ``UserError`` where ``devices`` is
+    above 1 and not the number of processes that were started, or below 1."""
     if devices < 1:
         raise UserError(f"{devices} devices are asked for: at least 1")
     environment = cluster_environment()
@@ -65,10 +63,8 @@ def process_count(devices: int) -> int:
 
 
 def run(command: Callable[[], None], devices: int = 1, accelerator: str = "auto") -> None:
-    """Run a command of ``anchored`` on so many devices: on every rank, of which only rank 0 prints.
-
-    Raises what the command raises; on a rank above 0 only if rank 0 does not end the processes first.
-    """
+    """Run a command of ``anchored`` on so many devices: on every rank, of which only rank 0 prints. Raises what the
+    command raises; on a rank above 0 only if rank 0 does not end the processes first."""
     if devices == 1:
         command()
     elif cluster_environment() is None:

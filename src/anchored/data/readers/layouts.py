@@ -121,9 +121,7 @@ def _class_folders(row: DataSet, split: str, root: str | Path | None) -> Listed:
 
 def _imagenet(row: DataSet, split: str, root: str | Path | None) -> Listed:
     """Read ILSVRC 2012: ``train/<wnid>/``, and ``val/`` either the same or flat, with the development kit's labels.
-
-    Classes are the sorted WordNet ids; images are sorted by class, then by name, whichever way they lie.
-    """
+    Classes are the sorted WordNet ids; images are sorted by class, then by name, whichever way they lie."""
     source = _source(row, "train" if split == "train" else "val", root)
     keys = _image_keys(source)
     if split == "train" or "/" in keys[0]:

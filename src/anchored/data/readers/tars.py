@@ -43,9 +43,7 @@ class Members:
 @lru_cache(maxsize=8)
 def members(path: Path) -> Members:
     """Return the members of the tar at ``path``; from ``.<name>.index`` beside it if that is of this very file.
-
-    UserError where it is not a whole uncompressed tar.
-    """
+    UserError where it is not a whole uncompressed tar."""
     index_file = path.with_name(f".{path.name}.index")
     stamp = np.array([path.stat().st_size, path.stat().st_mtime_ns])
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(index_file) as stored:

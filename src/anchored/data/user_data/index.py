@@ -133,10 +133,8 @@ def _index(listing: Listing, classes: tuple[str, ...], split_of: Sequence[str], 
 
 
 def _content_hash(name: str, listing: Listing) -> tuple[str, bool]:
-    """Return the hash of names, classes, splits and the files' content; and whether the files have 1 GiB at most.
-
-    Of larger ones, sizes and times stand for the content.
-    """
+    """Return the hash of names, classes, splits and the files' content; and whether the files have 1 GiB at most. Of
+    larger ones, sizes and times stand for the content."""
     digest = hashlib.sha256()
     for entry in zip(listing.names, listing.labels, listing.splits, strict=True):
         digest.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))

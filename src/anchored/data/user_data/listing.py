@@ -82,10 +82,8 @@ def _is_missing(value: object) -> bool:
 
 
 def class_title(value: object, where: str) -> str:
-    """Return a label as the title of its class: text (NFC), whole numbers without a fraction; "" for None.
-
-    UserError where it is missing or can be no title.
-    """
+    """Return a label as the title of its class: text (NFC), whole numbers without a fraction; "" for None. UserError
+    where it is missing or can be no title."""
     if value is None:
         return ""
     if _is_missing(value):
