@@ -46,7 +46,9 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     """
     noise = normal(keys, (1, *images.shape[2:])).mul_(spatter.spread).add_(spatter.mean)
     liquid = gaussian_filter(noise, spatter.sigma)
-    colour = _colour(images, _MUD if spatter.mud else _WATER)
+    levels = _MUD if spatter.mud else _WATER
+    grey = sum(weight * level for weight, level in zip(GREY, levels, strict=True))
+    colour = torch.tensor(levels if images.shape[1] == 3 else (grey,), device=images.device)[:, None, None]
     if spatter.mud:
         share = zero_below(gaussian_filter(liquid.sub_(spatter.threshold).sign_().clamp_(min=0), spatter.amount), 0.8)
         return truncate_levels((images.to(torch.float32) * (1 - share)).add_(share * colour))
@@ -54,12 +56,6 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     share = rims(liquid).mul_(liquid)
     greatest = share.flatten(1).amax(1).clamp_(min=1).view(-1, 1, 1, 1)
     return truncate_levels((share * (spatter.amount / greatest) * colour).add_(images.to(torch.float32)))
-
-
-def _colour(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
-    """Return the colour's levels for grey or colour images, float32 (C,1,1)."""
-    grey = sum(weight * level for weight, level in zip(GREY, colour, strict=True))
-    return torch.tensor(colour if images.shape[1] == 3 else (grey,), device=images.device)[:, None, None]
 
 
 def rims(liquid: Tensor) -> Tensor:

@@ -104,22 +104,18 @@ def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence
     readings = list(narrative.readings(summary))
     seconds = narrative.training_seconds(summary)
     return template("page.html.jinja").render(
-        summary=summary,
-        introduction=list(narrative.what_was_run(summary)),
-        missing=list(narrative.missing_parts(summary, [picture.name for picture in pictures])),
-        readings=readings,
+        summary=summary, introduction=list(narrative.what_was_run(summary)),
+        missing=list(narrative.missing_parts(summary, [picture.name for picture in pictures])), readings=readings,
         folded=len(readings) > OPEN_READINGS and any(reading.masking for reading in readings),
-        caution=narrative.caution(summary),
-        notes=list(narrative.notes(summary)),
+        caution=narrative.caution(summary), notes=list(narrative.notes(summary)),
         headline=next(table for table in tables if table.name == "headline"),
         sections=[section for section in _sections(pictures, tables) if section.blocks],
-        column_groups=formats.column_groups,
-        is_continuation=formats.is_continuation,
+        column_groups=formats.column_groups, is_continuation=formats.is_continuation,
         recipe=yaml.safe_dump(summary.recipe, sort_keys=False, allow_unicode=True),
         made=[(str(key), str(value)) for key, value in summary.made.items() if value not in ("", None)],
         seconds={name: narrative.duration_text(duration) for name, duration in seconds.items()},
         definitions=DEFINITIONS,
-    )
+    )  # fmt: skip
 
 
 def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iterator[Section]:

@@ -4,19 +4,11 @@ from collections.abc import Iterator
 
 from matplotlib.axes import Axes
 
+from anchored.report import style as styles
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, Measure, Summary, Variant
 from anchored.report.figures import axis_title
-from anchored.report.style import (
-    OVER_LINES,
-    LineStyle,
-    Picture,
-    architecture_style,
-    blank_figure,
-    error_bars,
-    legend,
-    panel_grid,
-)
+from anchored.report.style import LineStyle, Picture, architecture_style, blank_figure, error_bars, legend, panel_grid
 from anchored.report.tables import estimate_cell, interval_note, number_list, sample_sizes
 
 Point = tuple[Variant, Estimate]
@@ -135,7 +127,7 @@ def lambda_figure(
             below, left = k % 2, k % 4 > 1  # neighbours may nearly coincide: four corners in turn
             axes.annotate(
                 f"λ = {variant.tail_weight or 0:g}", (x.value, y.value), (-6 if left else 6, -15 if below else 6),
-                textcoords="offset points", ha="right" if left else "left", fontsize=9, bbox=OVER_LINES,
+                textcoords="offset points", ha="right" if left else "left", fontsize=9, bbox=styles.OVER_LINES,
             )  # fmt: skip
             plotted += [x, y]
     axes.set(xlabel=f"{trade_off[0].title} {trade_off[0].arrow}", ylabel=f"{trade_off[1].title} {trade_off[1].arrow}")

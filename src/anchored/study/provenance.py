@@ -25,15 +25,12 @@ def provenance() -> dict[str, str]:
     """The command, versions of packages, git revision, machine, processor, threads and device of this process."""
     device = find_device()
     return {
-        "command": " ".join(["anchored", *sys.argv[1:]]),
-        **{name: metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "revision": git_revision(Path(__file__).parent),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "processor": _processor(),
+        "command": " ".join(["anchored", *sys.argv[1:]]), **{name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(), "revision": git_revision(Path(__file__).parent),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "processor": _processor(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+    }  # fmt: skip
 
 
 def record(run: Run, phase: str) -> str:

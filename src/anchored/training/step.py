@@ -167,11 +167,9 @@ class TrainingStep(pl.LightningModule):
         own = {**self.generators.state(self.device), "sums": self._sums, "finite": self._finite}
         own |= {f"buffers.{name}": each for name, each in self._own_buffers()}
         checkpoint["within"] = {
-            "each": gather_tensors(self, own),
-            "fit": {} if self.residuals is None else self.residuals.fitted(),
-            "batches": self._batches.state_dict(),
-            "seconds": time.monotonic() - self._started,
-        }
+            "each": gather_tensors(self, own), "fit": {} if self.residuals is None else self.residuals.fitted(),
+            "batches": self._batches.state_dict(), "seconds": time.monotonic() - self._started,
+        }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the history; refuse the state of another training."""
