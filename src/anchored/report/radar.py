@@ -28,7 +28,9 @@ def radar_figures(summary: Summary) -> Iterator[Picture]:
     """One radar per architecture that has a standard network, another one, and at least three of the four aims."""
     for architecture in summary.architectures:
         aims = measured_aims(summary)
-        ratios = _ratios(summary, architecture, [measure for _, measure in aims])
+        variants = [variant for variant in summary.of(architecture) if variant.protocol != "standard"]
+        found = {v: [ratio for _, measure in aims if (ratio := _ratio(summary, v, measure))] for v in variants}
+        ratios = {v: each for v, each in found.items() if len(each) == len(aims)}  # of those that have every aim
         if len(aims) >= 3 and ratios:
             yield _radar(summary, architecture, aims, ratios)
 
@@ -39,13 +41,6 @@ def measured_aims(summary: Summary) -> list[tuple[str, Measure]]:
     aims = [(name, measures[key]) for key, name in AXES.items() if key in measures]
     # Of far and near AUROC the first, far, has an axis; it says so.
     return [(name if m.metric != "auroc" else m.title.partition(",")[0].replace(" ", "\n"), m) for name, m in aims]
-
-
-def _ratios(summary: Summary, architecture: str, measures: list[Measure]) -> Ratios:
-    """The ratios of the variants that have every aim."""
-    variants = [variant for variant in summary.of(architecture) if variant.protocol != "standard"]
-    ratios = {v: [ratio for m in measures if (ratio := _ratio(summary, v, m))] for v in variants}
-    return {v: found for v, found in ratios.items() if len(found) == len(measures)}
 
 
 def _ratio(summary: Summary, variant: Variant, measure: Measure) -> Interval | None:

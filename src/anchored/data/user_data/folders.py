@@ -3,9 +3,8 @@
 import csv
 import io
 import stat
-import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 from anchored.data.decoding import IMAGE_ENDINGS
 from anchored.data.image_sources import FileSource, is_image_name, is_passed_over, list_images
@@ -121,15 +120,11 @@ def _read_csv(path: Path) -> tuple[bool, list[tuple[str, str, str, str]]]:
     return "label" in columns, rows
 
 
-def _spellings(image: str) -> Iterator[str]:
-    """Give a path as it was written, with Windows' separators, and with accents in either form of Unicode."""
-    for written in (image, image.replace("\\", "/")):
-        yield from (written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written))
-
-
 def _find_image(table: Path, line: str, image: str) -> tuple[str, tuple[int, int]]:
     """Return an image's path as it is on this disk, and which file that is; UserError where there is none."""
-    for spelling in _spellings(image):
+    # As it was written, with Windows' separators, and with accents in either form of Unicode.
+    paths = (image, image.replace("\\", "/"))
+    for spelling in (form for path in paths for form in (path, normalize("NFC", path), normalize("NFD", path))):
         try:
             state = (table.parent / spelling).stat()
         except (OSError, ValueError):
