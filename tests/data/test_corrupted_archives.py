@@ -14,7 +14,7 @@ from anchored.data.image_sources import FileSource, ImageIndex
 from anchored.data.readers import verify
 from anchored.data.readers.download import fetch_dataset
 from anchored.data.readers.files import is_here, missing_entries
-from anchored.data.readers.read import read_corrupted
+from anchored.data.readers.layouts import read_corrupted
 from anchored.errors import UserError
 
 

@@ -24,7 +24,7 @@ from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet, File
 from anchored.data.readers import download, unpack, verify, web
 from anchored.data.readers.files import is_here
-from anchored.data.readers.read import read_index
+from anchored.data.readers.layouts import read_index
 from anchored.errors import UserError
 
 BODY = bytes(range(256)) * 4000  # about a megabyte: several blocks

@@ -22,7 +22,7 @@ from anchored.data.decoding import decode_image, open_encoded
 from anchored.data.image_sources import FileSource, ImageIndex, ZipSource
 from anchored.data.readers import tars, verify
 from anchored.data.readers.files import is_here
-from anchored.data.readers.read import read_index
+from anchored.data.readers.layouts import read_index
 from anchored.errors import UserError
 
 

@@ -11,7 +11,7 @@ from fixtures.report_studies import row
 
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Validation
-from anchored.report import choice, choice_figure, formats, style
+from anchored.report import choice, formats, style
 from anchored.report import comparison as summary
 from anchored.report import page as report
 from anchored.store import files
@@ -176,7 +176,7 @@ def test_the_page_shows_it(tmp_path: Path) -> None:
 
 def test_the_pick_is_ringed_and_what_is_beaten_is_hollow(tmp_path: Path) -> None:
     with style.drawing():
-        drawn = choice_figure.choice_figure(only(folder_of(tmp_path, HELD_OUT)))
+        drawn = choice.choice_figure(only(folder_of(tmp_path, HELD_OUT)))
     axes = drawn.figure.axes[0]
     points = {str(line.get_label()): line for line in axes.lines if line.get_marker() not in ("None", "", "|", "_")}
     assert points["RAM α=0.5"].get_markerfacecolor() != "white"

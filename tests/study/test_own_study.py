@@ -21,8 +21,8 @@ from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, pair
 from anchored.metrics import ood_scores
 from anchored.models import folder as model
-from anchored.report import gallery, image_report
-from anchored.report.gallery import Prediction
+from anchored.report import image_report
+from anchored.report.image_report import Prediction
 from anchored.store import files as disk
 from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import read_rows
@@ -258,7 +258,7 @@ def test_text_is_never_a_formula_of_a_spreadsheet() -> None:
 # --- The page in a browser
 
 
-def card(number: int, file: str, label: str) -> tuple[Prediction, bytes]:
+def card(number: int, file: str, label: str) -> tuple[Prediction, str]:
     prediction = Prediction(file, label, 0.5, -float(number), 99.0 - 10 * number, 0.1)
     return prediction, image_report._thumbnail(Image.new("RGB", (300, 200), (9 * number, 0, 0)))
 
@@ -266,7 +266,7 @@ def card(number: int, file: str, label: str) -> tuple[Prediction, bytes]:
 def test_the_page_filters_offline_and_never_takes_names_for_markup(tmp_path: Path) -> None:
     cards = [card(0, HOSTILE, "cat"), card(1, "b.png", HOSTILE), card(2, "photos/c.png", "cat")]
     problems = [Prediction(HOSTILE, problem=HOSTILE)]
-    text = gallery.render_gallery(HOSTILE, [HOSTILE], cards, problems, 3)
+    text = image_report.render_gallery(HOSTILE, [HOSTILE], cards, problems, 3)
     page = Page(text)
     assert [address for address in page.loaded if not address.startswith("data:image/jpeg;base64,")] == []
     assert page.tags.count("script") == 1

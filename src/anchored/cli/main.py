@@ -1,7 +1,5 @@
 """The command line: ``anchored VERB``, one of ``verbs.VERBS``. Bad input is one line and exit status 2."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import io

@@ -5,8 +5,6 @@ A parameter before the ``*`` is positional, one after it an option; ``output`` i
 those of the command line.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import inspect
@@ -38,7 +36,7 @@ class Documentation:
     examples: list[str]
 
     @staticmethod
-    def of(verb: Verb) -> Documentation:
+    def of(verb: Verb) -> "Documentation":
         """Read the docstring of a verb."""
         text, arguments, examples = re.split(r"\n(?:Args|Examples):\n", inspect.getdoc(verb) or "")
         entries = re.findall(r"^(\w+): (.*(?:\n +.*)*)", textwrap.dedent(arguments), re.MULTILINE)

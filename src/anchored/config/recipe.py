@@ -1,7 +1,5 @@
 """A study's recipe, and the trainings that its grid expands to."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -51,7 +49,7 @@ class Cell:
         return f"{self.network} · {shown} · seed {self.seed}"
 
     @staticmethod
-    def parse(settings: Any, where: object) -> Cell:
+    def parse(settings: Any, where: object) -> "Cell":
         """Return the cell that ``canonical`` wrote; ``UserError`` naming ``where`` it came from if it is none."""
         if isinstance(settings, dict) and "alpha" in settings:  # the name in studies begun before 2026-12
             settings = {"mask_probability" if key == "alpha" else key: value for key, value in settings.items()}
@@ -106,7 +104,7 @@ class Recipe:
     cluster: sections.Cluster = field(default_factory=sections.Cluster)
 
     @staticmethod
-    def parse(settings: Any, where: object = "") -> Recipe:
+    def parse(settings: Any, where: object = "") -> "Recipe":
         """Return the recipe of plain settings; ``UserError`` for an unknown name, or a value out of its range."""
         name = settings.get("name") if isinstance(settings, dict) else None
         recipe: Recipe = parse(Recipe, settings, where or (f"recipe '{name}'" if name else ""))
@@ -129,7 +127,6 @@ class Recipe:
         return [*(GivenCell(title, each, self.data, whole, accelerator) for title, each in given), *self.cells()]
 
     def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
-        """Protocol, α and λ of each training of one network and seed."""
         for protocol in self.grid.protocols:
             for mask_probability in self.alphas(network) if protocol == "ram" else (0.0,):
                 for weight in self.grid.tail_weights if protocol == "ram" else (0.0,):
@@ -155,7 +152,7 @@ class Recipe:
         """Mask probabilities of one network of the grid."""
         return self.grid.per_network.get(network, sections.PerNetwork()).alphas or self.grid.alphas
 
-    def scaled(self, scale: float, images: int = 0, size: int = 0) -> Recipe:
+    def scaled(self, scale: float, images: int = 0, size: int = 0) -> "Recipe":
         """Return the same study made small, for a trial: each of its parts shrinks, none vanishes.
 
         Images and epochs: times ``scale``, at least one epoch, and with hard Δ mining two, of which the first is its
@@ -191,7 +188,7 @@ class Recipe:
             train=replace(self.train, **shrunk(self.train)),
         )
 
-    def check(self) -> Recipe:
+    def check(self) -> "Recipe":
         """Refuse settings of several sections that do not go together, with one line; returns the recipe itself."""
         try:
             problem = next(self._problems(), None)

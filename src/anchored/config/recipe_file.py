@@ -3,8 +3,6 @@
 ``base: other-recipe`` starts from another recipe and states only what differs.
 """
 
-from __future__ import annotations
-
 import re
 import stat
 from importlib import resources
@@ -43,10 +41,8 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe, by the name of a shipped one or the path of a YAML file, bases merged in.
-
-    Raises ``UserError`` for an unknown name, a missing or malformed file, or a base that leads back to itself.
-    """
+    """The settings of a recipe, by the name of a shipped one or the path of a YAML file, bases merged in. Raises
+    ``UserError`` for an unknown name, a missing or malformed file, or a base that leads back to itself."""
     return _read(name, ())
 
 

@@ -3,8 +3,6 @@
 Rules on several settings of a section stand below them; those on several sections in ``Recipe.check``.
 """
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Annotated, Literal, get_args, get_type_hints
 

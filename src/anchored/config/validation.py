@@ -4,8 +4,6 @@ A setting is annotated with its type and range (``fraction: Share = 1.0``), whic
 made: in code, from a recipe, from a file of a run, from the command line.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools
@@ -105,11 +103,8 @@ def explain(error: ValidationError, kind: Any = None, name: str = "") -> str:
 
 
 _ALLOWED = {
-    "int_type": "give a whole number",
-    "int_parsing": "give a whole number",
-    "int_from_float": "give a whole number",
-    "float_type": "give a number",
-    "float_parsing": "give a number",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
     "bool_type": "give true or false",
     "string_type": "give text",
     "tuple_type": "give a list, as [a, b]",

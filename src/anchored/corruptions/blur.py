@@ -1,7 +1,5 @@
 """Blurs. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -10,14 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchored.corruptions.pixels import (
-    blur_along_lines,
-    convolve,
-    gaussian_filter,
-    random_angles,
-    truncate_levels,
-    zoom_rows,
-)
+from anchored.corruptions import pixels
+from anchored.corruptions.pixels import convolve, gaussian_filter, truncate_levels, zoom_rows
 from anchored.corruptions.randomness import uniform
 
 _SQUARE = 8  # px: a disk is smoothed in a square that reaches at least this far from its middle
@@ -27,9 +19,7 @@ _WIDEST = 64  # px: the runs of smaller disks fit into 16 bits
 
 def gaussian_blur(images: Tensor, sigma: float, keys: Tensor) -> Tensor:
     """Convolve with a Gaussian of s.d. ``sigma`` px, cut at 4 s.d., border pixels repeated (skimage's defaults).
-
-    Nothing random.
-    """
+    Nothing random."""
     return truncate_levels(gaussian_filter(images.to(torch.float32), sigma))
 
 
@@ -39,7 +29,7 @@ class Disk(NamedTuple):
     radius: float
     alias: float  # s.d. of the antialiasing; it belongs to the grid of pixels, whatever the image's size
 
-    def scaled(self, scale: float) -> Disk:
+    def scaled(self, scale: float) -> "Disk":
         """Return the constants for an image ``scale`` times as large; a disk of a pixel or more remains one."""
         return self._replace(radius=max(min(1, self.radius), self.radius * scale))
 
@@ -126,7 +116,7 @@ class Glass(NamedTuple):
     reach: int  # px, how far pixels come from
     rounds: int
 
-    def scaled(self, scale: float) -> Glass:
+    def scaled(self, scale: float) -> "Glass":
         """Return the constants for an image ``scale`` times as large."""
         return Glass(self.sigma * scale, max(1, round(self.reach * scale)), self.rounds)
 
@@ -194,17 +184,16 @@ class Motion(NamedTuple):
     radius: int
     sigma: float
 
-    def scaled(self, scale: float) -> Motion:
+    def scaled(self, scale: float) -> "Motion":
         """Return the constants for an image ``scale`` times as large."""
         return Motion(max(1, round(self.radius * scale)), self.sigma * scale)
 
 
 def motion_blur(images: Tensor, motion: Motion, keys: Tensor) -> Tensor:
-    """Blur along a line, border pixels repeated; its angle is random, uniform between −45 and 45 degrees.
-
-    Lines and rounding are ImageMagick's (see :func:`blur_along_lines`).
-    """
-    return blur_along_lines(images.to(torch.float32), motion.radius, motion.sigma, random_angles(keys, -45, 45))
+    """Blur along a line, border pixels repeated; its angle is random, uniform between −45 and 45 degrees. Lines and
+    rounding are ImageMagick's (see :func:`blur_along_lines`)."""
+    angles = pixels.random_angles(keys, -45, 45)
+    return pixels.blur_along_lines(images.to(torch.float32), motion.radius, motion.sigma, angles)
 
 
 def zoom_blur(images: Tensor, span: tuple[float, float], keys: Tensor) -> Tensor:

@@ -12,32 +12,15 @@ returns uint8 of the same shape. As in ``common.py`` a fraction of a level is cu
 image with three equal channels would get, or one channel of it where the channels differ.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 
 import torch
 from torch import Tensor
 
-from anchored.corruptions.c_bar_grid import pixel_coordinates, short_side, uniform_in
-from anchored.corruptions.c_bar_noise import (
-    blue_noise_sample,
-    brownish_noise,
-    cocentric_sine_waves,
-    perlin_noise,
-    plasma_noise,
-    single_frequency_greyscale,
-)
-from anchored.corruptions.c_bar_warp import (
-    REACH,
-    caustic_refraction,
-    circular_motion_blur,
-    pinch_and_twirl,
-    ripple,
-    transverse_chromatic_abberation,
-)
-from anchored.corruptions.pixels import truncate_levels
+from anchored.corruptions import c_bar_noise as noise
+from anchored.corruptions import c_bar_warp as warp
+from anchored.corruptions.pixels import pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import normal, uniform
 from anchored.corruptions.row import Corruption
 
@@ -46,17 +29,14 @@ _GREY = 128  # what covers the image in cut-outs and lines
 
 
 def checkerboard_cutout(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """Grey squares on the fields of one colour of a turned checkerboard, each with probability severity / 10.
-
-    Random: the board's angle, the fields' side in [0.1, 0.25) · side (at least 1 px), which fields are covered.
-    """
+    """Grey squares on the fields of one colour of a turned checkerboard, each with probability severity / 10. Random:
+    the board's angle, the fields' side in [0.1, 0.25) · side (at least 1 px), which fields are covered."""
     angle, scale = uniform_in(keys, (0, 2 * math.pi), (0.1 * short_side(images), 0.25 * short_side(images)))
     rows, columns = pixel_coordinates(images)
     across = (angle.cos() * rows + angle.sin() * columns) / scale.clamp(min=1)
     along = (angle.cos() * columns - angle.sin() * rows) / scale.clamp(min=1)
-    fields = (
-        2 * int(math.hypot(*images.shape[2:]) / max(0.1 * short_side(images), 1)) + 3
-    )  # a side, to both sides of zero
+    # A side, to both sides of zero.
+    fields = 2 * int(math.hypot(*images.shape[2:]) / max(0.1 * short_side(images), 1)) + 3
     covered = uniform(keys, (fields * fields,), 1) < severity / 10
     # The published table is read at the fields' numbers cut towards zero.
     field = across.trunc().long() % fields * fields + along.trunc().long() % fields
@@ -166,19 +146,19 @@ _corruption = functools.partial(Corruption, families=("c-bar",), margin=lambda s
 
 #: The rows, in the order of the published lists: CIFAR's ten, then the five that are ImageNet's only.
 C_BAR: tuple[Corruption, ...] = (
-    _corruption("noise", blue_noise_sample, (0.7, 1.4, 2.1, 3.5, 4.2), (0.8, 1.6, 2.4, 4.0, 5.6)),
-    _corruption("noise", brownish_noise, (2.5, 4.0, 5.5, 6.5, 7.0), (1.0, 2.0, 3.0, 4.0, 5.0)),
+    _corruption("noise", noise.blue_noise_sample, (0.7, 1.4, 2.1, 3.5, 4.2), (0.8, 1.6, 2.4, 4.0, 5.6)),
+    _corruption("noise", noise.brownish_noise, (2.5, 4.0, 5.5, 6.5, 7.0), (1.0, 2.0, 3.0, 4.0, 5.0)),
     _corruption("cover", checkerboard_cutout, (1.0, 2.0, 3.0, 4.0, 5.0), (2.0, 3.0, 4.0, 5.0, 6.0)),
     _corruption("cover", inverse_sparkles, (1.0, 1.5, 2.5, 4.5, 5.0), (1.0, 2.0, 4.0, 9.0, 10.0)),
-    _corruption("warp", pinch_and_twirl, (5.5, 6.0, 6.5, 8.5, 10.0), None, margin=lambda severity: 11),
-    _corruption("warp", ripple, (5.5, 6.0, 6.5, 7.5, 8.0), None),
-    _corruption("blur", circular_motion_blur, (2.8, 3.6, 4.4, 5.2, 6.0), None, margin=lambda severity: REACH),
+    _corruption("warp", warp.pinch_and_twirl, (5.5, 6.0, 6.5, 8.5, 10.0), None, margin=lambda severity: 11),
+    _corruption("warp", warp.ripple, (5.5, 6.0, 6.5, 7.5, 8.0), None),
+    _corruption("blur", warp.circular_motion_blur, (2.8, 3.6, 4.4, 5.2, 6.0), None, margin=lambda severity: warp.REACH),
     _corruption("cover", lines, (0.5, 1.0, 1.5, 2.0, 2.5), None),
     _corruption("cover", sparkles, (0.7, 3.5, 5.6, 6.3, 7.0), (1.0, 2.0, 3.0, 5.0, 6.0)),
-    _corruption("warp", transverse_chromatic_abberation, (1.0, 2.0, 5.0, 9.0, 10.0), None),
-    _corruption("warp", caustic_refraction, None, (2.35, 3.2, 4.9, 6.6, 9.15)),
-    _corruption("noise", cocentric_sine_waves, None, (3.0, 5.0, 8.0, 9.0, 10.0)),
-    _corruption("noise", perlin_noise, None, (4.6, 5.2, 5.8, 7.6, 8.8)),
-    _corruption("noise", plasma_noise, None, (4.75, 7.0, 8.5, 9.25, 10.0)),
-    _corruption("noise", single_frequency_greyscale, None, (1.0, 1.5, 2.0, 4.5, 5.0)),
+    _corruption("warp", warp.transverse_chromatic_abberation, (1.0, 2.0, 5.0, 9.0, 10.0), None),
+    _corruption("warp", warp.caustic_refraction, None, (2.35, 3.2, 4.9, 6.6, 9.15)),
+    _corruption("noise", noise.cocentric_sine_waves, None, (3.0, 5.0, 8.0, 9.0, 10.0)),
+    _corruption("noise", noise.perlin_noise, None, (4.6, 5.2, 5.8, 7.6, 8.8)),
+    _corruption("noise", noise.plasma_noise, None, (4.75, 7.0, 8.5, 9.25, 10.0)),
+    _corruption("noise", noise.single_frequency_greyscale, None, (1.0, 1.5, 2.0, 4.5, 5.0)),
 )

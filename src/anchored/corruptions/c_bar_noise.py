@@ -3,24 +3,19 @@
 Definitions, constants and conventions: see ``c_bar.py``.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import Tensor
 
-from anchored.corruptions.c_bar_grid import pixel_coordinates, short_side, uniform_in
-from anchored.corruptions.pixels import truncate_levels
+from anchored.corruptions.pixels import pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import uniform
 
 
 def _distance(images: Tensor) -> Tensor:
     """Return each frequency's distance (H,W) from the centre (H/2, W/2) of the shifted spectrum, cycles an image."""
-    (rows, columns), (height, width) = pixel_coordinates(images), images.shape[2:]
-    return torch.hypot(
-        (rows - height / 2) * short_side(images) / height, (columns - width / 2) * short_side(images) / width
-    )
+    (rows, columns), (height, width), side = pixel_coordinates(images), images.shape[2:], short_side(images)
+    return torch.hypot((rows - height / 2) * side / height, (columns - width / 2) * side / width)
 
 
 def _spectral_noise(keys: Tensor, amplitude: Tensor, draw: int) -> Tensor:
@@ -40,29 +35,23 @@ def _spectral_noise(keys: Tensor, amplitude: Tensor, draw: int) -> Tensor:
 
 
 def blue_noise_sample(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """Black wherever blue noise is at most 0.3 · severity − 2.5, the same places in all channels.
-
-    The noise has s.d. 1 and amplitudes proportional to the frequency. Random: its phases.
-    """
+    """Black wherever blue noise is at most 0.3 · severity − 2.5, the same places in all channels. The noise has s.d. 1
+    and amplitudes proportional to the frequency. Random: its phases."""
     noise = _spectral_noise(keys, _distance(images), 0)
     return images * (noise > 0.3 * severity - 2.5)[:, None]
 
 
 def brownish_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """x + 6.4 · severity · n in grey levels, n of s.d. 1 with amplitudes 1 / (frequency² + 1), per channel.
-
-    Random: the phases of each channel.
-    """
+    """x + 6.4 · severity · n in grey levels, n of s.d. 1 with amplitudes 1 / (frequency² + 1), per channel. Random: the
+    phases of each channel."""
     amplitude = 1 / (_distance(images).square() + 1)
     noise = torch.stack([_spectral_noise(keys, amplitude, channel) for channel in range(images.shape[1])], 1)
     return truncate_levels(noise.mul_(6.4 * severity).add_(images))
 
 
 def single_frequency_greyscale(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """x + 19.6 · severity · sin(f · p + φ), one plane wave over the pixels p, the same in all channels.
-
-    Random: one component of f (radians a px) in ±π, the other within ± the first, in either order; φ in [0, 2π).
-    """
+    """x + 19.6 · severity · sin(f · p + φ), one plane wave over the pixels p, the same in all channels. Random: one
+    component of f (radians a px) in ±π, the other within ± the first, in either order; φ in [0, 2π)."""
     first, share, order, phase = uniform_in(keys, (-math.pi, math.pi), (-1, 1), (0, 1), (0, 2 * math.pi))
     second = share * first.abs()
     (rows, columns), swapped = pixel_coordinates(images), order < 0.5
@@ -71,10 +60,8 @@ def single_frequency_greyscale(images: Tensor, severity: float, keys: Tensor) ->
 
 
 def cocentric_sine_waves(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """x + 12.8 · severity · (m / w − 1/2), saw-toothed rings: m = (r + a · sin(f θ)) mod w, same in all channels.
-
-    r, θ: distance and angle from a centre. Random: the centre in the image, f in [0, 10), a and w in [0, side / 10) px.
-    """
+    """x + 12.8 · severity · (m / w − 1/2), saw-toothed rings: m = (r + a · sin(f θ)) mod w, same in all channels. r, θ:
+    distance and angle from a centre. Random: the centre in the image, f in [0, 10), a and w in [0, side / 10) px."""
     (height, width), wide = images.shape[2:], short_side(images) / 10
     x0, y0, frequency, amplitude, ring = uniform_in(keys, (0, width), (0, height), (0, 10), (0, wide), (0, wide))
     rows, columns = pixel_coordinates(images)

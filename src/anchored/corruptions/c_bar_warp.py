@@ -3,16 +3,13 @@
 Definitions, constants and conventions: see ``c_bar.py``.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 
 import torch
 from torch import Tensor
 
-from anchored.corruptions.c_bar_grid import bilinear, pixel_coordinates, short_side, uniform_in
-from anchored.corruptions.pixels import truncate_levels
+from anchored.corruptions.pixels import bilinear, pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import uniform
 from anchored.corruptions.row import LARGE, published_size
 
@@ -49,10 +46,8 @@ def pinch_and_twirl(images: Tensor, severity: float, keys: Tensor) -> Tensor:
 
 
 def ripple(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """Each pixel comes from its place + A · sin(2π · place / λ + φ), rows and columns each; black outside.
-
-    A = 0.0025 · severity · side px. Random, for rows and columns: λ in [0.1, 0.3) · side, φ in [0, 2π).
-    """
+    """Each pixel comes from its place + A · sin(2π · place / λ + φ), rows and columns each; black outside. A = 0.0025 ·
+    severity · side px. Random, for rows and columns: λ in [0.1, 0.3) · side, φ in [0, 2π)."""
     length, whole = (0.1 * short_side(images), 0.3 * short_side(images)), (0.0, 2 * math.pi)
     row_length, column_length, row_phase, column_phase = uniform_in(keys, length, length, whole, whole)
     rows, columns = pixel_coordinates(images)
@@ -108,10 +103,7 @@ def _caustics(images: Tensor, keys: Tensor) -> Tensor:
     total = torch.ones(len(keys), *images.shape[2:], device=images.device)
     for n in range(1, 6):
         t = time * (1 - 3.5 / n)
-        i0, i1 = (
-            angle0 + torch.cos(t - i0) + torch.sin(t + i1),
-            angle1 + torch.sin(t - i1) + torch.cos(t + i0),
-        )
+        i0, i1 = (angle0 + torch.cos(t - i0) + torch.sin(t + i1), angle1 + torch.sin(t - i1) + torch.cos(t + i0))
         total += 200 / torch.hypot(p0 / torch.sin(i0 + t), p1 / torch.cos(i1 + t))
     return (1.17 - (total / 5).pow(1.4)).abs().pow(8).clamp(max=1)
 
@@ -212,10 +204,8 @@ def _spline_coefficients(levels: Tensor, axis: int) -> Tensor:
 
 
 def circular_motion_blur(images: Tensor, severity: float, keys: Tensor) -> Tensor:
-    """The mean of the image turned by t · 1.5 · severity degrees about its middle, t = −1, −0.9, ..., 1.
-
-    Weights are exp(−2 t²); turning is by cubic splines, black from outside. Nothing random.
-    """
+    """The mean of the image turned by t · 1.5 · severity degrees about its middle, t = −1, −0.9, ..., 1. Weights are
+    exp(−2 t²); turning is by cubic splines, black from outside. Nothing random."""
     height, width = images.shape[2:]
     coefficients = _spline_coefficients(_spline_coefficients(images.float(), 2), 3)
     table = coefficients.permute(2, 3, 0, 1).contiguous().view(height * width, -1)  # a line per pixel

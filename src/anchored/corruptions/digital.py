@@ -1,10 +1,7 @@
 """Digital corruptions. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import functools
 import io
-import math
 from typing import NamedTuple
 
 import torch
@@ -79,11 +76,6 @@ def _blocks(images: Tensor, small: int) -> Tensor:
     return mean.to(torch.int16).to(torch.uint8).index_select(2, places)
 
 
-def pixelate_margin(factor: float) -> int:
-    """Return how many pixels are not enough: none would be left."""
-    return math.ceil(1 / factor) - 1
-
-
 def pixelate(images: Tensor, factor: float, keys: Tensor) -> Tensor:
     """Shrink to int(factor · side) px and enlarge again, both with PIL's BOX filter (averages of areas).
 
@@ -116,12 +108,7 @@ class Elastic(NamedTuple):
     sigma: float
     corner: float
 
-    @classmethod
-    def from_shares(cls, side: float, strength: float, sigma: float, corner: float) -> Elastic:
-        """Return constants that are given as shares of ``side`` px."""
-        return cls(side * strength, side * sigma, side * corner)
-
-    def scaled(self, scale: float) -> Elastic:
+    def scaled(self, scale: float) -> "Elastic":
         """Return the constants for an image ``scale`` times as large; smoothing more takes some of the strength."""
         return Elastic(self.strength * scale**2, self.sigma * scale, self.corner * scale)
 

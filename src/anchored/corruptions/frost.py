@@ -5,8 +5,6 @@ photograph's colours (mean and s.d. of each channel) and distribution of levels 
 feathers on fractal noise. They repeat themselves without a seam.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
@@ -32,7 +30,7 @@ class Frost(NamedTuple):
     ice: float  # weight of the texture
     size: float  # of the texture: 1 is that of a photograph for 224 px
 
-    def scaled(self, scale: float) -> Frost:
+    def scaled(self, scale: float) -> "Frost":
         """Return the constants for an image ``scale`` times as large."""
         return self._replace(size=self.size * scale)
 
@@ -66,7 +64,7 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     side = max(1, round(_SIDE * frost.size))
-    textures = _tiled(frost.size, images.shape[1], -(-height // side) + 1, -(-width // side) + 1).to(images.device)
+    textures = _textures(frost.size, images.shape[1], -(-height // side) + 1, -(-width // side) + 1).to(images.device)
     levels = images.to(torch.float32).mul_(frost.image)
     for image, (which, top, left) in zip(levels, uniform(keys, (3,)).double().tolist(), strict=True):
         texture, row, column = textures[int(which * len(_TEXTURES))], int(top * side), int(left * side)
@@ -75,21 +73,15 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _tiled(size: float, channels: int, down: int, right: int) -> Tensor:
-    """Return the textures, each repeated ``down`` × ``right`` times."""
-    return _textures(size, channels).tile(down, right)
-
-
-@functools.lru_cache(maxsize=8)
-def _textures(size: float, channels: int) -> Tensor:
-    """Return the textures, uint8 (5, channels, S, S), S = 640 · ``size`` px."""
+def _textures(size: float, channels: int, down: int, right: int) -> Tensor:
+    """Return uint8 (5, channels, S, S), S = 640 · ``size`` px, repeated ``down`` × ``right`` times."""
     drawn = torch.stack([_drawn(which) for which in range(len(_TEXTURES))])
     if channels == 1:
         drawn = to_grey(drawn)
     side = max(1, round(_SIDE * size))
     if side != _SIDE:
         drawn = F.interpolate(drawn, size=(side, side), mode="bilinear", align_corners=False)
-    return truncate_levels(drawn.clone())
+    return truncate_levels(drawn.clone()).tile(down, right)
 
 
 @functools.lru_cache(maxsize=len(_TEXTURES))
@@ -118,10 +110,8 @@ def _noise(white: Array, slope: float) -> Array:
 
 
 def _feathers(draws: Array, barb: float) -> Array:
-    """Return crystals, one for each row of ``draws`` (N,4): middle (row, column), direction, length.
-
-    A crystal is a bright axis with barbs at 60 degrees on both sides, fainter away from it; the brightest one counts.
-    """
+    """Return crystals, one for each row of ``draws`` (N,4): middle (row, column), direction, length. A crystal is a
+    bright axis with barbs at 60 degrees on both sides, fainter away from it; the brightest one counts."""
     ice = np.zeros((_SIDE, _SIDE))
     reach = round(1.2 * _SIDE / len(draws) ** 0.5)
     span = np.arange(-reach, reach + 1)

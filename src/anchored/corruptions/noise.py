@@ -1,7 +1,5 @@
 """Noise: every pixel and channel on its own. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -24,10 +22,8 @@ def speckle_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
 
 
 def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
-    """With probability ``amount`` a value, of one pixel and channel, becomes 0 or 255, either as likely.
-
-    The law of ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do.
-    """
+    """With probability ``amount`` a value, of one pixel and channel, becomes 0 or 255, either as likely. The law of
+    ``skimage.util.random_noise(mode="s&p")``; one uniform number decides both questions, there two do."""
     draw = uniform(keys, tuple(images.shape[1:]))
     salt, rest = (mask_below(draw, limit).view(torch.uint8) for limit in (amount / 2, 1 - amount / 2))
     return images.bitwise_or(salt).bitwise_and_(rest)
@@ -57,10 +53,8 @@ def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def shot_noise(images: Tensor, photons: int, keys: Tensor) -> Tensor:
-    """Poisson(x · photons) / photons, independent for every pixel and channel.
-
-    Exact but for the steps of the uniform numbers, 2**-23.
-    """
+    """Poisson(x · photons) / photons, independent for every pixel and channel. Exact but for the steps of the uniform
+    numbers, 2**-23."""
     shares, others, levels = (table.to(images.device) for table in _poisson_tables(photons))
     draw = uniform(keys, tuple(images.shape[1:])).mul_(photons + 1).flatten()
     count = draw.to(torch.int32)

@@ -1,12 +1,10 @@
-"""What several corruptions share: rounding, grey values, Gaussian smoothing, zoom and motion blur.
+"""What several corruptions share: rounding, grey values, Gaussian smoothing, zoom, motion blur, places and sampling.
 
 Sums are taken tap by tap with plain multiplications and additions: a convolution or a product of float32 matrices may
 run in TF32 on a GPU, off by a quarter of a level, and its last bits depend on the batch. On a CPU convolutions of many
 taps are oneDNN's, which sums in the same order whatever the batch. Very wide Gaussians are products of float64
 matrices, whose last bits do not show.
 """
-
-from __future__ import annotations
 
 import functools
 import math
@@ -33,10 +31,8 @@ GREY = (0.299, 0.587, 0.114)  # weights of R, G and B (ITU-R 601)
 
 
 def truncate_levels(levels: Tensor) -> Tensor:
-    """Return uint8 of float32 grey ``levels``: clipped to 0..255, the fraction cut off; changes ``levels``.
-
-    0.001 of a level is added before, more than all rounding errors together: what is exactly 200 stays 200.
-    """
+    """Return uint8 of float32 grey ``levels``: clipped to 0..255, the fraction cut off; changes ``levels``. 0.001 of a
+    level is added before, more than all rounding errors together: what is exactly 200 stays 200."""
     return levels.add_(_NUDGE).clamp_(0, 255).to(torch.int16).to(torch.uint8)  # faster by way of int16
 
 
@@ -46,10 +42,8 @@ def _round_levels(levels: Tensor) -> Tensor:
 
 
 def mask_below(values: Tensor, limit: Tensor | float) -> Tensor:
-    """Return int8 with all bits set where float32 ``values`` are below the ``limit``, else 0.
-
-    On the CPU by NumPy, whose comparisons take a tenth of the time of torch's.
-    """
+    """Return int8 with all bits set where float32 ``values`` are below the ``limit``, else 0. On the CPU by NumPy,
+    whose comparisons take a tenth of the time of torch's."""
     if values.device.type == "cpu":
         other = limit.numpy() if isinstance(limit, Tensor) else np.float32(limit)
         return torch.from_numpy(np.less(values.numpy(), other).view(np.int8)).neg_()
@@ -78,10 +72,8 @@ def gaussian_weights(sigma: float, truncate: float = 4.0) -> tuple[float, ...]:
 
 
 def gaussian_filter(levels: Tensor, sigma: float, truncate: float = 4.0, border: Border = "repeat") -> Tensor:
-    """Return float32 (B,C,H,W) under a Gaussian of s.d. ``sigma`` px, cut at ``truncate`` s.d.
-
-    ``border``: the border pixels "repeat" outwards, or the image is "mirror"-ed beside them.
-    """
+    """Return float32 (B,C,H,W) under a Gaussian of s.d. ``sigma`` px, cut at ``truncate`` s.d. ``border``: the border
+    pixels "repeat" outwards, or the image is "mirror"-ed beside them."""
     weights = gaussian_weights(sigma, truncate)
     if len(weights) == 1:
         return levels
@@ -151,9 +143,7 @@ def _convolve_columns(padded: Tensor, weights: tuple[float, ...]) -> Tensor:
 
 def zoom(part: Tensor, factor: float, height: int, width: int) -> Tensor:
     """Zoom float32 ``part`` (B,C,h,w) linearly by ``factor``, corner pixels on corners; return its middle (B,C,H,W).
-
-    ``scipy.ndimage.zoom(order=1)``: the zoomed part has round(h · factor) rows, H or a few more.
-    """
+    ``scipy.ndimage.zoom(order=1)``: the zoomed part has round(h · factor) rows, H or a few more."""
     rows, columns = part.shape[2:]
     turned = zoom_rows(part.transpose(2, 3).contiguous(), 0, columns, factor, width)
     return zoom_rows(turned.transpose(2, 3).contiguous(), 0, rows, factor, height)
@@ -197,10 +187,8 @@ def motion_kernels(radius: int, sigma: float, degrees: list[float]) -> tuple[_Pl
 
 
 def blur_along_lines(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
-    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`motion_kernels`), round: uint8.
-
-    Border pixels are repeated outwards.
-    """
+    """Blur each image of float32 (B,C,H,W) along its own line (see :func:`motion_kernels`), round: uint8. Border pixels
+    are repeated outwards."""
     rows, columns, weights = motion_kernels(radius, sigma, degrees)
     top, left = max(0, -rows.min()), max(0, -columns.min())
     border = (left, max(0, columns.max()), top, max(0, rows.max()))
@@ -227,3 +215,39 @@ def _blur_small_images(padded: Tensor, rows: _Places, columns: _Places, weights:
     padded = F.pad(padded.flatten(0, 1), (0, 0, 0, 0, 0, more))
     blurred = F.conv2d(padded[None], F.pad(planes, (0, 0, 0, 0, 0, 0, 0, more)), groups=len(padded))
     return blurred[0, : count * channels]
+
+
+def short_side(images: Tensor) -> int:
+    """Return the length, px, that the originals call the image's size: the shorter side of (B,C,H,W)."""
+    return min(images.shape[2:])
+
+
+def pixel_coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row (H,1) and the column (1,W) of every pixel, float32."""
+    height, width = images.shape[2:]
+    rows = torch.arange(height, dtype=torch.float32, device=images.device)
+    return rows[:, None], torch.arange(width, dtype=torch.float32, device=images.device)[None]
+
+
+def uniform_in(keys: Tensor, *ranges: tuple[float, float]) -> list[Tensor]:
+    """Return for each range a number per image, uniform between its ends (draw 0 of the keys): float32 (B,1,1)."""
+    numbers = uniform(keys, (len(ranges),))
+    return [low + (high - low) * numbers[:, i, None, None] for i, (low, high) in enumerate(ranges)]
+
+
+def bilinear(levels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return ``levels`` (B,C,H,W) float32 at places (B,H',W') in px: (B,C,H',W'), linear between pixels, 0 outside.
+    Written out, since ``grid_sample`` takes places in [−1, 1], where whole pixels are not whole numbers."""
+    count, channels, height, width = levels.shape
+    top, left = rows.floor(), columns.floor()
+    lower, right = rows - top, columns - left
+    total = torch.zeros(count, channels, *rows.shape[1:], device=levels.device)
+    for down in (0, 1):
+        for across in (0, 1):
+            y, x = (top + down).long(), (left + across).long()
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            weight = (lower if down else 1 - lower) * (right if across else 1 - right) * inside
+            place = y.clamp_(0, height - 1).mul_(width).add_(x.clamp_(0, width - 1))
+            corner = levels.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
+            total.addcmul_(corner.view_as(total), weight[:, None])
+    return total

@@ -9,8 +9,6 @@ wrapping): all devices agree on it. Normal numbers pass through float32 function
 devices.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import math
@@ -31,10 +29,8 @@ _ROUNDS = ((30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB), (31, 1))  #
 
 
 def _mix(bits: Tensor) -> Tensor:
-    """Return SplitMix64's finaliser of contiguous int64 ``bits``, computed in place.
-
-    On the CPU by NumPy: it has unsigned numbers, and multiplies them three times as fast as torch.
-    """
+    """Return SplitMix64's finaliser of contiguous int64 ``bits``, computed in place. On the CPU by NumPy: it has
+    unsigned numbers, and multiplies them three times as fast as torch."""
     if bits.device.type == "cpu":
         whole = bits.numpy().view(np.uint64)
         shifted = np.empty_like(whole)
@@ -89,10 +85,8 @@ def uniform(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
 
 
 def normal(keys: Tensor, shape: tuple[int, ...], draw: int = 0) -> Tensor:
-    """Return float32 (B, *shape), standard normal by the Box–Muller transform; ``keys`` int64 (B,).
-
-    |values| <= 5.77 (the radius comes from 23 bits), a tail that a standard normal exceeds once in 10^8 draws.
-    """
+    """Return float32 (B, *shape), standard normal by the Box–Muller transform; ``keys`` int64 (B,). |values| <= 5.77
+    (the radius comes from 23 bits), a tail that a standard normal exceeds once in 10^8 draws."""
     count = math.prod(shape)
     values = _unit(keys, count + count % 2, draw)
     radius, angle = values.chunk(2, 1)

@@ -5,8 +5,6 @@ images and of ImageNet-C for large ones; ``Corruption.constants`` states the rul
 depends only on (seed, corruption, severity, the image's index): not on the batch it came in, its order or the device.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Sequence
 
@@ -88,7 +86,6 @@ def _row(name: str) -> Corruption:
 
 
 def _check(row: Corruption, images: Tensor, severity: int, indices: Tensor) -> None:
-    """Raise UserError unless ``row`` can be applied to all this."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         shape = f"{images.dtype} {tuple(images.shape)}"
         raise UserError(f"{row.name}: images are {shape}: give uint8 (B, C, H, W) with C 1 or 3")

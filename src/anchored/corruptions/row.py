@@ -1,27 +1,17 @@
 """One corruption as a row of a table, and the rule that fits its published constants to an image's size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-Severities = tuple[Any, Any, Any, Any, Any]  # a corruption's constants at severities 1 to 5
+Severities = tuple[Any, ...]  # a corruption's constants at severities 1 to 5
 
 SMALL, LARGE = 32, 224  # px, the sizes for which constants were published: CIFAR's and ImageNet's
 _AT_ONCE = {"cpu": 1 << 17}  # values handled at a time: what fits a core's cache; elsewhere ...
 _AT_ONCE_ELSEWHERE = 1 << 26  # ... what keeps a GPU busy
 _NEAR = 1.5  # sides within this ratio of a published size get its constants as they are
-
-
-def _scaled(constants: Any, scale: float) -> Any:
-    return constants.scaled(scale) if hasattr(constants, "scaled") else constants
-
-
-def _margin(constants: Any) -> int:
-    return constants.margin() if hasattr(constants, "margin") else 0
 
 
 @dataclass(frozen=True)
@@ -45,8 +35,8 @@ class Corruption:
     small: Severities | None
     large: Severities | None
     families: tuple[str, ...] = ("c", "c15")
-    scaled: Callable[[Any, float], Any] = _scaled
-    margin: Callable[[Any], int] = _margin
+    scaled: Callable[[Any, float], Any] = lambda of, scale: of.scaled(scale) if hasattr(of, "scaled") else of
+    margin: Callable[[Any], int] = lambda of: of.margin() if hasattr(of, "margin") else 0
     grouped: int = 1
     colour_only: bool = False
 

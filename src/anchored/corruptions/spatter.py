@@ -4,8 +4,6 @@ The original makes the rims with OpenCV's edge detector, distance transform and 
 Here the same whole-number arithmetic runs on all images at once.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
@@ -32,7 +30,7 @@ class Spatter(NamedTuple):
     amount: float  # of water, the greatest share of its colour; of mud, px, the softness of its edges
     mud: bool
 
-    def scaled(self, scale: float) -> Spatter:
+    def scaled(self, scale: float) -> "Spatter":
         """Return the constants for an image ``scale`` times as large; more noise, since smoothing more takes some."""
         amount = self.amount * scale if self.mud else self.amount
         return self._replace(spread=self.spread * scale, sigma=self.sigma * scale, amount=amount)
@@ -48,7 +46,9 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     """
     noise = normal(keys, (1, *images.shape[2:])).mul_(spatter.spread).add_(spatter.mean)
     liquid = gaussian_filter(noise, spatter.sigma)
-    colour = _colour(images, _MUD if spatter.mud else _WATER)
+    levels = _MUD if spatter.mud else _WATER
+    grey = sum(weight * level for weight, level in zip(GREY, levels, strict=True))
+    colour = torch.tensor(levels if images.shape[1] == 3 else (grey,), device=images.device)[:, None, None]
     if spatter.mud:
         share = zero_below(gaussian_filter(liquid.sub_(spatter.threshold).sign_().clamp_(min=0), spatter.amount), 0.8)
         return truncate_levels((images.to(torch.float32) * (1 - share)).add_(share * colour))
@@ -56,12 +56,6 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     share = rims(liquid).mul_(liquid)
     greatest = share.flatten(1).amax(1).clamp_(min=1).view(-1, 1, 1, 1)
     return truncate_levels((share * (spatter.amount / greatest) * colour).add_(images.to(torch.float32)))
-
-
-def _colour(images: Tensor, colour: tuple[float, float, float]) -> Tensor:
-    """Return the colour's levels for grey or colour images, float32 (C,1,1)."""
-    grey = sum(weight * level for weight, level in zip(GREY, colour, strict=True))
-    return torch.tensor(colour if images.shape[1] == 3 else (grey,), device=images.device)[:, None, None]
 
 
 def rims(liquid: Tensor) -> Tensor:
@@ -83,7 +77,6 @@ def rims(liquid: Tensor) -> Tensor:
 
 
 def _average(levels: Tensor) -> Tensor:
-    """Return the mean over 3 × 3 px."""
     padded = F.pad(levels, (1, 1, 1, 1), mode="reflect")
     rows = padded[..., :-2, :] + padded[..., 1:-1, :]
     rows += padded[..., 2:, :]
@@ -180,7 +173,5 @@ def _equalised(levels: Tensor) -> Tensor:
     lowest = levels.flatten(1).amin(1, keepdim=True).to(torch.int64)
     first = counts.gather(1, lowest)
     spread = counts.cumsum(1).sub_(first).to(torch.float64) * (255 / (flat.shape[1] - first).to(torch.float64))
-    table = torch.where(first == flat.shape[1], lowest.to(torch.float64), spread.round().clamp_(0, 255)).to(
-        torch.float32
-    )
+    table = torch.where(first == flat.shape[1], lowest.double(), spread.round().clamp_(0, 255)).to(torch.float32)
     return table.view(-1).index_select(0, flat.view(-1)).view(levels.shape)

@@ -1,7 +1,5 @@
 """Weather. Images and constants as in ``common.py``, which states the source."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -87,7 +85,7 @@ class Snow(NamedTuple):
     sigma: float  # px, of the motion
     clear: float  # share of the image that is not whitened
 
-    def scaled(self, scale: float) -> Snow:
+    def scaled(self, scale: float) -> "Snow":
         """Return the constants for an image ``scale`` times as large."""
         radius = max(1, round(self.radius * scale))
         return self._replace(zoom=max(1.0, self.zoom * scale), radius=radius, sigma=self.sigma * scale)

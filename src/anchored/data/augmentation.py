@@ -1,7 +1,5 @@
 """Augmentation of training images: of whole batches (shifted crops, flips), or of one image at a time (ImageNet's)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,11 +14,7 @@ from anchored.data.preprocessing import InputFormat, check_uint8, pil_to_tensor
 
 AutoAugment = Literal["none", "rand_augment", "trivial_augment", "auto_augment"]
 
-_POLICIES = {
-    "rand_augment": "RandAugment",
-    "trivial_augment": "TrivialAugmentWide",
-    "auto_augment": "AutoAugment",
-}
+_POLICIES = {"rand_augment": "RandAugment", "trivial_augment": "TrivialAugmentWide", "auto_augment": "AutoAugment"}
 
 
 def crop_and_flip(

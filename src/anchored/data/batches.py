@@ -4,8 +4,6 @@ Every order and every augmentation depends on (seed, epoch) alone, so that a res
 uninterrupted one would have seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -66,7 +64,7 @@ class Batches:
             raise UserError(f"data set '{self.images.name}' has no images to make batches of")
 
     @property
-    def sampler(self) -> Batches:
+    def sampler(self) -> "Batches":
         """Return itself: Lightning calls ``dataloader.sampler.set_epoch``."""
         return self
 
@@ -83,7 +81,6 @@ class Batches:
         self._resumed = state["epoch"], state["given"] % len(self)
 
     def _share(self) -> int:
-        """Return how many images this process sees in an epoch."""
         rank, world = self.shard
         return len(self.images) // world if self.shuffle else len(range(rank, len(self.images), world))
 

@@ -5,11 +5,10 @@ CIFAR-10-C. ``folders``: ``<corruption>/<severity>/<class>/<file>.JPEG`` at qual
 few at a time and once; what was done is noted after each batch, so that the same command goes on after a kill.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import itertools
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -105,7 +104,7 @@ def _check(severities: Sequence[int], size: int) -> None:
 
 def _claim(folder: CorruptedFolder, request: Request) -> int:
     """Claim a folder for a request and return how many images are done in it; UserError where it holds another."""
-    file, wanted = folder.request_file, _plain(request)
+    file, wanted = folder.request_file, json.loads(json.dumps(dataclasses.asdict(request)))
     if file.exists():
         earlier = disk.read_json(file)
         if not isinstance(earlier, dict):
@@ -118,18 +117,11 @@ def _claim(folder: CorruptedFolder, request: Request) -> int:
 
 
 def _done(file: Path, images: int) -> int:
-    """Return how many images ``done.json`` says are done."""
     done = disk.read_json(file)
     count = done.get("images") if isinstance(done, dict) else None
     if type(count) is not int or not 0 <= count <= images:
         raise UserError(f"{file} was changed by hand: choose another folder with -o")
     return count
-
-
-def _plain(request: Request) -> dict[str, object]:
-    """Return a request as it is read back from JSON."""
-    fields = dataclasses.asdict(request)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
 
 
 def _write_all(
@@ -168,22 +160,17 @@ def _write_all(
 
 
 def _group_by_shape(images: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of images of one shape, shape by shape."""
     places: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, image in enumerate(images):
         places[tuple(image.shape)].append(place)
     return list(places.values())
 
 
-# --- Layouts ----------------------------------------------------------------------------------------------------------
-
 _Write = Callable[[str, int, list[int], Tensor], None]  # corruption, severity, places in the set, images (B,C,H,W)
 _Flush = Callable[[], None]  # puts on the disk what was written
 
 
 def _write_files(folder: CorruptedFolder, paths: Sequence[str]) -> tuple[_Write, _Flush]:
-    """Write each image as a JPEG file of its own."""
-
     def write(corruption: str, severity: int, places: list[int], images: Tensor) -> None:
         for place, image in zip(places, images, strict=True):
             file = folder.image_file(corruption, severity, paths[place])
@@ -222,10 +209,8 @@ def _write_blocks(folder: CorruptedFolder, request: Request, first: Tensor, done
 def _map_blocks(
     folder: CorruptedFolder, name: str, shape: tuple[int, ...], begun: bool
 ) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return a corruption's file, mapped; a new one has all its room on the disk, or a full disk would end us later.
-
-    (A page of a map for which there is no room is not an error but a signal, SIGBUS.)
-    """
+    """Return a corruption's file, mapped; a new one has all its room on the disk, or a full disk would end us later. (A
+    page of a map for which there is no room is not an error but a signal, SIGBUS.)"""
     finished, part = folder.blocks_file(name), folder.part_file(name)
     path = finished if begun and finished.exists() else part
     with disk.os_errors_as_user_errors(path, "write"):
@@ -246,7 +231,6 @@ def _map_blocks(
 
 
 def _finish_blocks(folder: CorruptedFolder, request: Request, originals: Originals) -> None:
-    """Give the complete files their names, and write the labels."""
     for name in request.corruptions:
         part, finished = folder.part_file(name), folder.blocks_file(name)
         if part.exists():
@@ -256,9 +240,6 @@ def _finish_blocks(folder: CorruptedFolder, request: Request, originals: Origina
         file = io.BytesIO()
         np.save(file, np.tile(originals.images.labels.numpy(), len(ALL)))
         disk.write_bytes(folder.labels_file, file.getvalue())
-
-
-# --- Pictures ---------------------------------------------------------------------------------------------------------
 
 
 def encode_image(image: Image.Image, kind: Literal["JPEG", "PNG"], quality: int = QUALITY) -> bytes:
@@ -271,10 +252,8 @@ def encode_image(image: Image.Image, kind: Literal["JPEG", "PNG"], quality: int 
 def contact_sheet(
     image: Tensor, names: Sequence[str], severities: Sequence[int], seed: int = 0, tile: int = _TILE
 ) -> Image.Image:
-    """Return a contact sheet: one (1,C,H,W) uint8 image, clean and at every severity, a row per corruption.
-
-    Images are shown with a longer side of about ``tile`` px: small ones enlarged in whole steps, pixel by pixel.
-    """
+    """Return a contact sheet: one (1,C,H,W) uint8 image, clean and at every severity, a row per corruption. Images are
+    shown with a longer side of about ``tile`` px: small ones enlarged in whole steps, pixel by pixel."""
     longer = max(image.shape[2:])
     factor = max(1, tile // longer) if longer < tile else tile / longer
     width, height = (max(1, round(side * factor)) for side in (image.shape[3], image.shape[2]))

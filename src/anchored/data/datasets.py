@@ -4,8 +4,6 @@ Sets that fit in memory are one uint8 tensor (``ImageSet``); larger ones are dec
 needed (``ImageStream``). Both are ``LabelledImages``: nothing above this module asks which.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +20,7 @@ from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat, fit_to_input
 from anchored.data.readers.arrays import READERS
 from anchored.data.readers.files import data_root
-from anchored.data.readers.layouts import INDEXES
-from anchored.data.readers.read import read_corrupted, read_index
+from anchored.data.readers.layouts import INDEXES, read_corrupted, read_index
 from anchored.data.synthetic_ood import draw_images
 from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
@@ -117,10 +114,8 @@ def _hold_out(images: LabelledImages, share: float) -> tuple[Tensor, Tensor]:
 
 
 def check_readable(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
-    """Raise UserError, in little time, where :func:`open_set` could not open a split.
-
-    Arrays are read (and kept for that call); of encoded images, names and labels are read and the first is decoded.
-    """
+    """Raise UserError, in little time, where :func:`open_set` could not open a split. Arrays are read (and kept for
+    that call); of encoded images, names and labels are read and the first is decoded."""
     row, target = dataset_row(name, settings), input_format(settings)
     if row.reader in INDEXES:
         next(_open_split(row, split, settings, root, target).parts([torch.zeros(1, dtype=torch.int64)]))
@@ -222,20 +217,11 @@ def dataset_row(name: str, settings: Data) -> DataSet:
     images = find_user_data(name, settings.test_share)
     counts = {split: len(index) for split, index in images.splits.items()}
     return DataSet(
-        name=name,
-        title=catalog.dataset_title(name),
-        classes=images.classes,
-        channels=images.channels,
-        size=images.size,
-        train=counts.get("train", 0),
-        test=counts.get("test", 0),
-        roles=("train", "ood", "adaptation"),
-        licence="own",
-        citation="",
-        reader="own",
-        file_classes=len(images.classes),
-        varied=True,
-    )
+        name=name, title=catalog.dataset_title(name), classes=images.classes, channels=images.channels,
+        size=images.size, train=counts.get("train", 0), test=counts.get("test", 0),
+        roles=("train", "ood", "adaptation"), licence="own", citation="", reader="own",
+        file_classes=len(images.classes), varied=True,
+    )  # fmt: skip
 
 
 def _open_split(
@@ -267,7 +253,6 @@ def _stream(row: DataSet, index: ImageIndex, target: InputFormat, workers: int) 
 
 
 def _in_memory(images: LabelledImages, target: InputFormat) -> ImageSet:
-    """Return the images as the network's input, as one tensor."""
     if isinstance(images, ImageSet):
         return replace(images, images=fit_to_input(images.images, target.channels, target.size))
     pixels = torch.empty(len(images), target.channels, target.size, target.size, dtype=torch.uint8)
@@ -299,9 +284,7 @@ def _read(row: DataSet, split: str, root: str | Path | None) -> tuple[Tensor, Te
 
 def take_fraction(images: _Images, fraction: float, minimum: int = 1) -> _Images:
     """Return the first images of each class, in their order: a ``fraction`` of it, at least ``minimum``, for trials.
-
-    UserError unless ``fraction`` is in (0, 1].
-    """
+    UserError unless ``fraction`` is in (0, 1]."""
     if not 0 < fraction <= 1:
         raise UserError(f"fraction is {fraction:g}: give a share of the images in (0, 1]")
     if fraction == 1:

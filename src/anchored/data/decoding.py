@@ -1,7 +1,5 @@
 """The one way from an encoded image to pixels: an allowed format, the first frame, upright, 8-bit grey or RGB."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zipfile
@@ -23,14 +21,10 @@ are). An EPS named .jpg would otherwise start Ghostscript."""
 _DIM = 1 << 12  # levels: a 16-bit image that uses no more has 12-bit data in it, of which 8 bits would keep 16
 _ORIENTATION = 0x0112  # EXIF tag: how the camera was held
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
+}  # fmt: skip
 
 
 class _UnknownRange(Exception):
@@ -77,9 +71,7 @@ def decode_image(
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
     """Return how to turn an image upright. Only this tag is read: damage in the rest of the metadata does not matter.
-
-    (``ImageOps.exif_transpose`` writes all of it anew, and fails at negative rationals.)
-    """
+    (``ImageOps.exif_transpose`` writes all of it anew, and fails at negative rationals.)"""
     try:
         metadata = image.getexif()
         turn = _TURNS.get(metadata.get(_ORIENTATION, 1))
@@ -97,9 +89,7 @@ def _as_torchvision(image: Image.Image) -> Image.Image:
 
 def _stored_levels(image: Image.Image) -> tuple[int, bool]:
     """Return the highest level that the file can hold, 0 where that states no range; and whether it stands for black.
-
-    Before the pixels are loaded, after which Pillow no longer says it.
-    """
+    Before the pixels are loaded, after which Pillow no longer says it."""
     tags: Any = getattr(image, "tag_v2", {})  # of a TIFF
     (bits, *_), (kind, *_) = tags.get(258, (8,)), tags.get(339, (1,))  # BitsPerSample, SampleFormat (1: unsigned)
     if not tags:

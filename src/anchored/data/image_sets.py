@@ -3,8 +3,6 @@
 What a batch holds depends on its indices, and in training on (seed, epoch, index): never on the number of workers.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -64,11 +62,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str) -> ImageSet:
+    def to(self, device: torch.device | str) -> "ImageSet":
         """Return the same set with its tensors on ``device``."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def take(self, indices: Tensor) -> ImageSet:
+    def take(self, indices: Tensor) -> "ImageSet":
         """Return the images at ``indices`` (K,), integers, in that order."""
         indices = indices.to(self.images.device)
         return replace(self, images=self.images[indices], labels=self.labels[indices])
@@ -112,19 +110,17 @@ class ImageStream:
         """The label of each image, (N,) int64, on the set's device."""
         return torch.from_numpy(self.index.labels)[self.chosen].to(self.device)
 
-    def to(self, device: torch.device | str) -> ImageStream:
+    def to(self, device: torch.device | str) -> "ImageStream":
         """Return the same set, giving its tensors on ``device``."""
         return replace(self, device=torch.device(device))
 
-    def take(self, indices: Tensor) -> ImageStream:
+    def take(self, indices: Tensor) -> "ImageStream":
         """Return the images at ``indices`` (K,), integers, in that order."""
         return replace(self, chosen=self.chosen[indices.cpu()])
 
     def parts(self, batches: Sequence[Tensor], augmentation: Augmentation | None = None) -> Iterator[Tensor]:
-        """Give the images of each batch of indices (B,) in turn: uint8 (B,C,H,W), on the set's device.
-
-        UserError naming the file where one is not a whole image, or when a worker is killed.
-        """
+        """Give the images of each batch of indices (B,) in turn: uint8 (B,C,H,W), on the set's device. UserError naming
+        the file where one is not a whole image, or when a worker is killed."""
         for images, problems in self.attempts(batches, augmentation):
             if problems:
                 raise UserError(next(iter(problems.values())))
@@ -133,10 +129,8 @@ class ImageStream:
     def attempts(
         self, batches: Sequence[Tensor], augmentation: Augmentation | None = None
     ) -> Iterator[tuple[Tensor, dict[int, str]]]:
-        """As ``parts``, with what is wrong with each image that cannot be read, by its place in the batch.
-
-        Such an image is black.
-        """
+        """As ``parts``, with what is wrong with each image that cannot be read, by its place in the batch. Such an
+        image is black."""
         jobs = _DecodeBatches(self.index, self.target, [self.chosen[batch.cpu()] for batch in batches], augmentation)
         workers = min(self._processes(sum(map(len, batches))), len(batches))
         loader = DataLoader(

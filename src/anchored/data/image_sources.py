@@ -1,7 +1,5 @@
 """Encoded images, listed but not decoded: in folders, zip and tar archives, arrays or tables, by one index."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -30,15 +28,12 @@ class ImageSource(Protocol):
 
     def where(self, key: str) -> str:
         """Return the place of an image, for messages."""
-        ...
 
     def open(self, key: str) -> Image.Image:
         """Return an image, its header read; any exception where that cannot be."""
-        ...
 
     def read(self, key: str) -> bytes:
         """Return what an image is decoded from; any exception where that cannot be."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -182,16 +177,13 @@ class ImageIndex:
         """Return the place of image ``index``, for messages."""
         return self.source.where(self.keys[index])
 
-    def take(self, indices: npt.NDArray[np.int64]) -> ImageIndex:
+    def take(self, indices: npt.NDArray[np.int64]) -> "ImageIndex":
         """Return the images at ``indices`` (K,), in that order."""
         return replace(self, keys=[self.keys[i] for i in indices], labels=self.labels[indices])
 
     def decode(self, index: int) -> Image.Image:
         """Return image ``index``, "L" or "RGB", as ``decoding.decode_image``; UserError naming its file."""
-        key, advice = (
-            self.keys[index],
-            f"fetch {self.dataset} again" if self.dataset else "replace or move it",
-        )
+        key, advice = self.keys[index], f"fetch {self.dataset} again" if self.dataset else "replace or move it"
         opened = lambda: self.source.open(key)  # noqa: E731
         return decode_image(opened, self.source.where(key), advice, as_published=bool(self.dataset))
 

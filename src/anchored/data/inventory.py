@@ -1,7 +1,5 @@
 """Available and downloaded data sets: the table and the lines of ``anchored data``."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +13,7 @@ from anchored.data.image_sources import ImageIndex, evenly_spaced
 from anchored.data.readers import verify
 from anchored.data.readers.arrays import READERS
 from anchored.data.readers.files import is_here, missing_entries
-from anchored.data.readers.layouts import INDEXES
-from anchored.data.readers.read import read_corrupted, read_index
+from anchored.data.readers.layouts import INDEXES, read_corrupted, read_index
 from anchored.errors import UserError
 from anchored.store.terminal import PlainConsole, progress_bar
 
@@ -77,7 +74,8 @@ def verify_dataset(row: DataSet, root: Path | None = None, every: bool = False) 
     if missing and len(missing) == len(row.needs or row.train_files + row.test_files):
         return "not here"
     if missing:
-        raise UserError(f"{row.title} is here in part: {', '.join(missing)} is missing; {how_to_get(row)}")
+        way = f"run 'anchored data fetch {row.name}'" if row.downloads else row.manual or "install the package again"
+        raise UserError(f"{row.title} is here in part: {', '.join(missing)} is missing; {way}")
     proofs = verify.check_archives(row, root)
     if row.reader == "corrupted_blocks":
         clean = get_dataset(row.clean)
@@ -112,10 +110,3 @@ def _folders(row: DataSet, root: Path | None, every: bool) -> int:
             some = index if every else index.take(evenly_spaced(len(index), verify.SAMPLE // 100))
             _decode(row, some, True, f"{row.name}, {corruption}, severity {severity}")
     return 5 * len(row.corruptions)
-
-
-def how_to_get(row: DataSet) -> str:
-    """Return how to get a set, as the second half of a sentence."""
-    if row.downloads:
-        return f"run 'anchored data fetch {row.name}'"
-    return row.manual or "install the package again"

@@ -1,7 +1,5 @@
 """The images that ``anchored corrupt`` starts from (of the catalog, a user's, a npy file), and their copies' names."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -18,9 +16,8 @@ from anchored.data.catalog import registry as catalog
 from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages
 from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat
-from anchored.data.user_data.index import find_user_data
+from anchored.data.user_data.index import find_user_data, list_user_data
 from anchored.data.user_data.listing import Listing
-from anchored.data.user_data.sources import list_user_data
 from anchored.errors import UserError
 from anchored.store import files
 
@@ -43,10 +40,8 @@ class Originals:
 
 
 def resolve_source(source: str) -> str:
-    """Return the name of a set of the catalog, or a path; a folder needs no slash at its end here.
-
-    UserError where a folder is called as a set of the catalog.
-    """
+    """Return the name of a set of the catalog, or a path; a folder needs no slash at its end here. UserError where a
+    folder is called as a set of the catalog."""
     if source.startswith(_CATALOG):
         return catalog.get_dataset(source.removeprefix(_CATALOG)).name
     is_folder = files.expand_home(source).is_dir()
@@ -103,9 +98,8 @@ def _check_one_size(listing: Listing, numbers: Sequence[int]) -> None:
 def _open_npy(name: str, size: int) -> Originals:
     """A npy file of images (N,H,W) or (N,H,W,C) uint8, without classes; mapped into memory."""
     try:
-        pixels = np.load(
-            files.refuse_special(files.expand_home(name)), mmap_mode="c"
-        )  # NumPy's default refuses arrays of objects
+        path = files.refuse_special(files.expand_home(name))
+        pixels = np.load(path, mmap_mode="c")  # NumPy's default refuses arrays of objects
     except UserError:
         raise
     except Exception as error:  # NumPy raises whatever a damaged header leads to

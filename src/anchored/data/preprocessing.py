@@ -1,7 +1,5 @@
 """From images of any size and colours to a network's input."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,10 +104,8 @@ def _to_grey(images: Tensor) -> Tensor:
 
 
 def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return uint8 ``images`` (B,C,H,W) normalised, float32: (images / 255 − mean) / std per channel.
-
-    ``mean``, ``std``: per channel, of images scaled to [0, 1]. UserError when their number is not C.
-    """
+    """Return uint8 ``images`` (B,C,H,W) normalised, float32: (images / 255 − mean) / std per channel. ``mean``,
+    ``std``: per channel, of images scaled to [0, 1]. UserError when their number is not C."""
     check_uint8(images, "images")
     if not images.shape[1] == len(mean) == len(std):
         raise UserError(f"images have {images.shape[1]} channels, mean has {len(mean)} and std {len(std)} values")

@@ -7,8 +7,6 @@ and on the one image it is made from: not on the batch it came in, its order or 
 Legend: B batch, C image channels, H×W image size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +17,7 @@ from torch import Tensor
 
 from anchored.corruptions.randomness import image_keys, normal, uniform
 
-TILES = 4
-"""Tiles a side of a jigsaw."""
+TILES = 4  # tiles a side of a jigsaw
 
 _CHUNK = 512  # computed images drawn at a time: bounds the memory their float copies take
 
@@ -84,10 +81,8 @@ OUTLIERS: dict[str, Outlier] = {
 
 
 def draw_images(name: str, split: str, count: int, shape: tuple[int, int, int]) -> Tensor:
-    """Return ``count`` images (N,C,H,W) uint8 of ``shape`` (C,H,W) of a "procedural" row of the catalog.
-
-    Image i is the same whatever ``count`` is.
-    """
+    """Return ``count`` images (N,C,H,W) uint8 of ``shape`` (C,H,W) of a "procedural" row of the catalog. Image i is the
+    same whatever ``count`` is."""
     keys = image_keys(0, f"{name}/{split}", torch.arange(count))
     return torch.cat([_draw_chunk(name, part, shape) for part in torch.split(keys, _CHUNK)])
 

@@ -1,7 +1,5 @@
 """What α or λ is chosen on: held-out training images, with corruptions and outliers that the test does not measure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +15,8 @@ from anchored.evaluation.evaluator import Split, corruptions_of
 
 
 def settings_of(recipe: Recipe) -> Evaluation:
-    """What is measured on held-out training images: as the recipe's test, but for what is measured.
-
-    Aims that the test leaves out are left out here too. Raises ``UserError`` where something is measured by both.
-    """
+    """What is measured on held-out training images: as the recipe's test, but for what is measured. Aims that the test
+    leaves out are left out here too. Raises ``UserError`` where something is measured by both."""
     chosen, test = recipe.validate, recipe.evaluate
     for name in chosen.ood if test.ood else ():
         if name not in OUTLIERS:

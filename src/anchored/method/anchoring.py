@@ -4,8 +4,6 @@ Letters: B batch, C image channels, H×W image size, K references, N classes, α
 Sources: docs/method.md; arXiv 2406.00529.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections import deque
@@ -66,11 +64,6 @@ def _freeze_in_backward(network: nn.Module, logits: Tensor) -> None:
         torch.autograd.Variable._execution_engine.queue_callback(lambda: _track(layers, True))
 
     logits.register_hook(freeze)  # type: ignore[no-untyped-call]
-
-
-def _backward_pass() -> int:
-    """The backward pass that runs now, a number; -1 outside of one. A forward pass within one is a recomputation."""
-    return int(torch._C._current_graph_task_id())
 
 
 @dataclass
@@ -197,7 +190,8 @@ class AnchoredModel(nn.Module):
         Activation checkpointing runs a pass again within the backward pass: it is shown what it was shown at first. It
         is known by its images; of several passes over the same images the last is repeated first, as autograd does.
         """
-        means, backward = images.flatten(1).mean(dim=1), _backward_pass()
+        # The backward pass that runs now, a number; -1 outside of one. A forward pass within one is a recomputation.
+        means, backward = images.flatten(1).mean(dim=1), int(torch._C._current_graph_task_id())
         if backward != -1:
             for draw in self._draws:
                 if draw.repeated_in != backward and draw.is_of(means):
@@ -323,14 +317,9 @@ def anchor(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     wide, wide_stem = stems.widen_stem(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
-        wide,
-        mask_probability,
-        mask_unit=mask_unit,
-        masked_target=masked_target,
-        batch_norm=batch_norm,
-        generator=generator,
-        stem=wide_stem,
-    ).train(network.training)
+        wide, mask_probability, mask_unit=mask_unit, masked_target=masked_target, batch_norm=batch_norm,
+        generator=generator, stem=wide_stem,
+    ).train(network.training)  # fmt: skip
 
 
 def _size(images: Tensor) -> str:

@@ -1,7 +1,5 @@
 """Rank, world size and collectives, named as in ``torch.distributed``; without a process group, rank 0 of 1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
@@ -47,10 +45,8 @@ def barrier() -> None:
 
 
 def from_rank_zero(compute: Callable[[], T]) -> T:
-    """What ``compute`` returns on rank 0, on every rank; a ``ValueError`` that it raises is raised on every rank.
-
-    For what only rank 0 may do or decide: to read and write the results' folder.
-    """
+    """What ``compute`` returns on rank 0, on every rank; a ``ValueError`` that it raises is raised on every rank. For
+    what only rank 0 may do or decide: to read and write the results' folder."""
     if get_world_size() == 1:
         return compute()
     result: list[Any] = [None, None]

@@ -1,7 +1,5 @@
 """Comparing the outputs of two networks, on copies in evaluation mode."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -13,8 +11,7 @@ from torch import Tensor, nn
 
 from anchored.method.networks import copy_network
 
-SINGLE_TOLERANCE = 1e-4
-"""Largest relative difference that rounding explains, in single precision on the CPU."""
+SINGLE_TOLERANCE = 1e-4  # largest relative difference that rounding explains, in single precision on the CPU
 LOW_TOLERANCE = 1e-2
 """The same in half precision, and on accelerators, whose convolutions may round their inputs (TF32)."""
 DOUBLE_TOLERANCE = 1e-8
@@ -49,11 +46,9 @@ class NetworkOutputs:
     outputs: Any
     last_input: Tensor | None
 
-    def difference(self, others: NetworkOutputs) -> float:
-        """:func:`max_relative_difference` of the outputs and of the last layer's inputs.
-
-        The latter only where they have the same shape: a network's one layer is also its first, which is what changes.
-        """
+    def difference(self, others: "NetworkOutputs") -> float:
+        """:func:`max_relative_difference` of the outputs and of the last layer's inputs. The latter only where they
+        have the same shape: a network's one layer is also its first, which is what changes."""
         difference = max_relative_difference(self.outputs, others.outputs)
         if self.last_input is None or others.last_input is None or self.last_input.shape != others.last_input.shape:
             return difference
@@ -77,9 +72,7 @@ def network_outputs(network: nn.Module, images: Tensor) -> NetworkOutputs:
 
 def max_relative_difference(expected: Any, actual: Any) -> float:
     """Largest absolute difference over the largest absolute expected value, the maximum over the outputs' tensors.
-
-    Infinite where shapes differ, or where a difference is not finite.
-    """
+    Infinite where shapes differ, or where a difference is not finite."""
     ours, theirs = ([t.detach().cpu().double() for t in tensors_in(outputs)] for outputs in (expected, actual))
     if [t.shape for t in ours] != [t.shape for t in theirs] or not ours:
         return math.inf

@@ -6,8 +6,6 @@ do equal halves. The layer's bias goes into the map, and so does a batch norm th
 network does no more work than the standard one.
 """
 
-from __future__ import annotations
-
 import copy
 import threading
 from collections import Counter
@@ -41,7 +39,7 @@ class _ReferenceLoop(threading.local):
         self.current = range(1)
         self.shared: dict[str, Tensor] = {}
 
-    def __reduce__(self) -> tuple[type[_ReferenceLoop], tuple[()]]:  # copied and saved as new
+    def __reduce__(self) -> "tuple[type[_ReferenceLoop], tuple[()]]":  # copied and saved as new
         return _ReferenceLoop, ()
 
 
@@ -263,17 +261,9 @@ def _plain(layer: Any, kind: type[Any]) -> Any:
     if kind is nn.Linear:
         narrow = kind(layer.in_features, layer.out_features, **options)
     else:
-        sizes = (
-            "in_channels",
-            "out_channels",
-            "kernel_size",
-            "stride",
-            "padding",
-            "dilation",
-            "groups",
-            "padding_mode",
-        )
-        narrow = kind(**{name: getattr(layer, name) for name in sizes}, **options)
+        sizes = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+        given = {name: getattr(layer, name) for name in sizes}
+        narrow = kind(**given, padding_mode=layer.padding_mode, **options)
     narrow.bias = copy.deepcopy(layer.bias)
     return narrow
 
@@ -329,9 +319,7 @@ def _layers_before_norms(network: nn.Module, images: Tensor) -> list[tuple[nn.Mo
         and id(_inner_layer(layer).weight) in weights
         and "weight" in _inner_layer(layer)._parameters  # not weight norm's or pruning's, computed at each pass
         and _after_normalising(norm) is not norm
-        and not (
-            isinstance(_inner_layer(layer), nn.Linear) and recorder.made_by[output][1].dim() > 2
-        )  # norm over tokens
+        and not (isinstance(_inner_layer(layer), nn.Linear) and recorder.made_by[output][1].dim() > 2)  # over tokens
     ]
 
 

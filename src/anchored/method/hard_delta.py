@@ -9,8 +9,6 @@ Letters: B batch, d = C·H·W numbers of an image, K classes, P points, k rank o
 Sources: docs/method.md; virtual outlier synthesis, the same idea in feature space, arXiv 2202.01197.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -23,8 +21,7 @@ from torch import Tensor, nn
 from anchored.errors import UserError
 from anchored.method import collectives
 
-FULL_UP_TO = 4096
-"""Largest d with a full covariance (128 MiB of float64, a factorisation of 20 GFLOP); CIFAR has 3,072."""
+FULL_UP_TO = 4096  # largest d with a full covariance (128 MiB of float64, a factorisation of 20 GFLOP); CIFAR has 3,072
 
 JITTER = 1e-6
 """Added to every variance, relative to their mean: pixels that never change (black borders) have none of their own."""
@@ -54,10 +51,8 @@ class LowRankNormal:
         return one + self.directions.T @ (self.directions / self.diagonal[:, None])
 
     def transform(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """See ``FullNormal``; radii by the matrix inversion lemma, so that nothing of size d × d ever exists.
-
-        In float64: the lemma takes the difference of two numbers that may be close.
-        """
+        """See ``FullNormal``; radii by the matrix inversion lemma, so that nothing of size d × d ever exists. In
+        float64: the lemma takes the difference of two numbers that may be close."""
         count, rank = len(noise), self.directions.shape[1]
         more = torch.randn(count, rank, generator=generator, dtype=torch.float64).to(noise.device)
         points = noise * self.diagonal.sqrt() + more @ self.directions.T
@@ -224,10 +219,8 @@ def _factor(covariance: Tensor) -> Tensor:
 
 
 def _compressed(rows: Tensor, rank: int) -> Tensor:
-    """Rows (M,d), M > 2·rank -> (2·rank,d) whose outer products are nearly the same: frequent directions.
-
-    The squared singular values are lowered by that of number 2·rank + 1, which bounds the error in every direction.
-    """
+    """Rows (M,d), M > 2·rank -> (2·rank,d) whose outer products are nearly the same: frequent directions. The squared
+    singular values are lowered by that of number 2·rank + 1, which bounds the error in every direction."""
     gram = rows @ rows.T  # (M,M): M is far below d
     values, vectors = torch.linalg.eigh(gram)
     leading = values[-2 * rank :]

@@ -1,7 +1,5 @@
 """What is asked of any network: that it can be copied, and that it gives logits."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any

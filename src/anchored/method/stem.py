@@ -9,8 +9,6 @@ rearranged, padded or resized (anything linear that keeps channels apart), never
 (RepVGG, MobileOne) each take the image, and each is widened. The result is compared with the given network.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -25,8 +23,7 @@ from anchored.errors import UserError, first_line
 from anchored.method import equivalence
 from anchored.method.networks import copy_network, give_logits, logits_of
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""What can be widened, subclasses included."""
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)  # what can be widened, subclasses included
 
 _SIDES = (32, 28, 64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512)  # pixels; tried in this order
 _CHANNEL_COUNTS = ("in_channels", "in_chans", "num_channels")  # where libraries note the image's channels, to check it
@@ -113,7 +110,6 @@ def find_stem(network: nn.Module, name: str | None = None, example: Tensor | Non
 
 
 def _check_named(network: nn.Module, name: str, stem_names: list[str]) -> None:
-    """Refuse a named layer that does not take the image, or not alone."""
     if name not in stem_names:
         hint = f"{_names(stem_names)} does, so give stem='{stem_names[0]}'" if stem_names else "no layer does"
         raise UserError(f"stem '{name}' does not meet the image in {_title(network)}: {hint}")
@@ -154,7 +150,11 @@ def widen_stem(
     if fresh:
         for layer_name in stem.names:
             weight = inner_layer(wide.get_submodule(layer_name)).weight
-            weight.data = _drawn(weight, generator)
+            drawn = torch.randn(
+                weight.shape, generator=generator, dtype=weight.dtype
+            )  # on the CPU, for all devices alike
+            half = weight.detach()[:, : weight.shape[1] // 2]
+            weight.data = (drawn * half.std().cpu()).to(weight.device)
     return wide, stem
 
 
@@ -274,7 +274,6 @@ def _shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
 
 
 def _widen_layer(network: nn.Module, name: str, channels: int) -> None:
-    """Double a layer's inputs, with its weights for both halves."""
     layer: Any = network.get_submodule(name)
     if parametrize.is_parametrized(layer):
         raise UserError(
@@ -316,10 +315,8 @@ def _order(layer: Any, pairs: Tensor, first: Tensor, second: Tensor) -> Tensor |
 
 
 def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> Any:
-    """The outputs for a random image; a widening that changes them, with a random reference, is refused.
-
-    Some networks amplify single precision's rounding beyond any tolerance: double precision decides then.
-    """
+    """The outputs for a random image; a widening that changes them, with a random reference, is refused. Some networks
+    amplify single precision's rounding beyond any tolerance: double precision decides then."""
     image, reference = (equivalence.random_image(stem.shape, seed).double() for seed in (3, 4))
     pair = torch.cat([reference, image - reference], dim=1)
 
@@ -342,21 +339,13 @@ def _verify(network: nn.Module, wide: nn.Module, stem: Stem) -> Any:
     )
 
 
-def _drawn(weight: Tensor, generator: torch.Generator | None) -> Tensor:
-    drawn = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)  # on the CPU: the same on every device
-    half = weight.detach()[:, : weight.shape[1] // 2]
-    return (drawn * half.std().cpu()).to(weight.device)
-
-
 def _linear(first: list[Tensor], second: list[Tensor], both: list[Tensor], zero: list[Tensor]) -> bool:
     """Whether f(x + y) = f(x) + f(y) and f(0) = 0, call by call."""
     if not len(first) == len(second) == len(both):
         return False
     calls = zip(first, second, both, zero, strict=True)
-    limit = equivalence.SINGLE_TOLERANCE
-    return all(
-        not z.any() and bool((c - a - b).abs().max() <= limit * c.abs().max()) for a, b, c, z in calls
-    )  # False for NaN
+    limit = equivalence.SINGLE_TOLERANCE  # NaN is not within it
+    return all(not z.any() and bool((c - a - b).abs().max() <= limit * c.abs().max()) for a, b, c, z in calls)
 
 
 def _same(first: list[Tensor], second: list[Tensor]) -> bool:

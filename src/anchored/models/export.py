@@ -3,8 +3,6 @@
 Whatever is written is loaded and run on photographs before it takes its place; the largest difference is reported.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -55,10 +53,8 @@ class Exported:
 
 
 class Deployed(nn.Module):
-    """A folded model with its normalisation: images (B,C,H,W) of the final size to logits (B,N).
-
-    ``uint8`` takes pixels 0 to 255, ``unit`` floats in [0, 1], ``normalised`` leaves the normalisation to the caller.
-    """
+    """A folded model with its normalisation: images (B,C,H,W) of the final size to logits (B,N). ``uint8`` takes pixels
+    0 to 255, ``unit`` floats in [0, 1], ``normalised`` leaves the normalisation to the caller."""
 
     shift: Tensor
     scale: Tensor
@@ -104,29 +100,13 @@ def check_logits(place: str, logits: Tensor, expected: Tensor) -> Exported:
     return Exported(place, difference, scale, len(expected))
 
 
-@dataclass(frozen=True)
-class Format:
-    """A file format: ``write`` a module, an example input and text metadata to a path; ``run`` the file on images.
-
-    The last argument of ``run`` is ``network`` of :func:`anchored.load`.
-    """
-
-    write: Callable[[Deployed, Tensor, dict[str, str], Path], None]
-    run: Callable[[Path, Tensor, nn.Module | str | None], Tensor]
-
-
 def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
     require_packages("onnx", "onnxscript", "onnxruntime")
     import_onnxruntime()  # before the exporter can
     program = torch.onnx.export(
-        module,
-        (example,),
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+        module, (example,), input_names=["images"], output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
+    )  # fmt: skip
     assert program is not None
     program.model.metadata_props.update(text)
     program.save(path, external_data=False)
@@ -173,10 +153,12 @@ def _run_safetensors(path: Path, images: Tensor, network: nn.Module | str | None
     return logits
 
 
-FORMATS: dict[str, Format] = {
-    ".onnx": Format(_write_onnx, _run_onnx),
-    ".pt2": Format(_write_pt2, _run_pt2),
-    ".safetensors": Format(_write_safetensors, _run_safetensors),
+_Write = Callable[[Deployed, Tensor, dict[str, str], Path], None]  # a module, an example input, text metadata, a path
+_Run = Callable[[Path, Tensor, nn.Module | str | None], Tensor]  # a path, images, ``network`` of :func:`anchored.load`
+FORMATS: dict[str, tuple[_Write, _Run]] = {
+    ".onnx": (_write_onnx, _run_onnx),
+    ".pt2": (_write_pt2, _run_pt2),
+    ".safetensors": (_write_safetensors, _run_safetensors),
 }
 
 
@@ -244,7 +226,7 @@ def _export_file(
     run: Run, model: nn.Module, path: Path, takes: Input, target: str, network: nn.Module | str | None
 ) -> Exported:
     ending = path.suffix.lower()
-    config, file_format = models.read_config(run), FORMATS[ending]
+    config, (write, run_file) = models.read_config(run), FORMATS[ending]
     takes = "normalised" if ending == ".safetensors" else takes
     plain = fold(model) if isinstance(model, AnchoredModel) else model
     raw = sample_photos(config)
@@ -252,9 +234,9 @@ def _export_file(
     origin = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
     text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config)})}
     written = path.with_suffix(ending)  # libraries know their own endings in small letters only
-    file_format.write(Deployed(plain, config, takes).eval(), inputs[:2], text, written)
+    write(Deployed(plain, config, takes).eval(), inputs[:2], text, written)
     # All at once, and one alone: the batch size must be free.
-    logits = [file_format.run(written, part, network) for part in (inputs, inputs[:1])]
+    logits = [run_file(written, part, network) for part in (inputs, inputs[:1])]
     written.replace(path)
     with torch.inference_mode():
         expected = model(config.preprocess(raw))

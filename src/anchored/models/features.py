@@ -1,7 +1,5 @@
 """The head of a network, and its penultimate features: the inputs of that head."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """What a training starts from: fresh weights, those published with the network's name, or a checkpoint's."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -35,30 +33,17 @@ def model_config(cell: Cell) -> ModelConfig:
             f"data.std, {view.channels} values each"
         )
     return ModelConfig(
-        network=cell.network,
-        protocol=cell.protocol,
-        mask_probability=cell.mask_probability,
-        channels=view.channels,
-        size=view.size,
-        mean=mean,
-        std=std,
-        classes=row.classes,
-        trained_on=row.name,
-        references=0 if cell.protocol == "standard" else cell.anchoring.references,
-        mask_unit=cell.anchoring.mask_unit,
-        masked_target=cell.anchoring.masked_target,
-        batch_norm=cell.anchoring.batch_norm,
-        width=cell.start.width,
-        interpolation=view.interpolation,
-        crop=view.crop,
-    )
+        network=cell.network, protocol=cell.protocol, mask_probability=cell.mask_probability, channels=view.channels,
+        size=view.size, mean=mean, std=std, classes=row.classes, trained_on=row.name,
+        references=0 if cell.protocol == "standard" else cell.anchoring.references, mask_unit=cell.anchoring.mask_unit,
+        masked_target=cell.anchoring.masked_target, batch_norm=cell.anchoring.batch_norm, width=cell.start.width,
+        interpolation=view.interpolation, crop=view.crop,
+    )  # fmt: skip
 
 
 def _normalisation(cell: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of a cell's inputs.
-
-    The recipe's, else those of the weights that the cell starts from, else the data set's.
-    """
+    """Mean and standard deviation of a cell's inputs. The recipe's, else those of the weights that the cell starts
+    from, else the data set's."""
     if cell.data.mean:
         return cell.data.mean, cell.data.std
     if cell.start.pretrained:
@@ -101,10 +86,8 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
 
 
 def _checkpoint(path: Path, network: str) -> dict[str, Tensor] | AnchoredModel:
-    """Weights of the plain network, or the model where it was trained anchored.
-
-    ``network``: the recipe's name, whose code may be imported where the folder is of the same one.
-    """
+    """Weights of the plain network, or the model where it was trained anchored. ``network``: the recipe's name, whose
+    code may be imported where the folder is of the same one."""
     run = Run(path.parent)
     if not run.model_file.exists():
         return read_checkpoint(path).tensors

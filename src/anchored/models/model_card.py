@@ -1,7 +1,5 @@
 """The model card: what a model folder holds, how it was trained and what was measured on it."""
 
-from __future__ import annotations
-
 import json
 from importlib import metadata
 
@@ -71,12 +69,10 @@ def _front_matter(run: Run, config: ModelConfig, rows: list[Row]) -> str:
         for row in rows
     ]
     data = ModelCardData(
-        library_name="anchored",
-        pipeline_tag="image-classification",
+        library_name="anchored", pipeline_tag="image-classification",
         tags=["anchored", "anchored-training", config.protocol, "robustness", "calibration"],
-        model_name=run.name if results else None,
-        eval_results=results or None,
-    )
+        model_name=run.name if results else None, eval_results=results or None,
+    )  # fmt: skip
     return data.to_yaml()
 
 

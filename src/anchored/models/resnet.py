@@ -1,7 +1,5 @@
 """Residual networks for small images: the CIFAR literature's, and the demo's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -22,10 +20,9 @@ class PostActivationBlock(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.norm2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride != 1:
+            self.shortcut = nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
@@ -58,9 +55,7 @@ Block = Callable[..., nn.Module]  # of input channels, output channels, stride
 
 class ResNet(nn.Module):
     """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``.
-
-    ``dropout``: the probability within pre-activation blocks.
-    """
+    ``dropout``: the probability within pre-activation blocks."""
 
     def __init__(
         self,

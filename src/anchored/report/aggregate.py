@@ -4,8 +4,6 @@ One seed: the value with its bootstrap interval over test images. Several seeds:
 Seeds measured on different numbers of images are never averaged.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -57,8 +55,7 @@ class Estimate:
         return self.interval.value
 
 
-SIGNIFICANT = 0.05
-"""A difference is clear where its corrected p-value is below this level."""
+SIGNIFICANT = 0.05  # a difference is clear where its corrected p-value is below this level
 
 Replicates = Callable[[Row], Tensor | None]
 """Gives the bootstrap replicates (R,) of a row, or None where the run's folder has none."""

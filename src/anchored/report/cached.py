@@ -3,8 +3,6 @@
 Imports neither torch nor matplotlib, which take longer than all that is done here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence

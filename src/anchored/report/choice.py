@@ -1,16 +1,18 @@
-"""Choosing α or λ on held-out training images, and how far the pick is from the best on test: sentences and tables."""
-
-from __future__ import annotations
+"""Choosing α or λ on held-out images, and how far the pick is from the best on test: sentences, tables, a figure."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from matplotlib.axes import Axes
+
 from anchored.metrics import selection
 from anchored.report.aggregate import Difference, Estimate, compare_estimates
 from anchored.report.comparison import Measure, Summary, Variant, is_mean, validation_of
 from anchored.report.radar import measured_aims
+from anchored.report.style import Picture, error_bars, legend, panel_grid, variant_style
+from anchored.report.sweeps import point_hint
 from anchored.report.table import Column, Table, TableCell
 from anchored.report.tables import and_list, estimate_cell, format_value, interval_note, number_list
 
@@ -151,9 +153,6 @@ def _halves(validation: Summary, test: Summary) -> tuple[Half, Half] | None:
     return held_out, tested
 
 
-# --- Sentences -------------------------------------------------------------------------------------------------------
-
-
 def sentences(choice: Choice) -> Iterator[str]:
     """What is picked, whether single seeds agree, and how it does on test."""
     where = f"{choice.candidates[0].architecture}. " * (len(choice.test.summary.architectures) > 1)
@@ -202,9 +201,6 @@ def conditions(choice: Choice) -> str:
     )
 
 
-# --- Tables -----------------------------------------------------------------------------------------------------------
-
-
 def choice_tables(choices: Sequence[Choice]) -> Iterator[Table]:
     """For each choice: its candidates on both halves, and the regret of its pick in each aim."""
     for number, choice in enumerate(choices):
@@ -245,7 +241,6 @@ def _title(choice: Choice) -> str:
 
 
 def _regrets(choice: Choice, name: str) -> Table:
-    """The pick against the best candidate in each aim on test."""
     assert choice.picked is not None
     rows = list[tuple[TableCell, ...]]()
     summary = choice.test.summary
@@ -270,9 +265,62 @@ def _regrets(choice: Choice, name: str) -> Table:
 
 
 def _regret_text(aim: Measure, difference: Difference | None) -> str:
-    """A difference and its interval, in the measure's unit."""
     if difference is None:
         return "—"
     ends = () if math.isnan(difference.low) else (difference.low, difference.high)
     change, *bounds = (format_value(aim.metric, v, sign="+") for v in (difference.after - difference.before, *ends))
     return f"{change} [{', '.join(bounds)}]" if bounds else change
+
+
+def choice_figure(choice: Choice, number: int = 0) -> Picture:
+    """One panel per aim and one for the mean error; filled: on the Pareto front, ringed: picked."""
+    aims = list(zip(choice.held_out.aims, choice.test.aims, strict=True))
+    figure, panels = panel_grid(len(aims) + 1, 3.0, extra=0.9)
+    held_out, test = choice.held_out.summary, choice.test.summary
+    plotted = list[Estimate | None]()
+    hints: dict[str, str] = {}
+    for k, variant in enumerate(choice.shown):
+        for i, (axes, (held_out_aim, test_aim)) in enumerate(zip(panels, aims, strict=False)):
+            x, y = held_out.measured(variant, held_out_aim), test.measured(variant, test_aim)
+            assert x is not None
+            assert y is not None
+            gid, color = f"choice-{number}-{i}-{k}", variant_style(test, variant).color
+            axes.errorbar(
+                [x.value], [y.value], xerr=error_bars([x]), yerr=error_bars([y]), color=color, fmt="none",
+                elinewidth=1, capsize=2,
+            )  # fmt: skip
+            _plot_point(axes, choice, variant, x.value, y.value, gid)
+            texts = point_hint(held_out, variant, x), point_hint(test, variant, y).partition(": ")[2]
+            hints[gid] = f"held-out: {texts[0]}; test: {texts[1]}"
+            axes.set(title=f"{test_aim.title} {test_aim.arrow}")
+        (across, up), gid = (
+            (choice.mean_error(half, variant) for half in choice.halves),
+            f"choice-{number}-{len(aims)}-{k}",
+        )
+        _plot_point(panels[-1], choice, variant, across, up, gid)
+        hints[gid] = f"{variant.title}: mean error {across:.3f} held-out, {up:.3f} on test"
+        plotted += [estimate for half in choice.halves for estimate in half.estimates(variant)]
+    panels[-1].set(title="Geometric mean of the errors ↓")
+    for axes in panels:
+        axes.set(xlabel="Held-out training images", ylabel="Test")
+        axes.locator_params(nbins=5)
+    legend(figure, panels[0])
+    architecture = choice.candidates[0].architecture
+    caption = (
+        f"{architecture}: each training on test images against the same on held-out training images, which alone "
+        "decide the choice. Filled: on the Pareto front of the held-out images; hollow: not; ringed: picked. The two "
+        "differ in their corruptions and outliers, so compare the order of the points, not their distance from the "
+        f"diagonal. {interval_note(test, plotted, 'bars')}"
+    )
+    picked = "none" if choice.picked is None else choice.name(choice.picked)
+    alt = f"Scatter plots of test against held-out figures of {architecture}, a point per training; picked: {picked}."
+    return Picture(f"choice{f'-{number}' if number else ''}", figure, alt, caption, hints=hints)
+
+
+def _plot_point(axes: Axes, choice: Choice, variant: Variant, x: float, y: float, gid: str) -> None:
+    style, picked = variant_style(choice.test.summary, variant), variant == choice.picked
+    if picked:
+        axes.plot([x], [y], marker="o", markersize=15, markerfacecolor="none", color=style.color, linestyle="")
+    fill = style.color if choice.front[variant] else "white"
+    label = f"{variant.title}{' (picked)' * picked}"
+    axes.plot([x], [y], markersize=7, markerfacecolor=fill, gid=gid, label=label, zorder=4, **style.point())

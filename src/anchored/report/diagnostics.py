@@ -1,7 +1,5 @@
 """Figures from stored outputs: reliability diagrams, OOD score histograms and example images, of one network each."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +24,8 @@ from anchored.report.tables import display_name
 from anchored.store import files as disk
 from anchored.store.layout import Run
 
-BINS = 15
-"""Bins of the reliability diagrams, as many as ECE's."""
-
-MIN_BIN_IMAGES = 5
-"""Bins with fewer images are not drawn: their accuracy is too uncertain."""
+BINS = 15  # bins of the reliability diagrams, as many as ECE's
+MIN_BIN_IMAGES = 5  # bins with fewer images are not drawn: their accuracy is too uncertain
 
 Edges = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -48,9 +43,6 @@ def _exist(run: Run, names: list[str]) -> bool:
 def _seed_text(summary: Summary, variants: list[Variant]) -> str:
     seeds = sorted({summary.run_of(variant)[1] for variant in variants})
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"the smallest seed of each ({', '.join(map(str, seeds))})"
-
-
-# --- Reliability ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -148,22 +140,13 @@ def _draw_reliability(top: Axes, below: Axes, images: Confidences | None, summar
         low, high = np.array([wilson_interval(share, count, 0.95) for _, share, count in points]).T
         bars = np.clip([y - low, high - y], 0, None)
         top.fill_between(x, x, y, color=style.color, alpha=0.15, linewidth=0)
-        line: dict[str, Any] = {
-            "color": style.color,
-            "marker": style.marker,
-            "linewidth": 1.4,
-            "elinewidth": 1,
-            "clip_on": False,
-        }
-        top.errorbar(x, y, yerr=bars, **line)
+        line: dict[str, Any] = {"color": style.color, "marker": style.marker, "linewidth": 1.4, "elinewidth": 1}
+        top.errorbar(x, y, yerr=bars, clip_on=False, **line)
     top.set(xlim=(0, 1), ylim=(0, 1), title=f"{variant.title}\nsmooth ECE {images.smooth_ece:.3f}")
     share = torch.histc(images.confidence, BINS, 0, 1) / len(images.confidence) * 100
     below.bar((np.arange(BINS) + 0.5) / BINS, share.numpy(), 0.94 / BINS, color=style.color, alpha=0.75)
     below.axvline(float(images.confidence.mean()), color=NEUTRAL, linewidth=1, linestyle=":")
     below.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-
-
-# --- Scores -----------------------------------------------------------------------------------------------------------
 
 
 def ood_titles(summary: Summary) -> dict[str, str]:
@@ -196,7 +179,9 @@ def scores_figure(summary: Summary, architecture: str) -> Picture | None:
     figure = blank_figure(max(WIDTH, 1.4 + 1.9 * len(shown)), 1.0 + 1.25 * len(sets))
     grid = figure.subplots(len(sets), len(shown), squeeze=False, sharex="col")
     for j, variant in enumerate(shown):
-        edges = _edges([pairs[variant, name] for name in sets if (variant, name) in pairs])
+        values = torch.cat([scores for name in sets for scores in pairs.get((variant, name), ())]).numpy()
+        low, high = np.quantile(values, [0.005, 0.995])
+        edges = np.linspace(low, high if high > low else low + 1, 41)
         for i, name in enumerate(sets):
             _draw_histogram(grid[i, j], pairs.get((variant, name)), edges, variant_style(summary, variant).color)
         place = {"xy": (0.5, 1), "xycoords": "axes fraction", "xytext": (0, 22), "textcoords": "offset points"}
@@ -215,12 +200,6 @@ def scores_figure(summary: Summary, architecture: str) -> Picture | None:
     return Picture(f"scores{architecture_suffix(summary, architecture)}", figure, alt, caption)
 
 
-def _edges(pairs: list[tuple[Tensor, Tensor]]) -> Edges:
-    values = torch.cat([scores for pair in pairs for scores in pair]).numpy()
-    low, high = np.quantile(values, [0.005, 0.995])
-    return np.linspace(low, high if high > low else low + 1, 41)
-
-
 def _draw_histogram(axes: Axes, pair: tuple[Tensor, Tensor] | None, edges: Edges, color: str) -> None:
     axes.set_yticks([])
     axes.grid(visible=False)
@@ -237,9 +216,6 @@ def _draw_histogram(axes: Axes, pair: tuple[Tensor, Tensor] | None, edges: Edges
 
 def _wrapped(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-# --- Examples ---------------------------------------------------------------------------------------------------------
 
 
 def example_figures(summary: Summary) -> Iterator[Picture]:

@@ -1,7 +1,5 @@
 """Figures from rows over severity: the mean over corruptions, and one small panel per corruption."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -19,16 +17,12 @@ MIN_SPAN = {"accuracy": 8.0, "smooth_ece": 0.08}
 """Least height of a small panel's vertical scale, so that noise does not look like a difference."""
 
 
-def file_slug(text: str) -> str:
-    """A name as part of a file name: letters, digits and dashes."""
-    return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in text.lower()).strip("-") or "x"
-
-
 def architecture_suffix(summary: Summary, architecture: str) -> str:
     """Distinguishes the files of several architectures."""
     if len(summary.architectures) == 1:
         return ""
-    return f"-{summary.architectures.index(architecture)}-{file_slug(architecture)}"
+    slug = "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in architecture.lower()).strip("-")
+    return f"-{summary.architectures.index(architecture)}-{slug or 'x'}"
 
 
 def axis_title(metric: str) -> str:
@@ -88,7 +82,9 @@ def corruptions_figure(summary: Summary, family: Family, architecture: str, metr
     plotted = list[Estimate | None]()
     for axes, name in zip(panels.flat, names, strict=False):
         plotted += _plot_severities(axes, summary, family, architecture, metric, name, clean="0")
-        _widen(axes, MIN_SPAN[metric])
+        (low, high), least = axes.get_ylim(), MIN_SPAN[metric]
+        if high - low < least:
+            axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         axes.set_title(display_name(name))
         axes.tick_params(labelsize=8.5)
     _hide_rest(panels, len(names))
@@ -103,13 +99,6 @@ def corruptions_figure(summary: Summary, family: Family, architecture: str, metr
     alt = f"{len(names)} small line charts of {architecture}: {title} against severity, one per corruption."
     suffix = f"{family.suffix}{architecture_suffix(summary, architecture)}"
     return Picture(f"corruptions-{metric}{suffix}", figure, alt, caption)
-
-
-def _widen(axes: Axes, least: float) -> None:
-    """Widen the vertical scale around its middle to at least ``least``."""
-    low, high = axes.get_ylim()
-    if high - low < least:
-        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
 
 
 def _hide_rest(panels: np.ndarray[tuple[int, ...], np.dtype[np.object_]], used: int) -> None:

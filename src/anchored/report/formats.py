@@ -1,7 +1,5 @@
 """A table as Markdown, LaTeX (booktabs) or rich tables for the terminal; all text is escaped."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -14,40 +12,13 @@ from rich.text import Text
 from anchored.report.table import PAIR_SEPARATOR, Column, Table, TableCell
 
 _TEX_SIGNS = {
-    "\\": r"\textbackslash{}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    '"': "{''}",
-    "[": "{[}",  # after the end of a row it would begin an argument, and a star would be one
-    "*": "{*}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "\u00a0": "~",
-    "–": "--",
-    "—": "---",
-    "‐": "-",
-    "‑": "-",
-    "’": "'",
-    "‘": "`",
-    "“": "``",
-    "”": "''",
-    "…": r"\dots{}",
-    "†": r"\dag{}",
-    "‡": r"\ddag{}",
-    "−": "$-$",
-    "°": r"$^{\circ}$",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
-    "ß": r"\ss{}",
-    "æ": r"\ae{}",
-    "Æ": r"\AE{}",
-    "ø": r"\o{}",
-    "Ø": r"\O{}",
-    "ł": r"\l{}",
-    "Ł": r"\L{}",
-    "ı": r"\i{}",
+    "\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", '"': "{''}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "*": "{*}",  # after the end of a row a bracket would begin an argument, and a star would be one
+    "\u00a0": "~", "–": "--", "—": "---", "‐": "-", "‑": "-", "’": "'", "‘": "`", "“": "``", "”": "''",
+    "…": r"\dots{}", "†": r"\dag{}", "‡": r"\ddag{}", "−": "$-$", "°": r"$^{\circ}$", "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$", "ß": r"\ss{}", "æ": r"\ae{}", "Æ": r"\AE{}", "ø": r"\o{}", "Ø": r"\O{}", "ł": r"\l{}",
+    "Ł": r"\L{}", "ı": r"\i{}",
     **{
         sign: rf"$\{name}$"
         for sign, name in {
@@ -64,9 +35,6 @@ _TEX_ACCENTS = {
 }  # fmt: skip
 """Combining marks -> LaTeX's accents."""
 _COLOURS = {"": "", "better": "green", "worse": "red", "unclear": "dim"}
-
-
-# --- What several formats share ---------------------------------------------------------------------------------------
 
 
 def column_groups(table: Table) -> list[tuple[str, int]]:
@@ -88,9 +56,6 @@ def _lines(cell: TableCell) -> list[str]:
     """The value, its interval (in brackets unless it begins with ±) and the difference, where there are any."""
     interval = cell.interval if cell.interval.startswith("±") else f"({cell.interval})" * bool(cell.interval)
     return [cell.text, *filter(None, (interval, cell.change))]
-
-
-# --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
 def markdown(table: Table) -> str:
@@ -116,9 +81,6 @@ def _md(text: str) -> str:
 
 def _md_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-# --- LaTeX ------------------------------------------------------------------------------------------------------------
 
 
 def latex(table: Table) -> str:
@@ -180,14 +142,9 @@ def _tex_cell(cell: TableCell) -> str:
     return rf"\shortstack[r]{{{lines}}}" if small else lines
 
 
-# --- Terminal ---------------------------------------------------------------------------------------------------------
-
-
 def terminal(table: Table, width: int) -> list[rich_table.Table]:
     """A table for a terminal of ``width`` columns, split into as many parts as needed; column groups stay together.
-
-    Interval and difference stand below each value, better and worse in colour and in words.
-    """
+    Interval and difference stand below each value, better and worse in colour and in words."""
     widths = [_width(table, i) for i in range(len(table.columns))]
     room = width - sum(stub + 1 for stub in widths[: table.stubs])
     groups = groupby(range(table.stubs, len(widths)), lambda i: table.columns[i].group)
@@ -216,12 +173,9 @@ def _parts(columns: list[int], widths: list[int], room: int) -> list[list[int]]:
 def _part(table: Table, columns: list[int], widths: list[int], *, last: bool) -> rich_table.Table:
     part = rich_table.Table(
         title=Text("\n".join(filter(None, (table.title, table.columns[columns[0]].group)))),
-        caption=Text(table.caption) if last else None,
-        box=box.SIMPLE_HEAD,
-        caption_justify="left",
-        padding=(0, 0),
+        caption=Text(table.caption) if last else None, box=box.SIMPLE_HEAD, caption_justify="left", padding=(0, 0),
         show_edge=False,
-    )
+    )  # fmt: skip
     places = [*range(table.stubs), *columns]
     for i in places:
         heading, stub = Text(_heading(table.columns[i])), i < table.stubs

@@ -1,18 +1,20 @@
 """Predictions of a trained network for a user's images: class, confidence, OOD score, spread; a CSV and a gallery."""
 
-from __future__ import annotations
-
+import base64
 import csv
 import dataclasses
 import glob
+import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,22 +28,28 @@ from anchored.evaluation.classifier import Classifier
 from anchored.method.anchoring import AnchoredModel
 from anchored.metrics import ood_scores
 from anchored.models import folder as models
-from anchored.report.gallery import Prediction, render_gallery
+from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.devices import find_device
 
-REFERENCES = 8
-"""Training images used as references for the spread, where the model has only one."""
+REFERENCES = 8  # training images used as references for the spread, where the model has only one
+GALLERY = 500  # most images on the page, so that it opens quickly; the CSV has every image
+THUMBNAIL = 160  # longer side of a thumbnail, pixels
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # what a formula of a spreadsheet may begin with
 
-GALLERY = 500
-"""Most images on the page, so that it opens quickly; the CSV has every image."""
 
-THUMBNAIL = 160
-"""Longer side of a thumbnail, pixels."""
+@dataclass(frozen=True)
+class Prediction:
+    """One network's prediction for one image; a line of ``predictions.csv``. Fields are empty where unknown."""
 
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""What a formula of a spreadsheet may begin with."""
+    file: str
+    label: str = ""  # the predicted class
+    confidence: float | None = None  # softmax probability of that class, in [0, 1]
+    energy: float | None = None  # OOD score, nats; higher = more out-of-distribution
+    percentile: float | None = None  # share of the run's test images with a lower energy, per cent
+    spread: float | None = None  # standard deviation of the class's probability over references
+    problem: str = ""  # why the image could not be read
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,8 @@ def predict_images(
         for place, prediction in zip(places.tolist(), predicted, strict=True):
             if problem := problems.get(place - int(places[0]), ""):
                 prediction = Prediction("", problem=problem)
-            predictions.append(dataclasses.replace(prediction, file=_path_text(paths[place])))
+            name = os.fsencode(paths[place]).decode("utf-8", "replace")
+            predictions.append(dataclasses.replace(prediction, file=name))
         progress(len(predictions) / len(paths), f"{len(predictions):,} of {len(paths):,} images")
     read = [(i, prediction) for i, prediction in enumerate(predictions) if not prediction.problem]
     if not read:
@@ -110,6 +119,20 @@ def predict_images(
     notes, title = list(_notes(run, config, test_energies, spread_note)), f"{len(read):,} images seen by {run.name}"
     files.write_text(report.page, render_gallery(title, notes, cards, report.problems, len(read)))
     return report
+
+
+def render_gallery(
+    title: str, notes: list[str], cards: list[tuple[Prediction, str]], problems: Sequence[Prediction], total: int
+) -> str:
+    """The page as HTML; ``total`` is the number of images, including those without a card."""
+    script = (resources.files("anchored.report") / "gallery.js").read_text(encoding="utf-8")
+    return template("gallery.html.jinja").render(
+        title=title, notes=notes, cards=cards, problems=problems, total=total,
+        classes=sorted({prediction.label for prediction, _ in cards}),
+        script=Markup(script),  # our own file
+        # The browser runs this script and no other.
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
 
 
 def find_images(wanted: Sequence[str]) -> list[Path]:
@@ -127,11 +150,6 @@ def find_images(wanted: Sequence[str]) -> list[Path]:
             raise UserError(f"{name}: {'no images in this folder' if path.is_dir() else 'there is no such file'}")
         images.update(dict.fromkeys(matches))
     return list(images)
-
-
-def _path_text(path: Path) -> str:
-    """The path as UTF-8 text; other bytes are replaced."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _predictions(
@@ -224,9 +242,9 @@ def _csv(predictions: Sequence[Prediction]) -> str:
     return text.getvalue()
 
 
-def _thumbnail(image: Image.Image) -> bytes:
-    """The image at 160 pixels or less, as JPEG."""
+def _thumbnail(image: Image.Image) -> str:
+    """The image at 160 pixels or less, as JPEG in base 64."""
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=85)
-    return content.getvalue()
+    return base64.b64encode(content.getvalue()).decode()

@@ -1,7 +1,5 @@
 """The report's sentences: what was run, what improved and what did not, what is missing, what to keep in mind."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io

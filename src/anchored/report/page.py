@@ -1,7 +1,5 @@
 """The report: one self-contained page, and its figures and tables as files beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +7,7 @@ from pathlib import Path
 import yaml
 
 from anchored.report import cached, formats, narrative, style
-from anchored.report.choice import choice_tables, find_choices
-from anchored.report.choice_figure import choice_figure
+from anchored.report.choice import choice_figure, choice_tables, find_choices
 from anchored.report.comparison import Summary, read_summary
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
@@ -53,11 +50,8 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 """Term, one line, citation, address."""
 
 
-SHOWN = ("choice", "paper_")
-"""Starts of the names of the tables that the terminal shows after the headline."""
-
-OPEN_READINGS = 4
-"""With more comparisons in words than this, those of RAM against anchored are folded away."""
+SHOWN = ("choice", "paper_")  # starts of the names of the tables that the terminal shows after the headline
+OPEN_READINGS = 4  # with more comparisons in words than this, those of RAM against anchored are folded away
 
 
 @dataclass(frozen=True)
@@ -113,26 +107,21 @@ def draw_pictures(summary: Summary) -> Iterator[Picture]:
 
 
 def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:
-    """The page as HTML."""
     readings = list(narrative.readings(summary))
     seconds = narrative.training_seconds(summary)
     return template("page.html.jinja").render(
-        summary=summary,
-        introduction=list(narrative.what_was_run(summary)),
-        missing=list(narrative.missing_parts(summary, [picture.name for picture in pictures])),
-        readings=readings,
+        summary=summary, introduction=list(narrative.what_was_run(summary)),
+        missing=list(narrative.missing_parts(summary, [picture.name for picture in pictures])), readings=readings,
         folded=len(readings) > OPEN_READINGS and any(reading.masking for reading in readings),
-        caution=narrative.caution(summary),
-        notes=list(narrative.notes(summary)),
+        caution=narrative.caution(summary), notes=list(narrative.notes(summary)),
         headline=next(table for table in tables if table.name == "headline"),
         sections=[section for section in _sections(pictures, tables) if section.blocks],
-        column_groups=formats.column_groups,
-        is_continuation=formats.is_continuation,
+        column_groups=formats.column_groups, is_continuation=formats.is_continuation,
         recipe=yaml.safe_dump(summary.recipe, sort_keys=False, allow_unicode=True),
         made=[(str(key), str(value)) for key, value in summary.made.items() if value not in ("", None)],
         seconds={name: narrative.duration_text(duration) for name, duration in seconds.items()},
         definitions=DEFINITIONS,
-    )
+    )  # fmt: skip
 
 
 def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iterator[Section]:

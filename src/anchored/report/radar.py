@@ -1,7 +1,5 @@
 """The radar of the four aims, each relative to the standard network, as figure 4a of the paper."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -22,18 +20,17 @@ AXES = {
 }
 """(metric, corruption) of a measure -> the name of its axis."""
 
-BAR_OFFSET = math.radians(5)
-"""Angle between the error bars of two variants on one axis."""
-
-BAR_LIMITS = (0.5, 1.5)
-"""Error bars are cut at these ratios."""
+BAR_OFFSET = math.radians(5)  # angle between the error bars of two variants on one axis
+BAR_LIMITS = (0.5, 1.5)  # error bars are cut at these ratios
 
 
 def radar_figures(summary: Summary) -> Iterator[Picture]:
     """One radar per architecture that has a base, another network, and at least three of the four aims."""
     for architecture in summary.architectures:
         aims = measured_aims(summary)
-        ratios = _ratios(summary, architecture, [measure for _, measure in aims])
+        variants = [variant for variant in summary.of(architecture) if variant != summary.base(variant)]
+        found = {v: [ratio for _, measure in aims if (ratio := _ratio(summary, v, measure))] for v in variants}
+        ratios = {v: each for v, each in found.items() if len(each) == len(aims)}  # of those that have every aim
         if len(aims) >= 3 and ratios:
             yield _radar(summary, architecture, aims, ratios)
 
@@ -46,18 +43,9 @@ def measured_aims(summary: Summary) -> list[tuple[str, Measure]]:
     return [(name if m.metric != "auroc" else m.title.partition(",")[0].replace(" ", "\n"), m) for name, m in aims]
 
 
-def _ratios(summary: Summary, architecture: str, measures: list[Measure]) -> Ratios:
-    """The ratios of the variants that have every aim."""
-    variants = [variant for variant in summary.of(architecture) if variant != summary.base(variant)]
-    ratios = {v: [ratio for m in measures if (ratio := _ratio(summary, v, m))] for v in variants}
-    return {v: found for v, found in ratios.items() if len(found) == len(measures)}
-
-
 def _ratio(summary: Summary, variant: Variant, measure: Measure) -> Interval | None:
-    """A variant over its base, on the seeds they share; calibration as 1 − smooth ECE.
-
-    Its ends are those of the paired difference, over the base's mean.
-    """
+    """A variant over its base, on the seeds they share; calibration as 1 − smooth ECE. Its ends are those of the paired
+    difference, over the base's mean."""
     difference = summary.difference(variant, measure)
     if difference is None:
         return None
@@ -109,7 +97,6 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
 
 
 def _label(axes: Any, angles: list[float], names: list[str], rings: list[float]) -> None:
-    """Put the names around the circle and the rings' values over the lines."""
     axes.set_xticks(angles[:-1], names)
     axes.tick_params(axis="x", pad=12)
     for text, angle in zip(axes.get_xticklabels(), angles, strict=False):

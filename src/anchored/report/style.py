@@ -1,7 +1,5 @@
 """How figures look and how they are saved; the same study gives the same bytes."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -31,32 +29,17 @@ _LINESTYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _SETTINGS: dict[str, Any] = {
-    "font.family": "sans-serif",
+    "font.family": "sans-serif", "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10,
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same glyphs everywhere
-    "font.size": 10,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 10,
     "axes.titley": 1.0,  # a fixed place: finding a free one takes a fifth of the drawing
-    "axes.edgecolor": "#666666",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5.5,
-    "figure.facecolor": "white",
+    "axes.edgecolor": "#666666", "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": FAINT, "grid.linewidth": 0.6, "legend.frameon": False, "lines.linewidth": 1.8,
+    "lines.markersize": 5.5, "figure.facecolor": "white",
     "text.parse_math": False,  # dollar signs in names are text
     "pdf.fonttype": 42,  # TrueType: text stays text, as publishers ask
-    "svg.fonttype": "none",
-    "svg.hashsalt": "anchored",
-}
+    "svg.fonttype": "none", "svg.hashsalt": "anchored",
+}  # fmt: skip
 
 OVER_LINES = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
 """The box behind text that may lie over lines."""

@@ -1,24 +1,14 @@
 """Figures along α and λ, as the paper's figures 3 and 4b: measures against α, and the trade-off along λ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from matplotlib.axes import Axes
 
+from anchored.report import style as styles
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, Measure, Summary, Variant
 from anchored.report.figures import axis_title
-from anchored.report.style import (
-    OVER_LINES,
-    LineStyle,
-    Picture,
-    architecture_style,
-    blank_figure,
-    error_bars,
-    legend,
-    panel_grid,
-)
+from anchored.report.style import LineStyle, Picture, architecture_style, blank_figure, error_bars, legend, panel_grid
 from anchored.report.tables import estimate_cell, interval_note, number_list, sample_sizes
 
 Point = tuple[Variant, Estimate]
@@ -43,9 +33,6 @@ def point_hint(summary: Summary, variant: Variant, *estimates: Estimate) -> str:
 def _measured(summary: Summary, variants: list[Variant], measure: Measure) -> list[Point]:
     points = [(variant, summary.measured(variant, measure)) for variant in variants]
     return [(variant, estimate) for variant, estimate in points if estimate is not None and not estimate.mixed]
-
-
-# --- α ----------------------------------------------------------------------------------------------------------------
 
 
 def _alpha_sweep(summary: Summary, architecture: str) -> list[Variant]:
@@ -100,9 +87,6 @@ def _plot_alphas(
         axes.plot([x], [y], gid=f"{gid}-{k}", **style.point())
 
 
-# --- λ ----------------------------------------------------------------------------------------------------------------
-
-
 def _lambda_sweeps(summary: Summary) -> dict[tuple[str, float], list[Variant]]:
     """(architecture, α) -> its variants by λ, where there are two or more; without hard Δ mining λ is 0."""
     groups: dict[tuple[str, float], list[Variant]] = {}
@@ -143,7 +127,7 @@ def lambda_figure(
             below, left = k % 2, k % 4 > 1  # neighbours may nearly coincide: four corners in turn
             axes.annotate(
                 f"λ = {variant.tail_weight or 0:g}", (x.value, y.value), (-6 if left else 6, -15 if below else 6),
-                textcoords="offset points", ha="right" if left else "left", fontsize=9, bbox=OVER_LINES,
+                textcoords="offset points", ha="right" if left else "left", fontsize=9, bbox=styles.OVER_LINES,
             )  # fmt: skip
             plotted += [x, y]
     axes.set(xlabel=f"{trade_off[0].title} {trade_off[0].arrow}", ylabel=f"{trade_off[1].title} {trade_off[1].arrow}")

@@ -1,7 +1,5 @@
 """A table: one structure that the page, Markdown, LaTeX and the terminal all render."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,5 +38,4 @@ class Table:
 
 
 MISSING = TableCell("—")
-PAIR_SEPARATOR = " / "
-"""Between two values in one cell."""
+PAIR_SEPARATOR = " / "  # between two values in one cell

@@ -1,7 +1,5 @@
 """Summary -> tables: one structure that the page, Markdown, LaTeX and the terminal all render."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,8 +8,6 @@ from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate
 from anchored.report.comparison import MEAN, OOD_MEANS, Family, Summary, Variant
 from anchored.report.table import MISSING, PAIR_SEPARATOR, Column, Table, TableCell, Tone
-
-# --- Numbers and names as text ----------------------------------------------------------------------------------------
 
 
 def format_value(metric: str, value: float, decimals: int | None = None, sign: str = "") -> str:
@@ -93,9 +89,6 @@ def difference_note(differences: Iterable[Difference | None], *, given: bool = F
     return f"Changes are relative to {base}; ≈ no clear difference ({rule})."
 
 
-# --- Cells ------------------------------------------------------------------------------------------------------------
-
-
 def estimate_cell(
     summary: Summary, estimate: Estimate | None, difference: Difference | None = None, decimals: int | None = None
 ) -> TableCell:
@@ -129,8 +122,6 @@ def pair_cells(cells: Sequence[TableCell]) -> TableCell:
     interval = PAIR_SEPARATOR.join(i or "—" for i in intervals) if any(intervals) else ""
     return TableCell(PAIR_SEPARATOR.join(cell.text for cell in cells), interval)
 
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 NamedRow = tuple[Sequence[str], Sequence[Sequence[Estimate | None]]]
 """A row before it is formatted: its names, then the one or two estimates of each cell."""
@@ -216,16 +207,12 @@ ESTIMATORS = {"smooth_ece": "1.0.3", "smooth_ece_old": "1.0 (the paper's)"}
 
 
 def severity_table(summary: Summary, family: Family, metric: str) -> Table:
-    """Mean over corruptions at each severity, in the layout of the paper's table 7.
-
-    Where the four extra corruptions were measured as well, the mean over the 15 common ones stands beside it.
-    """
+    """Mean over corruptions at each severity, in the layout of the paper's table 7. Where the four extra corruptions
+    were measured as well, the mean over the 15 common ones stands beside it."""
     measured = {row.corruption for row in summary.rows if row.dataset == family.dataset}
     means = {MEAN: f"{len(family.corruptions)} corruptions", "mean-15": "15 of them"}
     places = [(mean, severity) for mean in means if mean in measured for severity in family.severities]
-    columns = [
-        Column(f"Sev. {severity}", group=f"{metric_heading(metric)}, {means[mean]}") for mean, severity in places
-    ]
+    columns = [Column(f"Sev. {level}", group=f"{metric_heading(metric)}, {means[mean]}") for mean, level in places]
     rows = [
         (
             _setting_names(summary, v),

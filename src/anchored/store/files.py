@@ -41,9 +41,7 @@ def os_errors_as_user_errors(path: Path, action: str) -> Iterator[None]:
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary stream to a file that appears whole or not at all: a temporary file beside it, synced, then renamed.
-
-    Raises ``UserError`` where ``path`` is a symbolic link: the file that it leads to is not ours to replace.
-    """
+    Raises ``UserError`` where ``path`` is a symbolic link: the file that it leads to is not ours to replace."""
     refuse_link(path)
     with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,17 +52,13 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            umask = os.umask(0)  # it cannot be read without being set
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def refuse_link(path: Path) -> Path:
@@ -79,11 +73,8 @@ def refuse_link(path: Path) -> Path:
 def refuse_foreign_folder(mark: Path, what: str) -> None:
     """Refuse to write into a folder that holds files but not ``mark``, the file that is written first of all there.
 
-    Locks and unfinished files, which a kill before the first write leaves, do not count.
-
-    Args:
-        mark: the file, in the folder.
-        what: what a folder of ours holds, for the message.
+    Locks and unfinished files, which a kill before the first write leaves, do not count. ``what`` such a folder holds
+    is for the message.
     """
     folder = mark.parent
     with os_errors_as_user_errors(folder, "read"):
@@ -99,10 +90,8 @@ def refuse_foreign_folder(mark: Path, what: str) -> None:
 
 
 def remove_unfinished(folder: Path, *, recursive: bool = True) -> None:
-    """Remove the temporary files that a killed process left in ``folder`` (and below it); links are not followed.
-
-    No other process may be writing there.
-    """
+    """Remove the temporary files that a killed process left in ``folder`` (and below it); links are not followed. No
+    other process may be writing there."""
     for parent, folders, names in os.walk(folder, followlinks=False):
         for name in names:
             if name.startswith(".") and name.endswith(UNFINISHED):
@@ -127,7 +116,8 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     with os_errors_as_user_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"):
-            with locked(left / ".lock") if _is_folder(left) else contextlib.nullcontext(False) as free:
+            is_folder = left.is_dir() and not left.is_symlink()
+            with locked(left / ".lock") if is_folder else contextlib.nullcontext(False) as free:
                 if free:
                     shutil.rmtree(left)
         prefix, suffix = f".{path.name}.", UNFINISHED
@@ -138,16 +128,10 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
                 temporary.replace(path)
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Lock the file ``path`` for this process; gives False where another one holds it, unless ``wait``.
-
-    The operating system releases the lock however the process ends.
-    """
+    """Lock the file ``path`` for this process; gives False where another one holds it, unless ``wait``. The operating
+    system releases the lock however the process ends."""
     lock = FileLock(refuse_link(path))
     with os_errors_as_user_errors(path, "lock"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -270,10 +254,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file.
-
-    The tensors are the file's; the structure around them is JSON in its metadata.
-    """
+    """Write nested dicts, lists, tuples, tensors and plain values (a training checkpoint) as one safetensors file. The
+    tensors are the file's; the structure around them is JSON in its metadata."""
     from torch import Tensor
 
     tensors: dict[str, Tensor] = {}

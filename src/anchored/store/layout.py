@@ -9,23 +9,13 @@ A study's folder::
                     outputs/*.safetensors  evaluation.json  rows.csv  validation/ (the same on held-out training images)
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from anchored.errors import UserError
-from anchored.store.files import (
-    digest,
-    os_errors_as_user_errors,
-    read_bytes,
-    read_json,
-    refuse_foreign_folder,
-    refuse_link,
-    remove_unfinished,
-)
+from anchored.store import files
 
 
 class _Folder(Protocol):
@@ -53,7 +43,7 @@ class _Subfolder(_Entry):
 def _within(folder: Path, *names: str) -> Path:
     """``folder/NAME/NAME ...``; ``UserError`` where one of the names is a symbolic link."""
     for name in names:
-        folder = refuse_link(folder / name)
+        folder = files.refuse_link(folder / name)
     return folder
 
 
@@ -71,7 +61,7 @@ class Run:
     model_file = _Entry("model.json")  # what is needed to rebuild the module: network, protocol, preprocessing, classes
     weights_file = _Entry(
         "weights.safetensors"
-    )  # final weights and references; there exactly when training is complete
+    )  # final weights, references; there when training is complete, only then
     card_file = _Entry("README.md")  # the model card
     checkpoint_file = _Entry("checkpoint.safetensors")  # of an unfinished training; removed when training is complete
     log_file = _Entry("training.csv")  # one line per epoch: loss, accuracy, learning rate, seconds
@@ -86,7 +76,7 @@ class Run:
 
     def refuse_foreign(self) -> None:
         """``UserError`` where the folder holds files, but not those of a training."""
-        refuse_foreign_folder(self.cell_file, "a training")
+        files.refuse_foreign_folder(self.cell_file, "a training")
 
     def refuse_removed(self) -> None:
         """``UserError`` where the folder of a training that is under way was removed or emptied."""
@@ -97,9 +87,9 @@ class Run:
         """Whether the rows are those that were written, by the hash that was written with them, if any was."""
         if not (self.rows_file.exists() and self.evaluation_file.exists()):
             return False
-        record = read_json(self.evaluation_file)
+        record = files.read_json(self.evaluation_file)
         written = record.get("rows") if isinstance(record, dict) else None
-        return written in (None, digest(read_bytes(self.rows_file)))
+        return written in (None, files.digest(files.read_bytes(self.rows_file)))
 
     @property
     def model_folder_files(self) -> tuple[Path, Path, Path]:
@@ -107,12 +97,12 @@ class Run:
         return self.model_file, self.weights_file, self.card_file
 
     @property
-    def last_good(self) -> Run:
+    def last_good(self) -> "Run":
         """A model folder with the last finite weights, where training diverged."""
         return Run(_within(self.path, "last-good"))
 
     @property
-    def validation(self) -> Run:
+    def validation(self) -> "Run":
         """What was measured on held-out training images: rows, replicates, their settings and outputs, no network."""
         return Run(_within(self.path, "validation"))
 
@@ -130,16 +120,16 @@ class Run:
 
     def part_files(self, name: str) -> dict[int, Path]:
         """The parts that are there, by their first image."""
-        files = sorted(self.parts_folder(name).glob(f"{'[0-9]' * 9}.safetensors"))
-        return {int(file.stem): file for file in files}
+        parts = sorted(self.parts_folder(name).glob(f"{'[0-9]' * 9}.safetensors"))
+        return {int(file.stem): file for file in parts}
 
     def remove_parts(self, name: str) -> None:
         """Remove the parts, what a killed process left beside them, and their folder if it holds nothing else."""
         folder = self.parts_folder(name)
         if not folder.is_dir():
             return
-        remove_unfinished(folder, recursive=False)
-        with os_errors_as_user_errors(folder, "remove"):
+        files.remove_unfinished(folder, recursive=False)
+        with files.os_errors_as_user_errors(folder, "remove"):
             for file in self.part_files(name).values():
                 file.unlink(missing_ok=True)
             if not any(folder.iterdir()):
@@ -170,7 +160,7 @@ class StudyFolder:
 
     def refuse_foreign(self) -> None:
         """``UserError`` where the folder holds files, but no study's."""
-        refuse_foreign_folder(self.study_file, "a study")
+        files.refuse_foreign_folder(self.study_file, "a study")
 
     def all_runs(self) -> list[Run]:
         """All runs that have begun, by name."""
@@ -207,15 +197,13 @@ class CorruptedFolder:
 
     def refuse_foreign(self) -> None:
         """``UserError`` where the folder holds files, but no corrupted copy."""
-        refuse_foreign_folder(self.request_file, "a corrupted copy")
+        files.refuse_foreign_folder(self.request_file, "a corrupted copy")
 
 
 def first_difference(there: Any, here: Any, name: str = "") -> str:
     """The first setting in which two resolved settings differ: ``train.epochs: 10 there, 12 here``; "" where equal."""
     if isinstance(there, dict) and isinstance(here, dict):
-        parts = (
-            first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in {**there, **here}
-        )
+        parts = (first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in there | here)
         return next(filter(None, parts), "")
     return "" if there == here else f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"
 

@@ -1,7 +1,5 @@
 """Rows of results: one measured number each, read from and written to ``results.csv``."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

@@ -3,8 +3,6 @@
 Nothing in it is markup of ``rich``, an emoji's name or a control sequence.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How long a study will run on this machine, from a few steps of each network on random images."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,21 +76,12 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
         timing, train = timed[key], alike[0].train
         images, outputs = _evaluated(recipe, timing.features)
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
-        measured.append(
-            Cost(
-                network=network,
-                protocol=protocol,
-                trainings=len(alike),
-                batch=train.batch_size // train.devices,
-                measured=timing.images,
-                step=timing.step,
-                steps=steps,
-                passes=timing.passes / train.devices,
-                images=images,
-                outputs=timing.weights + outputs,
-                fits=timing.fits,
-            )
-        )
+        cost = Cost(
+            network=network, protocol=protocol, trainings=len(alike), batch=train.batch_size // train.devices,
+            measured=timing.images, step=timing.step, steps=steps, passes=timing.passes / train.devices,
+            images=images, outputs=timing.weights + outputs, fits=timing.fits,
+        )  # fmt: skip
+        measured.append(cost)
     return measured
 
 

@@ -5,8 +5,6 @@ number of processes, on one machine or on several that share a disk, can work on
 done nor held. Progress is read from the states on disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -35,8 +33,7 @@ from anchored.training import fit
 from anchored.training.step import Diverged
 
 Phase = Literal["training", "evaluating", "done", "failed"]
-WRITE_INTERVAL = 2.0
-"""Seconds between two writes of a state, at least."""
+WRITE_INTERVAL = 2.0  # seconds between two writes of a state, at least
 
 
 @settings_class

@@ -17,8 +17,7 @@ from anchored.store.terminal import progress_bar
 if TYPE_CHECKING:
     from anchored.study.jobs import State
 
-TRAINING_SHARE = 0.75
-"""Of a cell's time, until one cell has been timed."""
+TRAINING_SHARE = 0.75  # of a cell's time, until one cell has been timed
 
 
 def quiet() -> None:
@@ -36,14 +35,10 @@ class Display:
         self.states: dict[str, State] = {}
         what = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._bar = progress_bar(
-            console,
-            TextColumn("{task.description}", markup=False, table_column=what),
-            BarColumn(bar_width=16),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
-            expand=True,
-        )
+            console, TextColumn("{task.description}", markup=False, table_column=what), BarColumn(bar_width=16),
+            TaskProgressColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)), expand=True,
+        )  # fmt: skip
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -71,7 +66,6 @@ class Display:
         self._bar.update(self._task, completed=self._done(), description=what, left=self._left())
 
     def _done(self) -> float:
-        """Cells done, with shares of those under way."""
         return sum(self._share(state) for state in self.states.values())
 
     def _share(self, state: State) -> float:

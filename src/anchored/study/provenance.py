@@ -1,7 +1,5 @@
 """How results are made: versions, revision, machine, command."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -27,22 +25,17 @@ def provenance() -> dict[str, str]:
     """The command, versions of packages, git revision, machine, processor, threads and device of this process."""
     device = find_device()
     return {
-        "command": " ".join(["anchored", *sys.argv[1:]]),
-        **{name: metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "revision": git_revision(Path(__file__).parent),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "processor": _processor(),
+        "command": " ".join(["anchored", *sys.argv[1:]]), **{name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(), "revision": git_revision(Path(__file__).parent),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "processor": _processor(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    }
+    }  # fmt: skip
 
 
 def record(run: Run, phase: str) -> str:
     """Note in ``made.json`` how a run is trained or evaluated; what differs from how its checkpoint was made, in words.
-
-    Each phase has a list: one entry, and one more each time that it goes on otherwise.
-    """
+    Each phase has a list: one entry, and one more each time that it goes on otherwise."""
     if phase == "training" and run.weights_file.exists():
         return ""
     records = _read_records(run)
@@ -72,7 +65,6 @@ def _read_records(run: Run) -> dict[str, list[dict[str, Any]]]:
 
 @lru_cache(maxsize=1)
 def _processor() -> str:
-    """The processor's model."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

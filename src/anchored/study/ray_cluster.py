@@ -3,8 +3,6 @@
 Ray comes with ``anchored[ray]`` and is imported only here, when it is asked for.
 """
 
-from __future__ import annotations
-
 import importlib
 import logging
 import os
@@ -15,8 +13,7 @@ from typing import Any
 
 from anchored.errors import UserError, first_line
 
-LOST = -9
-"""Exit status of a task whose process or machine was lost, as of a process that was killed."""
+LOST = -9  # exit status of a task whose process or machine was lost, as of a process that was killed
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nobody is told what is run here
     "RAY_DEDUP_LOGS": "0",
@@ -27,18 +24,11 @@ TASK_ENVIRONMENT = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 
 
 class RayCluster:
-    """A connection to the Ray cluster at ``address`` ("auto": the one that this machine belongs to).
+    """A connection to the Ray cluster at ``address``, HOST:PORT or "auto": the one that this machine belongs to.
 
-    Args:
-        address: "auto", or HOST:PORT.
-        cpus: cores of each function that is started.
-        gpus: GPUs of each; a fraction shares one.
-
-    Attributes:
-        room: how many such functions the cluster can run at once.
-
-    Raises:
-        UserError: Ray is not installed, no cluster answers, or no machine of it has so many cores or GPUs.
+    ``cpus``, ``gpus``: cores and GPUs of each function that is started; a fraction shares a GPU. ``room``: how many
+    such functions it can run at once. ``UserError`` where Ray is not installed, no cluster answers, or no machine of it
+    has so many cores or GPUs.
     """
 
     def __init__(self, address: str, cpus: int, gpus: float) -> None:
@@ -62,7 +52,7 @@ class RayCluster:
             self.ray.shutdown()
             raise
 
-    def __enter__(self) -> RayCluster:
+    def __enter__(self) -> "RayCluster":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +71,7 @@ class RayCluster:
             )
         return room
 
-    def start(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> Task:
+    def start(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> "Task":
         """Run a function of an installed module on the cluster; it waits there until there is room."""
         remote = self.ray.remote(function).options(
             num_cpus=self.needs["CPU"], num_gpus=self.needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"
@@ -90,10 +80,8 @@ class RayCluster:
 
 
 def _check_reachable(address: str) -> None:
-    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``.
-
-    "auto" is what ``RAY_ADDRESS`` says, where it is set.
-    """
+    """Connect to HOST:PORT once: where nothing listens, Ray itself would try for minutes, and talk. ``OSError``. "auto"
+    is what ``RAY_ADDRESS`` says, where it is set."""
     host, _, port = (os.environ.get("RAY_ADDRESS", "") if address == "auto" else address).rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,7 +1,5 @@
 """What a study needs before it starts: missing data and how to get it, disk and memory, and the time it will take."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,7 @@ from anchored.config.recipe import Recipe
 from anchored.config.settings import Data
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
-from anchored.data.catalog.row import DataSet, File
+from anchored.data.catalog.row import File
 from anchored.data.inventory import format_bytes, total_size
 from anchored.data.readers import verify
 from anchored.data.readers.files import data_root, missing_entries
@@ -77,18 +75,14 @@ def _need(name: str, use: str, kinds: Sequence[str], root: Path | None) -> Need:
             return Need(name, use, (name,), remedy=str(error))
         return Need(name, use)
     row = catalog.get_dataset(name)
-    missing = missing_entries(row, root, [_entry(row, kind) for kind in kinds])
+    ending = ".npy" if row.reader == "corrupted_blocks" else ""
+    missing = missing_entries(row, root, [f"{row.images}/{kind}{ending}".lstrip("/") for kind in kinds])
     if not missing:
         return Need(name, use)
     tops = {entry.split("/")[0] for entry in missing}
     bringing = [file for file in row.parts if tops & {*file.makes, *file.holds}]
     files = bringing or [file for file in row.downloads if file.name in missing]
     return Need(name, use, missing, tuple(files), row.manual)
-
-
-def _entry(row: DataSet, corruption: str) -> str:
-    ending = ".npy" if row.reader == "corrupted_blocks" else ""
-    return f"{row.images}/{corruption}{ending}".lstrip("/")
 
 
 @dataclass(frozen=True)
@@ -143,10 +137,8 @@ class Diagnosis:
         """Yield one line for each of accelerator, disk, device memory and main memory that is missing or too small."""
         yield from dict.fromkeys(filter(None, (lacking(cell.train) for cell in self.recipe.cells())))
         place = _existing(data_root(self.root))
-        for needed, folder, what in (
-            (self.unpacked, place, "data"),
-            (self.results_size, _existing(self.results), "results"),
-        ):
+        results = (self.results_size, _existing(self.results), "results")
+        for needed, folder, what in ((self.unpacked, place, "data"), results):
             free = shutil.disk_usage(folder).free
             if needed > free:
                 yield f"{what} need {format_bytes(needed)} in {folder}, where {format_bytes(free)} are free"
@@ -193,13 +185,9 @@ class Diagnosis:
         table = _table("what", ">needed", "here")
         place, results = _existing(data_root(self.root)), _existing(self.results)
         table.add_row("download", total_size(self.files) if self.files else "–", f"to {data_root(self.root)}")
-        table.add_row(
-            "disk for data",
-            format_bytes(self.unpacked),
-            f"{format_bytes(shutil.disk_usage(place).free)} free in {place}",
-        )
-        free = f"{format_bytes(shutil.disk_usage(results).free)} free in {results.resolve()}"
-        table.add_row("disk for results", format_bytes(self.results_size), free)
+        free = [format_bytes(shutil.disk_usage(folder).free) for folder in (place, results)]
+        table.add_row("disk for data", format_bytes(self.unpacked), f"{free[0]} free in {place}")
+        table.add_row("disk for results", format_bytes(self.results_size), f"{free[1]} free in {results.resolve()}")
         available = _available()
         memory = f"{format_bytes(available)} free" if available else "not known"
         table.add_row("memory", format_bytes(self.memory), memory)
@@ -267,7 +255,6 @@ def _table(*headings: str) -> Table:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the nearest folder above, or ``folder`` itself, that is there."""
     return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
 
 
@@ -283,7 +270,6 @@ def _available() -> int | None:
 
 
 def _largest() -> int:
-    """Return the bytes of memory that this process had at its largest."""
     try:
         import resource
     except ImportError:  # Windows

@@ -4,8 +4,6 @@ Each takes cells that are neither done nor held (``jobs.run_cell``). The process
 states from disk and replaces a process that was lost.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import multiprocessing
 import os
@@ -61,10 +59,8 @@ class Workload:
 
 
 def run_here(workload: Workload) -> None:
-    """Run cells one after another in this process (with its other ranks) until all are done or failed.
-
-    Cells that another process holds are waited for.
-    """
+    """Run cells one after another in this process (with its other ranks) until all are done or failed. Cells that
+    another process holds are waited for."""
     left = workload.left
     while left:
         before, left = left, [cell for cell in left if not _run_if_free(workload, cell)]

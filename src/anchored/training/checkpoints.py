@@ -1,7 +1,5 @@
 """Checkpoints: random generators' states, and one safetensors file, written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,8 @@ _PACKED = 512  # bytes that the state of NumPy's generator is padded to, so that
 class Generators:
     """Generators of everything that training draws, but for order and augmentation, which follow from (seed, epoch).
 
-    Attributes:
-        masks: permutations and reference masks; the model's own generator.
-        tail: points of hard Δ mining.
-        mixing: mixup and CutMix.
-
-    Dropout uses torch's default generators, that of the CPU and that of the device.
+    ``masks``: permutations and reference masks, the model's own generator; ``tail``: points of hard Δ mining;
+    ``mixing``: mixup and CutMix. Dropout uses torch's default generators, that of the CPU and that of the device.
     """
 
     def __init__(self, seed: int, masks: torch.Generator | None) -> None:
@@ -49,11 +43,9 @@ class Generators:
         """The states of all generators, uint8, each of a fixed size."""
         mixing = json.dumps(self.mixing.bit_generator.state).encode().ljust(_PACKED)
         states = {
-            "masks": self.masks.get_state(),
-            "tail": self.tail.get_state(),
-            "mixing": torch.frombuffer(bytearray(mixing), dtype=torch.uint8),
-            "dropout": torch.get_rng_state(),
-        }
+            "masks": self.masks.get_state(), "tail": self.tail.get_state(),
+            "mixing": torch.frombuffer(bytearray(mixing), dtype=torch.uint8), "dropout": torch.get_rng_state(),
+        }  # fmt: skip
         own = {} if device.type == "cpu" else {"device": getattr(torch, device.type).get_rng_state()}
         return states | own
 

@@ -1,7 +1,5 @@
 """Which device a network is trained, evaluated and timed on."""
 
-from __future__ import annotations
-
 import torch
 
 

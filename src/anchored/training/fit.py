@@ -1,7 +1,5 @@
 """Training of one cell by Lightning's Trainer; the training step is in ``step``."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import io
@@ -91,18 +89,9 @@ def train(
 ) -> None:
     """Train a cell into a run's folder, on every rank, from its checkpoint if there is one, unless it is trained.
 
-    Same seed, machine and number of devices, same weights, interrupted or not.
-
-    Args:
-        run: the folder; rank 0 writes.
-        cell: what is trained.
-        progress: called now and then.
-        root: folder of the data sets.
-        options: further options of Lightning's Trainer, such as loggers.
-
-    Raises:
-        UserError: the folder holds another cell, the data do not suffice, or memory runs out.
-        Diverged: the loss or a weight is not finite.
+    Same seed, machine and number of devices, same weights, interrupted or not. ``root``: the folder of the data sets;
+    ``options``: further ones of Lightning's Trainer, such as loggers. ``UserError`` where the folder holds another
+    cell, the data do not suffice, or memory runs out; ``Diverged`` where the loss or a weight is not finite.
     """
     if from_rank_zero(lambda: claim_run(run, cell)):
         return
@@ -128,14 +117,11 @@ def claim_run(run: Run, cell: Cell) -> bool:
     if not claimed:
         run.refuse_foreign()
         files.write_json(run.cell_file, settings)
-    elif difference := layout.first_difference(_read_settings(run), settings):
+        return run.weights_file.exists()
+    there = json.loads(canonical(Cell.parse(files.read_json(run.cell_file), run.cell_file)))
+    if difference := layout.first_difference(there, settings):
         raise UserError(f"{run.path} holds another training ({difference}): choose another folder")
     return run.weights_file.exists()
-
-
-def _read_settings(run: Run) -> dict[str, Any]:
-    settings: dict[str, Any] = json.loads(canonical(Cell.parse(files.read_json(run.cell_file), run.cell_file)))
-    return settings
 
 
 def _training_images(cell: Cell, root: Path | None) -> LabelledImages:
@@ -155,7 +141,6 @@ def check_batch_size(name: str, images: int, train: Training) -> None:
 
 
 def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) -> pl.Trainer:
-    """Lightning's Trainer for a cell."""
     settings = cell.train
     checkpoints = CheckpointCallback(run, progress, settings.checkpoint_minutes)
     return pl.Trainer(
@@ -182,19 +167,11 @@ def _batches(trainer: pl.Trainer, images: LabelledImages, cell: Cell, config: mo
     """This rank's share of every batch, augmented and normalised."""
     settings = cell.train
     return Batches(
-        images.to(trainer.strategy.root_device),
-        settings.batch_size // settings.devices,
-        config.mean,
-        config.std,
-        seed=derived_seed(cell.seed, "order"),
-        shuffle=True,
-        crop_padding=settings.crop_padding,
-        flip=settings.flip,
-        resized_crop=settings.crop == "resized",
-        policy=settings.policy,
-        drop_last=True,
+        images.to(trainer.strategy.root_device), settings.batch_size // settings.devices, config.mean, config.std,
+        seed=derived_seed(cell.seed, "order"), shuffle=True, crop_padding=settings.crop_padding, flip=settings.flip,
+        resized_crop=settings.crop == "resized", policy=settings.policy, drop_last=True,
         shard=(trainer.global_rank, trainer.world_size),
-    )
+    )  # fmt: skip
 
 
 def _fit(trainer: pl.Trainer, step: TrainingStep, batches: Batches, run: Run, config: models.ModelConfig) -> None:

@@ -1,7 +1,5 @@
 """Ctrl-C, SIGTERM and SIGHUP end a command alike: a training after the step under way, all else at once."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading
@@ -33,10 +31,8 @@ def number_of(error: BaseException | None) -> int:
 
 @contextlib.contextmanager
 def handled(*, repeats: bool = True) -> Iterator[None]:
-    """Raise :class:`Interrupted` on the first signal, and with ``repeats`` on each further one.
-
-    A signal that the process was started to ignore, as by nohup, stays ignored.
-    """
+    """Raise :class:`Interrupted` on the first signal, and with ``repeats`` on each further one. A signal that the
+    process was started to ignore, as by nohup, stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

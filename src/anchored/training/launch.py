@@ -5,8 +5,6 @@ of this machine, by torchrun's own launcher, which ends all where one fails. Eve
 alone writes, and what only it may decide the others get by :func:`anchored.method.collectives.from_rank_zero`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -27,12 +25,10 @@ from anchored.training import interruption
 
 GRACE = 30.0
 """Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
-PATIENCE = 20.0
-"""Seconds after which it is said which processes are waited for."""
+PATIENCE = 20.0  # seconds after which it is said which processes are waited for
 LAUNCHED = "ANCHORED_LAUNCHED"
 """Set in ranks that the command itself started: it reports an interruption, which also ends ranks beside a lost one."""
-TIMEOUT = timedelta(hours=2)
-"""After so long a collective within training is given up."""
+TIMEOUT = timedelta(hours=2)  # after so long a collective within training is given up
 
 
 def cluster_environment() -> Any:
@@ -50,11 +46,8 @@ def cluster_environment() -> Any:
 
 
 def process_count(devices: int) -> int:
-    """The number of processes: of those that were started, if any, else ``devices``.
-
-    Raises:
-        UserError: ``devices`` is above 1 and not the number of processes that were started, or below 1.
-    """
+    """The number of processes: of those that were started, if any, else ``devices``. ``UserError`` where ``devices`` is
+    above 1 and not the number of processes that were started, or below 1."""
     if devices < 1:
         raise UserError(f"{devices} devices are asked for: at least 1")
     environment = cluster_environment()
@@ -70,11 +63,8 @@ def process_count(devices: int) -> int:
 
 
 def run(command: Callable[[], None], devices: int = 1, accelerator: str = "auto") -> None:
-    """Run a command of ``anchored`` on so many devices: on every rank, of which only rank 0 prints.
-
-    Raises:
-        UserError: what the command raises; on a rank above 0 only if rank 0 does not end the processes first.
-    """
+    """Run a command of ``anchored`` on so many devices: on every rank, of which only rank 0 prints. Raises what the
+    command raises; on a rank above 0 only if rank 0 does not end the processes first."""
     if devices == 1:
         command()
     elif cluster_environment() is None:

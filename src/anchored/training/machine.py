@@ -1,7 +1,5 @@
 """Whether this machine can train as a recipe says."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

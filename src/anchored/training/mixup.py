@@ -2,8 +2,6 @@
 reference, drawn from the mixed batch, is one too.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

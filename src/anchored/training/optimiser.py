@@ -1,7 +1,5 @@
 """Optimizer, learning rates by part, frozen parts, schedule, weight averaging."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,12 +58,9 @@ def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
-        parts,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
+        parts, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
-    )
+    )  # fmt: skip
 
 
 def schedule_factor(settings: Training, done: float) -> float:
@@ -86,10 +81,8 @@ def schedule_factor(settings: Training, done: float) -> float:
 
 @torch.no_grad()
 def restore_memory_format(optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimizer's state, such as momentum, the memory format of its parameters, which files do not keep.
-
-    Sums over another memory format round differently, so that a resumed training would end on other weights.
-    """
+    """Give the optimizer's state, such as momentum, the memory format of its parameters, which files do not keep. Sums
+    over another memory format round differently, so that a resumed training would end on other weights."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
@@ -97,10 +90,8 @@ def restore_memory_format(optimizer: torch.optim.Optimizer) -> None:
 
 
 class WeightAverage(WeightAveraging):
-    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step.
-
-    In warm-up it follows the weights. At the end of training it takes their place.
-    """
+    """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step. In
+    warm-up it follows the weights. At the end of training it takes their place."""
 
     def __init__(self, decay: float, warmup: float) -> None:
         super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]

@@ -1,7 +1,5 @@
 """The training step: mixing, anchoring, loss, and what a checkpoint keeps of them."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any
@@ -31,18 +29,16 @@ class Diverged(UserError):
 class TrainingStep(pl.LightningModule):
     """The training step of a cell as a LightningModule.
 
-    Attributes:
-        history: loss, accuracy, learning rate and seconds of each epoch.
-        begun: whether a checkpoint, if there is one, was restored.
+    ``history``: loss, accuracy, learning rate and seconds of each epoch; ``begun``: whether a checkpoint, if there is
+    one, was restored.
     """
 
     def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         network = model.network if isinstance(model, AnchoredModel) else model
-        self.factors = optimiser.rate_factors(
-            network, cell.train.rates, _named_parts(model) if cell.train.rates else {}
-        )
+        parts = _named_parts(model) if cell.train.rates else {}
+        self.factors = optimiser.rate_factors(network, cell.train.rates, parts)
         self.frozen = optimiser.freeze(network, self.factors)
         self.history: list[dict[str, float]] = []
         self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
@@ -171,11 +167,9 @@ class TrainingStep(pl.LightningModule):
         own = {**self.generators.state(self.device), "sums": self._sums, "finite": self._finite}
         own |= {f"buffers.{name}": each for name, each in self._own_buffers()}
         checkpoint["within"] = {
-            "each": gather_tensors(self, own),
-            "fit": {} if self.residuals is None else self.residuals.fitted(),
-            "batches": self._batches.state_dict(),
-            "seconds": time.monotonic() - self._started,
-        }
+            "each": gather_tensors(self, own), "fit": {} if self.residuals is None else self.residuals.fitted(),
+            "batches": self._batches.state_dict(), "seconds": time.monotonic() - self._started,
+        }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the history; refuse the state of another training."""

@@ -1,8 +1,6 @@
 """ImageNet-1k: ILSVRC 2012, which needs a login."""
 
-from __future__ import annotations
-
-from anchored.data.catalog.row import DataSet, File, read_lines
+from anchored.data.catalog.row import DataSet, published, read_lines
 
 # Folders: the WordNet ids in their sorted order, which is the order of the class indices (timm's imagenet_synsets.txt,
 # torchvision's ImageFolder). Names: the first of ILSVRC's names of each, as torchvision's model metadata has them.
@@ -10,53 +8,24 @@ WNIDS, NAMES = zip(*(line.split(" ", 1) for line in read_lines("imagenet")), str
 
 # md5: torchvision's datasets/imagenet.py; sizes (and sha256 c7e06a6c..., b08200a2...): TensorFlow Datasets' checksums.
 _IMAGENET = DataSet(
-    name="imagenet",
-    title="ImageNet",
-    classes=NAMES,
-    channels=3,
-    size=224,
-    varied=True,
-    train=1_281_167,
-    test=50_000,
+    name="imagenet", title="ImageNet", classes=NAMES, varied=True, train=1_281_167, test=50_000,
     mean=(0.485, 0.456, 0.406),  # the literature's, not those of exactly these images
-    std=(0.229, 0.224, 0.225),
-    roles=("train",),
+    std=(0.229, 0.224, 0.225), roles=("train",),
     licence="non-commercial research and education, after agreeing to ImageNet's terms",
     citation="Russakovsky et al. 2015, ImageNet Large Scale Visual Recognition Challenge (IJCV), arXiv 1409.0575",
-    reader="imagenet",
-    file_classes=1000,
-    folder="imagenet",
+    reader="imagenet", file_classes=1000, folder="imagenet",
     parts=(
-        File(
-            name="ILSVRC2012_img_train.tar",
-            bytes=147_897_477_120,
-            hash="md5:1d675b47d978889d74fa0da5fadfb00e",
-            makes=("train",),
-            into="train",
-            nested=True,
-        ),
-        File(
-            name="ILSVRC2012_img_val.tar",
-            bytes=6_744_924_160,
-            hash="md5:29b22e2961454d5413ddabcf34fc5622",
-            makes=("val",),
-            into="val",
-        ),
-        File(
-            name="ILSVRC2012_devkit_t12.tar.gz",
-            hash="md5:fa75699e90414af021442c21a62c3abf",
-            makes=("ILSVRC2012_devkit_t12",),
-        ),
+        *published("imagenet", "ILSVRC2012_img_train.tar", makes=("train",), into="train", nested=True),
+        *published("imagenet", "ILSVRC2012_img_val.tar", makes=("val",), into="val"),
+        *published("imagenet", "ILSVRC2012_devkit_t12.tar.gz", makes=("ILSVRC2012_devkit_t12",)),
     ),
-    needs=("train", "val"),
-    folders=WNIDS,
+    needs=("train", "val"), folders=WNIDS,
     manual=(
         "log in at image-net.org, download ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
         "ILSVRC2012_devkit_t12.tar.gz into the set's folder and run 'anchored data fetch imagenet' to unpack them, or "
         "link train/ and val/ of class folders there"
     ),
     note="The test split is ILSVRC's validation set, sorted by class, then by name.",
-)
+)  # fmt: skip
 
-#: This module's rows.
 ROWS = (_IMAGENET,)

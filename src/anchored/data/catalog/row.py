@@ -1,34 +1,19 @@
 """What a row of the catalog says about a data set, and about each of its files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["train", "ood", "adaptation", "corrupted"]
 Reader = Literal[
-    "idx",
-    "cifar_binary",
-    "procedural",
-    "corrupted_blocks",
-    "corrupted_folders",
-    "flat_folder",
-    "class_folders",
-    "imagenet",
-    "dtd",
-    "pets",
-    "flowers",
-    "cars",
-    "food",
-    "ucf101",
-    "own",
-]
+    "idx", "cifar_binary", "procedural", "corrupted_blocks", "corrupted_folders", "flat_folder", "class_folders",
+    "imagenet", "dtd", "pets", "flowers", "cars", "food", "ucf101", "own",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of a data set.
+    """One file of a data set; ``lists/files.txt`` has what is published of it: its first five fields.
 
     ``name``: its path inside the set's folder (or archive). ``bytes``: its size as published, None where no source
     states it. ``hash``: "md5:..." or "sha256:..." of the file as published, which a download must match; None where no
@@ -54,7 +39,7 @@ class File:
     compressed: bool = False
 
     @property
-    def plain(self) -> File:
+    def plain(self) -> "File":
         """Return the file that lies beside a ``compressed`` one: its content, of which nothing is published."""
         return replace(self, name=f"{self.name}.plain", bytes=None, hash=None, urls=(), compressed=False)
 
@@ -108,9 +93,9 @@ class DataSet(Holding):
     """
 
     classes: tuple[str, ...]
-    channels: int
-    size: int
-    train: int
+    channels: int = 3
+    size: int = 224
+    train: int = 0
     test: int
     roles: tuple[Role, ...]
     reader: Reader
@@ -142,3 +127,22 @@ class DataSet(Holding):
 def read_lines(name: str) -> tuple[str, ...]:
     """Return the lines of a list that comes with the catalog: class names, or which images a row has."""
     return tuple((Path(__file__).parent / "lists" / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+
+
+def _read_files() -> dict[tuple[str, str], File]:
+    """Return the files of ``lists/files.txt`` by folder and name; "-" stands where no source states a value."""
+    files = {}
+    for line in read_lines("files"):
+        folder, name, *values = line.split()
+        size, digest, content = (None if value == "-" else value for value in values[:3])
+        number = int(size) if size else None
+        files[folder, name] = File(name=name, bytes=number, hash=digest, content=content, urls=tuple(values[3:]))
+    return files
+
+
+_FILES = _read_files()
+
+
+def published(folder: str, *names: str, **unpacking: Any) -> tuple[File, ...]:
+    """Return files of the sets in ``folder``, with fields that say how each of them is unpacked (``makes`` ...)."""
+    return tuple(replace(_FILES[folder, name], **unpacking) for name in names)

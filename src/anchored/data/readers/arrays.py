@@ -1,7 +1,5 @@
 """Readers of sets that are arrays: idx files, CIFAR's records, and the blocks of CIFAR-C."""
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Callable
@@ -140,10 +138,8 @@ def _mapped(row: DataSet, name: str, root: str | Path | None) -> tuple[Path, npt
 
 
 def check_severity_order(row: DataSet, corruption: str, clean: Bytes, root: str | Path | None) -> None:
-    """Check that severity 5 of a corruption is further from the ``clean`` images (N,C,H,W) than severity 1 is.
-
-    By the mean absolute difference of evenly spaced images; UserError where it is not.
-    """
+    """Check that severity 5 of a corruption is further from the ``clean`` images (N,C,H,W) than severity 1 is. By the
+    mean absolute difference of evenly spaced images; UserError where it is not."""
     chosen = evenly_spaced(len(clean), 100)
     first, last = (
         np.abs(corrupted_arrays(row, corruption, severity, root)[0][chosen].astype(np.int16) - clean[chosen]).mean()

@@ -1,7 +1,5 @@
 """Getting data sets: every place in turn, checked, unpacked, by one process at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -67,13 +65,9 @@ class DownloadRecord:
         """Keep that ``path`` is whole, and how many files were unpacked from it."""
         now = path.stat()
         entry = {
-            "hash": digest,
-            "published": file.hash is not None,
-            "bytes": now.st_size,
-            "mtime_ns": now.st_mtime_ns,
-            "unpacked": files,
-            "when": time.strftime("%Y-%m-%d"),
-        }
+            "hash": digest, "published": file.hash is not None, "bytes": now.st_size, "mtime_ns": now.st_mtime_ns,
+            "unpacked": files, "when": time.strftime("%Y-%m-%d"),
+        }  # fmt: skip
         disk.write_json(self._path, {**self.read(), file.name: entry})
 
 
@@ -131,8 +125,6 @@ def fetch_files(
 
 @dataclass(frozen=True)
 class _Job:
-    """Fetching one set's, or one model's, files."""
-
     row: Holding
     root: str | Path | None
     progress: bool
@@ -170,7 +162,6 @@ class _Job:
         return self.folder / file.makes[0] if file.makes else path
 
     def _decompressed(self, file: File, path: Path) -> Path:
-        """Return where the content of the gzip file ``path`` lies; decompressed if that is not there."""
         place = self.folder / file.plain.name
         if not (place.exists() and self.record.knows(file.plain, place)):
             self._check_room(path.stat().st_size, file.plain)

@@ -1,7 +1,5 @@
 """Where the files of a data set lie, and whether they are the published ones."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os
@@ -35,10 +33,8 @@ def _search_folders(row: Holding, root: str | Path | None) -> list[Path]:
 
 
 def find_file(row: Holding, name: str, root: str | Path | None) -> Path | None:
-    """Return the first place where a file or folder called ``name`` lies, a .gz also unpacked; None when nowhere.
-
-    A bare folder name ("train") is only sought in the set's own folders: in the data root it may be anything's.
-    """
+    """Return the first place where a file or folder called ``name`` lies, a .gz also unpacked; None when nowhere. A
+    bare folder name ("train") is only sought in the set's own folders: in the data root it may be anything's."""
     bare = "/" not in name and "." not in name
     for folder in _search_folders(row, root):
         if bare and folder == data_root(root):
@@ -79,10 +75,8 @@ def is_gzip(path: Path) -> bool:
 
 
 def missing_entries(row: DataSet, root: str | Path | None = None, only: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return what of ``row`` (or what of ``only``) is not there; () for a set that is, or that is computed.
-
-    Only names are looked at: the readers check what the files hold.
-    """
+    """Return what of ``row`` (or what of ``only``) is not there; () for a set that is, or that is computed. Only names
+    are looked at: the readers check what the files hold."""
     wanted = only or row.needs or [file.name for file in row.train_files + row.test_files]
     return tuple(name for name in wanted if locate_entry(row, name, root) is None)
 
@@ -145,10 +139,8 @@ def _compare(path: Path, digest: str, expected: str | None) -> None:
 
 
 def read_checked(path: Path, file: File) -> bytes:
-    """Return the content of ``path``, unpacked if it is a gzip file; UserError where it is not the published one.
-
-    By the hash of the content where that is known, else by that of the file.
-    """
+    """Return the content of ``path``, unpacked if it is a gzip file; UserError where it is not the published one. By
+    the hash of the content where that is known, else by that of the file."""
     if file.content is None:
         check_file(path, file, file.hash)
     _refuse_web_page(path, file)

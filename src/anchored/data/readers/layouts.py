@@ -5,19 +5,19 @@ the same sets were compared (the same files and labels); they are not used, sinc
 no counts to check against, and ImageNet's keeps its labels in a file that torch unpickles.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from anchored.data.catalog.registry import get_dataset
 from anchored.data.catalog.row import DataSet
 from anchored.data.decoding import error_text
-from anchored.data.image_sources import FileSource, TarSource, ZipSource, is_image_name
+from anchored.data.image_sources import FileSource, ImageIndex, TarSource, ZipSource, is_image_name
+from anchored.data.readers.arrays import Bytes, corrupted_arrays
 from anchored.data.readers.files import locate_entry, missing_file, require_file
 from anchored.errors import UserError
 
@@ -70,7 +70,6 @@ def _by_class_folder(name: str, folders: Sequence[str], source: FileSource) -> L
 
 
 def _labels_in_names(row: DataSet, names: Sequence[str]) -> list[int]:
-    """Return the label of each ``<class>/<file>``."""
     label_of = {name: label for label, name in enumerate(row.classes)}
     labels = [label_of.get(name.split("/")[0], -1) for name in names]
     if -1 in labels:
@@ -117,15 +116,12 @@ def _flat(row: DataSet, split: str, root: str | Path | None) -> Listed:
 
 
 def _class_folders(row: DataSet, split: str, root: str | Path | None) -> Listed:
-    """Read a folder of class folders that has one split."""
     return _by_class_folder(row.name, row.folders or row.classes, _source(row, row.images, root))
 
 
 def _imagenet(row: DataSet, split: str, root: str | Path | None) -> Listed:
     """Read ILSVRC 2012: ``train/<wnid>/``, and ``val/`` either the same or flat, with the development kit's labels.
-
-    Classes are the sorted WordNet ids; images are sorted by class, then by name, whichever way they lie.
-    """
+    Classes are the sorted WordNet ids; images are sorted by class, then by name, whichever way they lie."""
     source = _source(row, "train" if split == "train" else "val", root)
     keys = _image_keys(source)
     if split == "train" or "/" in keys[0]:
@@ -196,31 +192,55 @@ def _ucf101(row: DataSet, split: str, root: str | Path | None) -> Listed:
         action, _, name = video.partition("/")
         if action not in label_of:
             raise UserError(f"{row.title}: {split}list01.txt names '{video}', which is in none of its classes")
-        if number and int(number[0]) != label_of[action] + 1:
-            raise UserError(
-                f"{split}list01.txt numbers {action} {number[0]}, not {label_of[action] + 1} as {row.title}"
-            )
         labels.append(label_of[action])
+        if number and int(number[0]) != labels[-1] + 1:
+            raise UserError(f"{split}list01.txt numbers {action} {number[0]}, not {labels[-1] + 1} as {row.title}")
         keys.append(f"{re.sub('(?<!^)(?=[A-Z])', '_', action)}/{Path(name).stem}.jpg")
     return _check_listed(row, _source(row, row.images, root), keys, labels)
 
 
 #: The readers of encoded images: (row, split, root) -> source, keys, labels.
 INDEXES: dict[str, Callable[[DataSet, str, str | Path | None], Listed]] = {
-    "flat_folder": _flat,
-    "class_folders": _class_folders,
-    "imagenet": _imagenet,
-    "dtd": _dtd,
-    "pets": _pets,
-    "flowers": _flowers,
-    "cars": _cars,
-    "food": _food,
-    "ucf101": _ucf101,
-}
+    "flat_folder": _flat, "class_folders": _class_folders, "imagenet": _imagenet, "dtd": _dtd, "pets": _pets,
+    "flowers": _flowers, "cars": _cars, "food": _food, "ucf101": _ucf101,
+}  # fmt: skip
 
 
-def corrupted_index(row: DataSet, corruption: str, severity: int, root: str | Path | None) -> Listed:
-    """Index one corruption at one severity in the layout of ImageNet-C: ``<corruption>/<severity>/<class>/<image>``."""
+def read_index(row: DataSet, split: str, root: str | Path | None = None) -> ImageIndex:
+    """Return one split, "train" or "test", of a set of encoded images (``row.reader`` in ``INDEXES``), in its order.
+
+    Only names and labels are read; nothing is decoded. UserError naming the file where something is missing, or the
+    numbers are not those of the catalog.
+    """
+    source, keys, labels = INDEXES[row.reader](row, split, root)
+    expected = row.train if split == "train" else row.test
+    if len(keys) != expected:
+        raise UserError(f"{row.title}: {source.path} has {len(keys):,} {split} images; the catalog says {expected:,}")
+    return ImageIndex(source, tuple(keys), np.array(labels, np.int64), row.name)
+
+
+def read_corrupted(
+    name: str, corruption: str, severity: int, root: str | Path | None = None
+) -> tuple[Bytes, npt.NDArray[np.int64]] | ImageIndex:
+    """Return the test images of an archive of corrupted images ("cifar10-c"), at ``severity`` 1 to 5.
+
+    Small images come as arrays, (N,C,H,W) uint8 (mapped from the file) and labels (N,) int64; ImageNet's, in
+    ``<corruption>/<severity>/<class>/<image>``, as an ``ImageIndex``. Both are in the order of the clean test set.
+    UserError, one line, for a name, corruption or severity that the archive does not have, and for missing or unfit
+    files.
+    """
+    row = get_dataset(name)
+    if corruption not in row.corruptions:
+        have = ", ".join(row.corruptions) or "none"
+        raise UserError(f"data set '{name}' has no corruption '{corruption}': there are {have}")
+    if severity not in range(1, 6):
+        raise UserError(f"severity is {severity}: {row.title} has 1 to 5")
+    if row.reader != "corrupted_folders":
+        return corrupted_arrays(row, corruption, severity, root)
     clean = get_dataset(row.clean)
-    folder = f"{row.images}/{corruption}/{severity}".lstrip("/")
-    return _by_class_folder(row.name, clean.folders or clean.classes, _source(row, folder, root))
+    source = _source(row, f"{row.images}/{corruption}/{severity}".lstrip("/"), root)
+    _, keys, labels = _by_class_folder(row.name, clean.folders or clean.classes, source)
+    if len(keys) != row.test:
+        where = source.path / corruption / str(severity)
+        raise UserError(f"{where}: {len(keys):,} images; the catalog says {row.test:,}")
+    return ImageIndex(source, tuple(keys), np.array(labels, np.int64), row.name)

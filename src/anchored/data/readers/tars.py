@@ -4,8 +4,6 @@ ImageNet-C's five archives hold 4.75 million small files. Unpacking them takes h
 only headers and contents in turn, so one pass over the headers finds every image, and each is then one read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import tarfile
@@ -45,9 +43,7 @@ class Members:
 @lru_cache(maxsize=8)
 def members(path: Path) -> Members:
     """Return the members of the tar at ``path``; from ``.<name>.index`` beside it if that is of this very file.
-
-    UserError where it is not a whole uncompressed tar.
-    """
+    UserError where it is not a whole uncompressed tar."""
     index_file = path.with_name(f".{path.name}.index")
     stamp = np.array([path.stat().st_size, path.stat().st_mtime_ns])
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(index_file) as stored:
@@ -76,6 +72,4 @@ def _scan(path: Path) -> Members:
     if starts and starts[-1] + sizes[-1] > path.stat().st_size:
         raise UserError(f"{path} is cut short: move it elsewhere and fetch it again")
     order = np.argsort(np.array(names, dtype=np.bytes_), kind="stable")
-    return Members(
-        np.array(names, np.bytes_)[order], np.array(starts, np.int64)[order], np.array(sizes, np.int64)[order]
-    )
+    return Members(np.array(names, np.bytes_)[order], *(np.array(each, np.int64)[order] for each in (starts, sizes)))

@@ -5,8 +5,6 @@ a new folder that is renamed into place when everything is there. An archive tha
 path or ``..`` is refused whole, as is one that grows beyond what its size allows.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib
@@ -51,10 +49,8 @@ def unpack(archive: Path, file: File, folder: Path, wrote: Callable[[int], objec
 
 
 def decompress(archive: Path, place: Path, wrote: Callable[[int], object] = lambda count: None) -> str:
-    """Write the content of the gzip file ``archive`` to ``place``, whole or not at all; return its sha256.
-
-    UserError, one line, for an archive that is damaged or too large.
-    """
+    """Write the content of the gzip file ``archive`` to ``place``, whole or not at all; return its sha256. UserError,
+    one line, for an archive that is damaged or too large."""
     digest, left = hashlib.sha256(), GROWTH * archive.stat().st_size + GROUND
     fresh = place.with_name(f".{place.name}.part")
     try:

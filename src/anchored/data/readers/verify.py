@@ -1,7 +1,5 @@
 """Reading a data set whole, and saying how far that proves that it is the published one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +14,8 @@ SAMPLE = 2_000  # images of each split that are decoded, evenly spaced, unless a
 
 
 def check_archives(row: DataSet, root: str | Path | None) -> list[str]:
-    """Check the downloaded files of ``row`` that are here, and say of each what that shows.
-
-    UserError for one that is not the published file (or, where no hash is published, not the first download).
-    """
+    """Check the downloaded files of ``row`` that are here, and say of each what that shows. UserError for one that is
+    not the published file (or, where no hash is published, not the first download)."""
     record, statements = DownloadRecord(row, root), []
     for file in row.parts:
         path = find_file(row, file.name, root)

@@ -4,8 +4,6 @@ pooch and torchvision's downloader have no resume and start every file again fro
 has 22 GB); huggingface_hub resumes, but only files on its hub.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import math
@@ -14,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +70,9 @@ def download(
     ``expected``: the hash it must have; None takes what comes, and returns its sha256. A part that is there is gone on
     with where ``expected``, or the version (ETag) that the server states, will tell whether the two fit. ``size``: the
     bytes that it has, if that is known; one that goes on beyond is given up, as is any that would fill the disk.
-    ``progress`` is called with the
-    bytes that are there and those there are to be (None: not known). TransferError where the address does not give the
-    file: no connection, silence for ``timeout`` seconds, an error, a web page, another file.
+    ``progress`` is called with the bytes that are there and those there are to be (None: not known). TransferError
+    where the address does not give the file: no connection, silence for ``timeout`` seconds, an error, a web page,
+    another file.
     """
     if not url.startswith(_SCHEMES):
         raise TransferError("not an http address")
@@ -136,7 +133,9 @@ def _fill(url: str, part: _Part, progress: Callable[[int, int | None], None], ti
         if have and response.status != 206:
             have = 0  # the server does not know ranges, or the file has changed
         version = response.headers.get("ETag", "")
-        if have and not _continues(response.headers, have, version, origin if origin.get("url") == url else {}):
+        begins = response.headers.get("Content-Range", f"bytes {have}-").strip().startswith(f"bytes {have}-")
+        same_version = origin.get("url") != url or version == origin.get("etag", version)
+        if have and not (begins and same_version):
             part.clear()
             return False
         length = response.headers.get("Content-Length", "")
@@ -157,12 +156,6 @@ def _fill(url: str, part: _Part, progress: Callable[[int, int | None], None], ti
                     out.write(block)
                 progress(have, total)
     return total is None or have >= total
-
-
-def _continues(headers: Message, have: int, version: str, origin: dict[str, str]) -> bool:
-    """Say whether a partial answer begins after ``have`` bytes, and is of the version that these are of."""
-    begins = headers.get("Content-Range", f"bytes {have}-").strip().startswith(f"bytes {have}-")
-    return begins and version == origin.get("etag", version)
 
 
 class _HttpRedirects(urllib.request.HTTPRedirectHandler):

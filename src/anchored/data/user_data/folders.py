@@ -1,21 +1,16 @@
 """User data in files: a folder of class folders, or a CSV of paths and labels."""
 
-from __future__ import annotations
-
 import csv
 import io
 import stat
-import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
+from unicodedata import normalize
 
 from anchored.data.decoding import IMAGE_ENDINGS
 from anchored.data.image_sources import FileSource, is_image_name, is_passed_over, list_images
 from anchored.data.user_data.listing import Listing, split_of_name
 from anchored.errors import UserError
 from anchored.store import files
-
-# --- Folders ----------------------------------------------------------------------------------------------------------
 
 
 def list_folder(name: str) -> Listing:
@@ -44,7 +39,6 @@ def _folders(path: Path) -> list[Path]:
 
 
 def _loose(top: Path) -> list[Path]:
-    """Return the images that lie in a folder itself."""
     names = (entry.name for entry in top.iterdir() if not entry.is_dir())
     return [top / file for file in sorted(names) if is_image_name(file) and not is_passed_over(file)]
 
@@ -67,16 +61,11 @@ def _tops(path: Path) -> list[tuple[str, Path]]:
             "put the splits into a folder of their own, or give a CSV with the columns path,label,split"
         )
     there: dict[str, Path] = {}
-    for split, folder in splits:
+    for split, top in splits:
         if split in there:
-            raise UserError(
-                f"{path} has {there[split].name}/ and {folder.name}/, both for the {split} split: join them"
-            )
-        there[split] = folder
+            raise UserError(f"{path} has {there[split].name}/ and {top.name}/, both for the {split} split: join them")
+        there[split] = top
     return [("", there["train"])] if list(there) == ["train"] else list(there.items())
-
-
-# --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def list_csv(name: str) -> Listing:
@@ -131,15 +120,11 @@ def _read_csv(path: Path) -> tuple[bool, list[tuple[str, str, str, str]]]:
     return "label" in columns, rows
 
 
-def _spellings(image: str) -> Iterator[str]:
-    """Give a path as it was written, with Windows' separators, and with accents in either form of Unicode."""
-    for written in (image, image.replace("\\", "/")):
-        yield from (written, unicodedata.normalize("NFC", written), unicodedata.normalize("NFD", written))
-
-
 def _find_image(table: Path, line: str, image: str) -> tuple[str, tuple[int, int]]:
     """Return an image's path as it is on this disk, and which file that is; UserError where there is none."""
-    for spelling in _spellings(image):
+    # As it was written, with Windows' separators, and with accents in either form of Unicode.
+    paths = (image, image.replace("\\", "/"))
+    for spelling in (form for path in paths for form in (path, normalize("NFC", path), normalize("NFD", path))):
         try:
             state = (table.parent / spelling).stat()
         except (OSError, ValueError):

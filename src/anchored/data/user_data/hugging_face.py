@@ -1,7 +1,5 @@
 """User data as a Hugging Face data set: on the hub, or a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +61,8 @@ def list_hugging_face(name: str) -> Listing:
         splits += [split_of_name(split) if len(tables) > 1 else ""] * len(table)
     joined = TableSource(name, datasets.concatenate_datasets(images))
     numbers = [f"{number:09d}" for number in range(len(labels))]
-    _refuse_empty_rows(joined, numbers)
+    for number in numbers if joined.table.data.column("image").null_count else ():
+        joined.read(number)  # refuses the first row without an image
     caches = [Path(file["filename"]) for table in tables.values() for file in table.cache_files]
     return Listing(joined, numbers, labels, splits, caches)
 
@@ -93,13 +92,6 @@ def _labels(table: Any, where: str) -> list[object]:
         names = kinds[column].names
         return [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
     return ["" if value is None else value for value in values]
-
-
-def _refuse_empty_rows(source: TableSource, numbers: list[str]) -> None:
-    """Raise UserError for the first row without an image; rows are read only if the table's file has an empty one."""
-    if source.table.data.column("image").null_count:
-        for number in numbers:
-            source.read(number)
 
 
 def _tables(name: str) -> dict[str, Any]:

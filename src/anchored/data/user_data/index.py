@@ -1,20 +1,20 @@
 """A user's own images: a folder of class folders, a CSV, an npz, or a Hugging Face data set, split and indexed."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from anchored.data.decoding import error_text
+from anchored.data.decoding import IMAGE_ENDINGS, error_text
 from anchored.data.image_sources import ImageIndex
-from anchored.data.user_data.listing import Listing, sort_classes
-from anchored.data.user_data.sources import list_user_data
+from anchored.data.user_data.folders import list_csv, list_folder
+from anchored.data.user_data.hugging_face import list_hugging_face
+from anchored.data.user_data.listing import Listing, class_title, settle_splits, sort_classes
+from anchored.data.user_data.npz import list_npz
 from anchored.errors import UserError
 from anchored.store import files
 
@@ -57,6 +57,27 @@ class UserData:
                 raise UserError(f"{self.name}: class '{title}' has test images but no training images")
             if label not in test and self.divided:
                 raise UserError(f"{self.name}: class '{title}' has one image: give two or more, to train and to test")
+
+
+def list_user_data(name: str) -> Listing:
+    """Return every image of a user's data set, in whichever form, with its class and split.
+
+    Labels are titles of classes ("" where none is stated), splits "train", "test" or "". UserError, one line, where it
+    cannot be used. Nothing is decoded or unpickled, and no code of a data set is run.
+    """
+    list_form: Callable[[str], Listing] = list_folder
+    if name.startswith("hf:"):
+        list_form = list_hugging_face
+    elif name.lower().endswith((".csv", ".npz")):
+        list_form = list_csv if name.lower().endswith(".csv") else list_npz
+    try:
+        listing = settle_splits(list_form(name))
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or name}: {error_text(error).lower()}") from error
+    if not listing.names:
+        raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
+    places = listing.stated_at or [listing.source.where(key) for key in listing.names]
+    return replace(listing, labels=[class_title(*pair) for pair in zip(listing.labels, places, strict=True)])
 
 
 @functools.lru_cache(maxsize=16)
@@ -113,10 +134,8 @@ def _index(listing: Listing, classes: tuple[str, ...], split_of: Sequence[str], 
 
 
 def _content_hash(name: str, listing: Listing) -> tuple[str, bool]:
-    """Return the hash of names, classes, splits and the files' content; and whether the files have 1 GiB at most.
-
-    Of larger ones, sizes and times stand for the content.
-    """
+    """Return the hash of names, classes, splits and the files' content; and whether the files have 1 GiB at most. Of
+    larger ones, sizes and times stand for the content."""
     digest = hashlib.sha256()
     for entry in zip(listing.names, listing.labels, listing.splits, strict=True):
         digest.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))

@@ -1,7 +1,5 @@
 """What every form of user data is brought to: images with classes and splits, by one rule for all forms."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import unicodedata
@@ -45,7 +43,7 @@ class Listing:
         """The images' own files, if they have any."""
         return [self.source.path / name for name in self.names] if isinstance(self.source, FileSource) else []
 
-    def take(self, numbers: Sequence[int]) -> Listing:
+    def take(self, numbers: Sequence[int]) -> "Listing":
         """Return the images of these numbers, in that order."""
         names, labels, splits, stated_at = (
             [values[number] for number in numbers] if values else []
@@ -68,9 +66,8 @@ def settle_splits(listing: Listing) -> Listing:
     """
 
     def is_labelled(split: str) -> bool:
-        return any(
-            not _is_missing(value) for value, of in zip(listing.labels, listing.splits, strict=True) if of == split
-        )
+        pairs = zip(listing.labels, listing.splits, strict=True)
+        return any(not _is_missing(value) for value, of in pairs if of == split)
 
     aside = "validation"
     if "test" not in listing.splits or (is_labelled("validation") and not is_labelled("test")):
@@ -85,10 +82,8 @@ def _is_missing(value: object) -> bool:
 
 
 def class_title(value: object, where: str) -> str:
-    """Return a label as the title of its class: text (NFC), whole numbers without a fraction; "" for None.
-
-    UserError where it is missing or can be no title.
-    """
+    """Return a label as the title of its class: text (NFC), whole numbers without a fraction; "" for None. UserError
+    where it is missing or can be no title."""
     if value is None:
         return ""
     if _is_missing(value):

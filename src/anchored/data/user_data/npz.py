@@ -1,7 +1,5 @@
 """User data in arrays: an npz of images and labels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
