@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -241,9 +242,9 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path) -> None:
         "classes": (saved(state), r"'head.bias' is \(10,\) in it and \(100,\) in the network"),
         "lacking": (saved({k: v for k, v in state.items() if "layer.3" not in k}), r"is none in it"),
         "more": (saved({**state, "extra": torch.zeros(2)}), r"'extra' is \(2,\) in it and none in the network"),
-        "code": (saved({"state_dict": state, "args": Path("/")}), "holds no weights that can be read"),
-        "text": (b"none of it" * 9, "holds no weights that can be read"),
-        "list": (saved([1, 2]), "holds no weights"),
+        "code": (saved({"state_dict": state, "args": Fraction(1, 2)}), "fractions.Fraction"),
+        "text": (b"none of it" * 9, "Hendrycks2020AugMix_WRN.pt"),
+        "list": (saved([1, 2]), "weights"),
     }
     for name, (content, words) in cases.items():
         brought(row, tmp_path / name, content)

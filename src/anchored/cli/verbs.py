@@ -100,7 +100,7 @@ def _evaluate(
     size: int = 0,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
-    title: str = "",
+    label: str = "",
     devices: int = 1,
     network: str | None = None,
 ) -> None:
@@ -121,7 +121,7 @@ def _evaluate(
         size: height and width of its images, pixels
         mean: per channel, of images in [0, 1], that it was trained with
         std: per channel, of images in [0, 1]
-        title: what the model is called in the report
+        label: what the model is called in the report
         devices: devices that share each pass, a process each
         network: the network of a folder again, where it is python:..., to say that you trust it
 
@@ -143,7 +143,7 @@ def _evaluate(
     run, accelerator = Run(Path(model)), "auto"
     if measured_again := bool(model) and not (test or outputs or ":" in model or run.path.is_file()):
         accelerator = Cell.parse(read_json(run.cell_file), run.cell_file).train.accelerator
-    recipe = None if measured_again else study.given_recipe(given, test, evaluation, title)
+    recipe = None if measured_again else study.given_recipe(given, test, evaluation, label)
 
     def work() -> None:
         if recipe is None:
@@ -157,7 +157,7 @@ def _evaluate(
     launch.run(work, launch.process_count(devices), accelerator)
 
 
-_OF_THE_REPORT = ("evaluation", "test", "output", "title", "devices")
+_OF_THE_REPORT = ("evaluation", "test", "output", "label", "devices")
 
 
 def _report(folder: str) -> None:
@@ -329,6 +329,8 @@ def _convert(
     network: str | None = None,
     pretrained: bool = False,
     checkpoint: str = "",
+    which: str = "",
+    references: int = 0,
     like: str = "",
     mask_probability: float = 0.0,
     stem: str = "",
@@ -345,7 +347,9 @@ def _convert(
         output: folder of the anchored model
         network: the network of such a folder again, where it is python:..., to say that you trust it
         pretrained: take the weights that come with the name
-        checkpoint: take these: .safetensors of the plain network
+        checkpoint: take these: .pth, .pt, .ckpt, .bin, .safetensors, whole or in shards
+        which: of several sets of weights in it, ema or the place of one
+        references: of a checkpoint that was trained anchored and holds none, how many images of like are drawn
         like: data set whose images and classes the weights are for
         mask_probability: of a later training, in [0, 1)
         stem: name of the first layer, where it is not found without

@@ -177,7 +177,7 @@ def _read_file(file: Path) -> Mapping[str, Any]:
     if file.suffix.lower() == ".csv":
         return _read_csv(file)
     try:
-        with np.load(io.BytesIO(files.read_bytes(file)), allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(files.read_bytes(file))) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # whatever a damaged archive raises
         raise UserError(f"cannot read {file}: {first_line(error)}") from error

@@ -250,8 +250,8 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         datasets.learnable_row(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
-    needed += [(row.name, "train"), (row.name, "test")] if learned else [(row.name, "all")]
-    for name, split in needed:
+    first = [(row.name, "train"), (row.name, "test")] if learned else [(row.name, "all")]
+    for name, split in [*first, *needed]:
         datasets.check_readable(name, split, recipe.data, root)
     for names in (settings.ood, settings.adaptation):
         titles = [catalog.dataset_title(name) for name in names]
