@@ -41,7 +41,8 @@ def given_evaluator(
     if cell.given.outputs:
         return outputs_evaluator(run, _outputs(cell.given.outputs), settings, cell.title, cell.data.train, (), progress)
     opened = opened_model(cell.given)
-    sets = NamedSets(cell.data, opened.input, root, cell.whole, opened.classes)
+    names = tuple(map(" ".join, zip(opened.wordnet, opened.classes, strict=True))) or opened.classes
+    sets = NamedSets(cell.data, opened.input, root, cell.whole, names)
     features = opened.module is not None or bool(settings.adaptation)
     subject = Subject(
         cell.data.train, cell.title, GIVEN, opened.digest, lambda: _classifier(opened, cell), features=features
