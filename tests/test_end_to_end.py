@@ -187,7 +187,11 @@ def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.C
         (r.metric, r.dataset, r.severity, r.corruption, r.score, r.value, r.low, r.high, r.n) for r in expected
     ]
     assert main(["evaluate", str(run.path), "--evaluate.ood", "[digits]", "--evaluate.corruptions", "[]"]) == 0
-    assert {row.dataset for row in read_rows(run.rows_file) if row.metric == "auroc"} == {"MNIST digits", "mean", "mean-far"}
+    assert {row.dataset for row in read_rows(run.rows_file) if row.metric == "auroc"} == {
+        "MNIST digits",
+        "mean",
+        "mean-far",
+    }
     assert main(["evaluate", str(run.path), "--evaluate.corruptions", "[c, ripple]", "--evaluate.ood", "[]"]) == 0
     check_means(read_rows(run.rows_file))
     study.report_file.unlink()
