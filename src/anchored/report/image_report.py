@@ -29,6 +29,7 @@ from anchored.models import folder as models
 from anchored.report.gallery import Prediction, render_gallery
 from anchored.store import files
 from anchored.store.layout import Run
+from anchored.store.rows import spreadsheet_safe
 from anchored.training.devices import find_device
 
 REFERENCES = 8
@@ -39,9 +40,6 @@ GALLERY = 500
 
 THUMBNAIL = 160
 """Longer side of a thumbnail, pixels."""
-
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""What a formula of a spreadsheet may begin with."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +217,7 @@ def _csv(predictions: Sequence[Prediction]) -> str:
     columns = [field.name for field in dataclasses.fields(Prediction)]
     writer.writerow(["class" if name == "label" else name for name in columns])
     for prediction in predictions:
-        cells = dataclasses.astuple(prediction)
-        writer.writerow([f"'{c}" if isinstance(c, str) and c.startswith(FORMULA_SIGNS) else c for c in cells])
+        writer.writerow(map(spreadsheet_safe, dataclasses.astuple(prediction)))
     return text.getvalue()
 
 
