@@ -53,20 +53,26 @@ def bootstrap(
     generator: torch.Generator,
     replicates: int = REPLICATES,
     device: torch.device | str = "cpu",
+    progress: Callable[[float], object] | None = None,
 ) -> Tensor:
     """Replicates of a statistic of resampled images.
 
     Each sample of ``sizes`` (one or more, independent) is drawn with replacement at its own size; ``statistic`` gets,
     for r replicates at a time, one (r, size) float64 tensor of counts per sample and returns (r,) or (r, Q). At most
     about 8 MiB of counts exist at once, and a few times as much while they are drawn. Returns (replicates,) or
-    (replicates, Q) float64.
+    (replicates, Q) float64. ``progress`` is told the share that is done, in (0, 1], after each part.
     Efron & Tibshirani 1993, chapter 6, https://doi.org/10.1201/9780429246593
     """
     if replicates < 2 or min(sizes, default=0) < 1:
         raise UserError(f"a bootstrap needs at least 2 replicates ({replicates}) of at least one image ({list(sizes)})")
     rows = max(1, min(replicates, _CHUNK // sum(sizes)))
-    counts = [min(rows, replicates - done) for done in range(0, replicates, rows)]
-    return torch.cat([statistic(*(resample(size, n, generator, device) for size in sizes)) for n in counts])
+    parts = list[Tensor]()
+    for done in range(0, replicates, rows):
+        count = min(rows, replicates - done)
+        parts.append(statistic(*(resample(size, count, generator, device) for size in sizes)))
+        if progress:
+            progress((done + count) / replicates)
+    return torch.cat(parts)
 
 
 def resample(size: int, rows: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
@@ -123,16 +129,18 @@ def estimate(
     replicates: int = REPLICATES,
     level: float = LEVEL,
     device: torch.device | str = "cpu",
+    progress: Callable[[float], object] | None = None,
 ) -> tuple[list[Interval], Tensor]:
     """Values and intervals of the Q values of one statistic of resampled images, and their replicates (R,Q).
 
-    ``statistic`` and ``sizes`` are those of ``bootstrap``, giving (r, Q); the values are those at equal weights.
+    ``statistic``, ``sizes`` and ``progress`` are those of ``bootstrap``, giving (r, Q); the values are those at equal
+    weights.
     ``figures`` (Q) says which metric each value is (or is a mean of), and so which kind of interval it gets.
     Raises ``UserError`` for ``level`` outside (0, 1), and as ``bootstrap``.
     """
     _check_level(level)
     values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
-    draws = bootstrap(statistic, sizes, generator, replicates, device)
+    draws = bootstrap(statistic, sizes, generator, replicates, device, progress)
     columns = zip(figures, values.tolist(), draws.unbind(1), strict=True)
     return [interval_of(figure, value, replicas, level) for figure, value, replicas in columns], draws
 
