@@ -230,7 +230,10 @@ def _meet_on_loopback(parameters: Any) -> Any:
     port = listener.getsockname()[1]
     handler = OnLoopback(LOOPBACK, port, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
     given: dict[str, Any] = {"wait_for_workers": False, "multi_tenant": True, "master_listen_fd": listener.detach()}
-    handler._store = distributed.TCPStore(LOOPBACK, port, is_master=True, **given)
+    try:
+        handler._store = distributed.TCPStore(LOOPBACK, port, is_master=True, **given)
+    except RuntimeError as error:  # no more threads, say
+        raise UserError(f"no place for the processes to meet: {' '.join(str(error).split())}") from error
     return handler
 
 
