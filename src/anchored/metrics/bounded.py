@@ -2,7 +2,7 @@
 
 A percentile interval of a rate fails there: 1,400 right of 1,400 is right in every resample, and the interval has no
 width. Wilson's inverts the test of the rate instead; figures that are no plain rate take the number of images that a
-rate with their standard error would have. Coverage of each: ``benchmarks/coverage.py``.
+rate with their standard error would have. Coverage of each: ``benchmarks/interval_coverage.py``.
 Legend: N images, M out-of-distribution images, R replicates.
 """
 
