@@ -1,9 +1,8 @@
 """How often the 95 % interval of each figure holds the known truth, and how wide it is, against other methods.
 
-``python benchmarks/interval_coverage.py [--draws 1000] [--replicates 200] [--seed 0]`` prints one line a figure and truth:
-coverage (mean width) of ours, of the percentile interval, and for AUROC of Newcombe's method 5 and of DeLong's on the
-logit scale.
-Accuracy under corruption: 19 corruptions of the same images, errors of one image correlated.
+``python benchmarks/interval_coverage.py [--draws 1000] [--replicates 200] [--seed 0]`` prints one line a figure and
+truth: coverage (mean width) of ours, of the percentile interval, and for AUROC of Newcombe's method 5 and of DeLong's
+on the logit scale. Accuracy under corruption: 19 corruptions of the same images, errors of one image correlated.
 """
 
 import argparse
