@@ -222,6 +222,8 @@ def _meet_on_loopback(parameters: Any) -> Any:
     """
     from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
+    store: Any = vars(distributed)["TCPStore"]  # its stubs do not say that it is public
+
     class OnLoopback(StaticTCPRendezvous):
         def get_backend(self) -> str:
             return "loopback"
@@ -231,7 +233,7 @@ def _meet_on_loopback(parameters: Any) -> Any:
     handler = OnLoopback(LOOPBACK, port, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
     given: dict[str, Any] = {"wait_for_workers": False, "multi_tenant": True, "master_listen_fd": listener.detach()}
     try:
-        handler._store = distributed.TCPStore(LOOPBACK, port, is_master=True, **given)
+        handler._store = store(LOOPBACK, port, is_master=True, **given)
     except RuntimeError as error:  # no more threads, say
         raise UserError(f"no place for the processes to meet: {' '.join(str(error).split())}") from error
     return handler
