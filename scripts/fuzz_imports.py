@@ -1,6 +1,6 @@
 """Put the name of a module that leaves a mark into every value of every file of settings: no verb may import it.
 
-    python scripts/fuzz_imports.py
+    python scripts/fuzz_imports.py [--only recipes|cell.json|...]
 
 A value comes as text, as text that YAML would read as a list, as a list, as a mapping, or as the name of a setting; at
 every place of a recipe (also by ``base:``) and of the files of a run and of a study. It may be refused; where it is
@@ -10,6 +10,7 @@ accepted, the recipe is trained and measured, the run predicts, is exported, con
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import itertools
@@ -18,6 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,22 +153,33 @@ def try_file(
     return tried
 
 
-def run_all() -> None:
-    """Try everything in a new folder, and say how much; exit status 1 where the module was imported."""
+def run_all(only: str) -> None:
+    """Try everything, or one kind of file, in a new folder; exit status 1 where the module was imported."""
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{time.monotonic() - began:.0f} s: {what}: {(mark.exists() and 'IMPORTED') or 'ok'}", flush=True)
+
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         mark = with_mark(Path(place))
-        texts = list(recipe_texts())
-        accepted = sum(try_recipe(text, ("study", "train", "doctor")) for text in texts)
-        print(f"{len(texts)} recipes, {accepted} of them accepted and run: {(mark.exists() and 'IMPORTED') or 'ok'}")
+        if only in ("", "recipes"):
+            texts = list(recipe_texts())
+            accepted = 0
+            for number, text in enumerate(texts, 1):
+                accepted += try_recipe(text, ("study", "train", "doctor"))
+                if number % 100 == 0 or number == len(texts):
+                    tell(f"{number} of {len(texts)} recipes, {accepted} of them accepted and run")
         study = study_folder()
-        for name in FILES:
+        for name in FILES if not only else {only} & set(FILES):
             trails = [*places(json.loads(file_of(study, name).read_bytes())), ("extra",)]
-            tried = try_file(study, name, trails)
-            print(f"{name}: {tried} commands: {(mark.exists() and 'IMPORTED') or 'ok'}", flush=True)
+            tried = sum(try_file(study, name, [trail]) for trail in trails)
+            tell(f"{name}: {len(trails)} places, {tried} commands")
         sys.exit(mark.exists())
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["recipes", *FILES], default="", help="one kind of file")
     quiet()
-    run_all()
+    run_all(parser.parse_args().only)

@@ -158,3 +158,15 @@ def test_a_tilde_without_such_a_home_is_a_name(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HOME", "/home/somebody")
     assert files.expand_home("~/x.png") == Path("/home/somebody/x.png")
     assert files.expand_home("~x.png") == Path("~x.png")
+
+
+def test_one_may_look_at_a_lock_without_writing(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    assert not files.is_locked(lock)
+    assert not lock.exists()
+    with files.locked(lock):
+        assert files.is_locked(lock)
+    lock.touch()
+    assert not files.is_locked(lock)
+    with files.locked(lock) as free:
+        assert free

@@ -1,5 +1,6 @@
 """Rows: read back equal, refused in one line."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,17 @@ def test_rows_survive(tmp_path: Path) -> None:
     rows = [ROW, replace(ROW, alpha=None, severity=5, value=0.1 + 0.2, dataset='a,"b"\nc')]
     write_rows(tmp_path / "rows.csv", rows)
     assert read_rows(tmp_path / "rows.csv") == rows
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "'=x", "''-x", "'x", "a=1", ""])
+def test_no_text_is_a_formula_of_a_spreadsheet(text: str, tmp_path: Path) -> None:
+    rows = [replace(ROW, trained_on=text, dataset=text, architecture=text, run=text, value=-1.5)]
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv") == rows
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        (cells,) = list(csv.reader(file))[1:]
+    assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
+    assert [cell for cell in cells if cell.startswith("-")] == ["-1.5"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -158,3 +160,54 @@ def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.Monk
     found = jobs.read_state(Run(tmp_path))
     assert found is not None
     assert 0 <= found.seconds["training"] < 60
+
+
+TRIAL = [
+    "study", "demo", "--scale", "0.02", "--grid.protocols", "[standard, ram]", "--train.accelerator", "cpu",
+    "--evaluate.bootstrap", "100", "--evaluate.corruptions", "[contrast]", "--evaluate.severities", "[1]",
+    "--evaluate.ood", "[blobs]", "--evaluate.adaptation", "[]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limit", "words", "told"),
+    [
+        ((resource.RLIMIT_NOFILE, 7), [], "too many open files"),
+        ((resource.RLIMIT_NOFILE, 20), ["--workers", "2"], "--workers 2 need 24 open files, of which 20 are allowed"),
+        ((resource.RLIMIT_FSIZE, 1000), [], "file too large"),
+        ((resource.RLIMIT_FSIZE, 1000), ["--workers", "2"], "file too large"),
+    ],
+    ids=str,
+)
+def test_a_limit_of_the_system_is_one_line(limit: tuple[int, int], words: list[str], told: str, tmp_path: Path) -> None:
+    def limited() -> None:
+        resource.setrlimit(limit[0], (limit[1], limit[1]))
+
+    command = [sys.executable, "-m", "anchored", *TRIAL, *words, "-o", str(tmp_path / "study")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limited)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+def no_more_processes() -> None:
+    """A user who may start nothing; root itself has no such limit."""
+    for name in (
+        *LOADED,
+        "anchored.study.workers",
+        "multiprocessing.popen_forkserver",
+        "multiprocessing.resource_tracker",
+    ):
+        importlib.import_module(name)
+    if os.getuid() == 0:
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+
+
+def test_a_limit_of_processes_is_one_line(place: Path) -> None:
+    place.chmod(0o777)
+    text = said(partial(main, [*TRIAL, "--workers", "2", "-o", str(place / "study")]), no_more_processes)
+    assert text.startswith("anchored: no further process can be started (")
+    assert "ulimit -u" in text
+    assert text.count("\n") == 1

@@ -68,6 +68,14 @@ def there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 MASKED, STANDARD = Run(Path("study/runs/small-ram-0.25-seed0")), Run(Path("standard"))
 
 
+def test_a_trial_of_a_folder_has_batches_that_fit() -> None:
+    words = ["--scale", "0.2", "--train.batch_size", "64", "--grid.protocols", "[standard]"]
+    assert main(["train", "own.yaml", "-o", "trial", *words]) == 0
+    settings = disk.read_json(Run(Path("trial")).cell_file)
+    assert settings["train"]["batch_size"] == 18  # of 120 images, 90 to train on, a fifth of them
+    assert settings["data"]["fraction"] == pytest.approx(0.2)
+
+
 def test_the_study_measures_everything(home: Path) -> None:
     rows = read_rows(StudyFolder(Path("study")).results_file)
     assert {row.trained_on for row in rows} == {"images"}

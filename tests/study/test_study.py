@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -110,6 +111,29 @@ def test_a_failed_cell_is_kept_and_does_not_stop_the_others(
     monkeypatch.undo()
     study.study(TINY, folder.path, Console())  # the same command again: only what failed is done anew
     assert same_study(alone, folder)
+
+
+def test_status_needs_no_right_to_write(alone: StudyFolder) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = StudyFolder(Path(name) / "study")
+        shutil.copytree(alone.path, folder.path)
+        folder.run("small-standard-seed0").lock_file.unlink(missing_ok=True)
+        places = [Path(name), folder.path, *folder.path.rglob("*")]
+        for place in places:
+            place.chmod(0o555 if place.is_dir() else 0o444)
+        before = sorted(folder.path.rglob("*"))
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may write anywhere
+        try:
+            with pytest.raises(OSError, match="denied"):
+                (folder.path / "new").touch()
+            table = study.status(folder.path)
+        finally:
+            os.seteuid(user)
+            for place in places:
+                place.chmod(0o755)
+        assert list(table.columns[1].cells) == ["done"] * 4
+        assert sorted(folder.path.rglob("*")) == before
 
 
 def test_two_studies_in_one_folder_share_the_work(tmp_path: Path) -> None:

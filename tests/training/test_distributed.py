@@ -1,5 +1,6 @@
 """Several ranks: errors, one network by two processes however they were started, shared passes."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -270,9 +271,12 @@ def test_a_lost_rank_ends_the_command_which_continues_later(studied: Path, tmp_p
     folder = tmp_path / "two"
     run = Run(folder / CELL)
     process = command(*STUDY, "-o", str(folder), "--train.devices", "2", "--train.checkpoint_minutes", "0")
+    addresses = set[str]()
     while not within_an_epoch(run):
         assert process.poll() is None
+        addresses |= listened_at([process.pid, *children(process.pid)])
         time.sleep(0.05)
+    assert addresses == {"127.0.0.1"}  # the store of the ranks, and gloo's sockets
     os.kill(children(process.pid)[-1], signal.SIGKILL)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 2
@@ -286,6 +290,23 @@ def test_a_lost_rank_ends_the_command_which_continues_later(studied: Path, tmp_p
 def children(pid: int) -> list[int]:
     """Processes that a process has started, the oldest first."""
     return sorted(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def listened_at(processes: list[int]) -> set[str]:
+    """Addresses at which processes listen, by the tables of the system."""
+    sockets = set[str]()
+    for pid in processes:
+        with contextlib.suppress(OSError):  # of a process or a file that is gone by now
+            sockets |= {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
+    found = set[str]()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in sockets:  # 0A: listens
+                address = bytes.fromhex(columns[1].partition(":")[0])
+                words = [address[at : at + 4] for at in range(0, len(address), 4)]
+                found.add(socket.inet_ntop(family, b"".join(word[::-1] for word in words)))  # little-endian words
+    return found
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")

@@ -70,3 +70,7 @@ def test_it_is_said_before_training(
         assert main([*verb, "-o", str(tmp_path / "out"), *option]) == 2
         assert said in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_the_memory_that_is_left_is_known_or_without_end() -> None:
+    assert machine.available_memory() > 1e6

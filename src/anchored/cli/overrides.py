@@ -95,12 +95,17 @@ def resolve_recipe(name: str, changed: Mapping[str, Any], scale: float = 1.0, *,
     """Return a recipe with some settings changed (``{"train.epochs": 3}``), scaled and checked."""
     from anchored.config.recipe import Recipe
     from anchored.config.recipe_file import read_recipe
-    from anchored.data.catalog.registry import CATALOG
+    from anchored.config.trust import refuse_code
     from anchored.training import launch
 
     settings = _override(read_recipe(name), changed)
     recipe = Recipe.parse(settings, f"recipe '{name}'")
-    _refuse_code(recipe, changed)
+    for network in recipe.grid.networks:
+        named, option = changed.get("grid.networks", ()), f"--grid.networks '[{network}]'"
+        refuse_code(network, named, where=f"recipe '{recipe.name}'", option=option)
+    for given in () if "grid.given" in changed else recipe.grid.given.values():
+        for name_of in (given.model, given.network):
+            refuse_code(name_of, where=f"recipe '{recipe.name}'", option="--grid.given with it")
     # On a Ray cluster nothing is shared: what started this process is of no concern to the trainings.
     devices = recipe.train.devices if ray else launch.process_count(recipe.train.devices)
     recipe = Recipe.parse(_override(settings, {"train.devices": devices}), f"recipe '{name}'").check()
@@ -108,26 +113,12 @@ def resolve_recipe(name: str, changed: Mapping[str, Any], scale: float = 1.0, *,
         from anchored.models.initialisation import with_checkpoint_hash
 
         recipe = replace(recipe, network=with_checkpoint_hash(recipe.network))
-    row = CATALOG.get(recipe.data.train)
-    return recipe.scaled(scale, images=row.train if row else 0, size=row.size if row else 0)
+    if scale == 1:
+        return recipe
+    from anchored.data.datasets import dataset_row  # knows the user's own images too
 
-
-def _refuse_code(recipe: Recipe, changed: Mapping[str, Any]) -> None:
-    """A file may be anybody's: code that it names is only imported where the command line names it too."""
-    for title, given in recipe.grid.given.items():
-        code = next((each for each in (given.model, given.network) if each.startswith("python:")), "")
-        code = code or given.model * given.model.lower().endswith(".pt2")
-        if code and "grid.given" not in changed:
-            raise UserError(
-                f"recipe '{recipe.name}' names the model '{code}' ({title}), which is code: if you trust it, give it "
-                "on the command line (--grid.given, or anchored evaluate MODEL)"
-            )
-    for name in recipe.grid.networks:
-        if name.startswith("python:") and name not in changed.get("grid.networks", ()):
-            raise UserError(
-                f"recipe '{recipe.name}' names the network '{name}', which is code to be imported: if you trust it, "
-                f"add --grid.networks '[{name}]'"
-            )
+    row = dataset_row(recipe.data.train, recipe.data)
+    return recipe.scaled(scale, images=row.train, size=row.size)
 
 
 def resolve_evaluation(run: str, changed: Mapping[str, Any]) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,7 +20,7 @@ from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS, make_ood
-from anchored.errors import UserError
+from anchored.errors import UserError, is_out_of_memory
 from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.given_outputs import GivenOutputs
@@ -34,6 +35,10 @@ from anchored.models import registry as networks
 from anchored.store.layout import Run
 from anchored.store.rows import Row
 from anchored.training.devices import find_device
+from anchored.training.machine import available_memory
+
+COPIES = 3
+"""How often the replicates are in memory at once: as they were drawn, in one piece, and sorted or kept."""
 
 Split = Literal["test", "validation"]
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
@@ -188,10 +193,24 @@ class Evaluator:
     ) -> list[Interval]:
         """Values and intervals of figures, as in ``intervals.estimate``, whose replicates are kept for comparisons.
 
-        Each figure becomes one row, and the rows follow in this order.
+        Each figure becomes one row, and the rows follow in this order. ``UserError`` where memory cannot hold them.
         """
-        self.progress(1.0, f"evaluating, intervals of {figures[0].metric}")
-        found, draws = intervals.estimate(statistic, figures, sizes, self.generator(purpose), self.settings.bootstrap)
+        count, what = self.settings.bootstrap, f"evaluating, intervals of {figures[0].metric}"
+        self.progress(1.0, what)
+        if COPIES * 8 * count * len(figures) > available_memory():
+            raise UserError(_too_many(count))
+        began = time.monotonic()
+
+        def tell(share: float) -> None:
+            left = int((time.monotonic() - began) * (1 / share - 1))
+            self.progress(1.0, f"{what}: {share:.0%} of {count:,} resamples, {left // 60} min {left % 60:02d} s left")
+
+        try:
+            found, draws = intervals.estimate(statistic, figures, sizes, self.generator(purpose), count, progress=tell)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(_too_many(count)) from error
         self.draws.append(draws.cpu() * draws.new_tensor([_unit(figure.metric) for figure in figures]).cpu())
         return found
 
@@ -226,6 +245,10 @@ class Evaluator:
             n=n,
             run=self.run.name,
         )
+
+
+def _too_many(count: int) -> str:
+    return f"evaluate.bootstrap is {count:,}: so many resamples do not fit into this machine's memory: ask for fewer"
 
 
 def _unit(metric: str) -> float:

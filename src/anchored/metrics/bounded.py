@@ -2,7 +2,7 @@
 
 A percentile interval of a rate fails there: 1,400 right of 1,400 is right in every resample, and the interval has no
 width. Wilson's inverts the test of the rate instead; figures that are no plain rate take the number of images that a
-rate with their standard error would have. Coverage of each: ``benchmarks/coverage.py``.
+rate with their standard error would have. Coverage of each: ``benchmarks/interval_coverage.py``.
 Legend: N images, M out-of-distribution images, R replicates.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import norm as normal
+from scipy.special import ndtri
 from torch import Tensor
 
 FEW = 10.0
@@ -34,7 +34,7 @@ def wilson_interval(rate: float, size: float, level: float) -> tuple[float, floa
 
     (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n). Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
     """
-    z = float(normal.ppf((1 + level) / 2))
+    z = float(ndtri((1 + level) / 2))
     centre, shrink = rate + z**2 / (2 * size), 1 + z**2 / size
     half = z * math.sqrt(max(0.0, rate * (1 - rate)) / size + z**2 / (4 * size**2))
     return max(0.0, min(rate, (centre - half) / shrink)), min(1.0, max(rate, (centre + half) / shrink))

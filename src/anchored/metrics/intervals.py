@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm as normal
-from scipy.stats import poisson
-from scipy.stats import t as student_t
+from scipy.special import gammaln, ndtr, stdtr, stdtrit, xlogy  # scipy.stats takes half a second to import
 from torch import Tensor
 
 from anchored.errors import UserError
@@ -55,20 +53,26 @@ def bootstrap(
     generator: torch.Generator,
     replicates: int = REPLICATES,
     device: torch.device | str = "cpu",
+    progress: Callable[[float], object] | None = None,
 ) -> Tensor:
     """Replicates of a statistic of resampled images.
 
     Each sample of ``sizes`` (one or more, independent) is drawn with replacement at its own size; ``statistic`` gets,
     for r replicates at a time, one (r, size) float64 tensor of counts per sample and returns (r,) or (r, Q). At most
     about 8 MiB of counts exist at once, and a few times as much while they are drawn. Returns (replicates,) or
-    (replicates, Q) float64.
+    (replicates, Q) float64. ``progress`` is told the share that is done, in (0, 1], after each part.
     Efron & Tibshirani 1993, chapter 6, https://doi.org/10.1201/9780429246593
     """
     if replicates < 2 or min(sizes, default=0) < 1:
         raise UserError(f"a bootstrap needs at least 2 replicates ({replicates}) of at least one image ({list(sizes)})")
     rows = max(1, min(replicates, _CHUNK // sum(sizes)))
-    counts = [min(rows, replicates - done) for done in range(0, replicates, rows)]
-    return torch.cat([statistic(*(resample(size, n, generator, device) for size in sizes)) for n in counts])
+    parts = list[Tensor]()
+    for done in range(0, replicates, rows):
+        count = min(rows, replicates - done)
+        parts.append(statistic(*(resample(size, count, generator, device) for size in sizes)))
+        if progress:
+            progress((done + count) / replicates)
+    return torch.cat(parts)
 
 
 def resample(size: int, rows: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
@@ -99,7 +103,8 @@ class _Poisson:
     """
 
     def __init__(self, mean: float) -> None:
-        shares = 256 * poisson.pmf(np.arange(40), mean)  # beyond 40, 1e-48
+        counts = np.arange(40)  # beyond 40, 1e-48
+        shares = 256 * np.exp(xlogy(counts, mean) - gammaln(counts + 1) - mean)
         ends = np.floor(shares).cumsum()
         self.cuts = [np.uint8(end) for end in ends[: int((shares >= 1).sum())]]
         self.remainder = (shares - np.floor(shares)).cumsum()
@@ -124,16 +129,18 @@ def estimate(
     replicates: int = REPLICATES,
     level: float = LEVEL,
     device: torch.device | str = "cpu",
+    progress: Callable[[float], object] | None = None,
 ) -> tuple[list[Interval], Tensor]:
     """Values and intervals of the Q values of one statistic of resampled images, and their replicates (R,Q).
 
-    ``statistic`` and ``sizes`` are those of ``bootstrap``, giving (r, Q); the values are those at equal weights.
+    ``statistic``, ``sizes`` and ``progress`` are those of ``bootstrap``, giving (r, Q); the values are those at equal
+    weights.
     ``figures`` (Q) says which metric each value is (or is a mean of), and so which kind of interval it gets.
     Raises ``UserError`` for ``level`` outside (0, 1), and as ``bootstrap``.
     """
     _check_level(level)
     values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
-    draws = bootstrap(statistic, sizes, generator, replicates, device)
+    draws = bootstrap(statistic, sizes, generator, replicates, device, progress)
     columns = zip(figures, values.tolist(), draws.unbind(1), strict=True)
     return [interval_of(figure, value, replicas, level) for figure, value, replicas in columns], draws
 
@@ -237,7 +244,7 @@ def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval:
         raise UserError("a value over seeds is NaN or infinite; recompute that run before averaging")
     mean = math.fsum(values) / len(values)
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = float(student_t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * spread / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -273,7 +280,7 @@ def resampled_difference(
     spread = first - second
     spread = spread - spread.mean() + difference
     error = float(spread.std())
-    p = 2 * float(normal.sf(abs(difference) / error)) if error else float(difference == 0)
+    p = 2 * float(ndtr(-abs(difference) / error)) if error else float(difference == 0)
     return percentile_interval(difference, spread, level), p
 
 
@@ -286,8 +293,8 @@ def paired_t_test(first: Sequence[float], second: Sequence[float]) -> float:
     if mean == 0:
         return 1.0
     freedom = len(first) - 1
-    standard_error = (mean - low) / float(student_t.ppf((1 + LEVEL) / 2, freedom))
-    return 0.0 if standard_error == 0 else float(2 * student_t.sf(abs(mean) / standard_error, freedom))
+    standard_error = (mean - low) / float(stdtrit(freedom, (1 + LEVEL) / 2))
+    return 0.0 if standard_error == 0 else float(2 * stdtr(freedom, -abs(mean) / standard_error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

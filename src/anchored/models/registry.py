@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from anchored.config.trust import CODE, refuse_code
 from anchored.errors import UserError
 from anchored.models import third_party
 from anchored.models.resnet import Block, PostActivationBlock, PreActivationBlock, ResNet
 from anchored.models.third_party import LIBRARIES, NetworkSpec
 
-IMPORT = "python"  # prefix of names that lead to code
 PUBLISHED = "published"
 
 
@@ -86,7 +86,7 @@ def find_network(name: str) -> Architecture:
         return Architecture(rest, lambda spec: library.build(rest, spec), name)
     if prefix == PUBLISHED:
         return _published(name)
-    if prefix == IMPORT:
+    if f"{prefix}:" == CODE:
         return Architecture(rest.rpartition(":")[2], lambda spec: third_party.import_network(rest, spec))
     near = difflib.get_close_matches(name, NETWORKS, n=1)
     near = [f"{each}:{name}" for each, library in LIBRARIES.items() if not near and name in library.names()][:1] or near
@@ -136,8 +136,7 @@ def build_network(
     """
     architecture = find_network(name)
     spec = NetworkSpec(channels, classes, size, width, pretrained)
-    if name.startswith(f"{IMPORT}:") and not allow_import:
-        raise UserError(f"network '{name}' is code to be imported: if you trust it, add --network {name}")
+    refuse_code(name, (name,) if allow_import else ())
     if not 0 < width <= 16:
         raise UserError(f"network.width is {width:g}: give a factor above 0 and at most 16")
     if width != 1 and (name not in NETWORKS or pretrained):

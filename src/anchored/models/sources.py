@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anchored.config.recipe import derived_seed
+from anchored.config.trust import CODE
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.preprocessing import InputFormat, to_input
@@ -233,7 +234,7 @@ def named_network(
     facts = _facts(name, like, classes, given)
     needed = ("channels", "size", "mean", "std", *(() if checkpoint else ("classes",)))
     _require(name, facts, needed)
-    own = name.startswith(f"{networks.IMPORT}:") and not pretrained  # a factory may give trained networks
+    own = name.startswith(CODE) and not pretrained  # a factory may give trained networks
     if pretrained == bool(checkpoint) and not own:
         raise UserError(f"{name}: say which weights are meant, --pretrained or --checkpoint FILE")
     facts.setdefault("classes", _numbers(_IMAGENET))

@@ -31,12 +31,12 @@ from anchored.models import folder as models
 from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import Run
+from anchored.store.rows import spreadsheet_safe
 from anchored.training.devices import find_device
 
 REFERENCES = 8  # training images used as references for the spread, where the model has only one
 GALLERY = 500  # most images on the page, so that it opens quickly; the CSV has every image
 THUMBNAIL = 160  # longer side of a thumbnail, pixels
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # what a formula of a spreadsheet may begin with
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,7 @@ def _csv(predictions: Sequence[Prediction]) -> str:
     columns = [field.name for field in dataclasses.fields(Prediction)]
     writer.writerow(["class" if name == "label" else name for name in columns])
     for prediction in predictions:
-        cells = dataclasses.astuple(prediction)
-        writer.writerow([f"'{c}" if isinstance(c, str) and c.startswith(FORMULA_SIGNS) else c for c in cells])
+        writer.writerow(map(spreadsheet_safe, dataclasses.astuple(prediction)))
     return text.getvalue()
 
 

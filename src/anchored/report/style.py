@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
+from fontTools.subset import Options
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,12 +107,23 @@ def variant_style(summary: Summary, variant: Variant) -> LineStyle:
 @contextmanager
 def drawing() -> Iterator[None]:
     """Use the report's matplotlib settings; the caller's own are restored afterwards."""
-    with mpl.rc_context(), warnings.catch_warnings():
+    with mpl.rc_context(), warnings.catch_warnings(), _slim_fonts():
         mpl.rcdefaults()
         settings: Any = mpl.rcParams  # its keys are typed one by one
         settings.update(_SETTINGS)
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names in scripts that the font lacks
         yield
+
+
+@contextmanager
+def _slim_fonts() -> Iterator[None]:
+    """Leave out of the fonts in PDFs what places glyphs, which is done by then: most of the time of embedding one."""
+    dropped = Options._drop_tables_default
+    Options._drop_tables_default = [*dropped, "GDEF", "GPOS", "GSUB", "MATH"]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = dropped
 
 
 def blank_figure(width: float, height: float) -> Figure:

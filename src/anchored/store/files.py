@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,6 +142,23 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock ``path``; writes nothing, so that one may look without the right to write."""
+    if not refuse_link(path).is_file():
+        return False
+    if sys.platform == "win32":
+        with locked(path) as free:
+            return not free
+    import fcntl
+
+    with os_errors_as_user_errors(path, "read"), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -39,18 +39,35 @@ _INTEGERS = {"severity", "seed", "n"}
 _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
 
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet would run as a formula."""
+
+
+def spreadsheet_safe(cell: object) -> object:
+    """A cell of CSV: text that begins like a formula, after apostrophes if any, gets an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip("'").startswith(FORMULA_SIGNS) else cell
+
+
+def _as_given(text: str) -> str:
+    """Undo ``spreadsheet_safe``."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(FORMULA_SIGNS) else text
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV."""
     write_text(path, rows_text(rows))
 
 
 def rows_text(rows: Iterable[Row]) -> str:
-    """Rows as CSV; None is an empty field, floats keep their full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(dataclasses.astuple(row) for row in rows)
-    return text.getvalue()
+    """Rows as CSV; None is an empty field, floats keep their full precision, no text is a spreadsheet's formula."""
+    return "".join(map(_line, [COLUMNS, *map(dataclasses.astuple, rows)]))
+
+
+def _line(cells: Iterable[object]) -> str:
+    """One line of CSV; a line feed or carriage return within a cell is quoted, which csv does for ends of lines."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(map(spreadsheet_safe, cells))
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -74,6 +91,6 @@ def _row(fields: dict[str, str]) -> Row:
             raise ValueError(f"expected {len(COLUMNS)} fields")
         if name in _INTEGERS | _NUMBERS and text == "":
             return None
-        return int(text) if name in _INTEGERS else float(text) if name in _NUMBERS else text
+        return int(text) if name in _INTEGERS else float(text) if name in _NUMBERS else _as_given(text)
 
     return Row(**{name: value(name) for name in COLUMNS})

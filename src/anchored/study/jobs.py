@@ -66,10 +66,7 @@ def read_state(run: Run) -> State | None:
 
 def is_free(run: Run) -> bool:
     """Whether no process works on a cell."""
-    if not run.path.exists():
-        return True
-    with files.locked(run.lock_file) as free:
-        return free
+    return not files.is_locked(run.lock_file)
 
 
 Job = Cell | GivenCell

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
+from anchored.config.trust import refuse_code
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
@@ -204,11 +205,7 @@ def evaluate_one(
 ) -> None:
     """Measure one trained run; ``network`` names its network again where that is code to be imported."""
     cell = Cell.parse(files.read_json(run.cell_file), run.cell_file)
-    if cell.network.startswith("python:") and network != cell.network:
-        raise UserError(
-            f"{run.cell_file} names the network '{cell.network}', which is code to be imported: if you trust it, add "
-            f"--network {cell.network}"
-        )
+    refuse_code(cell.network, (network or "",), where=str(run.cell_file))
     recipe = Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings)
     from_rank_zero(lambda: suites.check_recipe(recipe, root))
     with _locked_and_shown(run, cell, console) as writer, writer.phase("evaluating"):

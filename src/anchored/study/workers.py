@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from anchored.config.recipe import Recipe
-from anchored.errors import UserError
+from anchored.errors import UserError, told
 from anchored.method.collectives import from_rank_zero
 from anchored.store import files
 from anchored.store.layout import StudyFolder
@@ -31,6 +31,7 @@ from anchored.training import interruption
 
 POLL = 0.5  # seconds between two reads of other processes' states
 LAST_STEP = 60.0  # seconds in which a process that is asked to end finishes its step and writes a checkpoint
+FILES, FILES_EACH = 16, 4  # open files of the process that starts others, and for each of those
 ATTEMPTS = 3  # how many processes a cell may lose, and how many in a row may end before they hold a cell
 
 
@@ -83,6 +84,7 @@ def _run_if_free(workload: Workload, cell: jobs.Job) -> bool:
 def run_in_processes(workload: Workload, count: int) -> None:
     """Work in ``count`` processes of this machine, each with its share of the threads."""
     count = min(count, len(workload.left))
+    _refuse_few_files(count)
     arguments = workload.worker_arguments(max(1, torch.get_num_threads() // count))
     context: Any = multiprocessing.get_context("spawn")
     if "forkserver" in multiprocessing.get_all_start_methods():
@@ -93,11 +95,28 @@ def run_in_processes(workload: Workload, count: int) -> None:
 
     def start() -> WorkerProcess:
         process = context.Process(target=run_worker, args=arguments, daemon=False)
-        process.start()
+        try:
+            process.start()
+        except (OSError, EOFError, RuntimeError) as error:  # the latter from the process that forks the others
+            raise UserError(
+                f"no further process can be started ({told(error)}): allow more processes and open files (ulimit -u, "
+                "ulimit -n), or ask for fewer --workers"
+            ) from error
         worker: WorkerProcess = process
         return worker
 
     _supervise(workload, start, count)
+
+
+def _refuse_few_files(count: int) -> None:
+    """``UserError`` where the system gives this process too few open files for pipes to so many others."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    files, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], FILES + FILES_EACH * count
+    if resource.RLIM_INFINITY != files < needed:
+        raise UserError(f"--workers {count} need {needed} open files, of which {files} are allowed: raise ulimit -n")
 
 
 def run_on_ray(workload: Workload, address: str, count: int | None = None) -> None:

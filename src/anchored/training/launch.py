@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ PATIENCE = 20.0  # seconds after which it is said which processes are waited for
 LAUNCHED = "ANCHORED_LAUNCHED"
 """Set in ranks that the command itself started: it reports an interruption, which also ends ranks beside a lost one."""
 TIMEOUT = timedelta(hours=2)  # after so long a collective within training is given up
+LOOPBACK = "127.0.0.1"
 
 
 def cluster_environment() -> Any:
@@ -178,12 +180,16 @@ def _run_again(devices: int) -> None:
     """Run this process's command in a process for each device of this machine; exit with the first failure's status."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import rendezvous_handler_registry
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
     os.environ[LAUNCHED] = "1"
+    for library in ("GLOO", "NCCL"):  # else on the interface of the host's name
+        os.environ.setdefault(f"{library}_SOCKET_IFNAME", _loopback_interface())
     logging.disable(logging.CRITICAL)  # the ranks say what is wrong
-    one_machine: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 0}
+    rendezvous_handler_registry.register("loopback", _meet_on_loopback)
+    one_machine: dict[str, Any] = {"rdzv_backend": "loopback", "rdzv_endpoint": LOOPBACK, "max_restarts": 0}
     config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=devices, **one_machine)
     try:
         elastic_launch(config, sys.executable)("-m", "anchored", *sys.argv[1:])
@@ -197,3 +203,32 @@ def _run_again(devices: int) -> None:
         ) from error
     except SignalException as error:
         raise interruption.Interrupted(error.sigval) from error
+
+
+def _meet_on_loopback(parameters: Any) -> Any:
+    """How torch's launcher lets the ranks of this machine meet: a store that nobody else can reach.
+
+    Its own stores listen on all interfaces, whatever address they are called at, unless they are given a socket.
+    """
+    from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
+
+    store: Any = vars(distributed)["TCPStore"]  # its stubs do not say that it is public
+
+    class OnLoopback(StaticTCPRendezvous):
+        def get_backend(self) -> str:
+            return "loopback"
+
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    handler = OnLoopback(LOOPBACK, port, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
+    given: dict[str, Any] = {"wait_for_workers": False, "multi_tenant": True, "master_listen_fd": listener.detach()}
+    try:
+        handler._store = store(LOOPBACK, port, is_master=True, **given)
+    except RuntimeError as error:  # no more threads, say
+        raise UserError(f"no place for the processes to meet: {' '.join(str(error).split())}") from error
+    return handler
+
+
+def _loopback_interface() -> str:
+    """lo, or lo0 on macOS."""
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")

@@ -1,6 +1,9 @@
 """Whether this machine can train as a recipe says."""
 
+import contextlib
+import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -27,3 +30,12 @@ def refuse_unfit_machine(cells: Iterable[Cell]) -> None:
     for cell in cells:
         if lack := lacking(cell.train):
             raise UserError(lack)
+
+
+def available_memory() -> float:
+    """Bytes that programs may still take without swapping; infinite where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    return math.inf

@@ -1,8 +1,8 @@
 """How often the 95 % interval of each figure holds the known truth, and how wide it is, against other methods.
 
-``python benchmarks/coverage.py [--draws 1000] [--replicates 200]`` prints one line a figure and truth: coverage (mean
-width) of ours, of the percentile interval, and for AUROC of Newcombe's method 5 and of DeLong's on the logit scale.
-Accuracy under corruption: 19 corruptions of the same images, errors of one image correlated.
+``python benchmarks/interval_coverage.py [--draws 1000] [--replicates 200] [--seed 0]`` prints one line a figure and
+truth: coverage (mean width) of ours, of the percentile interval, and for AUROC of Newcombe's method 5 and of DeLong's
+on the logit scale. Accuracy under corruption: 19 corruptions of the same images, errors of one image correlated.
 """
 
 import argparse
@@ -79,15 +79,15 @@ def calibration(p: float, n: int, generator: torch.Generator) -> Drawn:
     return weighted_smooth_ece(torch.ones_like(correct), correct), Figure("smooth_ece", (n,)), {}
 
 
-def line(name: str, truth: float, draw: Callable[[], Drawn], draws: int, replicates: int) -> str:
+def line(name: str, truth: float, draw: Callable[[], Drawn], options: argparse.Namespace) -> str:
     """One row of the table."""
     held: dict[str, int] = {}
     wide: dict[str, float] = {}
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(draws):
+    generator = torch.Generator().manual_seed(options.seed + 1)
+    for _ in range(options.draws):
         weighted, figure, others = draw()
         value = float(weighted(*(torch.ones(1, size, dtype=torch.float64) for size in figure.sizes)))
-        resampled = bootstrap(weighted, figure.sizes, generator, replicates)
+        resampled = bootstrap(weighted, figure.sizes, generator, options.replicates)
         found = {
             "ours": interval_of(figure, value, resampled)[1:],
             "percentile": percentile_interval(value, resampled)[1:],
@@ -95,7 +95,7 @@ def line(name: str, truth: float, draw: Callable[[], Drawn], draws: int, replica
         for method, (low, high) in (found | others).items():
             held[method] = held.get(method, 0) + (low <= truth <= high)
             wide[method] = wide.get(method, 0.0) + high - low
-    cells = [f"{method} {held[method] / draws:.3f} ({wide[method] / draws:.2g})" for method in held]
+    cells = [f"{method} {held[method] / options.draws:.3f} ({wide[method] / options.draws:.2g})" for method in held]
     return f"| {name} | {truth:.5g} | {' | '.join(cells)} |"
 
 
@@ -117,8 +117,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--replicates", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the data that are drawn, and of the resamples")
     parser.add_argument("--only", default="", help="figures whose name begins like this")
     options = parser.parse_args()
-    for name, truth, draw in rows(torch.Generator().manual_seed(0)):
+    for name, truth, draw in rows(torch.Generator().manual_seed(options.seed)):
         if name.lower().startswith(options.only.lower()):
-            print(line(name, truth, draw, options.draws, options.replicates), flush=True)
+            print(line(name, truth, draw, options), flush=True)
