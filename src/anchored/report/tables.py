@@ -78,7 +78,7 @@ def difference_note(differences: Iterable[Difference | None], *, given: bool = F
     """What the differences in a table are, and how a clear one is told from an unclear one."""
     compared = [difference for difference in differences if difference is not None]
     if not compared:
-        return "There is nothing to compare with."
+        return f"There is {'nothing' if given else 'no standard network'} to compare with."
     tested = [difference for difference in compared if not math.isnan(difference.p)]
     tests = ["paired t-test over seeds"] * any(d.seeds > 1 for d in tested)
     tests += ["paired bootstrap over the same test images"] * any(d.seeds == 1 for d in tested)
