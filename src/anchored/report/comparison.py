@@ -167,6 +167,11 @@ class Summary:
         return tuple(variant for variant in self.variants if variant.protocol == GIVEN)
 
     @cached_property
+    def trained(self) -> tuple[Variant, ...]:
+        """Networks that the study trained."""
+        return tuple(variant for variant in self.variants if variant.protocol != GIVEN)
+
+    @cached_property
     def architectures(self) -> tuple[str, ...]:
         """Titles of the networks that were trained, in the rows' order; where none was, of the first given model."""
         trained = dict.fromkeys(row.architecture for row in self.rows if row.protocol != GIVEN)

@@ -55,10 +55,9 @@ def epochs_text(summary: Summary) -> str:
 
 def what_was_run(summary: Summary) -> Iterator[str]:
     """Sentences on networks, data, protocols, seeds, images and training time."""
-    trained = [variant for variant in summary.variants if variant not in summary.given]
     trainings = len({row.run for row in summary.rows if row.protocol != GIVEN})
-    variants = and_list(list(dict.fromkeys(variant.title for variant in trained)))
-    if trained:
+    variants = and_list(list(dict.fromkeys(variant.title for variant in summary.trained)))
+    if summary.trained:
         yield (
             f"{and_list(summary.architectures)} trained on {summary.trained_on} for {epochs_text(summary)}: "
             f"{variants}, with {number_list(summary.seeds, 'seed')}; {_count(trainings, 'training')} in all, alike "
@@ -184,7 +183,7 @@ def _difference_text(measure: Measure, difference: Difference) -> str:
 
 def caution(summary: Summary) -> str:
     """How far the comparisons can be trusted, given the number of seeds."""
-    if len(summary.variants) == len(summary.given):
+    if not summary.trained:
         return (
             "The intervals cover the choice of test images, not the variation between trainings: another training of "
             "the same network would give other figures."

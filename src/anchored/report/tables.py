@@ -150,11 +150,13 @@ def _names(summary: Summary, network: str, training: str) -> list[str]:
     """The first columns: the network where there are several, and how it was trained."""
     if len(summary.architectures) > 1:
         return [network, "as given" if training == network else training]
-    return [training]
+    return ["Model" if training == "Training" and not summary.trained else training]
 
 
 def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str]:
     """The paper's first columns, and λ where the study has it: their headings, or one variant's entries."""
+    if not summary.trained:
+        return ["Model" if variant is None else variant.title]
     tails = int(any(v.tail_weight is not None for v in summary.variants))
     if variant is None:
         return ["Architecture", "Anchoring?", "Reference masking?", "α", *["λ"] * tails]
@@ -162,7 +164,8 @@ def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str
     alpha = f"{variant.alpha:g}" if masked and variant.alpha is not None else "–"
     tail = "–" if variant.tail_weight is None else f"{variant.tail_weight:g}"
     anchored = {"standard": "No", GIVEN: "–"}.get(variant.protocol, "Yes")
-    return [variant.architecture, anchored, "Yes" if masked else "No", alpha, *[tail] * tails]
+    masks = "–" if variant in summary.given else "Yes" if masked else "No"
+    return [variant.architecture, anchored, masks, alpha, *[tail] * tails]
 
 
 def _set_columns(sets: Sequence[str], group: str) -> list[Column]:
