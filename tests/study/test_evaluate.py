@@ -154,6 +154,22 @@ def test_results_are_compared_on_shared_resamples(images: ImageSet, tmp_path: Pa
         anchored.compare({"a": results["mine"], "b": anchored.evaluate(model, (pair[0][:50], pair[1][:50]), **QUICK)})
 
 
+def test_a_model_by_its_name_is_the_model(run: Run, images: ImageSet) -> None:
+    pair = (images.images, images.labels)
+    named = anchored.evaluate(run.path, pair, **QUICK)
+    assert figures(named.rows) == figures(anchored.evaluate(anchored.load(run.path), pair, **QUICK).rows)
+    assert {row["architecture"] for row in named.rows} == {"ram"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"severities": [6]}, "severities"), ({"score": "depth"}, "depth"), ({"bootstrap": 3}, "replicates")],
+)
+def test_settings_out_of_range_are_one_line(wrong: dict[str, Any], message: str, images: ImageSet) -> None:
+    with pytest.raises(anchored.UserError, match=message):
+        anchored.evaluate(Plain(), (images.images, images.labels), **{**QUICK, **wrong})
+
+
 def test_a_second_call_computes_nothing_again(images: ImageSet, tmp_path: Path) -> None:
     calls = []
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anchored.config.recipe import Recipe, canonical
 from anchored.config.settings import GIVEN, Evaluation, Given, Grid
+from anchored.config.validation import parse
 from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
 from anchored.evaluation import suites
@@ -25,7 +26,8 @@ from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.given_models import class_names, logit_count, outputs_evaluator
 from anchored.evaluation.given_outputs import given_outputs
 from anchored.evaluation.given_sets import SetOpener
-from anchored.models.sources import state_digest
+from anchored.metrics.ood_scores import SCORES
+from anchored.models.sources import OpenedModel, open_model, state_digest
 from anchored.report.result import Result
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder, first_difference
@@ -38,6 +40,7 @@ def evaluate(
     model: Any = None,
     test: Any = None,
     *,
+    checkpoint: str | Path = "",
     outputs: str | Path | Mapping[str, Any] | None = None,
     ood: Mapping[str, Any] | Sequence[str] = (),
     near: Sequence[str] = (),
@@ -66,10 +69,12 @@ def evaluate(
 
     Args:
         model: a ``torch.nn.Module``, or a callable on batches, which get NumPy arrays unless ``arrays`` is "torch", and
-            give logits (B,N), or ``{"logits": ..., "features": ...}``.
+            give logits (B,N), or ``{"logits": ..., "features": ...}``; or the name of a model: a folder, ``hub:...``,
+            ``timm:...``, ``torchvision:...``, an .onnx file (:func:`anchored.models.sources.open_model`).
         test: the labelled test images: a name (catalog, folder, .csv, .npz, hf:...), (images, labels), a data set or
             DataLoader; see :func:`anchored.data.given.given_set`. Raw images, which corruptions need, are uint8 or
             floats in [0, 1]; other floats go to the model as they are.
+        checkpoint: weights of a named model, a file of any usual kind; without, those that come with the name.
         outputs: in place of a model and images: a folder of logits, labels and features, or arrays by set; see
             :mod:`anchored.evaluation.given_outputs`.
         ood: title -> out-of-distribution images, as ``test`` (labels do not count); or names of the catalog.
@@ -103,7 +108,10 @@ def evaluate(
         >>> result.to_html("report.html")
     """
     kinds = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
-    settings = Evaluation((), score, kinds, "generated", tuple(severities), (), batch_size, bootstrap, seed)
+    asked = {"corruptions": kinds, "severities": tuple(severities), "score": score, "batch_size": batch_size}
+    settings: Evaluation = parse(Evaluation, {**asked, "bootstrap": bootstrap, "seed": seed}, "evaluate")
+    if score not in SCORES:
+        raise UserError(f"score is '{score}': there are {', '.join(SCORES)}")
     if outputs is None and (model is None or test is None):
         raise UserError("evaluate takes a model and its test images, or outputs")
     if outputs is not None:
@@ -112,22 +120,22 @@ def evaluate(
         def begin(run: Run) -> Evaluator:
             return outputs_evaluator(run, found, settings, title, near=near)
     else:
-        takes = _classifier(model, preprocess, (mean, std), arrays)
-        opener = SetOpener(test, InputFormat(3, size) if size else None)
+        takes, model, view = _classifier(model, checkpoint, preprocess, (mean, std), size, arrays)
+        opener = SetOpener(test, view)
         images = opener.open_test()
         with _modes_kept(model):
             count = logit_count(takes, images)
         known = tuple(classes or getattr(model, "classes", ()))
         opener.keep_test(images, class_names(known, images.classes, count))
-        asked = opener.with_sets(settings, ood, adaptation)
-        if unknown := set(near) - set(asked.ood):
+        settings = opener.with_sets(settings, ood, adaptation)
+        if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
-        title = name or str(getattr(model, "__name__", type(model).__name__))
+        title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
         weights = _weights_hash(model, version)
-        subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(asked.adaptation))
+        subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(settings.adaptation))
 
         def begin(run: Run) -> Evaluator:
-            return Evaluator(run, subject, opener.sets(near), asked)
+            return Evaluator(run, subject, opener.sets(near), settings)
 
     with _modes_kept(model):
         return _measured(begin, folder, progress)
@@ -138,14 +146,25 @@ def evaluate(
 
 def _classifier(
     model: Any,
+    checkpoint: str | Path,
     preprocess: Callable[[Tensor], Tensor] | None,
     normalisation: tuple[Sequence[float], Sequence[float]],
+    size: int,
     arrays: Literal["torch", "numpy"] | None,
-) -> Classifier:
+) -> tuple[Classifier, Any, InputFormat | None]:
+    """What is called, the model itself or what was opened by its name, and its input where that is known."""
+    if isinstance(model, (str, Path)):
+        mean, std = normalisation
+        library = ":" in str(model) and not Path(model).exists()
+        opened = open_model(
+            model, pretrained=library and not checkpoint, checkpoint=checkpoint, size=size, mean=mean, std=std
+        )
+        return Classifier(opened.run, preprocess or opened.preprocess), opened, opened.input
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
-    return Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
+    takes = arrays or ("torch" if isinstance(model, nn.Module) else "numpy")
+    return Classifier(model, prepare, arrays=takes), model, InputFormat(3, size) if size else None
 
 
 @dataclass(frozen=True)
@@ -162,8 +181,8 @@ class _Normalised:
 
 def _weights_hash(model: Any, version: str) -> str:
     """Hash of a module's weights, or what the caller says of a callable; never the same where nothing is said."""
-    if isinstance(model, nn.Module):
-        return f"{state_digest(model)}{version}"
+    if isinstance(model, (nn.Module, OpenedModel)):
+        return f"{state_digest(model) if isinstance(model, nn.Module) else model.digest}{version}"
     return f"version {version}" if version else f"unknown {secrets.token_hex(8)}"
 
 
