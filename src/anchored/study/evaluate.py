@@ -31,6 +31,7 @@ from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
 from anchored.evaluation.given_sets import TEST, SetOpener
+from anchored.evaluation.maite import given_model
 from anchored.evaluation.sets import GivenSets
 from anchored.report.result import Result
 from anchored.store import files
@@ -72,7 +73,8 @@ def evaluate(
 
     Args:
         model: a ``torch.nn.Module``, or a callable on batches, which get NumPy arrays unless ``arrays`` is "torch", and
-            give logits (B,N), or ``{"logits": ..., "features": ...}``.
+            give logits (B,N), or ``{"logits": ..., "features": ...}``; or a model of MAITE, whose probabilities, if it
+            gives them, become their logarithm.
         test: the labelled test images: a name (catalog, folder, .csv, .npz, hf:...), (images, labels), a data set or
             DataLoader; see :func:`anchored.data.given.given_set`. Raw images, which corruptions need, are uint8 or
             floats in [0, 1]; other floats go to the model as they are.
@@ -116,6 +118,7 @@ def evaluate(
         raise UserError("evaluate takes a model and its test images, or outputs")
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
+    model = given_model(model, test)
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(tuple(mean), tuple(std))
     takes = arrays or ("torch" if isinstance(model, nn.Module) else "numpy")
     classifier = Classifier(model, prepare, arrays=takes)
@@ -123,6 +126,8 @@ def evaluate(
     images = opener.open_test()
     classes = _class_names(classes or getattr(model, "classes", ()), images.classes, _logit_count(classifier, images))
     opener.keep_test(images, classes)
+    if ood and score == "energy" and getattr(model, "gives_probabilities", False):
+        raise UserError("the model gives probabilities, which hold no energy: give score='max_softmax', or 'entropy'")
     settings = opener.with_sets(settings, ood, adaptation)
     if unknown := set(near) - set(settings.ood):
         raise UserError(f"near has '{min(unknown)}', which ood does not name")
