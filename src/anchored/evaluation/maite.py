@@ -23,7 +23,6 @@ from anchored.data.given import given_set, label_names, label_of, maite_metadata
 from anchored.data.preprocessing import InputFormat
 from anchored.errors import UserError, first_line
 from anchored.evaluation.classifier import Classifier, are_probabilities, as_tensor
-from anchored.metrics.torchmetrics import SmoothECE
 from anchored.models import folder
 
 if TYPE_CHECKING:  # what a type checker sees; MAITE is no dependency
@@ -198,6 +197,8 @@ class MaiteSmoothECE:
     metadata: MetricMetadata
 
     def __init__(self, **options: Any) -> None:
+        from anchored.metrics.torchmetrics import SmoothECE  # on first use: it takes seconds
+
         self.metric = SmoothECE(**{"interval": True, **options})
         self.metadata = {"id": "smooth_ece"}
 
