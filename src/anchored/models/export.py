@@ -287,9 +287,9 @@ def _export_timm(run: Run, model: nn.Module, target: str, zero_reference: bool) 
         expected = model(inputs)
     plain = timm_folder.plain_network(model, config, target)
     with atomic_path(Path(place)) as path:
-        timm_folder.write(plain, config, path)
+        timm_folder.write_timm_folder(plain, config, path)
         with torch.inference_mode():
-            exported = check_logits(place, timm_folder.read(path)(inputs), expected)
+            exported = check_logits(place, timm_folder.open_timm_folder(path)(inputs), expected)
     if not zero_reference:
         return exported
     otherwise = int((trained.argmax(1) != expected.argmax(1)).sum())

@@ -73,7 +73,7 @@ def _without_padding(name: str) -> str:
     return f"{layer.removesuffix('.1')}.{parameter}"
 
 
-def write(network: nn.Module, config: ModelConfig, folder: Path) -> None:
+def write_timm_folder(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     """Write a network of timm's own and how its inputs are made, in the layout that timm's ``save_for_hf`` writes."""
     about: Any = network
     own = dict(about.pretrained_cfg)
@@ -102,7 +102,7 @@ def write(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     save_tensors(folder / "model.safetensors", dict(network.state_dict()), {"format": "pt"})
 
 
-def read(folder: Path) -> nn.Module:
+def open_timm_folder(folder: Path) -> nn.Module:
     """The network of such a folder as timm opens it, in evaluation mode."""
     import timm
 
