@@ -287,6 +287,14 @@ def test_outputs_of_any_program_in_three_formats(tmp_path: Path, images: ImageSe
         assert figures(anchored.evaluate(outputs=folder, bootstrap=100).rows) == expected
 
 
+def test_the_energy_of_logarithms_of_probabilities_is_refused() -> None:
+    arrays = {"test": (logits().log_softmax(1), torch.arange(20) % 7), "ood-x": logits().log_softmax(1)}
+    with pytest.raises(anchored.UserError, match="hold no energy"):
+        anchored.evaluate(outputs=arrays, bootstrap=100)
+    rows = anchored.evaluate(outputs=arrays, bootstrap=100, score="entropy").rows
+    assert "auroc" in {row["metric"] for row in rows}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

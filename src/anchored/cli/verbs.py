@@ -377,26 +377,29 @@ def _export(
     input: Literal["uint8", "unit", "normalised"] = "uint8",  # noqa: A002  # the option's name
     force: bool = False,
     public: bool = False,
+    zero_reference: bool = False,
     network: str | None = None,
 ) -> None:
     """Fold a trained network into a plain one, to a file, or share its folder.
 
     Args:
         run: folder of a trained run or converted model, or hub:owner/name
-        target: file (.onnx, .pt2, .safetensors), folder, or hub:owner/name to push a folder to
+        target: file (.onnx, .pt2, .safetensors), folder, hub:owner/name to push a folder to, or timm:FOLDER for timm
         input: what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised
         force: replace a file that is there already
         public: make a new repository on the hub public
+        zero_reference: fold a timm:FOLDER about the zero reference, whose logits differ from those of training's
         network: the network again, where it is python:..., to say that you trust it
 
     Examples:
         anchored export runs/ram model.onnx
         anchored export runs/ram model.pt2 --input unit
         anchored export runs/ram hub:owner/name
+        anchored export runs/ram timm:shared/ram --zero_reference
     """
     from anchored.models.export import export
 
-    _say(export(run, target, takes=input, force=force, public=public, network=network))
+    _say(export(run, target, takes=input, force=force, public=public, zero_reference=zero_reference, network=network))
 
 
 def _show_report(folder: Path) -> None:

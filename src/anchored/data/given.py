@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,10 +25,10 @@ def given_set(source: Any, name: str, classes: Sequence[str], view: InputFormat 
     """Return a set of images, or of inputs that somebody prepared, in memory.
 
     Args:
-        source: (images, labels), or images alone where ``labelled`` is false; a data set of torch or Hugging Face, or
-            any sequence of (image, label); a DataLoader. Images are PIL's or arrays of any framework: (N,C,H,W), or
-            (N,H,W,C) where only the last axis has 1 or 3 entries, uint8 or floats. Floats in [0, 1] that are levels of
-            255 become uint8; other floats are inputs, of any shape (N,...).
+        source: (images, labels), or images alone where ``labelled`` is false; a data set of torch, Hugging Face or
+            MAITE, or any sequence of (image, label); a DataLoader. Images are PIL's or arrays of any framework:
+            (N,C,H,W), or (N,H,W,C) where only the last axis has 1 or 3 entries, uint8 or floats. Floats in [0, 1] that
+            are levels of 255 become uint8; other floats are inputs, of any shape (N,...).
         name: what the set is called.
         classes: names of the labels 0, 1, ...; empty takes the source's own, or numbers.
         view: the network's input, for images of other sizes; None takes them as they are.
@@ -129,9 +129,31 @@ def _checked_labels(labels: Any, count: int, name: str) -> Tensor:
 
 
 def _feature_names(source: Any) -> Sequence[str]:
-    """Names of the labels of a Hugging Face data set."""
+    """Names of the labels of a data set of Hugging Face or MAITE."""
+    if (metadata := maite_metadata(source)) is not None:
+        return label_names(metadata)
     label = (getattr(source, "features", None) or {}).get("label")
     return getattr(label, "names", None) or ()
+
+
+def maite_metadata(value: Any) -> Mapping[str, Any] | None:
+    """The ``metadata`` of an object of MAITE, a mapping with an "id"; None for other objects."""
+    metadata = getattr(value, "metadata", None)
+    return metadata if isinstance(metadata, Mapping) and "id" in metadata else None
+
+
+def label_names(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes in MAITE's metadata; a number where one is not named, none without ``index2label``."""
+    names = {int(index): str(name) for index, name in (metadata.get("index2label") or {}).items()}
+    return tuple(names.get(index, str(index)) for index in range(max(names, default=-1) + 1))
+
+
+def label_of(target: Any, name: str) -> int:
+    """The class that a target (Cl,) of MAITE is: where its largest value is; ``UserError`` where there are several."""
+    values = np.asarray(target)
+    if values.ndim != 1 or len(values) == 0 or not np.count_nonzero(values == values.max()) == 1:
+        raise UserError(f"a target of {name} is {values.dtype} {values.shape}: one class, one-hot, is needed")
+    return int(values.argmax())
 
 
 def _images_and_labels(
@@ -167,6 +189,8 @@ def _pair(item: Any, name: str, *, labelled: bool) -> tuple[Any, Any]:
         if image is None or (labelled and label is None):
             raise UserError(f"{name} gives {', '.join(map(str, item))}: an 'image' and a 'label' are needed")
         return image, label if labelled else None
+    if isinstance(item, (tuple, list)) and len(item) == 3 and isinstance(item[2], Mapping) and "id" in item[2]:
+        return item[0], label_of(item[1], name) if labelled else None
     if isinstance(item, (tuple, list)) and len(item) >= 2 and not isinstance(item[1], Image.Image):
         return item[0], item[1] if labelled else None
     if labelled:
@@ -197,6 +221,7 @@ def _collected(batches: Iterator[tuple[Any, Any]], name: str, view: InputFormat 
     labels: list[Tensor] = []
     for images, label in batches:
         part = _decoded(images, view) if isinstance(images, list) else _channels_first(_tensor(images))
+        part = _resized(part, view) if view and view.size and part.dtype == torch.uint8 else part
         if parts and (part.shape[1:] != parts[0].shape[1:] or part.dtype != parts[0].dtype):
             shapes = " and ".join(str(tuple(each.shape[1:])) for each in (parts[0], part))
             raise UserError(f"{name} has images of several sizes or types, {shapes}: give size=...")
@@ -237,9 +262,15 @@ def _as_pixels(images: Tensor, view: InputFormat | None) -> Tensor | None:
         images = whole.to(torch.uint8)
     if images.dtype != torch.uint8:
         return None
-    images = images.contiguous()
-    if view is None or tuple(images.shape[1:]) == (view.channels, view.size, view.size):
+    return images.contiguous() if view is None else _resized(images.contiguous(), view)
+
+
+def _resized(images: Tensor, view: InputFormat) -> Tensor:
+    """Images (N,C,H,W) uint8 as the network sees them; what are no images in grey or colour as they are."""
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
         return images
-    if images.shape[2] == images.shape[3] and view.crop == 1 and view.interpolation == "bilinear":
+    if tuple(images.shape[1:]) == (view.channels, view.size, view.size):
+        return images
+    if view.size and images.shape[2] == images.shape[3] and view.crop == 1 and view.interpolation == "bilinear":
         return fit_to_input(images, view.channels, view.size)  # as sets of one size are seen in a study
     return torch.stack([view(tensor_to_pil(image)) for image in images])

@@ -105,6 +105,11 @@ def as_tensor(values: Any) -> Tensor:
     return (found.float() if found.is_floating_point() else found).detach().cpu()
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Say whether outputs (M,N) are probabilities: numbers in [0, 1] that sum to one in each row."""
+    return len(outputs) > 0 and bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < _SUM).all())
+
+
 def refuse_non_logits(logits: Tensor, what: str) -> Tensor:
     """Return logits (M,N) float32; ``UserError`` where they are not finite, or probabilities."""
     if not torch.isfinite(logits).all():
@@ -112,6 +117,6 @@ def refuse_non_logits(logits: Tensor, what: str) -> Tensor:
         raise UserError(
             f"{what} are not finite (row {row}): its weights are damaged, its training diverged, or they are not logits"
         )
-    if len(logits) and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < _SUM).all()):
+    if are_probabilities(logits):
         raise UserError(f"{what} are probabilities (each row sums to one): give logits, or the logarithm of these")
     return logits

@@ -145,12 +145,17 @@ def _features(where: str, tensors: Mapping[str, Tensor], count: int) -> Tensor |
     return features.float()
 
 
-def _named(name: str, value: Any) -> Mapping[str, Any]:
+def check_set_name(name: str) -> None:
+    """Raise ``UserError`` for what is no name of a set."""
     if not _NAMES.fullmatch(name):
         raise UserError(
             f"outputs are called '{name}': test, corruption-NAME-SEVERITY, ood-NAME, features-NAME-train and "
             "features-NAME-test are known"
         )
+
+
+def _named(name: str, value: Any) -> Mapping[str, Any]:
+    check_set_name(name)
     if isinstance(value, Mapping):
         return value
     if isinstance(value, (tuple, list)) and len(value) in (2, 3):

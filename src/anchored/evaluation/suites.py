@@ -45,6 +45,7 @@ ADAPTED = {  # image metric -> its name in rows
     "smooth_ece_old": "linear_probe_ece_old",
 }
 OOD_KINDS = ("near", "far", "synthetic")
+NORMALISED = 1e-3  # logits whose log-sum-exp is this near to zero are logarithms of probabilities
 EXAMPLES = 8  # images of each kind kept for the report
 
 
@@ -105,6 +106,10 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     if not evaluator.settings.ood:
         return
     inside = evaluator.outputs(evaluator.clean()).logits
+    if evaluator.settings.score == "energy" and bool((inside.logsumexp(1).abs() < NORMALISED).all()):
+        raise UserError(
+            "the logits are logarithms of probabilities, which hold no energy: give another score, such as max_softmax"
+        )
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
     places = _means_by_kind(evaluator)

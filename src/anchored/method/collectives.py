@@ -1,6 +1,8 @@
 """Rank, world size and collectives, named as in ``torch.distributed``; without a process group, rank 0 of 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -68,5 +70,18 @@ def _control_group() -> Any:
     return distributed.new_group(backend="gloo", timeout=timedelta(days=365))
 
 
+_works_alone: ContextVar[bool] = ContextVar("works_alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it, this process is rank 0 of 1: for work that one rank does while the others wait for it."""
+    token = _works_alone.set(True)
+    try:
+        yield
+    finally:
+        _works_alone.reset(token)
+
+
 def _is_initialized() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    return distributed.is_available() and distributed.is_initialized() and not _works_alone.get()

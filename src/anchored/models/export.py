@@ -1,4 +1,4 @@
-"""Export of a trained model to a plain file (ONNX, PT2, safetensors), or to a model folder to share.
+"""Export of a trained model to a plain file (ONNX, PT2, safetensors), a folder of timm, or a model folder to share.
 
 Whatever is written is loaded and run on photographs before it takes its place; the largest difference is reported.
 """
@@ -22,7 +22,7 @@ from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.method.folding import fold
 from anchored.models import folder as models
-from anchored.models import hub
+from anchored.models import hub, timm_folder
 from anchored.models.folder import ModelConfig
 from anchored.models.model_card import model_card
 from anchored.store.files import atomic_path, save_tensors, write_text
@@ -178,6 +178,7 @@ def export(
     takes: Input = "uint8",
     force: bool = False,
     public: bool = False,
+    zero_reference: bool = False,
     network: nn.Module | str | None = None,
 ) -> Exported:
     """Write a trained model for use elsewhere, and check it on photographs.
@@ -186,16 +187,22 @@ def export(
         source: the folder of a run or of a converted model, or its place on the hub.
         target: ``NAME.onnx``, ``NAME.pt2`` or ``NAME.safetensors`` for the folded, plain network; a path without such
             an ending, or one that ends in ``/``, for a model folder; ``hub:owner/name`` to push such a folder to the
-            hub.
+            hub; ``timm:FOLDER`` for a folder that timm and Transformers open, see :mod:`anchored.models.timm_folder`.
         takes: what the file's input is, see :class:`Deployed` (a safetensors file holds the network alone).
         force: replace a file that is there.
         public: make a new repository on the hub public.
+        zero_reference: fold a ``timm:`` folder about the zero reference; the logits are not those of training's.
         network: see :func:`anchored.load`.
 
     Raises:
         UserError: no complete model, an existing target, a missing package, or logits that differ.
     """
-    if not hub.is_hub_name(target):
+    to_timm = target.startswith(timm_folder.PREFIX)
+    if zero_reference and not to_timm:
+        raise UserError(
+            f"{target}: the zero reference is for {timm_folder.PREFIX}FOLDER; others keep those of training"
+        )
+    if not hub.is_hub_name(target) and not to_timm:
         _is_file(target)  # refused before anything is read
     model, run = models.load(source, network=network), hub.local_run(source)
     if hub.is_hub_name(target):
@@ -204,6 +211,8 @@ def export(
             return dataclasses.replace(
                 exported, place=hub.upload_folder(Path(folder) / run.name, target, public=public)
             )
+    if to_timm:
+        return _export_timm(run, model, target, zero_reference)
     if not _is_file(target):
         return _export_folder(run, model, Path(target), target, network)
     with atomic_path(Path(target), force=force) as path:
@@ -251,3 +260,23 @@ def _export_folder(run: Run, model: nn.Module, folder: Path, target: str, networ
         write_text(Run(path).card_file, model_card(run, target))
         with torch.inference_mode():
             return check_logits(target, models.load(path, network=network)(inputs), model(inputs))
+
+
+def _export_timm(run: Run, model: nn.Module, target: str, zero_reference: bool) -> Exported:
+    config, place = models.read_config(run), target.removeprefix(timm_folder.PREFIX)
+    inputs = config.preprocess(sample_photos(config))
+    with torch.inference_mode():
+        trained = model(inputs)
+        if zero_reference and isinstance(model, AnchoredModel):
+            model.references = None
+        expected = model(inputs)
+    plain = timm_folder.plain_network(model, config, target)
+    with atomic_path(Path(place)) as path:
+        timm_folder.write_timm_folder(plain, config, path)
+        with torch.inference_mode():
+            exported = check_logits(place, timm_folder.open_timm_folder(path)(inputs), expected)
+    if not zero_reference:
+        return exported
+    otherwise = int((trained.argmax(1) != expected.argmax(1)).sum())
+    said = f"{place}\nAbout the zero reference, which gives {otherwise} of {len(inputs)} photographs another class"
+    return dataclasses.replace(exported, place=said)

@@ -26,6 +26,7 @@ from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.given_models import class_names, logit_count, outputs_evaluator
 from anchored.evaluation.given_outputs import given_outputs
 from anchored.evaluation.given_sets import SetOpener
+from anchored.evaluation.maite import given_model
 from anchored.metrics.ood_scores import SCORES
 from anchored.models.sources import OpenedModel, open_model, state_digest
 from anchored.report.result import Result
@@ -70,7 +71,8 @@ def evaluate(
     Args:
         model: a ``torch.nn.Module``, or a callable on batches, which get NumPy arrays unless ``arrays`` is "torch", and
             give logits (B,N), or ``{"logits": ..., "features": ...}``; or the name of a model: a folder, ``hub:...``,
-            ``timm:...``, ``torchvision:...``, an .onnx file (:func:`anchored.models.sources.open_model`).
+            ``timm:...``, ``torchvision:...``, an .onnx file (:func:`anchored.models.sources.open_model`); or MAITE's,
+            whose probabilities, if it gives them, become their logarithm.
         test: the labelled test images: a name (catalog, folder, .csv, .npz, hf:...), (images, labels), a data set or
             DataLoader; see :func:`anchored.data.given.given_set`. Raw images, which corruptions need, are uint8 or
             floats in [0, 1]; other floats go to the model as they are.
@@ -120,7 +122,7 @@ def evaluate(
         def begin(run: Run) -> Evaluator:
             return outputs_evaluator(run, found, settings, title, near=near)
     else:
-        takes, model, view = _classifier(model, checkpoint, preprocess, (mean, std), size, arrays)
+        takes, model, view = _classifier(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
         images = opener.open_test()
         with _modes_kept(model):
