@@ -15,11 +15,11 @@ demo-seeds: $(READY)
 
 # Two files at once, one thread each: threads that share a core with others wait for one another most of the time.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # All but what trains for long, kills processes or starts clusters.
 test-fast: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from anchored.data.image_sets import ImageSet
 from anchored.store.layout import Run
 from anchored.store.rows import read_rows
 
+PICTURES = True  # they are looked at
 TRAIN = "fashion-mini-known"
 MEASURED: dict[str, Any] = {"severities": [1, 4], "corruptions": ["fog", "contrast"], "bootstrap": 100}
 QUICK: dict[str, Any] = {"corruptions": (), "bootstrap": 100, "progress": False}

@@ -87,7 +87,7 @@ def test_a_machine_that_lacks_a_module_is_one_line(
     machines.wait_for_nodes()
     with ray_cluster.RayCluster(machines.address, cpus=1, gpus=0) as connected:
         task = connected.start(function, ())
-        task.join(10)
+        task.join(60)
         lacks = r"a machine lacks what is installed here \(ModuleNotFoundError: No module named 'only_here'\): install"
         with pytest.raises(UserError, match=lacks):
             print(task.exitcode)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.method.folding import Folded, Mapped, fold
-from anchored.models.folder import ModelConfig, build_plain_network, load_weights
+from anchored.models.folder import ModelConfig, build_plain_network
+from anchored.models.weights import fit_weights
 from anchored.store.files import save_tensors, write_json
 
 PREFIX = "timm:"
@@ -43,7 +44,7 @@ def plain_network(model: nn.Module, config: ModelConfig, target: str) -> nn.Modu
             _absorb(weights, name, layer, plain, f"{target}: {config.network}")
     known = plain.state_dict()
     weights = {name if name in known else _without_padding(name): tensor for name, tensor in weights.items()}
-    load_weights(plain, weights, Path(target))
+    fit_weights(plain, weights, target, strict=True)
     return plain.eval()
 
 

@@ -82,10 +82,10 @@ def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]],
     estimates = [summary.measured(v, m) for v in (base, *ratios) for _, m in aims]
     drawn = [ratio for row in ratios.values() for ratio in row if _bar(ratio)]
     cut = f", cut at {BAR_LIMITS[0]} and {BAR_LIMITS[1]}" * any(_bar(ratio) != list(ratio[1:]) for ratio in drawn)
-    bars = f"Bars: 95 % interval of the paired difference to {base.phrase}, over its mean{cut}. " * bool(drawn)
+    bars = f"Bars: 95 % interval of the paired difference to {base.phrase}, over {base.phrase}'s mean{cut}. "
     caption = (
         f"{architecture}, each aim relative to {base.phrase} (= 1; outwards is better), as in the paper's figure 4a. "
-        f"Calibration is 1 − smooth ECE under corruption. The centre is {centre:.2f}, not 0. {bars}"
+        f"Calibration is 1 − smooth ECE under corruption. The centre is {centre:.2f}, not 0. {bars * bool(drawn)}"
         f"{sample_sizes(estimates)} test images; {number_list(summary.seeds, 'seed')}."
     )
     values_text = [
