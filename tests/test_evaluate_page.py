@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -46,6 +47,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_all_five_are_there() -> None:
     assert len(EXAMPLES) == 5
+
+
+def test_the_paths_that_stay_are_there() -> None:
+    table = PAGE.partition("## Alone, on arrays")[2]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", table, re.MULTILINE)
+    assert len(rows) == 5
+    for module, names in rows:
+        found = importlib.import_module(module)
+        for name in re.findall(r"`(\w+)", names):
+            assert getattr(found, name).__doc__
 
 
 def test_a_timm_network_on_own_folders(here: Path) -> None:
