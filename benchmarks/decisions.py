@@ -44,7 +44,14 @@ def false_alarms(n: int, rate: float, draws: int, generator: torch.Generator, *,
 
 
 def coverage(
-    method: conformal.Sets, n: int, level: float, draws: int, generator: torch.Generator, *, random: bool, ties: bool
+    method: conformal.SetMethod,
+    n: int,
+    level: float,
+    draws: int,
+    generator: torch.Generator,
+    *,
+    random: bool,
+    ties: bool,
 ) -> Found:
     """Held-out images drawn from a population of 20,000 with known labels; ties: probabilities of one digit."""
     logits = 2 * torch.randn(20_000, 8, generator=generator, dtype=torch.float64)

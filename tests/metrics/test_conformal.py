@@ -65,7 +65,15 @@ def test_an_alarm_is_a_p_value_at_or_below_the_rate(held: torch.Tensor, scores: 
 
 
 def test_the_number_of_images_that_a_level_needs() -> None:
-    assert [conformal.images_needed(rate) for rate in (0.5, 0.1, 0.05, 0.01, 1 - 0.9, 0.3)] == [1, 9, 19, 99, 9, 3]
+    assert [conformal.images_needed(rate) for rate in (0.5, 0.1, 0.05, 0.01, 1 - 0.9, 0.3, 1 - 0.9999)] == [
+        1,
+        9,
+        19,
+        99,
+        9,
+        3,
+        9999,
+    ]
     assert conformal.alarm_threshold(torch.arange(19.0), 0.05) == 18
     with pytest.raises(UserError, match=r"needs 19 held-out images, and there are 18"):
         conformal.alarm_threshold(torch.arange(18.0), 0.05)

@@ -17,13 +17,13 @@ from anchored.errors import UserError
 from anchored.metrics.classification import per_image
 from anchored.metrics.weighted import BLOCK, check_values
 
-Sets = Literal["lac", "aps", "raps"]
-SETS: tuple[Sets, ...] = ("lac", "aps", "raps")
+SetMethod = Literal["lac", "aps", "raps"]
+SET_METHODS: tuple[SetMethod, ...] = ("lac", "aps", "raps")
 PENALTY, FREE = 0.01, 5
 """λ and k_reg of RAPS: what each class beyond the first ``FREE`` adds to its score (a setting of the paper's)."""
 
 COLDEST, HOTTEST = 1e-2, 1e2
-_ROUNDING = 1e-9  # of a level times a number of images, which is a whole number or a fraction far from one
+_ROUNDING = 1e-9  # relative, of a level times a number of images, which is a whole number or a fraction far from one
 _EQUAL = 1e-12  # scores that differ by less are tied: sums of up to 1e3 probabilities, in another order
 
 
@@ -69,7 +69,7 @@ def _slope(centred: Tensor, sharpness: float) -> tuple[float, float]:
 
 def images_needed(rate: float) -> int:
     """The fewest held-out images with which an error ``rate`` in (0, 1) can be promised: ⌈1 / rate⌉ − 1."""
-    return math.ceil(1 / _check_rate(rate, "rate") - _ROUNDING) - 1
+    return math.ceil((1 - _ROUNDING) / _check_rate(rate, "rate")) - 1
 
 
 def _check_rate(rate: float, name: str) -> float:
@@ -82,7 +82,7 @@ def _errors_left(n: int, rate: float, name: str, what: str = "held-out images") 
     """⌊rate (n + 1)⌋, which of the largest scores is the threshold; ``UserError`` where it is none."""
     if n < (needed := images_needed(_check_rate(rate, name))):
         raise UserError(f"{name} needs {needed:,} {what}, and there are {n:,}: give more, or a looser level")
-    return math.floor(rate * (n + 1) + _ROUNDING)
+    return math.floor(rate * (n + 1) * (1 + _ROUNDING))
 
 
 # --- Foreign images -----------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def alarm_law(n: int, rate: float) -> tuple[int, int]:
 
 
 def set_scores(
-    probabilities: Tensor, method: Sets, draws: Tensor | None = None, penalty: float = PENALTY, free: int = FREE
+    probabilities: Tensor, method: SetMethod, draws: Tensor | None = None, penalty: float = PENALTY, free: int = FREE
 ) -> Tensor:
     """The non-conformity of each class of each image, (N, K), from probabilities (N, K); higher = less fitting.
 
