@@ -1,5 +1,6 @@
 """A run is calibrated on images that it has not seen, and decides; a model from Python likewise."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.browser import Page, opened
 from PIL import Image
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from anchored.errors import UserError
 from anchored.metrics.ood_scores import energy
 from anchored.models import folder as models
 from anchored.models.decision import Decision
+from anchored.report.image_report import Prediction, render_gallery
 from anchored.store import files
 from anchored.store.layout import Run
 
@@ -153,3 +156,47 @@ def test_any_classifier_from_python() -> None:
     assert pair.classes == ("0", "1", "2")
     with pytest.raises(UserError, match="needs 99 held-out images, and there are 20"):
         anchored.calibrate(model, inputs[:20], labels[:20], false_alarms=0.01)
+
+
+def test_predictions_have_decisions(run: Run, tmp_path: Path) -> None:
+    images, labels, classes = held_out(run)
+    listed(tmp_path / "seen", images[:30], labels[:30], classes)
+    seen = str(tmp_path / "seen" / "*.png")
+    assert main(["predict", str(run.path), seen, "-o", str(tmp_path / "plain")]) == 0
+    assert main(["calibrate", str(run.path), "--false_alarms", "0.2"]) == 0
+    assert main(["predict", str(run.path), seen, "-o", str(tmp_path / "decided")]) == 0
+    plain, decided = (rows_of(tmp_path / name) for name in ("plain", "decided"))
+    assert {row["decision"] + row["p_value"] + row["set"] for row in plain} == {""}
+    found = anchored.load(run.path).decide(images[[int(Path(row["file"]).stem) for row in decided]])  # type: ignore[operator]
+    assert [row["decision"] for row in decided] == found.names
+    assert [row["set"].split("; ") for row in decided] == found.set_names
+    assert [float(row["p_value"]) for row in decided] == pytest.approx(found.p_value.tolist(), abs=0.01)
+    assert [float(row["confidence"]) for row in decided] == pytest.approx(found.confidence.tolist(), abs=1e-5)
+    assert [row["class"] for row in decided] == [row["class"] for row in plain]
+    page = (tmp_path / "decided" / "gallery.html").read_text(encoding="utf-8")
+    assert {"decision", "size"} <= set(Page(page).ids)
+    assert "decision" not in Page((tmp_path / "plain" / "gallery.html").read_text(encoding="utf-8")).ids
+    assert "Of other images it promises nothing" in page
+    assert page.count('data-decision="unknown"') == found.names.count("unknown")
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_page_filters_by_decision(tmp_path: Path) -> None:
+    cards = [
+        (Prediction("a", "cat", 0.9, 1.0, decision="cat", p_value=0.5, set="cat"), ""),
+        (Prediction("b", "cat", 0.9, 1.0, decision="unknown", p_value=0.01, set="cat; dog"), ""),
+        (Prediction("c", "dog", 0.9, 1.0, decision="dog", p_value=0.5, set="cat; dog"), ""),
+    ]
+    page = render_gallery("t", [], cards, [], 3)
+    for control, value, shown in (("decision", "unknown", 1), ("decision", "known", 2), ("size", "2", 2)):
+        chosen = page.replace(f'<select id="{control}">', f'<select id="{control}" data-on>', 1)
+        place = chosen.index("data-on")
+        chosen = chosen[:place] + chosen[place:].replace(f'value="{value}"', f'value="{value}" selected', 1)
+        (tmp_path / "page.html").write_text(chosen, encoding="utf-8")
+        found, said = opened(tmp_path / "page.html", tmp_path / "profile")
+        assert f"{shown} of 3 shown" in found
+        assert said == []
