@@ -432,6 +432,7 @@ def _export(
     input: Literal["uint8", "unit", "normalised"] = "uint8",  # noqa: A002  # the option's name
     force: bool = False,
     public: bool = False,
+    decide: bool = False,
     network: str | None = None,
 ) -> None:
     """Fold a trained network into a plain one, to a file, or share its folder.
@@ -442,16 +443,18 @@ def _export(
         input: what the file takes: pixels 0 to 255, floats in [0, 1], or images that the caller has normalised
         force: replace a file that is there already
         public: make a new repository on the hub public
+        decide: an .onnx or .pt2 file also gives probabilities, score, p_value and accepted, as calibrate fitted them
         network: the network again, where it is python:..., to say that you trust it
 
     Examples:
         anchored export runs/ram model.onnx
         anchored export runs/ram model.pt2 --input unit
+        anchored export runs/ram model.onnx --decide
         anchored export runs/ram hub:owner/name
     """
     from anchored.models.export import export
 
-    _say(export(run, target, takes=input, force=force, public=public, network=network))
+    _say(export(run, target, takes=input, force=force, public=public, network=network, decide=decide))
 
 
 def _show_report(folder: Path) -> None:

@@ -356,7 +356,7 @@ class Deciding(nn.Module):
 
 _SCORES = {  # as metrics.ood_scores, which checks values and thus cannot be traced
     "energy": lambda z: -z.logsumexp(1),
-    "max_softmax": lambda z: -z.softmax(1).amax(1),
+    "max_softmax": lambda z: -z.log_softmax(1).amax(1).exp(),
     "max_logit": lambda z: -z.amax(1),
     "entropy": lambda z: -(z.log_softmax(1).exp() * z.log_softmax(1)).sum(1),
 }
