@@ -90,6 +90,7 @@ def test_awkward_outputs() -> None:
     sure = fit_decision(20.0 * nn.functional.one_hot(labels, 4), labels, error=0.05)
     assert sure.temperature.value == 1
     assert "temperature is 1" in sure.notes[0]
+    assert "right of 100.00% of the held-out images, more than the coverage of 90.00%" in sure.notes[1]
     with pytest.raises(UserError, match="cannot be shown"):
         fit_decision(outputs(400)[0], outputs(400)[1].flip(0), error=0.01, confidence=0.9)
 

@@ -69,7 +69,8 @@ class SetRule:
     quantiles: tuple[Number | None, ...]
     """Of each class; none where too few images bound it, and the class is in every set."""
     intervals: tuple[Ends | None, ...]
-    """Where the realised coverage lies with probability 0.95: one, or by class."""
+    """Where the realised coverage lies with probability 0.95, one, or by class; but for the predicted class, which is
+    in every set and can only add to it."""
 
 
 @settings_class
@@ -190,11 +191,10 @@ def _lines(rule: Decision) -> list[str]:
         f"False alarms at most {alarm.rate:.2%} (realised: {low:.2%} to {high:.2%}), by {alarm.n:,} images: unknown "
         f"where {alarm.score} > {alarm.threshold:.4g}"
     )
-    bounded = [ends for ends in sets.intervals if ends]
-    low, high = min(ends[0] for ends in bounded), max(ends[1] for ends in bounded)
+    low = min(ends[0] for ends in sets.intervals if ends)
     lines.append(
         f"Sets ({sets.method}{', by class' * sets.by_class}) hold the class of at least {sets.coverage:.2%} (realised: "
-        f"{low:.2%} to {high:.2%}), by {sum(sets.n):,} images"
+        f"{low:.2%} or more), by {sum(sets.n):,} images"
     )
     if found := rule.abstention:
         lines.append(
@@ -256,6 +256,12 @@ def fit_decision(
     rule, notes = _set_rule(p, own, sets, coverage, by_class=by_class)
     if len(fitted) and bool((logits[fitted].argmax(1) == labels[fitted]).all()):
         notes.insert(0, f"The temperature is 1: all {len(fitted):,} images for it are right, which bounds none")
+    accuracy = float((logits[rest].argmax(1) == own).double().mean())
+    if accuracy >= coverage:
+        notes.append(
+            f"The predicted class, which is in every set, is right of {accuracy:.2%} of the held-out images, more than "
+            f"the coverage of {coverage:.2%}: ask for a higher one to have sets that say more"
+        )
     kept = _usual(scores, threshold, rest)
     abstention = None if error is None else _abstention(p[kept], logits[rest][kept], own[kept], error, confidence)
     return Decision(
