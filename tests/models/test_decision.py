@@ -52,8 +52,20 @@ def test_it_is_written_and_read_whole(tmp_path: Path) -> None:
     assert bool(rule.decide(outputs(20, seed=1)[0]).sets[:, 3].all())
     with pytest.raises(UserError, match=r"is for other weights .* calibrate again"):
         Decision.read(tmp_path / "decision.json", "v")
-    (tmp_path / "decision.json").write_text(json.dumps(record | {"seed": "x"}), encoding="utf-8")
-    with pytest.raises(UserError, match="no decision of this version: seed"):
+    for change, said in (
+        ({"seed": "x"}, "no decision of this version: seed"),
+        ({"classes": ["a"]}, "4 quantiles for 1 classes"),
+        ({"scores": []}, "60 are wanted"),
+        ({"scores": record["scores"][::-1]}, "in ascending order"),
+        ({"sets": record["sets"] | {"method": "top"}}, "sets.method is 'top'"),
+        ({"extra": 1}, "no setting extra"),
+    ):
+        damaged: Any = change
+        (tmp_path / "decision.json").write_text(json.dumps(record | damaged), encoding="utf-8")
+        with pytest.raises(UserError, match=said):
+            Decision.read(tmp_path / "decision.json")
+    (tmp_path / "decision.json").write_text("[1", encoding="utf-8")
+    with pytest.raises(UserError, match="not valid JSON"):
         Decision.read(tmp_path / "decision.json")
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from anchored.config.settings import Flag, Integer, Number, Positive, ProperShare
 from anchored.config.validation import parse, settings_class, within
@@ -138,6 +140,15 @@ class Decision:
     notes: tuple[str, ...]
     scores: tuple[Number, ...]
     """OOD scores of the held-out images, ascending, which p-values are counted off."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        k = len(self.classes)
+        if len(self.sets.quantiles) != k or len(self.sets.n) not in (1, k):
+            raise ValueError(f"sets has {len(self.sets.quantiles)} quantiles for {k} classes")
+        if not self.scores or len(self.scores) != self.alarm.n or list(self.scores) != sorted(self.scores):
+            raise ValueError(f"scores has {len(self.scores):,} values: {self.alarm.n:,} are wanted, in ascending order")
+        return self
 
     def decide(self, logits: Tensor) -> Decided:
         """Decide by logits (N, K); ``UserError`` for another K, or logits that are not finite."""
