@@ -4,6 +4,7 @@
 >>> plain = anchored.fold(model)  # a plain network again, to deploy
 >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
 >>> result = anchored.evaluate(model, "fashion-mini-known", ood=["digits"])  # of any classifier
+>>> decision = anchored.calibrate(model, held_out, labels)  # thresholds and sets with a bounded error
 """
 
 from __future__ import annotations
@@ -14,17 +15,32 @@ if TYPE_CHECKING:
     from anchored.errors import UserError
     from anchored.method.anchoring import AnchoredModel, anchor
     from anchored.method.folding import fold
+    from anchored.models.decision import Decision
     from anchored.models.folder import load
     from anchored.report.result import Result
+    from anchored.study.calibrate import calibrate
     from anchored.study.evaluate import compare, evaluate
 
-__all__ = ["AnchoredModel", "Result", "UserError", "anchor", "compare", "evaluate", "fold", "load"]
+__all__ = [
+    "AnchoredModel",
+    "Decision",
+    "Result",
+    "UserError",
+    "anchor",
+    "calibrate",
+    "compare",
+    "evaluate",
+    "fold",
+    "load",
+]
 
 _HOMES = {
     "AnchoredModel": "method.anchoring",
+    "Decision": "models.decision",
     "Result": "report.result",
     "anchor": "method.anchoring",
     "UserError": "errors",
+    "calibrate": "study.calibrate",
     "compare": "study.evaluate",
     "evaluate": "study.evaluate",
     "fold": "method.folding",

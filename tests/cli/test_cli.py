@@ -56,7 +56,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["studdy"], "no command 'studdy': there are study, train, evaluate, report, data, doctor, predict, corrupt"),
+        (
+            ["studdy"],
+            "no command 'studdy': there are study, train, evaluate, report, data, doctor, calibrate, predict",
+        ),
         (["study"], "recipe"),
         (["study", "demmo"], "no recipe 'demmo'"),
         (["study", "demo", "--train.epoch", "3"], "train.epoch"),

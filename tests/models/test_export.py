@@ -2,7 +2,9 @@
 
 import builtins
 import json
+import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from anchored.models import export
 from anchored.models import folder as model
 from anchored.models import registry as networks
 from anchored.models.convert import convert
+from anchored.models.decision import Deciding, fit_decision
 from anchored.models.folder import ModelConfig, read_config
+from anchored.models.programs import open_program
 from anchored.store import files
 from anchored.store.layout import Run
 
@@ -319,3 +323,52 @@ def test_a_shared_folder_is_three_files_that_load(run: Run, tmp_path: Path, monk
     loaded: Any = anchored.load(tmp_path / "shared")
     with torch.no_grad():
         assert torch.equal(loaded(loaded.preprocess(images())), expected(run, images()))
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_a_file_decides_as_python_does(
+    run: Run, ending: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Run(Path(shutil.copytree(run.path, tmp_path / "ram")))
+    target = str(tmp_path / f"model{ending}")
+    assert main(["export", str(kept.path), target, "--decide"]) == 2
+    assert "calibrate it first" in capsys.readouterr().err
+    loaded, generator = anchored.load(kept.path), torch.Generator().manual_seed(0)
+    held = torch.randint(256, (200, 3, 24, 24), dtype=torch.uint8, generator=generator)
+    with torch.inference_mode():
+        logits = loaded(CONFIG.preprocess(held))
+    labels = logits.argmax(1)
+    labels[::9] = 0
+    rule = fit_decision(logits, labels, classes=CONFIG.classes, weights=model.weights_digest(kept), error=0.3)
+    rule.save(kept.decision_file)
+    assert main(["export", str(kept.path), target, "--decide"]) == 0
+    assert "Decisions, p-values, scores and probabilities are those of Python" in capsys.readouterr().out
+    program = open_program(Path(target))
+    new = torch.randint(256, (40, 3, 24, 24), dtype=torch.uint8, generator=generator)
+    seen = torch.cat([images(40), new])  # not one that a threshold is the score of, whose sums round either way
+    found, wanted = program(seen), loaded.decide(seen)  # type: ignore[operator]
+    assert isinstance(found, Mapping)
+    assert tuple(found) == ("logits", "probabilities", "score", "p_value", "accepted")
+    assert found["accepted"].bool().equal(wanted.accepted)
+    torch.testing.assert_close(found["probabilities"].double(), wanted.probabilities, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["score"].double(), wanted.score, atol=1e-4, rtol=1e-4)
+    # Logits are sums in another order: an image may change places with a held-out one of nearly its score.
+    torch.testing.assert_close(found["p_value"].double(), wanted.p_value, atol=1.01 / 201, rtol=0)
+    assert anchored.evaluate(program, (images(20), torch.arange(20) % 3), corruptions=(), bootstrap=100, progress=False,
+                             arrays="torch", preprocess=lambda x: x).rows  # fmt: skip
+
+
+def test_only_programs_hold_decisions(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ("model.safetensors", "folder/", "hub:owner/name"):
+        assert main(["export", str(run.path), target, "--decide"]) == 2
+        assert "cannot hold a decision" in capsys.readouterr().err
+
+
+def test_a_decision_that_differs_is_refused(run: Run) -> None:
+    logits = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    rule = fit_decision(logits, logits.argmax(1).roll(1))
+    found = Deciding(nn.Identity(), rule)(logits)
+    export.check_decisions("here", found, rule)
+    for name in ("probabilities", "score", "p_value", "accepted"):
+        with pytest.raises(UserError, match=f"its {name} differs"):
+            export.check_decisions("here", found | {name: found[name].double() + 0.2}, rule)

@@ -260,7 +260,7 @@ def test_only_the_most_foreign_have_cards(tmp_path: Path, monkeypatch: pytest.Mo
 def test_text_is_never_a_formula_of_a_spreadsheet() -> None:
     hostile = [Prediction("=1+1.png", "+x", 0.5, -3.5, 2.0, -0.25, ""), Prediction("a.png", "cat", problem="@x")]
     lines = image_report._csv(hostile).splitlines()[1:]
-    assert lines == ["'=1+1.png,'+x,0.5,-3.5,2.0,-0.25,", "a.png,cat,,,,,'@x"]
+    assert lines == ["'=1+1.png,'+x,0.5,-3.5,2.0,-0.25,,,,", "a.png,cat,,,,,,,,'@x"]
 
 
 # --- The page in a browser

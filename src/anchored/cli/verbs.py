@@ -244,6 +244,61 @@ def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: str = "") -> i
     return 0 if diagnosis.ready else 1
 
 
+def _calibrate(
+    run: str,
+    *,
+    images: str = "",
+    false_alarms: float = 0.05,
+    coverage: float = 0.9,
+    error: float = 0.0,
+    confidence: float = 0.95,
+    score: Literal["energy", "max_softmax", "max_logit", "entropy"] = "energy",
+    sets: Literal["lac", "aps", "raps"] = "lac",
+    by_class: bool = False,
+    seed: int = 0,
+    network: str | None = None,
+) -> None:
+    """Fit, on held-out images, when a network says "unknown", its prediction sets, and its calibrated confidence.
+
+    Args:
+        run: folder of a trained run or converted model
+        images: labelled images that it was neither trained nor tested on - a row of the catalog, class folders, a .csv,
+            an .npz, hf:NAME; by default the training images that data.validation held out
+        false_alarms: share of usual images that may be called unknown for their score, in (0, 1)
+        coverage: share of images whose set holds their class, in (0, 1)
+        error: share of wrong classes among those that are given, in (0, 1); 0 for no such bound
+        confidence: how sure that is, in (0, 1)
+        score: OOD score
+        sets: kind of prediction sets
+        by_class: let the coverage hold for each class
+        seed: of the fifth of the images that fits the temperature
+        network: the network again, where it is python:..., to say that you trust it
+
+    Examples:
+        anchored calibrate runs/ram
+        anchored calibrate runs/ram --images held-out/ --false_alarms 0.01
+        anchored calibrate runs/ram --error 0.05 --sets aps --by_class
+    """
+    from anchored.store.layout import Run
+    from anchored.study.calibrate import calibrate_run
+
+    found = Run(Path(run))
+    rule = calibrate_run(
+        found,
+        images,
+        network=network,
+        false_alarms=false_alarms,
+        coverage=coverage,
+        error=error or None,
+        confidence=confidence,
+        score=score,
+        sets=sets,
+        by_class=by_class,
+        seed=seed,
+    )
+    _say(f"{rule}\nDecision: {found.decision_file.resolve()}")
+
+
 def _predict(
     run: str,
     images: tuple[str, ...],
@@ -378,6 +433,7 @@ def _export(
     force: bool = False,
     public: bool = False,
     zero_reference: bool = False,
+    decide: bool = False,
     network: str | None = None,
 ) -> None:
     """Fold a trained network into a plain one, to a file, or share its folder.
@@ -389,17 +445,30 @@ def _export(
         force: replace a file that is there already
         public: make a new repository on the hub public
         zero_reference: fold a timm:FOLDER about the zero reference, whose logits differ from those of training's
+        decide: an .onnx or .pt2 file also gives probabilities, score, p_value and accepted, as calibrate fitted them
         network: the network again, where it is python:..., to say that you trust it
 
     Examples:
         anchored export runs/ram model.onnx
         anchored export runs/ram model.pt2 --input unit
+        anchored export runs/ram model.onnx --decide
         anchored export runs/ram hub:owner/name
         anchored export runs/ram timm:shared/ram --zero_reference
     """
     from anchored.models.export import export
 
-    _say(export(run, target, takes=input, force=force, public=public, zero_reference=zero_reference, network=network))
+    _say(
+        export(
+            run,
+            target,
+            takes=input,
+            force=force,
+            public=public,
+            zero_reference=zero_reference,
+            network=network,
+            decide=decide,
+        )
+    )
 
 
 def _show_report(folder: Path) -> None:
@@ -426,5 +495,5 @@ def _say(text: object, *, stderr: bool = False) -> None:
 
 VERBS: dict[str, Verb] = {
     verb.__name__.lstrip("_"): verb
-    for verb in (_study, _train, _evaluate, _report, _data, _doctor, _predict, _corrupt, _convert, _export)
+    for verb in (_study, _train, _evaluate, _report, _data, _doctor, _calibrate, _predict, _corrupt, _convert, _export)
 }

@@ -76,11 +76,12 @@ def _apart(name: str, recipe: Recipe) -> None:
     if not catalog.is_user_data(name) and name not in catalog.CATALOG:
         raise UserError(f"validate.ood has '{name}': name rows of the catalog, own images, or {', '.join(OUTLIERS)}")
     for section, others in (("evaluate.ood", recipe.evaluate.ood), ("data.train", (recipe.data.train,))):
-        if other := next((each for each in others if _shared(name, each, recipe.data)), None):
+        if other := next((each for each in others if shares_images(name, each, recipe.data)), None):
             raise UserError(f"validate.ood has {name}, which shares images with {other} of {section}: name another set")
 
 
-def _shared(one: str, other: str, settings: Data) -> bool:
+def shares_images(one: str, other: str, settings: Data) -> bool:
+    """Whether two sets are of the same images, by their names, files and, of own images, content."""
     if one == other or catalog.is_user_data(one) or catalog.is_user_data(other):
         return one == other or datasets.content_hash(one, settings) == datasets.content_hash(other, settings) != ""
     first, second = catalog.get_dataset(one), catalog.get_dataset(other)

@@ -23,6 +23,7 @@ from anchored.method.anchoring import AnchoredModel
 from anchored.method.folding import fold
 from anchored.models import folder as models
 from anchored.models import hub, timm_folder
+from anchored.models.decision import Deciding, Decision
 from anchored.models.folder import ModelConfig
 from anchored.models.model_card import model_card
 from anchored.store.files import atomic_path, save_tensors, write_text
@@ -32,6 +33,8 @@ Input = Literal["uint8", "unit", "normalised"]
 INPUTS: tuple[Input, ...] = ("uint8", "unit", "normalised")
 IMAGES = 16  # photographs that every export is checked on
 TOLERANCE = 1e-4  # of the largest logit: above the rounding of float32 sums in another order, below a wrong weight
+
+_Outputs = dict[str, Tensor]  # "logits" (B,N), and of a file that decides Deciding.OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,14 @@ class Exported:
     scale: float  # largest absolute logit
     images: int
     weights: str = ""  # how the weights of a checkpoint fitted, a table
+    decided: int | None = None  # images of which the file's decision was compared too
 
     def __str__(self) -> str:
         table = f"{self.weights}\n" if self.weights else ""
         return table + (
             f"Written: {self.place}\nChecked on {self.images} images: the logits differ by at most "
             f"{self.difference:.1e} (the largest is {self.scale:.3g})"
+            + ("" if self.decided is None else "\nDecisions, p-values, scores and probabilities are those of Python")
         )
 
 
@@ -100,11 +105,28 @@ def check_logits(place: str, logits: Tensor, expected: Tensor) -> Exported:
     return Exported(place, difference, scale, len(expected))
 
 
-def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
+def check_decisions(place: str, found: _Outputs, rule: Decision) -> None:
+    """Compare a file's outputs with the decision by its own logits; ``UserError`` where rounding to float32 does not
+    explain the difference."""
+    wanted = rule.decide(found["logits"])
+    counted = Deciding(torch.nn.Identity(), rule)(found["logits"])["p_value"]  # off the file's table
+    pairs = {
+        "probabilities": wanted.probabilities,
+        "score": wanted.score,
+        "p_value": counted,
+        "accepted": wanted.accepted,
+    }
+    for name, values in pairs.items():
+        difference = (found[name].double() - values.double()).abs().max().item()
+        if not difference <= TOLERANCE * max(1.0, values.double().abs().max().item()):
+            raise UserError(f"{place}: its {name} differs by {difference:.1e} from Python's, so it was not kept")
+
+
+def _write_onnx(module: nn.Module, example: Tensor, text: dict[str, str], path: Path) -> None:
     require_packages("onnx", "onnxscript", "onnxruntime")
     import_onnxruntime()  # before the exporter can
     program = torch.onnx.export(
-        module, (example,), input_names=["images"], output_names=["logits"],
+        module, (example,), input_names=["images"], output_names=[*_outputs_of(module)],
         dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
     )  # fmt: skip
     assert program is not None
@@ -112,10 +134,15 @@ def _write_onnx(module: Deployed, example: Tensor, text: dict[str, str], path: P
     program.save(path, external_data=False)
 
 
-def _run_onnx(path: Path, images: Tensor, _: nn.Module | str | None) -> Tensor:
+def _outputs_of(module: nn.Module) -> tuple[str, ...]:
+    return Deciding.OUTPUTS if isinstance(module, Deciding) else ("logits",)
+
+
+def _run_onnx(path: Path, images: Tensor, _: nn.Module | str | None) -> _Outputs:
     require_packages("onnxruntime")
     session = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    found = session.run(None, {"images": images.numpy()})
+    return {name.name: torch.from_numpy(each) for name, each in zip(session.get_outputs(), found, strict=True)}
 
 
 def import_onnxruntime() -> Any:
@@ -132,29 +159,29 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _write_pt2(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
+def _write_pt2(module: nn.Module, example: Tensor, text: dict[str, str], path: Path) -> None:
     program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path, extra_files=text)
 
 
-def _run_pt2(path: Path, images: Tensor, _: nn.Module | str | None) -> Tensor:
+def _run_pt2(path: Path, images: Tensor, _: nn.Module | str | None) -> _Outputs:
     # torch.export.load can unpickle what a hostile file holds: this one was written just now, by _write_pt2.
-    logits: Tensor = torch.export.load(path).module()(images)
-    return logits
+    found: Tensor | _Outputs = torch.export.load(path).module()(images)
+    return {"logits": found} if isinstance(found, Tensor) else found
 
 
-def _write_safetensors(module: Deployed, example: Tensor, text: dict[str, str], path: Path) -> None:
+def _write_safetensors(module: nn.Module, example: Tensor, text: dict[str, str], path: Path) -> None:
+    assert isinstance(module, Deployed)
     save_tensors(path, dict(module.network.state_dict()), text)
 
 
-def _run_safetensors(path: Path, images: Tensor, network: nn.Module | str | None) -> Tensor:
+def _run_safetensors(path: Path, images: Tensor, network: nn.Module | str | None) -> _Outputs:
     with torch.inference_mode():
-        logits: Tensor = models.load(path, network=network)(images)
-    return logits
+        return {"logits": models.load(path, network=network)(images)}
 
 
-_Write = Callable[[Deployed, Tensor, dict[str, str], Path], None]  # a module, an example input, text metadata, a path
-_Run = Callable[[Path, Tensor, nn.Module | str | None], Tensor]  # a path, images, ``network`` of :func:`anchored.load`
+_Write = Callable[[nn.Module, Tensor, dict[str, str], Path], None]  # a module, an example input, text metadata, a path
+_Run = Callable[[Path, Tensor, nn.Module | str | None], _Outputs]  # a path, images, ``network`` of anchored.load
 FORMATS: dict[str, tuple[_Write, _Run]] = {
     ".onnx": (_write_onnx, _run_onnx),
     ".pt2": (_write_pt2, _run_pt2),
@@ -180,6 +207,7 @@ def export(
     public: bool = False,
     zero_reference: bool = False,
     network: nn.Module | str | None = None,
+    decide: bool = False,
 ) -> Exported:
     """Write a trained model for use elsewhere, and check it on photographs.
 
@@ -193,9 +221,12 @@ def export(
         public: make a new repository on the hub public.
         zero_reference: fold a ``timm:`` folder about the zero reference; the logits are not those of training's.
         network: see :func:`anchored.load`.
+        decide: bake temperature, OOD score and thresholds of the folder's ``decision.json`` into an ONNX or PT2 file,
+            whose outputs are then those of :class:`~anchored.models.decision.Deciding`.
 
     Raises:
-        UserError: no complete model, an existing target, a missing package, or logits that differ.
+        UserError: no complete model, an existing target, a missing package, or logits that differ; with ``decide`` a
+            model that was not calibrated, or another kind of target.
     """
     to_timm = target.startswith(timm_folder.PREFIX)
     if zero_reference and not to_timm:
@@ -204,7 +235,10 @@ def export(
         )
     if not hub.is_hub_name(target) and not to_timm:
         _is_file(target)  # refused before anything is read
+    if decide and not target.lower().endswith((".onnx", ".pt2")):
+        raise UserError(f"{target} cannot hold a decision: end it with .onnx or .pt2, or leave --decide out")
     model, run = models.load(source, network=network), hub.local_run(source)
+    rule = models.read_decision(run) if decide else None
     if hub.is_hub_name(target):
         with tempfile.TemporaryDirectory() as folder:
             exported = _export_folder(run, model, Path(folder) / run.name, target, network)
@@ -216,7 +250,7 @@ def export(
     if not _is_file(target):
         return _export_folder(run, model, Path(target), target, network)
     with atomic_path(Path(target), force=force) as path:
-        return _export_file(run, model, path, takes, target, network)
+        return _export_file(run, model, path, takes, target, network, rule)
 
 
 def _is_file(target: str) -> bool:
@@ -232,7 +266,13 @@ def _is_file(target: str) -> bool:
 
 
 def _export_file(
-    run: Run, model: nn.Module, path: Path, takes: Input, target: str, network: nn.Module | str | None
+    run: Run,
+    model: nn.Module,
+    path: Path,
+    takes: Input,
+    target: str,
+    network: nn.Module | str | None,
+    rule: Decision | None,
 ) -> Exported:
     ending = path.suffix.lower()
     config, (write, run_file) = models.read_config(run), FORMATS[ending]
@@ -241,15 +281,22 @@ def _export_file(
     raw = sample_photos(config)
     inputs = as_input(raw, config, takes)
     origin = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
-    text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config)})}
+    said = {} if rule is None else {"decision": {**dataclasses.asdict(rule), "scores": len(rule.scores)}}
+    text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config), **said})}
     written = path.with_suffix(ending)  # libraries know their own endings in small letters only
-    write(Deployed(plain, config, takes).eval(), inputs[:2], text, written)
+    deployed = Deployed(plain, config, takes).eval()
+    write(deployed if rule is None else Deciding(deployed, rule).eval(), inputs[:2], text, written)
     # All at once, and one alone: the batch size must be free.
-    logits = [run_file(written, part, network) for part in (inputs, inputs[:1])]
+    parts = [run_file(written, part, network) for part in (inputs, inputs[:1])]
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     written.replace(path)
     with torch.inference_mode():
         expected = model(config.preprocess(raw))
-    return check_logits(target, torch.cat(logits), torch.cat([expected, expected[:1]]))
+    exported = check_logits(target, found["logits"], torch.cat([expected, expected[:1]]))
+    if rule is None:
+        return exported
+    check_decisions(target, found, rule)
+    return dataclasses.replace(exported, decided=len(raw))
 
 
 def _export_folder(run: Run, model: nn.Module, folder: Path, target: str, network: nn.Module | str | None) -> Exported:

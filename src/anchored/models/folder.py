@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,7 @@ from anchored.method.anchoring import AnchoredModel, anchor
 from anchored.method.folding import fold
 from anchored.models import hub, third_party
 from anchored.models import registry as networks
+from anchored.models.decision import Decided, Decision
 from anchored.models.weights import fit_weights
 from anchored.store.files import digest, load_tensors, read_bytes, read_json, save_tensors, write_json
 from anchored.store.layout import Run
@@ -175,9 +177,10 @@ def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Mo
         network: the plain C-channel network, or its name again, where ``model.json`` names one that is code
             (``python:...``), which is never imported because a folder says so.
 
-    The module has two more attributes: ``preprocess`` (:meth:`ModelConfig.preprocess`) turns raw uint8 images into
-    inputs, and ``classes`` names the logits. ``references`` are those of training. Nothing is unpickled. Raises
-    ``UserError`` where the folder holds no complete model, or weights of another network.
+    The module has three more attributes: ``preprocess`` (:meth:`ModelConfig.preprocess`) turns raw uint8 images into
+    inputs, ``classes`` names the logits, and ``decide`` gives the :class:`~anchored.models.decision.Decided` of raw
+    uint8 images, where the folder was calibrated (``anchored calibrate``). ``references`` are those of training.
+    Nothing is unpickled. Raises ``UserError`` where the folder holds no complete model, or weights of another network.
 
     Example:
         >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
@@ -194,7 +197,25 @@ def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Mo
     if isinstance(model, AnchoredModel):
         _set_references(run, model, config, weights.get("references"))
     fit_weights(model, weights, run.weights_file, strict=True)
+    model.__dict__["decide"] = partial(_decide, run, model, config)
     return with_preprocessing(model, config)
+
+
+def _decide(run: Run, model: nn.Module, config: ModelConfig, images: Tensor) -> Decided:
+    """What is decided of raw images (B,C,H,W) uint8 of any size; ``UserError`` where the run was not calibrated."""
+    rule = read_decision(run)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return rule.decide(model(config.preprocess(images.to(device))))
+
+
+def read_decision(run: Run) -> Decision:
+    """The decision in a model's folder; ``UserError`` where there is none, or it is for other weights."""
+    if not run.decision_file.exists():
+        raise UserError(
+            f"{run.path} has no {run.decision_file.name}: calibrate it first (anchored calibrate {run.path})"
+        )
+    return Decision.read(run.decision_file, weights_digest(run))
 
 
 def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:

@@ -28,6 +28,7 @@ from anchored.evaluation.classifier import Classifier
 from anchored.method.anchoring import AnchoredModel
 from anchored.metrics import ood_scores
 from anchored.models import folder as models
+from anchored.models.decision import UNKNOWN, Decided, Decision
 from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import Run
@@ -45,10 +46,13 @@ class Prediction:
 
     file: str
     label: str = ""  # the predicted class
-    confidence: float | None = None  # softmax probability of that class, in [0, 1]
+    confidence: float | None = None  # probability of that class, in [0, 1]; calibrated where there is a decision
     energy: float | None = None  # OOD score, nats; higher = more out-of-distribution
     percentile: float | None = None  # share of the run's test images with a lower energy, per cent
     spread: float | None = None  # standard deviation of the class's probability over references
+    decision: str = ""  # the class, or "unknown"
+    p_value: float | None = None  # share of held-out images with such an OOD score or a higher one, in (0, 1]
+    set: str = ""  # the classes of its prediction set, with "; " between them
     problem: str = ""  # why the image could not be read
 
 
@@ -82,14 +86,14 @@ def predict_images(
 
     Images are preprocessed as in training. The spread of an image is the standard deviation, over
     references, of the probability of its class: over the model's own K references, or over 8 training images where K
-    is 1; a standard network has none. ``network``: see :func:`anchored.load`. Raises ``UserError`` where no image is
-    found or none can be read.
+    is 1; a standard network has none. A run that was calibrated decides too. ``network``: see :func:`anchored.load`.
+    Raises ``UserError`` where no image is found or none can be read, or the decision is for other weights.
     """
     paths = find_images(wanted)
     request = folder / "predictions.json"  # what was asked for: it marks the folder as one of predictions
     files.refuse_foreign_folder(request, "predictions")
     model, config = models.load(run.path, network=network), models.read_config(run)
-    model = model.to(find_device())
+    model, rule = model.to(find_device()), models.read_decision(run) if run.decision_file.exists() else None
     test_energies = _test_energies(run)
     single_reference, spread_note = _single_reference_models(run, model, root)
     index = index_files(paths)
@@ -100,7 +104,7 @@ def predict_images(
     batches = torch.split(everything, batch_size)
     for places, (images, problems) in zip(batches, stream.attempts(batches), strict=True):
         images = images.to(next(model.parameters()).device)
-        predicted = _predictions(model, single_reference, config, images, test_energies)
+        predicted = _predictions(model, single_reference, config, images, test_energies, rule)
         for place, prediction in zip(places.tolist(), predicted, strict=True):
             if problem := problems.get(place - int(places[0]), ""):
                 prediction = Prediction("", problem=problem)
@@ -117,6 +121,7 @@ def predict_images(
     files.remove_unfinished(folder, recursive=False)
     files.write_text(report.table, _csv(predictions))
     notes, title = list(_notes(run, config, test_energies, spread_note)), f"{len(read):,} images seen by {run.name}"
+    notes += [] if rule is None else _promises(rule, [each for _, each in read])
     files.write_text(report.page, render_gallery(title, notes, cards, report.problems, len(read)))
     return report
 
@@ -158,9 +163,11 @@ def _predictions(
     config: models.ModelConfig,
     images: Tensor,
     test_energies: Tensor | None,
+    rule: Decision | None,
 ) -> Iterator[Prediction]:
     """The predictions for images (B,C,H,W), without file names; ``test_energies`` (M,) are sorted."""
     logits, _ = Classifier.of(model, config)(images)
+    decided = logits
     confidence, label = logits.double().softmax(1).max(1)
     energy = ood_scores.energy(logits)
     percentile = spread = None
@@ -171,8 +178,34 @@ def _predictions(
         probabilities = torch.stack([logits.double().softmax(1) for logits in logits_of])  # (K,B,N)
         spread = probabilities[:, torch.arange(len(label)), label].std(dim=0, correction=0)
     numbers = [[None] * len(images) if t is None else t.tolist() for t in (confidence, energy, percentile, spread)]
-    for i, values in zip(label.tolist(), zip(*numbers, strict=True), strict=True):
-        yield Prediction("", config.classes[i], *values)
+    made = [
+        Prediction("", config.classes[i], *values)
+        for i, values in zip(label.tolist(), zip(*numbers, strict=True), strict=True)
+    ]
+    yield from made if rule is None else map(_decided, made, _rows(rule.decide(decided)))
+
+
+def _rows(found: Decided) -> Iterator[tuple[str, float, float, list[str]]]:
+    """Of each image: the class or "unknown", its calibrated confidence, the p-value, the classes of its set."""
+    columns = found.names, found.confidence.tolist(), found.p_value.tolist(), found.set_names
+    return zip(*columns, strict=True)
+
+
+def _decided(prediction: Prediction, row: tuple[str, float, float, list[str]]) -> Prediction:
+    decision, confidence, p_value, names = row
+    return dataclasses.replace(
+        prediction, decision=decision, confidence=confidence, p_value=p_value, set="; ".join(names)
+    )
+
+
+def _promises(rule: Decision, decided: Sequence[Prediction]) -> list[str]:
+    """What the decisions promise, and of which images they do not."""
+    unknown = sum(each.decision == UNKNOWN for each in decided)
+    return [
+        f"{unknown:,} of {len(decided):,} images are unknown. The decision was fitted on {rule.images}, and promises, "
+        "for images that come as those did, the figures that follow. Of other images it promises nothing.",
+        *str(rule).split("\n"),
+    ]
 
 
 def _single_reference_models(run: Run, model: nn.Module, root: Path | None) -> tuple[list[AnchoredModel], str]:

@@ -6,6 +6,7 @@ A study's folder::
     results.csv     all rows; validation.csv those of held-out training images; results.json what they are of
     report.html     figures/  tables/  examples.safetensors
     runs/CELL/      cell.json  made.json  recipe.json  model.json  weights.safetensors  training.csv  state.json
+                    decision.json
                     outputs/*.safetensors  evaluation.json  rows.csv  validation/ (the same on held-out training images)
 """
 
@@ -62,6 +63,7 @@ class Run:
     weights_file = _Entry(
         "weights.safetensors"
     )  # final weights, references; there when training is complete, only then
+    decision_file = _Entry("decision.json")  # thresholds, sets and abstention, fitted on held-out images
     card_file = _Entry("README.md")  # the model card
     checkpoint_file = _Entry("checkpoint.safetensors")  # of an unfinished training; removed when training is complete
     log_file = _Entry("training.csv")  # one line per epoch: loss, accuracy, learning rate, seconds

@@ -122,10 +122,11 @@ def evaluate(
         def begin(run: Run) -> Evaluator:
             return outputs_evaluator(run, found, settings, title, near=near)
     else:
-        takes, model, view = _classifier(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
+        model = given_model(model, test)
+        takes, model, view = _opened(model, checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
         images = opener.open_test()
-        with _modes_kept(model):
+        with modes_kept(model):
             count = logit_count(takes, images)
         known = tuple(classes or getattr(model, "classes", ()))
         opener.keep_test(images, class_names(known, images.classes, count))
@@ -133,20 +134,20 @@ def evaluate(
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
-        weights = _weights_hash(model, version)
+        weights = weights_hash(model, version)
         subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(settings.adaptation))
 
         def begin(run: Run) -> Evaluator:
             return Evaluator(run, subject, opener.sets(near), settings)
 
-    with _modes_kept(model):
+    with modes_kept(model):
         return _measured(begin, folder, progress)
 
 
 # --- What is measured ---------------------------------------------------------------------------------------------
 
 
-def _classifier(
+def _opened(
     model: Any,
     checkpoint: str | Path,
     preprocess: Callable[[Tensor], Tensor] | None,
@@ -162,11 +163,21 @@ def _classifier(
             model, pretrained=library and not checkpoint, checkpoint=checkpoint, size=size, mean=mean, std=std
         )
         return Classifier(opened.run, preprocess or opened.preprocess), opened, opened.input
+    view = InputFormat(3, size) if size else None
+    return given_classifier(model, preprocess, normalisation, arrays), model, view
+
+
+def given_classifier(
+    model: Any,
+    preprocess: Callable[[Tensor], Tensor] | None,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+    arrays: Literal["torch", "numpy"] | None,
+) -> Classifier:
+    """A model as its caller gives it; ``UserError`` where it cannot be called."""
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
-    takes = arrays or ("torch" if isinstance(model, nn.Module) else "numpy")
-    return Classifier(model, prepare, arrays=takes), model, InputFormat(3, size) if size else None
+    return Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,7 @@ class _Normalised:
         return to_input(images, self.mean or (0.0,) * channels, self.std or (1.0,) * channels)
 
 
-def _weights_hash(model: Any, version: str) -> str:
+def weights_hash(model: Any, version: str) -> str:
     """Hash of a module's weights, or what the caller says of a callable; never the same where nothing is said."""
     if isinstance(model, (nn.Module, OpenedModel)):
         return f"{state_digest(model) if isinstance(model, nn.Module) else model.digest}{version}"
@@ -192,7 +203,7 @@ def _weights_hash(model: Any, version: str) -> str:
 
 
 @contextlib.contextmanager
-def _modes_kept(model: Any) -> Iterator[None]:
+def modes_kept(model: Any) -> Iterator[None]:
     """Leave every part of a module in training mode that was."""
     training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
     try:
