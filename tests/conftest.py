@@ -1,6 +1,6 @@
-"""Which tests are slow: they train for long, kill processes or start clusters. ``make test-fast`` leaves them out.
+"""Which tests are slow: they train for long, kill processes, start clusters or load large networks of others.
 
-They go first, the longest files before the others, so that no worker waits for another one's last file in the end.
+``make test-fast`` leaves them out. They go first, the longest files before the others, so that no worker waits for another one's last file in the end.
 """
 
 import itertools
@@ -15,7 +15,8 @@ SLOW = (
     "study/test_workers.py", "study/test_robustness.py", "study/test_lightning.py", "models/test_export.py",
     "study/test_evaluate.py", "training/test_fit.py", "training/test_checkpoints.py", "training/test_ddp.py",
     "test_security.py", "test_fuzz.py", "models/test_architectures.py", "report/test_report.py", "report/test_page.py",
-    "test_evaluate_page.py", "test_examples.py", "study/test_given.py", "test_claims.py",
+    "test_evaluate_page.py", "test_examples.py", "study/test_given.py", "study/test_machines.py", "test_claims.py",
+    "metrics/test_torchmetrics.py", "study/test_calibrate.py", "models/test_sources.py", "models/test_timm_folder.py",
 )  # fmt: skip
 
 
