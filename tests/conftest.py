@@ -1,6 +1,7 @@
 """Which tests are slow: they train for long, kill processes, start clusters or load large networks of others.
 
-``make test-fast`` leaves them out. They go first, the longest files before the others, so that no worker waits for another one's last file in the end.
+``make test-fast`` leaves them out. They go first, the longest files before the others, so that no worker waits for
+another one's last file in the end.
 """
 
 import itertools
