@@ -21,10 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from anchored.data.catalog.registry import get_dataset
+from anchored.data.preprocessing import to_input
 from anchored.errors import UserError
 from anchored.method.anchoring import anchor
 from anchored.models import published, registry
 from anchored.models.published import PUBLISHED, PublishedModel, find_published, load_published
+from anchored.models.sources import open_model
 
 State = dict[str, Tensor]
 WRN, RESNEXT = "wrn-40-2/cifar10/oe", "resnext-29-32x4d/cifar100/augmix"
@@ -218,6 +220,11 @@ def test_it_is_a_network_like_any_other(tmp_path: Path, monkeypatch: pytest.Monk
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(network(images), theirs(images, 100), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(anchor(network).eval()(images), network(images), rtol=1e-4, atol=1e-4)
+    opened = open_model(f"published:{row.name}", pretrained=True)
+    assert opened.classes == row.classes
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    inputs = to_input(pixels, row.mean, row.std)
+    torch.testing.assert_close(opened.run(opened.preprocess(pixels)), theirs(inputs, 100), rtol=1e-4, atol=1e-4)
     other = build(classes=7)
     assert other(images).shape == (2, 7)
     assert other.state_dict()["stem.weight"].equal(theirs.state["conv1.weight"])

@@ -29,6 +29,7 @@ from anchored.models.export import INPUTS, Input, as_input
 from anchored.models.features import head_name
 from anchored.models.folder import ModelConfig
 from anchored.models.programs import ENDINGS, Program, open_program
+from anchored.models.published import find_published
 from anchored.models.weights import WeightsFit, fit_weights, match_weights
 from anchored.store.files import tensors_metadata
 
@@ -346,8 +347,10 @@ def _require(name: str, facts: Mapping[str, Any], keys: Sequence[str]) -> None:
 
 
 def _published_classes(weights: str) -> tuple[str, ...]:
-    """Classes of published weights: torchvision's categories, for timm's 1000 ImageNet's names, else numbers."""
+    """Classes of published weights: a row's, torchvision's categories, ImageNet's names of timm's 1000; or numbers."""
     library, _, name = weights.partition(":")
+    if library == "published":
+        return find_published(weights).classes
     if library == "torchvision":
         from torchvision.models import get_model_weights
 
