@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import anchored
 from anchored.data import datasets
-from anchored.report.result import read_result
+from anchored.report.result import Result
 from anchored.study.lightning import ReportCallback
 
 QUIET: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_two_ranks_write_one_report_of_each_image_once(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").exists()
     alone = ReportCallback(tmp_path / "alone.html", bootstrap=100)
     run_test(alone, loader("fashion-mini-known", 131), Module())
-    assert values(read_result(tmp_path / "kept")) == values(alone.result)
+    assert values(Result(tmp_path / "kept")) == values(alone.result)
 
 
 if __name__ == "__main__":

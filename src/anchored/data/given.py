@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from anchored.data.image_sets import GivenInputs, ImageSet, ImageStream
 from anchored.data.preprocessing import InputFormat, fit_to_input, tensor_to_pil
 from anchored.errors import UserError, first_line
+from anchored.store import files
 
 GivenSet = ImageSet | GivenInputs
 _EXACT = 1e-3  # of a level of 255: floats this near to levels are 8-bit images that somebody divided by 255
@@ -57,10 +57,7 @@ def given_set(source: Any, name: str, classes: Sequence[str], view: InputFormat 
 
 def content_digest(images: GivenSet) -> str:
     """Return 16 hexadecimal digits of the hash of pixels or inputs, labels and class names."""
-    digest = hashlib.sha256(repr((tuple(images.images.shape), images.classes)).encode())
-    for tensor in (images.images, images.labels):
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-    return digest.hexdigest()[:16]
+    return files.tensors_digest({f"images of {images.classes}": images.images, "labels": images.labels})
 
 
 def relabelled(images: Any, classes: tuple[str, ...]) -> Any:
@@ -119,7 +116,7 @@ def _parts(title: str) -> set[str]:
 
 
 def _checked_labels(labels: Any, count: int, name: str) -> Tensor:
-    found = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels).cpu()
+    found = to_tensor(labels)
     whole = not found.is_floating_point() or bool((found == found.round()).all())
     if found.dim() == 2 and found.shape[1] > 1 and bool((found.sum(1) == 1).all()):  # one-hot
         raise UserError(f"labels of {name} are {tuple(found.shape)}, one-hot: give the number of each class instead")
@@ -199,17 +196,18 @@ def _pair(item: Any, name: str, *, labelled: bool) -> tuple[Any, Any]:
 
 
 def _batch_of_one(image: Any) -> Any:
-    return [image] if isinstance(image, Image.Image) else _tensor(image)[None]
+    return [image] if isinstance(image, Image.Image) else to_tensor(image)[None]
 
 
-def _tensor(values: Any) -> Tensor:
+def to_tensor(values: Any) -> Tensor:
+    """Return any framework's array of numbers as a tensor on the CPU."""
     return values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
 
 
 def _from_arrays(images: Any, labels: Any, name: str) -> tuple[Tensor, Tensor | None]:
     try:
-        pixels = _channels_first(_tensor(images))
-        found = None if labels is None else _tensor(labels)
+        pixels = _channels_first(to_tensor(images))
+        found = None if labels is None else to_tensor(labels)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} holds no numbers: {first_line(error)}") from error
     return pixels, found
@@ -220,14 +218,14 @@ def _collected(batches: Iterator[tuple[Any, Any]], name: str, view: InputFormat 
     parts: list[Tensor] = []
     labels: list[Tensor] = []
     for images, label in batches:
-        part = _decoded(images, view) if isinstance(images, list) else _channels_first(_tensor(images))
+        part = _decoded(images, view) if isinstance(images, list) else _channels_first(to_tensor(images))
         part = _resized(part, view) if view and view.size and part.dtype == torch.uint8 else part
         if parts and (part.shape[1:] != parts[0].shape[1:] or part.dtype != parts[0].dtype):
             shapes = " and ".join(str(tuple(each.shape[1:])) for each in (parts[0], part))
             raise UserError(f"{name} has images of several sizes or types, {shapes}: give size=...")
         parts.append(part)
         if label is not None:
-            labels.append(torch.as_tensor(np.asarray(label)).reshape(-1).cpu())
+            labels.append(to_tensor(label).reshape(-1))
     if not parts:
         raise UserError(f"{name} has no images")
     return torch.cat(parts), torch.cat(labels) if labels else None

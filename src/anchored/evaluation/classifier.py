@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anchored.data.given import to_tensor
 from anchored.data.preprocessing import to_input
 from anchored.errors import UserError, first_line
 from anchored.method.anchoring import AnchoredModel
@@ -101,8 +101,8 @@ class Classifier:
 
 def as_tensor(values: Any) -> Tensor:
     """Return any framework's array of numbers as a tensor, float32 unless they are whole, on the CPU."""
-    found = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
-    return (found.float() if found.is_floating_point() else found).detach().cpu()
+    found = to_tensor(values)
+    return found.float() if found.is_floating_point() else found
 
 
 def are_probabilities(outputs: Tensor) -> bool:

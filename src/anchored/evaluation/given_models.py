@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from anchored.evaluation.evaluator import Evaluator, Progress, Subject
 from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
 from anchored.evaluation.sets import GivenSets, NamedSets
 from anchored.models.sources import OpenedModel, open_model
+from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.devices import find_device
 
@@ -37,7 +37,7 @@ def given_evaluator(
     progress: Progress = lambda share, what: None,
     root: Path | None = None,
 ) -> Evaluator:
-    """The evaluator of a given model. ``UserError`` where it cannot be opened, or does not fit the test images."""
+    """The evaluator of a given model; ``UserError`` where it cannot be opened."""
     if cell.given.outputs:
         return outputs_evaluator(run, _outputs(cell.given.outputs), settings, cell.title, cell.data.train, (), progress)
     opened = opened_model(cell.given)
@@ -49,9 +49,15 @@ def given_evaluator(
     subject = Subject(
         cell.data.train, cell.title, GIVEN, opened.digest, lambda: _classifier(opened, cell), features=features
     )
-    classes = datasets.dataset_row(cell.data.train, cell.data).classes
-    class_names(opened.classes, classes, logit_count(subject.load(), sets.open(cell.data.train, "test")))
     return Evaluator(run, subject, sets, settings, progress)
+
+
+def check_given(evaluator: Evaluator, cell: GivenCell) -> None:
+    """Try a given model on one test image; ``UserError`` where it does not fit the test images."""
+    if evaluator.given is None:
+        classes = datasets.dataset_row(cell.data.train, cell.data).classes
+        count = logit_count(evaluator.subject.load(), evaluator.images.open(cell.data.train, "test"))
+        class_names(opened_model(cell.given).classes, classes, count)
 
 
 @lru_cache(maxsize=4)
@@ -112,7 +118,13 @@ def outputs_evaluator(
 ) -> Evaluator:
     """The evaluator of outputs that somebody computed: all sets that are among them; ``test``: the test set's name."""
     settings = outputs.settings(settings)
-    weights = _outputs_hash(outputs)
+    every = {
+        f"{name} {kind}": tensor
+        for name, found in outputs.sets.items()
+        for kind, tensor in vars(found).items()
+        if tensor is not None
+    }
+    weights = files.tensors_digest(every)
     known = (*catalog.CATALOG, *OUTLIERS)
     own = [name for name in (*settings.ood, *settings.adaptation) if name not in known]
     counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
@@ -122,15 +134,6 @@ def outputs_evaluator(
     kept = outputs.sets["test"].features is not None
     subject = Subject(test, title, GIVEN, weights, _no_model, features=kept)
     return Evaluator(run, subject, sets, settings, progress, given=outputs)
-
-
-def _outputs_hash(outputs: GivenOutputs) -> str:
-    digest = hashlib.sha256()
-    for name, found in sorted(outputs.sets.items()):
-        digest.update(name.encode())
-        for tensor in (found.logits, found.labels, found.features):
-            digest.update(b"" if tensor is None else tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _no_model() -> Classifier:

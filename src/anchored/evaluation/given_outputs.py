@@ -122,11 +122,11 @@ def _outputs(where: str, parts: Mapping[str, Any], name: str) -> Outputs:
 
 
 def _labels(where: str, name: str, tensors: Mapping[str, Tensor], logits: Tensor) -> Tensor:
-    labels = tensors.get("labels")
-    if labels is None or name.startswith("ood-"):
-        if not name.startswith("ood-"):
-            raise UserError(f"{where} has no labels")
+    if name.startswith("ood-"):
         return torch.zeros(len(logits), dtype=torch.int64)
+    labels = tensors.get("labels")
+    if labels is None:
+        raise UserError(f"{where} has no labels")
     if labels.shape != (len(logits),) or bool((labels != labels.round()).any()):
         raise UserError(f"{where} has labels {tuple(labels.shape)} for {len(logits)} images: one whole number each")
     low, high = int(labels.min()), int(labels.max())

@@ -104,13 +104,21 @@ class SmoothECE(_Pooled):
 
 
 class _Detection(_Pooled):
-    """A metric of the detection of out-of-distribution images by their scores."""
+    """A metric of the detection of out-of-distribution images by their scores. Arguments: :class:`SmoothECE`."""
 
+    metric: str  # its key in ``registry.OOD_METRICS``
     scores: list[Tensor]
     out: list[Tensor]
 
-    def __init__(self, name: str, interval: bool, replicates: int, level: float, seed: int, **options: Any) -> None:
-        super().__init__(name, interval, replicates, level, seed, **options)
+    def __init__(
+        self,
+        interval: bool = False,
+        replicates: int = REPLICATES,
+        level: float = LEVEL,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(self.metric, interval, replicates, level, seed, **options)
         self.add_state("scores", default=[], dist_reduce_fx="cat")
         self.add_state("out", default=[], dist_reduce_fx="cat")
 
@@ -140,33 +148,15 @@ class _Detection(_Pooled):
 class AUROC(_Detection):
     """Area under the ROC curve of OOD detection, in [0, 1]; see ``detection.auroc``. Arguments: :class:`SmoothECE`."""
 
+    metric = "auroc"
     higher_is_better = True
-
-    def __init__(
-        self,
-        interval: bool = False,
-        replicates: int = REPLICATES,
-        level: float = LEVEL,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__("auroc", interval, replicates, level, seed, **options)
 
 
 class FPR95(_Detection):
     """False positive rate at 95 % TPR of OOD detection, in [0, 1]; see ``detection.fpr_at_tpr``."""
 
+    metric = "fpr95"
     higher_is_better = False
-
-    def __init__(
-        self,
-        interval: bool = False,
-        replicates: int = REPLICATES,
-        level: float = LEVEL,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__("fpr95", interval, replicates, level, seed, **options)
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

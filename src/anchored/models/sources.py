@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,7 +30,7 @@ from anchored.models.folder import ModelConfig
 from anchored.models.programs import ENDINGS, Program, open_program
 from anchored.models.published import find_published
 from anchored.models.weights import WeightsFit, fit_weights, match_weights
-from anchored.store.files import tensors_metadata
+from anchored.store.files import tensors_digest, tensors_metadata
 
 WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _IMAGENET = 1000  # logits of weights whose classes are taken for ImageNet-1k's, in the order of their WordNet ids
@@ -382,9 +381,5 @@ def _imagenet() -> Any:
 
 
 def state_digest(module: nn.Module) -> str:
-    """First 16 hexadecimal digits of the SHA-256 of a module's weights and buffers: names, types, shapes, values."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return hashed.hexdigest()[:16]
+    """First 16 hexadecimal digits of the SHA-256 of a module's weights and buffers."""
+    return tensors_digest(module.state_dict())

@@ -104,10 +104,3 @@ class ShownTable:
         context = {"column_groups": column_groups, "is_continuation": is_continuation}
         macros: Any = template("table.html.jinja").make_module(context)
         return str(macros.show_table(self.table))
-
-
-def read_result(folder: str | Path) -> Result:
-    """The result in the folder of a study or an evaluation. ``UserError`` where there are no rows."""
-    result = Result(Path(folder))
-    read_summary(StudyFolder(result.folder))
-    return result

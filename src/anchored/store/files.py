@@ -15,7 +15,7 @@ import stat
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -195,6 +195,17 @@ def read_bytes(path: Path) -> bytes:
 def digest(content: bytes) -> str:
     """First 16 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of tensors: names, types, shapes and values, by name."""
+    import torch
+
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:16]
 
 
 def expand_home(name: str | Path) -> Path:

@@ -11,6 +11,7 @@ A study's folder::
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +80,20 @@ class Run:
     def refuse_foreign(self) -> None:
         """``UserError`` where the folder holds files, but not those of a training."""
         files.refuse_foreign_folder(self.cell_file, "a training")
+
+    def claim(self, settings: Any, as_now: Callable[[Any], Any], what: str, advice: str) -> None:
+        """Claim the folder for what the settings describe; ``UserError`` where it holds something else.
+
+        ``as_now`` turns settings that were found there into what this version would have written; ``what`` and
+        ``advice`` are words of the refusal.
+        """
+        with files.os_errors_as_user_errors(self.path, "read"):
+            claimed = self.cell_file.exists()
+        if not claimed:
+            self.refuse_foreign()
+            files.write_json(self.cell_file, settings)
+        elif difference := first_difference(as_now(files.read_json(self.cell_file)), settings):
+            raise UserError(f"{self.path} holds another {what} ({difference}): {advice}")
 
     def refuse_removed(self) -> None:
         """``UserError`` where the folder of a training that is under way was removed or emptied."""

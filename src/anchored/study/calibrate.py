@@ -19,14 +19,13 @@ from anchored.data.preprocessing import InputFormat
 from anchored.errors import UserError
 from anchored.evaluation import holdout
 from anchored.evaluation.classifier import Classifier
-from anchored.evaluation.given_models import class_names, logit_count
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.inference import Outputs, Pass, compute_outputs
 from anchored.models import folder as models
 from anchored.models.decision import Decision, fit_decision
 from anchored.store import files
 from anchored.store.layout import Run
-from anchored.study.evaluate import given_classifier, modes_kept, weights_hash
+from anchored.study.evaluate import given_classifier, modes_kept, open_named, weights_hash
 from anchored.training.devices import find_device
 
 
@@ -70,10 +69,8 @@ def calibrate(
     """
     takes = given_classifier(model, preprocess, (mean, std), arrays)
     opener = SetOpener(images if labels is None else (images, labels), InputFormat(3, size) if size else None)
-    opened = opener.open_test()
+    opened, names = open_named(takes, model, opener, classes)
     with modes_kept(model):
-        count = logit_count(takes, opened)
-        names = class_names(tuple(classes or getattr(model, "classes", ())), opened.classes, count)
         found = _outputs(takes, relabelled(opened, names), batch_size)
     return fit_decision(
         found.logits, found.labels, classes=names, weights=weights_hash(model, version), images=opener.name,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anchored.config.recipe import Recipe, canonical
 from anchored.config.settings import GIVEN, Evaluation, Given, Grid
 from anchored.config.validation import parse
+from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
 from anchored.evaluation import suites
@@ -117,31 +118,20 @@ def evaluate(
     if outputs is None and (model is None or test is None):
         raise UserError("evaluate takes a model and its test images, or outputs")
     if outputs is not None:
-        found, title = given_outputs(outputs), name or "outputs"
-
-        def begin(run: Run) -> Evaluator:
-            return outputs_evaluator(run, found, settings, title, near=near)
+        evaluator = outputs_evaluator(Run(Path()), given_outputs(outputs), settings, name or "outputs", near=near)
     else:
-        model = given_model(model, test)
-        takes, model, view = _opened(model, checkpoint, preprocess, (mean, std), size, arrays)
+        takes, model, view = _opened(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
-        images = opener.open_test()
-        with modes_kept(model):
-            count = logit_count(takes, images)
-        known = tuple(classes or getattr(model, "classes", ()))
-        opener.keep_test(images, class_names(known, images.classes, count))
+        opener.keep_test(*open_named(takes, model, opener, classes))
         settings = opener.with_sets(settings, ood, adaptation)
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
         weights = weights_hash(model, version)
         subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(settings.adaptation))
-
-        def begin(run: Run) -> Evaluator:
-            return Evaluator(run, subject, opener.sets(near), settings)
-
+        evaluator = Evaluator(Run(Path()), subject, opener.sets(near), settings)
     with modes_kept(model):
-        return _measured(begin, folder, progress)
+        return _measured(evaluator, folder, progress)
 
 
 # --- What is measured ---------------------------------------------------------------------------------------------
@@ -178,6 +168,16 @@ def given_classifier(
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
     return Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
+
+
+def open_named(
+    takes: Classifier, model: Any, opener: SetOpener, classes: Sequence[str]
+) -> tuple[LabelledImages | GivenInputs, tuple[str, ...]]:
+    """The labelled images of an opener, and the names of the logits; one image is passed through the model."""
+    images = opener.open_test()
+    with modes_kept(model):
+        count = logit_count(takes, images)
+    return images, class_names(tuple(classes or getattr(model, "classes", ())), images.classes, count)
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,11 @@ def _folder(folder: str | Path | None) -> StudyFolder:
     return study
 
 
-def _measured(begin: Callable[[Run], Evaluator], folder: str | Path | None, progress: bool) -> Result:
+def _measured(evaluator: Evaluator, folder: str | Path | None, progress: bool) -> Result:
     """Measure in a folder, unless that was done, and write its rows; ``UserError`` before anything is written."""
-    begin(Run(Path())).sets()  # unknown corruptions are refused here
+    evaluator.sets()  # unknown corruptions are refused here
     study = _folder(folder)
-    evaluator = begin(study.run("given"))
+    evaluator.run = study.run("given")
     subject, made = evaluator.subject, {"started": provenance.now(), **provenance.provenance()}
     given = {subject.architecture: Given(model="python")}
     recipe = Recipe(name="evaluation", data=evaluator.images.data, grid=Grid(networks=(), given=given))

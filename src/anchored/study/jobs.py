@@ -26,7 +26,7 @@ from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import Evaluator, Progress, Split, evaluator_of
 from anchored.evaluation.given_models import given_evaluator
 from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
-from anchored.store import files, layout
+from anchored.store import files
 from anchored.store.layout import Run
 from anchored.study import provenance
 from anchored.training import fit
@@ -85,12 +85,8 @@ def claim(run: Run, cell: Job) -> bool:
     """Claim a folder for a cell; whether there is nothing to train (left). ``UserError`` where it holds another."""
     if isinstance(cell, Cell):
         return fit.claim_run(run, cell)
-    settings = json.loads(canonical(cell))
-    if not run.cell_file.exists():
-        run.refuse_foreign()
-        files.write_json(run.cell_file, settings)
-    elif difference := layout.first_difference(files.read_json(run.cell_file), settings):
-        raise UserError(f"{run.path} holds another model ({difference}): choose another folder, or another title")
+    advice = "choose another folder, or another title"
+    run.claim(json.loads(canonical(cell)), lambda found: found, "model", advice)
     return True
 
 

@@ -20,7 +20,7 @@ from anchored.config.trust import refuse_code
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
-from anchored.evaluation.given_models import TEST
+from anchored.evaluation.given_models import TEST, check_given
 from anchored.method.collectives import from_rank_zero
 from anchored.report import page as report
 from anchored.store import files, layout
@@ -248,7 +248,7 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     _refuse_other_study(folder, recipe)
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):
-            jobs.evaluator(folder.run(cell.name), cell, recipe.evaluate, root=root)
+            check_given(jobs.evaluator(folder.run(cell.name), cell, recipe.evaluate, root=root), cell)
     return recipe
 
 

@@ -26,7 +26,7 @@ from anchored.method.collectives import from_rank_zero, get_rank
 from anchored.method.hard_delta import Residuals
 from anchored.models import folder as models
 from anchored.models import initialisation
-from anchored.store import files, layout
+from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training import interruption, optimiser
 from anchored.training.checkpoints import TensorCheckpoints
@@ -111,16 +111,11 @@ def train(
 
 def claim_run(run: Run, cell: Cell) -> bool:
     """Claim a folder for a cell; whether the cell is trained. ``UserError`` where it holds another one, or no cell."""
-    settings = json.loads(canonical(cell))
-    with files.os_errors_as_user_errors(run.path, "read"):
-        claimed = run.cell_file.exists()
-    if not claimed:
-        run.refuse_foreign()
-        files.write_json(run.cell_file, settings)
-        return run.weights_file.exists()
-    there = json.loads(canonical(Cell.parse(files.read_json(run.cell_file), run.cell_file)))
-    if difference := layout.first_difference(there, settings):
-        raise UserError(f"{run.path} holds another training ({difference}): choose another folder")
+
+    def as_now(found: Any) -> Any:
+        return json.loads(canonical(Cell.parse(found, run.cell_file)))
+
+    run.claim(json.loads(canonical(cell)), as_now, "training", "choose another folder")
     return run.weights_file.exists()
 
 
