@@ -332,6 +332,17 @@ class Evaluation:
     """Severities of each corruption, 1 to 5."""
     adaptation: tuple[str, ...] = ()
     """Rows of the catalog that a linear probe on frozen features is trained on."""
+    held_out: str = ""
+    """Labelled images that no network was trained or tested on, which decisions are fitted on: a row of the catalog or
+    own images. Empty takes the training images that data.validation held out; without any, decisions are not measured.
+    """
+    false_alarms: ProperShare = 0.05
+    """Share of usual images that may be called unknown for their score; in (0, 1)."""
+    coverage: ProperShare = 0.9
+    """Share of images whose prediction set is to hold their class; in (0, 1)."""
+    error: ProperShare = 0.05
+    """Share of wrong classes among those that are given, by abstaining; in (0, 1). With too few held-out images to show
+    it nothing abstains."""
     batch_size: Count = 500
     """Images a forward pass."""
     bootstrap: Replicates = 1000

@@ -23,7 +23,7 @@ from anchored.data.synthetic_ood import OUTLIERS, make_ood
 from anchored.errors import UserError, is_out_of_memory
 from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
-from anchored.evaluation.given_outputs import GivenOutputs
+from anchored.evaluation.given_outputs import HELD_OUT, GivenOutputs
 from anchored.evaluation.inference import Outputs, Pass
 from anchored.evaluation.sets import NamedSets
 from anchored.metrics import intervals
@@ -70,6 +70,7 @@ class Subject:
     tail_weight: float | None = None
     seed: int = 0
     features: bool = True  # whether its penultimate features are kept though no probe needs them
+    held_out: bool = False  # whether a share of the training images was kept from it
 
 
 @dataclass
@@ -106,6 +107,14 @@ class Evaluator:
             self.split, self.subject.test, self.split, features=self.subject.features or bool(self.settings.adaptation)
         )
 
+    def held_out(self) -> EvaluationSet | None:
+        """The images that decisions are fitted on; None where there are none, or they are what is measured."""
+        if self.split != "test":
+            return None
+        if name := self.settings.held_out:
+            return EvaluationSet(HELD_OUT, name, "all")
+        return EvaluationSet(HELD_OUT, self.subject.test, "validation") if self.subject.held_out else None
+
     def corrupted(self, corruption: str, severity: int) -> EvaluationSet:
         """The same images under a corruption."""
         file = f"corruption-{corruption}-{severity}"
@@ -127,6 +136,7 @@ class Evaluator:
         splits: tuple[Literal["train", "test"], ...] = ("train", "test") if self.split == "test" else ("train",)
         return [
             self.clean(),
+            *filter(None, [self.held_out()]),
             *(self.corrupted(name, severity) for severity in settings.severities for name in self.corruptions),
             *map(self.outside, settings.ood),
             *(self.task(name, split) for name in settings.adaptation for split in splits),
@@ -299,6 +309,7 @@ def evaluator_of(
         cell.mask_probability if cell.protocol == "ram" else None,
         cell.tail_weight or None,
         cell.seed,
+        held_out=cell.data.validation > 0,
     )
     sets = NamedSets(cell.data, datasets.input_format(cell.data), root)
     return Evaluator(run, subject, sets, settings, progress, split)

@@ -127,6 +127,7 @@ def outputs_evaluator(
     weights = files.tensors_digest(every)
     known = (*catalog.CATALOG, *OUTLIERS)
     own = [name for name in (*settings.ood, *settings.adaptation) if name not in known]
+    own += filter(None, [settings.held_out])
     counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
     own += [test] * (test not in known and not catalog.is_user_data(test))
     hashes = dict.fromkeys(own, weights)

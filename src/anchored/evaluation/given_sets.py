@@ -17,6 +17,7 @@ from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation.given_models import TEST
+from anchored.evaluation.given_outputs import HELD_OUT
 from anchored.evaluation.sets import GivenSets
 
 Sets = Mapping[str, Any] | Sequence[str]
@@ -36,6 +37,7 @@ class SetOpener:
     names: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,6 +56,21 @@ class SetOpener:
     def keep_test(self, images: LabelledImages | GivenInputs, classes: tuple[str, ...]) -> None:
         """Keep the test images, their labels counted through the network's ``classes``."""
         self._keep(self.name, "test", relabelled(images, classes))
+        self.classes = classes
+
+    def with_held_out(self, settings: Evaluation, source: Any) -> Evaluation:
+        """Open labelled images that decisions are fitted on, if any; the settings with their name.
+
+        ``UserError`` where they are the test images.
+        """
+        if source is None:
+            return settings
+        name = str(source) if isinstance(source, (str, Path)) else HELD_OUT
+        images = relabelled(self._open(source, name, "all"), self.classes)
+        self._keep(name, "all", images)
+        if name == self.name or self.hashes.get(name, 0) == self.hashes.get(self.name):
+            raise UserError("held_out are the test images: decisions are fitted on images that are not measured")
+        return replace(settings, held_out=name)
 
     def with_sets(self, settings: Evaluation, ood: Sets, tasks: Sets) -> Evaluation:
         """Open the other sets; the settings with their titles."""

@@ -31,10 +31,13 @@ class NamedSets:
     logits: tuple[str, ...] = ()  # names of the logits, where they are not those of the test set's classes
 
     def open(self, name: str, split: str) -> LabelledImages | GivenInputs:
-        """The images of a split: "train", "test", "validation", or "ood"; shrunken as the settings say."""
+        """The images of a split: "train", "test", "validation", "ood", or "all", which is held-out images of another
+        set, their labels the test set's; shrunken as the settings say."""
         tested = name == self.data.train and split == "test"
-        split = "all" if tested and self.whole else split
-        images = datasets.open_set(name, split, self.data, self.view, self.root, minimum=FEWEST)
+        shown = "all" if tested and self.whole else split
+        images: LabelledImages = datasets.open_set(name, shown, self.data, self.view, self.root, minimum=FEWEST)
+        if split == "all":
+            images = relabelled(images, self.logits or datasets.dataset_row(self.data.train, self.data).classes)
         return relabelled(images, self.logits) if tested and self.logits else images
 
     def open_corrupted(self, archive: str, corruption: str, severity: int) -> LabelledImages:

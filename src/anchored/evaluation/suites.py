@@ -21,8 +21,11 @@ from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
+from anchored.evaluation.decisions import decisions
 from anchored.evaluation.evaluator import Evaluator, archive_of, corruptions_of
+from anchored.evaluation.holdout import shares_images
 from anchored.evaluation.inference import Outputs, load_or_compute
+from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind, refuse_no_energy
 from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures
@@ -44,8 +47,6 @@ ADAPTED = {  # image metric -> its name in rows
     "smooth_ece": "linear_probe_ece",
     "smooth_ece_old": "linear_probe_ece_old",
 }
-OOD_KINDS = ("near", "far", "synthetic")
-NORMALISED = 1e-3  # logits whose log-sum-exp is this near to zero are logarithms of probabilities
 EXAMPLES = 8  # images of each kind kept for the report
 
 
@@ -64,10 +65,8 @@ def clean(evaluator: Evaluator) -> Iterator[Row]:
 
 def corruption(evaluator: Evaluator) -> Iterator[Row]:
     """Accuracy and both smooth ECEs under each corruption and severity, and their means: C and C̄ are two sets."""
-    for family, sign in (("c", "C"), ("c-bar", "C̄")):
-        kinds = [name for name in evaluator.corruptions if family in CORRUPTIONS[name].families]
-        if kinds and evaluator.settings.severities:
-            yield from _corrupted(evaluator, f"{evaluator.images.title(evaluator.subject.test)}-{sign}", kinds)
+    for dataset, kinds in families(evaluator).items():
+        yield from _corrupted(evaluator, dataset, kinds)
 
 
 def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iterator[Row]:
@@ -76,17 +75,11 @@ def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iter
     Where all of C are measured (19, or 18 of grey images), "mean-15" is the mean without the extra ones. A mean over
     corruptions is the mean of the figures, not the figure of the pooled images.
     """
-    severities = evaluator.settings.severities
-    grid = [(severity, kind) for severity in severities for kind in kinds]
+    grid = corruption_grid(evaluator, kinds)
     outputs = [evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid]
     images, n = [per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
     main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
-    means = {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})}
-    averaged = [(severity, name) for name in means for severity in (*severities, None)]
-    shares = torch.zeros(len(grid), len(averaged), dtype=torch.float64)
-    for column, (severity, name) in enumerate(averaged):
-        chosen = [i for i, (at, kind) in enumerate(grid) if severity in (at, None) and kind in means[name]]
-        shares[chosen, column] = 1 / len(chosen)
+    averaged, shares = averages(grid, {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})})
     for metric in CORRUPTED:
         weighted = [IMAGE_METRICS[metric](each) for each in images]
 
@@ -106,13 +99,10 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     if not evaluator.settings.ood:
         return
     inside = evaluator.outputs(evaluator.clean()).logits
-    if evaluator.settings.score == "energy" and bool((inside.logsumexp(1).abs() < NORMALISED).all()):
-        raise UserError(
-            "the logits are logarithms of probabilities, which hold no energy: give another score, such as max_softmax"
-        )
+    refuse_no_energy(evaluator, inside)
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
-    places = _means_by_kind(evaluator)
+    places = means_by_kind(evaluator)
     titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
     for score, function in SCORES.items():
         for metric in DETECTION:
@@ -127,14 +117,6 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
             found = evaluator.estimate("ood", figures, statistic, sizes)
             for title, pair, each in zip(titles, pairs, found, strict=True):
                 yield evaluator.row(metric, each, title, sum(pair), score=score)
-
-
-def _means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
-    """Data set of a mean's rows -> places of its sets: near, far and synthetic ones ("mean-near" ...), and all."""
-    names = evaluator.settings.ood
-    kinds = [evaluator.images.kind(name) for name in names]
-    means = {f"mean-{kind}": [i for i, each in enumerate(kinds) if each == kind] for kind in OOD_KINDS}
-    return {**{name: some for name, some in means.items() if some}, "mean": list(range(len(names)))}
 
 
 def adaptation(evaluator: Evaluator) -> Iterator[Row]:
@@ -191,7 +173,7 @@ def _some(outputs: Outputs, places: Tensor) -> Outputs:
     return Outputs(outputs.logits[places], outputs.labels[places], _features(outputs)[places])
 
 
-SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
+SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation, decisions)
 
 
 def measure(evaluator: Evaluator) -> list[Row]:
@@ -231,7 +213,13 @@ def is_evaluated(evaluator: Evaluator) -> bool:
 
 def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     settings, images = evaluator.settings, evaluator.images
-    names = [name for name in (evaluator.subject.test, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
+    names = [
+        evaluator.subject.test,
+        *settings.ood,
+        *settings.adaptation,
+        *[settings.held_out] * bool(settings.held_out),
+    ]
+    names = [name for name in names if name not in OUTLIERS]
     own = {name: content for name in names if (content := images.content(name))}
     made = {"weights": evaluator.subject.weights, "settings": json.loads(canonical(settings))}
     return {**made, "own": own} if own else made
@@ -255,6 +243,13 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         datasets.learnable_row(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
+    if held_out := settings.held_out:
+        if shares_images(held_out, row.name, recipe.data):
+            raise UserError(
+                f"evaluate.held_out is {held_out}, which shares images with {row.name}: decisions are fitted on images "
+                "that are neither trained nor tested on"
+            )
+        needed.append((held_out, "all"))
     first = [(row.name, "train"), (row.name, "test")] if learned else [(row.name, "all")]
     for name, split in [*first, *needed]:
         datasets.check_readable(name, split, recipe.data, root)

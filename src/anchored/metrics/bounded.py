@@ -17,6 +17,10 @@ FEW = 10.0
 """Errors below which replicates do not know their own spread: about its s.d., 1 / √(4 · 10), is 16 %."""
 
 
+RATES = ("accuracy", "false_alarm_rate", "detection_rate", "set_coverage", "accepted")
+"""Plain shares of the images of a set."""
+
+
 class Figure(NamedTuple):
     """One value that gets an interval: its metric, the images behind it, and whether it is a mean of such values.
 
@@ -48,7 +52,7 @@ def effective_size(figure: Figure, value: float, draws: Tensor) -> float:
     it is not trusted beyond what ``_size_near_ends`` gives.
     """
     size = float(min(figure.sizes))
-    if figure.metric == "accuracy" and not figure.mean:
+    if figure.metric in RATES and not figure.mean:
         return size
     mean, variance = float(draws.mean()), float(draws.var(correction=0))
     limit = _size_near_ends(figure, value)

@@ -15,7 +15,7 @@ from scipy.special import gammaln, ndtr, stdtr, stdtrit, xlogy  # scipy.stats ta
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics.bounded import Figure, bounded_interval, plain_figures
+from anchored.metrics.bounded import RATES, Figure, bounded_interval, plain_figures
 from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 
@@ -35,7 +35,8 @@ GAPS = ("smooth_ece", "smooth_ece_old", "ece")
 """Metrics that sum absolute gaps: biased upwards, their replicates twice as much, since noise never cancels."""
 
 
-BOUNDED = ("accuracy", "auroc", "fpr95", "aupr")
+AREAS = ("auroc", "aupr", "aurc", "augrc", "aurc_scaled", "scod_aurc", "misclassification_auroc")
+BOUNDED = (*RATES, "fpr95", "accepted_error", *AREAS)
 """Rates and areas under curves, in [0, 1]."""
 
 

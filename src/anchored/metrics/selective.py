@@ -6,6 +6,7 @@ All raise ``UserError`` for other values or shapes. Legend: N images; α the err
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,10 +14,13 @@ from scipy.special import bdtr, betaincinv
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics.weighted import check_values
+from anchored.metrics.weighted import BLOCK, check_values
 
 START = 10
 """The tests of ``selective_threshold`` begin where a tenth of the images is accepted, or as many as α and δ need."""
+
+
+_EULER = 0.5772156649015329  # −digamma(1)
 
 
 class Selected(NamedTuple):
@@ -55,6 +59,65 @@ def augrc(confidence: Tensor, correct: Tensor) -> float:
     """
     errors = _running_errors(confidence, correct)
     return float((errors.sum() - errors[-1] / 2) / len(errors) ** 2)
+
+
+class RankingCurve:
+    """The weighted form of ``aurc``, ``augrc`` and the AUROC of confidence against errors, from one sort.
+
+    Weights (R, N), each row's total positive -> (R, 3), in that order. Weights w stand for w images of one confidence
+    each, whole or not: the sum over them of (E + e j / w) / (W + j), j = 1 ... w, is e + (E − e W / w) (H(W + w) −
+    H(W)), with H(x) = digamma(x + 1) + γ, the harmonic numbers. The AUROC (detection of errors by low confidence;
+    Hendrycks & Gimpel 2017, https://arxiv.org/abs/1610.02136) is 1/2 where all images are right, or all wrong.
+    """
+
+    def __init__(self, confidence: Tensor, correct: Tensor) -> None:
+        confidence, wrong = _checked(confidence, correct)
+        values, self.order = (-confidence).sort(stable=True)
+        self.wrong = wrong[self.order]
+        self.ends = torch.diff(values, append=values.new_full((1,), math.inf)).nonzero()[:, 0]  # of tied ones the last
+
+    def __call__(self, weights: Tensor) -> Tensor:
+        """Values (R, 3) of weights (R, N)."""
+        return torch.cat([self._block(part) for part in torch.split(weights, max(1, BLOCK // weights.shape[1]))])
+
+    def _block(self, weights: Tensor) -> Tensor:
+        ordered = weights[:, self.order]
+        accepted = ordered.cumsum(1)[:, self.ends]
+        running = (ordered * self.wrong).cumsum(1)[:, self.ends]
+        count, errors = _steps(accepted), _steps(running)
+        total, wrong, share = accepted[:, -1], running[:, -1], errors / count.clamp(min=1e-300)
+        before, harmonic = running - errors, torch.digamma(accepted + 1)
+        steps = torch.diff(harmonic, prepend=harmonic.new_full((len(harmonic), 1), -_EULER))
+        aurc = (errors + (before - share * (accepted - count)) * steps).sum(1) / total
+        augrc = (count * (before + errors / 2)).sum(1) / total**2
+        a = 1 - wrong / total
+        mixed = (a > 0) & (a < 1)
+        auroc = 1 - (augrc - (1 - a) ** 2 / 2) / torch.where(mixed, a * (1 - a), 1)
+        return torch.stack([aurc, augrc, torch.where(mixed, auroc, 0.5)], dim=1)
+
+
+def _steps(running: Tensor) -> Tensor:
+    return torch.diff(running, prepend=torch.zeros_like(running[:, :1]))
+
+
+def weighted_scod_aurc(in_scores: Tensor, correct: Tensor, out_scores: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The area under the risk-coverage curve of test images and out-of-distribution ones, half and half, as a metric of
+    weights (R, N), (R, M) -> (R,): an error is a test image of a wrong class, or any out-of-distribution one, accepted.
+
+    ``in_scores`` (N,), ``out_scores`` (M,): OOD scores, the lowest accepted first. Each set weighs one half whatever
+    its size, so that sets compare. At best, all outside images last and no other error, (1 − ln 2) / 2 = 0.15.
+    "SCOD": Xia & Bouganis 2022, https://arxiv.org/abs/2207.07517
+    """
+    inside, outside = check_values(in_scores, "in_scores"), check_values(out_scores, "out_scores")
+    wrong = torch.zeros(len(outside), dtype=torch.float64, device=correct.device)
+    curve = RankingCurve(-torch.cat([inside, outside.to(inside.device)]), torch.cat([correct.double(), wrong]))
+
+    def metric(in_weights: Tensor, out_weights: Tensor) -> Tensor:
+        each = (in_weights.shape[1] + out_weights.shape[1]) / 2
+        halves = [each * weights / weights.sum(1, keepdim=True) for weights in (in_weights, out_weights)]
+        return curve(torch.cat(halves, dim=1))[:, 0]
+
+    return metric
 
 
 def _running_errors(confidence: Tensor, correct: Tensor) -> Tensor:

@@ -49,6 +49,10 @@ def evaluate(
     corruptions: str | Sequence[str] = "c",
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     adaptation: Mapping[str, Any] | Sequence[str] = (),
+    held_out: Any = None,
+    false_alarms: float = Evaluation.false_alarms,
+    coverage: float = Evaluation.coverage,
+    error: float = Evaluation.error,
     name: str = "",
     classes: Sequence[str] = (),
     preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -85,6 +89,9 @@ def evaluate(
         corruptions: names of corruptions, or families: c, c15, c-bar; empty for none.
         severities: of 1 to 5.
         adaptation: title -> (train, test) of another task, each as ``test``, for a linear probe; or catalog names.
+        held_out: labelled images, as ``test``, that the model was neither trained nor tested on: decisions are fitted on
+            them, and measured on all other sets. Without, they are not measured.
+        false_alarms, coverage, error: what decisions promise; see :func:`anchored.models.decision.fit_decision`.
         name: what the model is called in rows and tables; by default its class's name.
         classes: names of the logits in their order; by default ``model.classes``, else those of ``test``. Sets that
             name theirs otherwise ordered are brought into this order by name.
@@ -112,6 +119,7 @@ def evaluate(
     """
     kinds = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
     asked = {"corruptions": kinds, "severities": tuple(severities), "score": score, "batch_size": batch_size}
+    asked |= {"false_alarms": false_alarms, "coverage": coverage, "error": error}
     settings: Evaluation = parse(Evaluation, {**asked, "bootstrap": bootstrap, "seed": seed}, "evaluate")
     if score not in SCORES:
         raise UserError(f"score is '{score}': there are {', '.join(SCORES)}")
@@ -123,7 +131,7 @@ def evaluate(
         takes, model, view = _opened(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
         opener.keep_test(*open_named(takes, model, opener, classes))
-        settings = opener.with_sets(settings, ood, adaptation)
+        settings = opener.with_held_out(opener.with_sets(settings, ood, adaptation), held_out)
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))

@@ -1,0 +1,167 @@
+"""What deciding is worth: the rule of the held-out images, and what it does on each set, as metrics of weights.
+
+The rule is fitted once; intervals are over the images that it meets then, resampled as for all other figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from anchored.config.settings import Evaluation
+from anchored.errors import UserError
+from anchored.evaluation.evaluator import Evaluator
+from anchored.evaluation.inference import Outputs
+from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind, refuse_no_energy
+from anchored.metrics.bounded import Figure, plain_figures
+from anchored.metrics.calibration import weighted_smooth_ece
+from anchored.metrics.classification import per_image
+from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.selective import RankingCurve, weighted_scod_aurc
+from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric, weighted_mean
+from anchored.models.decision import Decided, Decision, fit_decision
+from anchored.store.rows import Row
+
+RANKING = ("aurc", "augrc", "misclassification_auroc")
+SCALED = ("smooth_ece_scaled", "nll_scaled", "aurc_scaled")
+DECIDED = ("false_alarm_rate", "set_coverage", "set_size")
+ABSTAINING = ("accepted", "accepted_error")
+
+Measured = tuple[tuple[str, ...], Callable[[Tensor], Tensor]]
+"""Names of Q metrics, and a function of weights (R,N) to their values (R,Q)."""
+
+
+def fitted_rule(held_out: Outputs, settings: Evaluation) -> Decision | None:
+    """The rule of held-out images; without abstention where its error cannot be shown with them, and None where they
+    are too few for anything."""
+    for error in (settings.error, None):
+        with contextlib.suppress(UserError):
+            return fit_decision(
+                held_out.logits,
+                held_out.labels,
+                false_alarms=settings.false_alarms,
+                coverage=settings.coverage,
+                error=error,
+                score=settings.score,
+                seed=settings.seed,
+            )
+    return None
+
+
+def measures(found: Outputs, rule: Decision | None, scaled: tuple[str, ...]) -> list[Measured]:
+    """What is measured on labelled images: how confidence ranks them, and, with a rule, what it decides and what its
+    temperature does (``scaled``, of ``SCALED``)."""
+    images = per_image(found.logits, found.labels)
+    parts: list[Measured] = [(RANKING, RankingCurve(images.confidence, images.correct))]
+    if rule is not None:
+        parts += [_decided(found, rule), _after_temperature(found, rule.temperature.value, scaled)]
+    return parts
+
+
+def _decided(found: Outputs, rule: Decision) -> Measured:
+    decided = rule.decide(found.logits)
+    columns = [
+        alarms(rule, decided),
+        decided.sets.gather(1, found.labels[:, None].long())[:, 0].double(),
+        decided.sets.sum(1).double(),
+    ]
+    if rule.abstention is None:
+        return DECIDED, lambda weights: weights @ torch.stack(columns, 1) / weights.sum(1, keepdim=True)
+    wrong = decided.accepted & (decided.labels != found.labels)
+    values = torch.stack([*columns, decided.accepted.double(), wrong.double()], 1)
+
+    def shares(weights: Tensor) -> Tensor:
+        means = weights @ values / weights.sum(1, keepdim=True)
+        means[:, -1] /= means[:, -2].clamp(min=1e-300)  # of those given a class; of none, none is wrong
+        return means
+
+    return (*DECIDED, *ABSTAINING), shares
+
+
+def alarms(rule: Decision, decided: Decided) -> Tensor:
+    """Which images (N,) are unknown for their score, 1 or 0, float64."""
+    return (decided.score > rule.alarm.threshold).double()
+
+
+def _after_temperature(found: Outputs, temperature: float, names: tuple[str, ...]) -> Measured:
+    images = per_image(found.logits.double() / temperature, found.labels)
+    ranking = RankingCurve(images.confidence, images.correct)
+    each: dict[str, WeightedMetric] = {
+        "smooth_ece_scaled": weighted_smooth_ece(images.confidence, images.correct),
+        "nll_scaled": weighted_mean(images.log_loss),
+        "aurc_scaled": lambda weights: ranking(weights)[:, 0],
+    }
+    return names, lambda weights: torch.stack([each[name](weights) for name in names], dim=1)
+
+
+def decisions(evaluator: Evaluator) -> Iterator[Row]:
+    """How confidence ranks right before wrong answers; with held-out images also what the rule that they give decides:
+    false alarms, sets, abstention, detection, and figures after their temperature."""
+    held_out, tested = evaluator.held_out(), evaluator.outputs(evaluator.clean())
+    rule = None
+    if held_out is not None:
+        refuse_no_energy(evaluator, tested.logits)
+        rule = fitted_rule(evaluator.outputs(held_out), evaluator.settings)
+    title, n = evaluator.images.title(evaluator.subject.test), len(tested.labels)
+    for names, statistic in measures(tested, rule, SCALED):
+        found = evaluator.estimate("images", plain_figures(names, n), statistic, [n])
+        for name, each in zip(names, found, strict=True):
+            yield evaluator.row(name, each, title, n)
+    for dataset, kinds in families(evaluator).items():
+        yield from _decided_under(evaluator, dataset, kinds, rule)
+    if evaluator.settings.ood:
+        yield from _decided_outside(evaluator, tested, rule)
+
+
+def _decided_under(evaluator: Evaluator, dataset: str, kinds: Sequence[str], rule: Decision | None) -> Iterator[Row]:
+    """The means over corruptions of what is decided."""
+    grid = corruption_grid(evaluator, kinds)
+    outputs = [evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid]
+    averaged, shares = averages(grid, {"mean": kinds})
+    n = len(outputs[0].labels)
+    for parts in zip(*(measures(each, rule, SCALED[:1]) for each in outputs), strict=True):
+        names = parts[0][0]
+
+        def statistic(weights: Tensor, parts: Sequence[Measured] = parts) -> Tensor:
+            single = torch.stack([each(weights) for _, each in parts], dim=2)  # (R, metrics, sets)
+            return (single @ shares).flatten(1)
+
+        figures = [Figure(name, (n,), mean=True) for name in names for _ in averaged]
+        found = iter(evaluator.estimate("images", figures, statistic, [n]))
+        for name in names:
+            for severity, mean in averaged:
+                yield evaluator.row(name, next(found), dataset, n, severity=severity, corruption=mean)
+
+
+def _decided_outside(evaluator: Evaluator, tested: Outputs, rule: Decision | None) -> Iterator[Row]:
+    """What of each OOD set is called unknown for its score, and risk and coverage with its images mixed in."""
+    outputs = [evaluator.outputs(evaluator.outside(name)) for name in evaluator.settings.ood]
+    places, sizes = means_by_kind(evaluator), [len(tested.labels), *(len(each.labels) for each in outputs)]
+    titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
+    groups = [*([i] for i in range(len(outputs))), *places.values()]
+    right = per_image(tested.logits, tested.labels).correct
+    metrics: list[tuple[str, str, list[WeightedOODMetric]]] = [
+        ("scod_aurc", score, [weighted_scod_aurc(of(tested.logits), right, of(each.logits)) for each in outputs])
+        for score, of in SCORES.items()
+    ]
+    if rule is not None:
+        found = [weighted_mean(alarms(rule, rule.decide(each.logits))) for each in outputs]
+        metrics.append(("detection_rate", rule.alarm.score, [_of_outside(each) for each in found]))
+    for name, score, weighted in metrics:
+
+        def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
+            single = torch.stack([metric(inner, own) for metric, own in zip(each, outer, strict=True)], dim=1)
+            return torch.stack([single[:, some].mean(1) for some in groups], dim=1)
+
+        behind = [sum(sizes[1 + i] for i in some) + sizes[0] * (name == "scod_aurc") for some in groups]
+        figures = [Figure(name, (n,), mean=len(some) > 1) for n, some in zip(behind, groups, strict=True)]
+        intervals = evaluator.estimate("ood", figures, statistic, sizes)
+        for title, n, each in zip(titles, behind, intervals, strict=True):
+            yield evaluator.row(name, each, title, n, score=score)
+
+
+def _of_outside(metric: WeightedMetric) -> WeightedOODMetric:
+    return lambda inner, outer: metric(outer)
