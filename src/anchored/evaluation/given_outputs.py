@@ -1,8 +1,8 @@
 """Outputs that another program computed: logits, labels and features of each set, from files or arrays.
 
 Sets have the names of the files in a run's folder ``outputs``: ``test``, ``held-out`` (what decisions are fitted on),
-``corruption-NAME-SEVERITY``, ``ood-NAME``, ``features-NAME-train`` and ``features-NAME-test`` (for a linear probe on the
-task NAME). A file is
+``corruption-NAME-SEVERITY``, ``ood-NAME``, ``features-NAME-train`` and ``features-NAME-test`` (for a linear probe on
+the task NAME). A file is
 
 - ``.npz`` or ``.safetensors``: arrays ``logits`` (M,N), ``labels`` (M,) and perhaps ``features`` (M,D); in npz perhaps
   ``classes`` (N,), their names;

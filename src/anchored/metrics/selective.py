@@ -80,10 +80,25 @@ class RankingCurve:
         """Values (R, 3) of weights (R, N)."""
         return torch.cat([self._block(part) for part in torch.split(weights, max(1, BLOCK // weights.shape[1]))])
 
-    def _block(self, weights: Tensor) -> Tensor:
+    def risk(self, weights: Tensor, coverage: Tensor) -> Tensor:
+        """The risk (R, Q) at each coverage (Q,) in (0, 1]: the share of errors among the so many most confident."""
+        accepted, running = self._running(weights)
+        accepted, running = (torch.nn.functional.pad(each, (1, 0)) for each in (accepted, running))
+        wanted = coverage * accepted[:, -1:]
+        place = torch.searchsorted(accepted, wanted).clamp(1, accepted.shape[1] - 1)
+        (low, high), (before, after) = (
+            (each.gather(1, place - 1), each.gather(1, place)) for each in (accepted, running)
+        )
+        part = ((wanted - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
+        return (before + part * (after - before)) / wanted
+
+    def _running(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights, and those of errors, of each confidence and all higher ones: two (R, L)."""
         ordered = weights[:, self.order]
-        accepted = ordered.cumsum(1)[:, self.ends]
-        running = (ordered * self.wrong).cumsum(1)[:, self.ends]
+        return ordered.cumsum(1)[:, self.ends], (ordered * self.wrong).cumsum(1)[:, self.ends]
+
+    def _block(self, weights: Tensor) -> Tensor:
+        accepted, running = self._running(weights)
         count, errors = _steps(accepted), _steps(running)
         total, wrong, share = accepted[:, -1], running[:, -1], errors / count.clamp(min=1e-300)
         before, harmonic = running - errors, torch.digamma(accepted + 1)

@@ -261,34 +261,43 @@ class Summary:
         wanted = replace(variant, protocol="anchored", alpha=None)
         return wanted if variant.protocol == "ram" and wanted in self.variants else None
 
-    def difference(self, variant: Variant, measure: Measure, base: Variant | None = None) -> Difference | None:
+    def difference(
+        self, variant: Variant, measure: Measure, base: Variant | None = None, family: tuple[Measure, ...] = ()
+    ) -> Difference | None:
         """A variant against another, by default its base; None where there is nothing to compare.
 
-        The p-value is corrected for all differences in the headline's measures against the same kind of base; with
-        another OOD score, for those of all scores.
+        The p-value is corrected for all differences in the measures of ``family`` against the same kind of base; by
+        default those of the headline, or with another OOD score those of all scores.
         """
         base = base or self.base(variant)
         if base is None or base == variant:
             return None
-        return self._differences[base == self.base(variant), measure in self.measures].get((variant, measure))
+        family = family or (self.measures if measure in self.measures else self._by_score)
+        key = (base == self.base(variant), family)
+        if key not in self._differences:
+            self._differences[key] = self._tested(*key)
+        return self._differences[key].get((variant, measure))
 
     @cached_property
-    def _differences(self) -> dict[tuple[bool, bool], dict[tuple[Variant, Measure], Difference]]:
-        """By (against standard or against anchored, the headline's measures or every OOD score)."""
-        by_score = [replace(m, score=score) for m in self.measures if m.score for score in self.scores]
-        families = {}
-        for against_standard in (True, False):
-            base_of = self.base if against_standard else self.unmasked
-            pairs = [(v, base) for v in self.variants if (base := base_of(v)) and base != v]
-            for headline, measures in ((True, self.measures), (False, by_score)):
-                family = {
-                    (v, m): difference
-                    for v, base in pairs
-                    for m in measures
-                    if (difference := compare_estimates(self.measured(v, m), self.measured(base, m), self._replicates))
-                }
-                families[against_standard, headline] = holm_corrected(family)
-        return families
+    def _by_score(self) -> tuple[Measure, ...]:
+        return tuple(replace(m, score=score) for m in self.measures if m.score for score in self.scores)
+
+    @cached_property
+    def _differences(self) -> dict[tuple[bool, tuple[Measure, ...]], dict[tuple[Variant, Measure], Difference]]:
+        return {}  # filled by ``difference``
+
+    def _tested(self, against_standard: bool, family: tuple[Measure, ...]) -> dict[tuple[Variant, Measure], Difference]:
+        """All differences of one family, against standard or against anchored, corrected together."""
+        base_of = self.base if against_standard else self.unmasked
+        pairs = [(v, base) for v in self.variants if (base := base_of(v)) and base != v]
+        return holm_corrected(
+            {
+                (v, m): difference
+                for v, base in pairs
+                for m in family
+                if (difference := compare_estimates(self.measured(v, m), self.measured(base, m), self._replicates))
+            }
+        )
 
     def _replicates(self, row: Row) -> Tensor | None:
         """The bootstrap replicates (R,) of a row, if its run's folder has those of exactly these rows."""

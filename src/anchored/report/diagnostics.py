@@ -16,15 +16,20 @@ from anchored.metrics.bounded import wilson_interval
 from anchored.metrics.calibration import smooth_ece
 from anchored.metrics.classification import per_image
 from anchored.metrics.detection import auroc
+from anchored.metrics.intervals import resample
 from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.selective import RankingCurve
 from anchored.report.comparison import Summary, Variant
 from anchored.report.figures import architecture_suffix
-from anchored.report.style import NEUTRAL, WIDTH, Picture, blank_figure, variant_style
+from anchored.report.style import NEUTRAL, WIDTH, Picture, blank_figure, legend, variant_style
 from anchored.report.tables import display_name
 from anchored.store import files as disk
 from anchored.store.layout import Run
 
 BINS = 15  # bins of the reliability diagrams, as many as ECE's
+COVERAGES = torch.linspace(0.02, 1, 50, dtype=torch.float64)  # of the risk-coverage curves
+MIXED = "half out-of-distribution images"
+RESAMPLES = 200  # behind their bands
 MIN_BIN_IMAGES = 5  # bins with fewer images are not drawn: their accuracy is too uncertain
 
 Edges = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -40,7 +45,8 @@ def _exist(run: Run, names: list[str]) -> bool:
     return bool(names) and all(run.outputs_file(name).exists() for name in names)
 
 
-def _seed_text(summary: Summary, variants: list[Variant]) -> str:
+def seed_text(summary: Summary, variants: list[Variant]) -> str:
+    """Which seed the shown networks are of."""
     seeds = sorted({summary.run_of(variant)[1] for variant in variants})
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"the smallest seed of each ({', '.join(map(str, seeds))})"
 
@@ -74,15 +80,23 @@ def _conditions(summary: Summary) -> dict[str, list[str]]:
     return conditions
 
 
-def reliability_figure(summary: Summary, architecture: str) -> Picture | None:
-    """Accuracy against confidence, clean and at the highest severity; None where no outputs are stored."""
-    variants = summary.of(architecture)
-    measured = {
+Pooled = dict[tuple[str, Variant], Confidences]
+"""(What is pooled, variant) -> its images."""
+
+
+def pooled_outputs(summary: Summary, architecture: str) -> Pooled:
+    """Of each variant of which outputs are stored: clean images, and the corrupted ones of the highest severity."""
+    return {
         (title, variant): confidences
         for title, names in _conditions(summary).items()
-        for variant in variants
+        for variant in summary.of(architecture)
         if (confidences := pooled_confidences(summary.run_of(variant)[0], names))
     }
+
+
+def reliability_figure(summary: Summary, architecture: str, measured: Pooled) -> Picture | None:
+    """Accuracy against confidence, clean and at the highest severity; None where no outputs are stored."""
+    variants = summary.of(architecture)
     titles = list(dict.fromkeys(title for title, _ in measured))
     shown = [variant for variant in variants if any((title, variant) in measured for title in titles)]
     if not titles:
@@ -107,7 +121,7 @@ def reliability_figure(summary: Summary, architecture: str) -> Picture | None:
         f"95 % Wilson intervals over its images (bins of {MIN_BIN_IMAGES} images or more); shading: the gap to perfect "
         "calibration (the diagonal). Below: share of images per bin, dotted: mean confidence. "
         f"{'; '.join(f'n = {size:,} ({title})' for title, size in sizes.items())}. "
-        f"One network each: {_seed_text(summary, [v for _, v in measured])}. Smooth ECE is that of the images shown."
+        f"One network each: {seed_text(summary, [v for _, v in measured])}. Smooth ECE is that of the images shown."
     )
     alt = f"Reliability diagrams of {architecture}: " + "; ".join(
         f"{v.title}, {title}, smooth ECE {images.smooth_ece:.3f}" for (title, v), images in measured.items()
@@ -194,10 +208,64 @@ def scores_figure(summary: Summary, architecture: str) -> Picture | None:
     caption = (
         f"{architecture}, score: {summary.score.replace('_', ' ')}. Grey: {len(inside):,} test images of "
         f"{summary.trained_on}; coloured: the set named at the left; each of the same area, the 0.5 % ends of "
-        f"all scores cut off. One network each: {_seed_text(summary, shown)}; AUROC without interval (see the table)."
+        f"all scores cut off. One network each: {seed_text(summary, shown)}; AUROC without interval (see the table)."
     )
     alt = f"Histograms of the {summary.score} score of {architecture}: test images against {len(sets)} other sets."
     return Picture(f"scores{architecture_suffix(summary, architecture)}", figure, alt, caption)
+
+
+def risk_figure(summary: Summary, architecture: str, pooled: Pooled) -> Picture | None:
+    """Risk-coverage curves on clean and corrupted images, and with OOD images mixed in; None without outputs."""
+    curves = {(title, v): RankingCurve(each.confidence, each.correct) for (title, v), each in pooled.items()}
+    weights = {key: torch.ones(len(pooled[key].correct), dtype=torch.float64) for key in curves}
+    for variant in summary.of(architecture):
+        if mixed := _mixed(summary, variant, pooled.get(("clean", variant))):
+            curves["half out-of-distribution images", variant], weights["half out-of-distribution images", variant] = (
+                mixed
+            )
+    titles = list(dict.fromkeys(title for title, _ in curves))
+    if not titles:
+        return None
+    figure = blank_figure(WIDTH, 3.6)
+    panels = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axes, title in zip(panels, titles, strict=True):
+        for (other, variant), curve in curves.items():
+            if other == title:
+                _draw_risk(axes, summary, variant, curve, weights[other, variant])
+        axes.set(xlabel="Coverage: images accepted (%)", title=title, xlim=(0, 100))
+        axes.set_ylim(bottom=0)
+    panels[0].set_ylabel("Risk: errors among them (%)")
+    legend(figure, panels[0])
+    caption = (
+        f"{architecture}. The most confident images are accepted first (where out-of-distribution images, each of them "
+        f"an error, are mixed in, those of the lowest {summary.score.replace('_', ' ')} score). Bands: middle 95 % of "
+        f"{RESAMPLES} resamples of the images. One network each: {seed_text(summary, [v for _, v in curves])}."
+    )
+    return Picture(
+        f"risk{architecture_suffix(summary, architecture)}", figure, f"Risk-coverage curves of {architecture}.", caption
+    )
+
+
+def _mixed(summary: Summary, variant: Variant, clean: Confidences | None) -> tuple[RankingCurve, Tensor] | None:
+    """Test images and those of all OOD sets, half and half by weight, the lowest score first; and the weights."""
+    run, _ = summary.run_of(variant)
+    pairs = [pair for name in ood_titles(summary) if (pair := score_pair(summary, run, name))]
+    if clean is None or not pairs:
+        return None
+    scores = [pairs[0][0], *(outside for _, outside in pairs)]
+    shares = [1.0, *([1 / len(pairs)] * len(pairs))]
+    weights = [torch.full((len(each),), share / len(each)).double() for each, share in zip(scores, shares, strict=True)]
+    correct = torch.cat([clean.correct, *(torch.zeros(len(each)) for each in scores[1:])])
+    return RankingCurve(-torch.cat(scores), correct), torch.cat(weights)
+
+
+def _draw_risk(axes: Axes, summary: Summary, variant: Variant, curve: RankingCurve, weights: Tensor) -> None:
+    style, generator = variant_style(summary, variant), torch.Generator().manual_seed(0)
+    x, risk = (100 * COVERAGES).tolist(), 100 * curve.risk(weights[None], COVERAGES)[0]
+    counts = torch.cat([resample(len(weights), 1, generator, "cpu") for _ in range(RESAMPLES)])
+    low, high = 100 * curve.risk(counts * weights, COVERAGES).quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+    axes.fill_between(x, low.tolist(), high.tolist(), color=style.color, alpha=0.15, linewidth=0)
+    axes.plot(x, risk.tolist(), color=style.color, linestyle=style.linestyle, label=variant.title)
 
 
 def _draw_histogram(axes: Axes, pair: tuple[Tensor, Tensor] | None, edges: Edges, color: str) -> None:
@@ -278,8 +346,11 @@ def _image_grid(name: str, rows: list[tuple[str, Tensor]], columns: list[str], c
 def diagnostic_figures(summary: Summary) -> Iterator[Picture]:
     """The figures made from the outputs and example images that are stored."""
     for architecture in summary.architectures:
-        if reliability := reliability_figure(summary, architecture):
+        pooled = pooled_outputs(summary, architecture)
+        if reliability := reliability_figure(summary, architecture, pooled):
             yield reliability
+        if summary.sets("aurc") and (risk := risk_figure(summary, architecture, pooled)):
+            yield risk
         if summary.sets("auroc") and (scores := scores_figure(summary, architecture)):
             yield scores
     yield from example_figures(summary)

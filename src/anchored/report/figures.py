@@ -30,7 +30,7 @@ def axis_title(metric: str) -> str:
     return METRICS[metric].title + " (%)" * METRICS[metric].percent
 
 
-def _plot_severities(
+def plot_severities(
     axes: Axes, summary: Summary, family: Family, architecture: str, metric: str, corruption: str, clean: str = "clean"
 ) -> list[Estimate | None]:
     """Plot each variant's clean estimate, then one per severity; the estimates."""
@@ -57,7 +57,7 @@ def severity_figure(summary: Summary, family: Family, architecture: str) -> Pict
     panels = figure.subplots(1, 2)
     plotted = list[Estimate | None]()
     for axes, metric in zip(panels, CURVES, strict=True):
-        plotted += _plot_severities(axes, summary, family, architecture, metric, MEAN)
+        plotted += plot_severities(axes, summary, family, architecture, metric, MEAN)
         better = "higher" if METRICS[metric].higher_is_better else "lower"
         title = f"{METRICS[metric].title} ({better} is better)"
         axes.set(xlabel="Corruption severity", ylabel=axis_title(metric), title=title)
@@ -81,7 +81,7 @@ def corruptions_figure(summary: Summary, family: Family, architecture: str, metr
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False)
     plotted = list[Estimate | None]()
     for axes, name in zip(panels.flat, names, strict=False):
-        plotted += _plot_severities(axes, summary, family, architecture, metric, name, clean="0")
+        plotted += plot_severities(axes, summary, family, architecture, metric, name, clean="0")
         (low, high), least = axes.get_ylim(), MIN_SPAN[metric]
         if high - low < least:
             axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)

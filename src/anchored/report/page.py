@@ -1,6 +1,6 @@
 """The report: one self-contained page, and its figures and tables as files beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import yaml
 from anchored.report import cached, formats, narrative, style
 from anchored.report.choice import choice_figure, choice_tables, find_choices
 from anchored.report.comparison import Summary, read_summary
+from anchored.report.decisions import decision_tables, decision_text, promise_figures
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
@@ -40,6 +41,10 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
      "Davis & Goadrich 2006", "https://doi.org/10.1145/1143844.1143874"),
     ("Energy score", "Minus the log-sum-exp of the logits; higher is more out-of-distribution.",
      "Liu et al. 2020", "https://arxiv.org/abs/2010.03759"),
+    ("Decisions", "Thresholds, prediction sets and abstention, fitted on held-out images with a bounded error.",
+     "Angelopoulos & Bates 2023", "https://arxiv.org/abs/2107.07511"),
+    ("AURC, AUGRC", "Area under the share of errors (AUGRC: of all images, wrong and accepted) by images accepted.",
+     "Traub et al. 2024", "https://arxiv.org/abs/2407.01032"),
     ("Adaptation", "Accuracy of a linear classifier trained on the frozen features for another task.",
      "Kornblith et al. 2019", "https://arxiv.org/abs/1805.08974"),
     ("Interval over images", "Middle 95 % of the figure over resamples of the test images (bootstrap).",
@@ -51,6 +56,7 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 
 
 SHOWN = ("choice", "paper_")  # starts of the names of the tables that the terminal shows after the headline
+FOLDED_DECISIONS = ("decisions_severity", "decisions_detection_rate", "decisions_scod_aurc")
 OPEN_READINGS = 4  # with more comparisons in words than this, those of RAM against anchored are folded away
 
 
@@ -70,6 +76,7 @@ class Section:
     id: str
     title: str
     blocks: tuple[Block, ...]
+    text: tuple[str, ...] = ()  # paragraphs above them
 
 
 def write(folder: StudyFolder) -> Path:
@@ -89,7 +96,13 @@ def write(folder: StudyFolder) -> Path:
     for picture in saved:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
-    tables = [*result_tables(summary), *choice_tables(choices), *paper_tables(summary), *published_tables(summary)]
+    tables = [
+        *result_tables(summary),
+        *decision_tables(summary),
+        *choice_tables(choices),
+        *paper_tables(summary),
+        *published_tables(summary),
+    ]
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -102,7 +115,7 @@ def write(folder: StudyFolder) -> Path:
 
 def draw_pictures(summary: Summary) -> Iterator[Picture]:
     """All figures of a study but those of a choice, within ``style.drawing``."""
-    for figures in (radar_figures, sweep_figures, severity_figures, diagnostic_figures):
+    for figures in (radar_figures, sweep_figures, severity_figures, promise_figures, diagnostic_figures):
         yield from figures(summary)
 
 
@@ -115,7 +128,7 @@ def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence
         folded=len(readings) > OPEN_READINGS and any(reading.masking for reading in readings),
         caution=narrative.caution(summary), notes=list(narrative.notes(summary)),
         headline=next(table for table in tables if table.name == "headline"),
-        sections=[section for section in _sections(pictures, tables) if section.blocks],
+        sections=[section for section in _sections(summary, pictures, tables) if section.blocks],
         column_groups=formats.column_groups, is_continuation=formats.is_continuation,
         recipe=yaml.safe_dump(summary.recipe, sort_keys=False, allow_unicode=True),
         made=[(str(key), str(value)) for key, value in summary.made.items() if value not in ("", None)],
@@ -124,7 +137,7 @@ def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence
     )  # fmt: skip
 
 
-def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iterator[Section]:
+def _sections(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iterator[Section]:
     def named(prefix: str) -> list[str]:
         return [table.name for table in tables if table.name.startswith(prefix)]
 
@@ -133,8 +146,8 @@ def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iter
         listed = tuple(t for name in table for t in tables if t.name == name)
         return [Block(shown, listed, folded)] if shown or listed else []
 
-    def section(name: str, title: str, *blocks: list[Block]) -> Section:
-        return Section(name, title, tuple(block for group in blocks for block in group))
+    def section(name: str, title: str, *blocks: list[Block], text: Iterable[str] = ()) -> Section:
+        return Section(name, title, tuple(block for group in blocks for block in group), tuple(text))
 
     yield section("paper", "Beside the paper", block(table=named("paper_")))
     yield section("published", "Beside published figures", block(table=named("published_")))
@@ -160,5 +173,15 @@ def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iter
         "Calibration",
         block("reliability"),
         block(table=("clean",), folded="All figures on clean test images"),
+    )
+    folded = [name for name in named("decisions_") if name.startswith(FOLDED_DECISIONS)]
+    yield section(
+        "decisions",
+        "Deciding",
+        block("promises"),
+        block(table=[name for name in named("decisions_") if name not in (*folded, "decisions_ranking")]),
+        block("risk", table=("decisions_ranking",)),
+        block(table=folded, folded="By severity, and by out-of-distribution set"),
+        text=decision_text(summary),
     )
     yield section("examples", "What the networks saw", block("examples-corruptions", "examples-ood"))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from anchored.errors import UserError
 from anchored.report import page, style
 from anchored.report.comparison import Summary, read_summary
+from anchored.report.decisions import decision_tables
 from anchored.report.formats import column_groups, is_continuation, markdown
 from anchored.report.table import Table
 from anchored.report.tables import result_tables
@@ -57,7 +58,7 @@ class Result:
 
     def tables(self) -> list[Table]:
         """All tables of the page."""
-        return list(result_tables(self._summary))
+        return [*result_tables(self._summary), *decision_tables(self._summary)]
 
     def table(self, name: str = "headline") -> ShownTable:
         """One table: its text in a terminal, HTML in a notebook. ``name``: as the files in ``tables/``."""

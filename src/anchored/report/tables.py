@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from anchored.config.settings import GIVEN
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate
-from anchored.report.comparison import MEAN, OOD_MEANS, Family, Summary, Variant
+from anchored.report.comparison import MEAN, OOD_MEANS, Family, Measure, Summary, Variant
 from anchored.report.table import MISSING, PAIR_SEPARATOR, Column, Table, TableCell, Tone
 
 
@@ -127,7 +127,7 @@ NamedRow = tuple[Sequence[str], Sequence[Sequence[Estimate | None]]]
 """A row before it is formatted: its names, then the one or two estimates of each cell."""
 
 
-def _table(
+def named_table(
     summary: Summary,
     name: str,
     title: str,
@@ -146,7 +146,7 @@ def _table(
     return Table(name, title, (*map(Column, stubs), *columns), body, text, len(stubs))
 
 
-def _names(summary: Summary, network: str, training: str) -> list[str]:
+def network_names(summary: Summary, network: str, training: str) -> list[str]:
     """The first columns: the network where there are several, and how it was trained."""
     if len(summary.architectures) > 1:
         return [network, "as given" if training == network else training]
@@ -168,41 +168,59 @@ def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str
     return [variant.architecture, anchored, masks, alpha, *[tail] * tails]
 
 
-def _set_columns(sets: Sequence[str], group: str) -> list[Column]:
+def set_columns(sets: Sequence[str], group: str) -> list[Column]:
+    """A column for each set or mean over sets, under one heading."""
     means = {MEAN: "Mean", **{name: f"Mean, {kind.lower()}" for name, kind in OOD_MEANS.items()}}
     return [Column(means.get(name, name), group=group) for name in sets]
 
 
 def headline_table(summary: Summary) -> Table:
     """Rows: variants. Columns: the headline's measures, each with its interval and its difference from standard."""
-    keys = [[(variant, measure) for measure in summary.measures] for variant in summary.variants]
+    return measure_table(summary, "headline", "Accuracy, calibration, rejection and adaptation", summary.measures)
+
+
+def measure_table(
+    summary: Summary,
+    name: str,
+    title: str,
+    measures: Sequence[Measure],
+    family: tuple[Measure, ...] = (),
+    caption: str = "",
+) -> Table:
+    """Rows: variants. Columns: measures, with intervals and differences from standard, corrected within ``family``."""
+    keys = [[(variant, measure) for measure in measures] for variant in summary.variants]
     estimates = {key: summary.measured(*key) for row in keys for key in row}
-    differences = {key: summary.difference(*key) for key in estimates}
+    differences = {key: summary.difference(*key, family=family) for key in estimates}
     rows = tuple(
         (
-            *map(TableCell, _names(summary, row[0][0].architecture, row[0][0].title)),
+            *map(TableCell, network_names(summary, row[0][0].architecture, row[0][0].title)),
             *(estimate_cell(summary, estimates[key], differences[key]) for key in row),
         )
         for row in keys
     )
-    stubs = _names(summary, "Network", "Training")
-    columns = (*map(Column, stubs), *(Column(measure.title, measure.arrow) for measure in summary.measures))
+    stubs = network_names(summary, "Network", "Training")
+    columns = (*map(Column, stubs), *(Column(measure.title, measure.arrow) for measure in measures))
     given = any(summary.base(variant) in summary.given for variant in summary.variants)
-    caption = f"{interval_note(summary, estimates.values())} {difference_note(differences.values(), given=given)}"
-    return Table("headline", "Accuracy, calibration, rejection and adaptation", columns, rows, caption, len(stubs))
+    tested = [summary.difference(v, m, family=family) for v in summary.variants for m in family or measures]
+    note = difference_note(tested, given=given)
+    text = " ".join(filter(None, (caption, interval_note(summary, estimates.values()), note)))
+    return Table(name, title, columns, rows, text, len(stubs))
+
+
+CLEAN = ("accuracy", "smooth_ece", "smooth_ece_old", "ece", "brier", "nll")
 
 
 def clean_table(summary: Summary) -> Table:
     """Every metric on the clean test set."""
     dataset = summary.trained_on
-    metrics = [metric for metric in METRICS if any(summary.get(v, metric, dataset) for v in summary.variants)]
+    metrics = [metric for metric in CLEAN if any(summary.get(v, metric, dataset) for v in summary.variants)]
     columns = [Column(*metric_heading(metric).rsplit(" ", 1)) for metric in metrics]
     rows = [
-        (_names(summary, v.architecture, v.title), [[summary.get(v, metric, dataset)] for metric in metrics])
+        (network_names(summary, v.architecture, v.title), [[summary.get(v, metric, dataset)] for metric in metrics])
         for v in summary.variants
     ]
     title = f"All figures on the clean test images of {dataset}"
-    return _table(summary, "clean", title, _names(summary, "Network", "Training"), columns, rows)
+    return named_table(summary, "clean", title, network_names(summary, "Network", "Training"), columns, rows)
 
 
 ESTIMATORS = {"smooth_ece": "1.0.3", "smooth_ece_old": "1.0 (the paper's)"}
@@ -228,19 +246,19 @@ def severity_table(summary: Summary, family: Family, metric: str) -> Table:
     extra = "15 of them: without the four extra ones." * (len(places) > len(family.severities))
     estimator = f" Smooth ECE as relplot {ESTIMATORS[metric]}." if metric in ESTIMATORS else ""
     caption = (f"Mean over {len(family.corruptions)} corruptions.{estimator}", extra)
-    return _table(summary, name, title, _setting_names(summary), columns, rows, caption)
+    return named_table(summary, name, title, _setting_names(summary), columns, rows, caption)
 
 
 def ood_table(summary: Summary) -> Table:
     """AUROC by the headline's score, one column per set, in the layout of the paper's table 6."""
     sets, score = summary.sets("auroc"), summary.score
-    columns = _set_columns(sets, f"OOD rejection (AUROC, % ↑), score: {score.replace('_', ' ')}")
+    columns = set_columns(sets, f"OOD rejection (AUROC, % ↑), score: {score.replace('_', ' ')}")
     rows = [
         (_setting_names(summary, v), [[summary.get(v, "auroc", name, score=score)] for name in sets])
         for v in summary.variants
     ]
     caption = (f"Test images of {summary.trained_on} against each set; n counts both.", "")
-    return _table(summary, "ood", "Rejection of other data", _setting_names(summary), columns, rows, caption)
+    return named_table(summary, "ood", "Rejection of other data", _setting_names(summary), columns, rows, caption)
 
 
 def ood_scores_table(summary: Summary, metric: str) -> Table:
@@ -248,14 +266,14 @@ def ood_scores_table(summary: Summary, metric: str) -> Table:
     sets, title = summary.sets(metric), metric_heading(metric)
     rows = [
         (
-            [*_names(summary, v.architecture, v.title), display_name(score)],
+            [*network_names(summary, v.architecture, v.title), display_name(score)],
             [[summary.get(v, metric, name, score=score)] for name in sets],
         )
         for v in summary.variants
         for score in summary.scores
     ]
-    stubs = [*_names(summary, "Network", "Training"), "Score"]
-    return _table(summary, f"ood_{metric}", title, stubs, _set_columns(sets, title), rows)
+    stubs = [*network_names(summary, "Network", "Training"), "Score"]
+    return named_table(summary, f"ood_{metric}", title, stubs, set_columns(sets, title), rows)
 
 
 ADAPTATION = ("linear_probe_accuracy", "linear_probe_ece")
@@ -264,13 +282,13 @@ ADAPTATION = ("linear_probe_accuracy", "linear_probe_ece")
 def adaptation_table(summary: Summary) -> Table:
     """Linear probes: accuracy / smooth ECE, in the layout of the lower half of the paper's table 8."""
     sets = summary.sets(ADAPTATION[0])
-    columns = _set_columns(sets, "Adaptation (accuracy, % ↑ / smooth ECE ↓)")
+    columns = set_columns(sets, "Adaptation (accuracy, % ↑ / smooth ECE ↓)")
     rows = [
         (_setting_names(summary, v), [[summary.get(v, metric, name) for metric in ADAPTATION] for name in sets])
         for v in summary.variants
     ]
     caption = ("A linear classifier on frozen features.", "")
-    return _table(summary, "adaptation", "Adaptation", _setting_names(summary), columns, rows, caption)
+    return named_table(summary, "adaptation", "Adaptation", _setting_names(summary), columns, rows, caption)
 
 
 def result_tables(summary: Summary) -> Iterator[Table]:

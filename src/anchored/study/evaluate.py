@@ -89,8 +89,8 @@ def evaluate(
         corruptions: names of corruptions, or families: c, c15, c-bar; empty for none.
         severities: of 1 to 5.
         adaptation: title -> (train, test) of another task, each as ``test``, for a linear probe; or catalog names.
-        held_out: labelled images, as ``test``, that the model was neither trained nor tested on: decisions are fitted on
-            them, and measured on all other sets. Without, they are not measured.
+        held_out: labelled images, as ``test``, that the model was neither trained nor tested on: decisions are fitted
+            on them, and measured on all other sets. Without, they are not measured.
         false_alarms, coverage, error: what decisions promise; see :func:`anchored.models.decision.fit_decision`.
         name: what the model is called in rows and tables; by default its class's name.
         classes: names of the logits in their order; by default ``model.classes``, else those of ``test``. Sets that
