@@ -80,3 +80,42 @@ def test_the_error_is_above_its_promise_in_few_draws(monkeypatch: pytest.MonkeyP
     for options in ({}, {"ties": True}, {"misled": True}):
         found = decisions.abstention(300, 0.1, draws, generator, **options)
         assert found.mean <= binom(draws, 0.05).ppf(0.999) / draws, found
+
+
+weighted = st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=30)
+
+
+@settings(max_examples=80, deadline=None)
+@given(weighted)
+def test_weights_are_images_drawn_so_often(drawn: list[tuple[int, bool, int]]) -> None:
+    confidence, correct, counts = (torch.tensor(column, dtype=torch.float64) for column in zip(*drawn, strict=True))
+    counts[0] += 1
+    places = torch.arange(len(counts)).repeat_interleave(counts.long())
+    curve = selective.RankingCurve(confidence, correct)
+    found = curve(counts[None])[0]
+    again, right = confidence[places], correct[places]
+    ranked = auroc(again[right == 0], again[right == 1]) if 0 < right.mean() < 1 else 0.5
+    expected = [selective.aurc(again, right), selective.augrc(again, right), ranked]
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    coverage, risk = selective.risk_coverage(again, right)
+    assert curve.risk(counts[None], coverage)[0].tolist() == pytest.approx(risk.tolist(), abs=1e-9)
+
+
+def test_areas_with_other_images_by_hand() -> None:
+    correct, inside, outside = torch.tensor([1, 0]), torch.tensor([0.0, 1.0]), torch.tensor([2.0, 2.0, 2.0])
+    metric = selective.weighted_scod_aurc(inside, correct, outside)
+    ones = torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
+    # five images, of which the two tested ones stand for 1.25 each and the others for 5/6 each
+    harmonic = [
+        float(torch.digamma(torch.tensor(x + 1.0, dtype=torch.float64))) + 0.5772156649015329 for x in (1.25, 2.5, 5)
+    ]
+    second = 1.25 - 1.25 * (harmonic[1] - harmonic[0])
+    third = 2.5 + (1.25 - 2.5) * (harmonic[2] - harmonic[1])
+    assert float(metric(*ones)) == pytest.approx((0 + second + third) / 5)
+    many = torch.arange(2000.0)
+    best = selective.weighted_scod_aurc(many, torch.ones(2000), torch.full((500,), 3000.0))
+    sizes = torch.ones(1, 2000, dtype=torch.float64), torch.ones(1, 500, dtype=torch.float64)
+    assert float(best(*sizes)) == pytest.approx((1 - math.log(2)) / 2, abs=1e-3)
+    assert float(best(sizes[0], 7 * sizes[1])) == pytest.approx(
+        float(best(*sizes))
+    )  # half and half, whatever the counts

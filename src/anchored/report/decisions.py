@@ -30,7 +30,7 @@ BY_SEVERITY = ("false_alarm_rate", "set_coverage", "set_size", "accepted", "acce
 
 def promised(summary: Summary, metric: str) -> float | None:
     """What was promised, in percent; None where nothing was."""
-    return 100 * float(summary.setting("evaluate", PROMISED[metric])) if metric in PROMISED else None
+    return round(100 * float(summary.setting("evaluate", PROMISED[metric])), 6) if metric in PROMISED else None
 
 
 # --- Tables -------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def decision_measures(summary: Summary) -> dict[str, tuple[Measure, ...]]:
 TITLES = {
     "alarms": "Unknown by score: false alarms, and what is detected",
     "sets": "Prediction sets",
-    "abstention": "Abstention: which images are given a class, and how many of these a wrong one",
+    "abstention": "Abstention: images that are given a class, and errors among them",
     "ranking": "Confidence tells right from wrong answers",
     "temperature": "Before and after temperature",
 }
@@ -94,9 +94,10 @@ def decision_tables(summary: Summary) -> Iterator[Table]:
     tables = decision_measures(summary)
     family = tuple(dict.fromkeys(m for listed in tables.values() for m in listed))
     for name, measures in tables.items():
-        caption = [
-            f"Promised for images like the held-out ones: {format_value(metric, value)} %"
-            f"{' or less' if metric != 'set_coverage' else ' or more'} ({METRICS[metric].title.lower()})."
+        caption = ["Scaled: after the temperature."] * (name == "temperature")
+        caption += [
+            f"Promised for images like the held-out ones: {METRICS[metric].title.lower()} "
+            f"{'at least' if metric == 'set_coverage' else 'at most'} {value:g} %."
             for metric in dict.fromkeys(m.metric for m in measures)
             if (value := promised(summary, metric)) is not None
         ]
@@ -113,7 +114,7 @@ def _by_severity(summary: Summary, family: Family) -> Table:
     rows = list[NamedRow]()
     for metric in BY_SEVERITY:
         value = promised(summary, metric)
-        level = "–" if value is None else format_value(metric, value)
+        level = "–" if value is None else f"{value:g}"
         for v in summary.variants:
             if clean := summary.get(v, metric, summary.trained_on):
                 names = [*network_names(summary, v.architecture, v.title), metric_heading(metric), level]
@@ -189,7 +190,7 @@ def _kept_promise(summary: Summary, metric: str) -> Iterator[str]:
             if found:
                 said.append(f"{_range(found)} at severity {severity} of {family.kind}")
     most = "at least" if metric == "set_coverage" else "at most"
-    yield f"{title}, {most} {format_value(metric, value)} % promised: {and_list(said)}."
+    yield f"{title}, {most} {value:g} % promised: {and_list(said)}."
 
 
 def _range(estimates: Sequence[Estimate]) -> str:
