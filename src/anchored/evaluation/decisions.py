@@ -111,18 +111,20 @@ def decisions(evaluator: Evaluator) -> Iterator[Row]:
         for name, each in zip(names, found, strict=True):
             yield evaluator.row(name, each, title, n)
     for dataset, kinds in families(evaluator).items():
-        yield from _decided_under(evaluator, dataset, kinds, rule)
+        yield from _decided_under(evaluator, tested, dataset, kinds, rule)
     if evaluator.settings.ood:
         yield from _decided_outside(evaluator, tested, rule)
 
 
-def _decided_under(evaluator: Evaluator, dataset: str, kinds: Sequence[str], rule: Decision | None) -> Iterator[Row]:
+def _decided_under(
+    evaluator: Evaluator, tested: Outputs, dataset: str, kinds: Sequence[str], rule: Decision | None
+) -> Iterator[Row]:
     """The means over corruptions of what is decided."""
     grid = corruption_grid(evaluator, kinds)
-    outputs = [evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid]
+    sets = (evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid)  # one at a time
+    measured, n = [measures(each, rule, SCALED[:1]) for each in sets], len(tested.labels)
     averaged, shares = averages(grid, {"mean": kinds})
-    n = len(outputs[0].labels)
-    for parts in zip(*(measures(each, rule, SCALED[:1]) for each in outputs), strict=True):
+    for parts in zip(*measured, strict=True):
         names = parts[0][0]
 
         def statistic(weights: Tensor, parts: Sequence[Measured] = parts) -> Tensor:

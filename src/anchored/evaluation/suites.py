@@ -76,8 +76,9 @@ def _corrupted(evaluator: Evaluator, dataset: str, kinds: Sequence[str]) -> Iter
     corruptions is the mean of the figures, not the figure of the pooled images.
     """
     grid = corruption_grid(evaluator, kinds)
-    outputs = [evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid]
-    images, n = [per_image(each.logits, each.labels) for each in outputs], len(outputs[0].labels)
+    sets = (evaluator.outputs(evaluator.corrupted(kind, severity)) for severity, kind in grid)  # one at a time
+    images = [per_image(each.logits, each.labels) for each in sets]
+    n = len(images[0].correct)
     main = [kind for kind in kinds if "c15" in CORRUPTIONS[kind].families]
     averaged, shares = averages(grid, {"mean": kinds, **({"mean-15": main} if len(main) == 15 < len(kinds) else {})})
     for metric in CORRUPTED:
