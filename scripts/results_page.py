@@ -1,4 +1,4 @@
-"""Write ``docs/results.md`` and the README's "What it found here" from a study's folder.
+"""Write ``docs/results.md``, and what README and ``docs/decisions.md`` say of it, from a study's folder.
 
     anchored study demo-seeds -o runs/demo-seeds && python scripts/results_page.py runs/demo-seeds
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from anchored.report import narrative as words
 from anchored.report.comparison import Summary, read_summary
+from anchored.report.decisions import decision_text
 from anchored.report.tables import and_list
 from anchored.store.files import write_text
 from anchored.store.layout import StudyFolder
@@ -27,6 +28,7 @@ TABLES = (
     "ood_auroc",
     "ood_fpr95",
 )
+DECISIONS = ("decisions_alarms", "decisions_sets", "decisions_abstention", "decisions_ranking", "decisions_severity")
 ROOT = Path(__file__).parent.parent
 
 
@@ -42,7 +44,7 @@ def said(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def page(summary: Summary, tables: Path) -> str:
+def page(summary: Summary, study: StudyFolder) -> str:
     """The whole page."""
     made = ", ".join(f"{key} {value}" for key, value in summary.made.items() if value and key != "command")
     parts = [
@@ -52,24 +54,35 @@ def page(summary: Summary, tables: Path) -> str:
         said(summary),
         words.caution(summary),
         "\n".join(f"- {note}" for note in words.notes(summary)),
-        *((tables / f"{name}.md").read_text(encoding="utf-8").strip() for name in TABLES),
+        *(table_text(study, name) for name in TABLES),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main(folder: str) -> None:
-    """Read the study, write the page and the README's part."""
-    study = StudyFolder(Path(folder))
-    summary = read_summary(study)
-    write_text(ROOT / "docs" / "results.md", page(summary, study.tables))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, begin, rest = readme.partition(BEGIN)
+def table_text(study: StudyFolder, name: str) -> str:
+    """A table as the report has it."""
+    return (study.tables / f"{name}.md").read_text(encoding="utf-8").strip()
+
+
+def between_markers(path: Path, text: str) -> None:
+    """Put a text between a file's two markers."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise SystemExit("README.md has lost the two markers between which this script writes")
-    table = (study.tables / "headline.md").read_text(encoding="utf-8").strip()
-    part = f"{' '.join(words.what_was_run(summary))}\n\n{table}\n\n{said(summary)}\n"
-    write_text(ROOT / "README.md", before + BEGIN + part + END + after)
+        raise SystemExit(f"{path} has lost the two markers between which this script writes")
+    write_text(path, before + BEGIN + text + END + after)
+
+
+def main(folder: str) -> None:
+    """Read the study, write the page and the parts of the other two."""
+    study = StudyFolder(Path(folder))
+    summary = read_summary(study)
+    run = " ".join(words.what_was_run(summary))
+    write_text(ROOT / "docs" / "results.md", page(summary, study))
+    between_markers(ROOT / "README.md", f"{run}\n\n{table_text(study, 'headline')}\n\n{said(summary)}\n")
+    parts = [f"`{summary.made['command']}`: {run}", *decision_text(summary)]
+    parts += [table_text(study, name) for name in DECISIONS]
+    between_markers(ROOT / "docs" / "decisions.md", "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
