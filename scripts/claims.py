@@ -34,7 +34,7 @@ from anchored.store.rows import Row, read_rows, write_rows
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-HELD_OUT = ("--data.validation", "0.1")  # as in demo-alphas: the same images are trained on
+HELD_OUT = ("--data.validation", "0.1", "--grid.tail_weights", "[0.0]")  # as in demo-alphas: the same images
 ONLY_RAM = (*HELD_OUT, "--grid.protocols", "[ram]")
 STUDIES = {
     "confirm-a": Study(
