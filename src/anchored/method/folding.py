@@ -189,9 +189,7 @@ def merge_norms(network: nn.Module, shape: tuple[int, ...], *, everywhere: bool)
     return network
 
 
-def narrowed(
-    wide: nn.Module, stem: stems.Stem, references: Tensor, loop: ReferenceLoop
-) -> tuple[nn.Module, int, bool]:
+def narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor, loop: ReferenceLoop) -> tuple[nn.Module, int, bool]:
     """The network with its first layers folded; the number of maps; whether it takes images of one size only."""
     network, probe = copy_network(wide).eval(), equivalence.evaluation_copy(wide)
     try:

@@ -178,7 +178,9 @@ class HiddenAnchoredModel(AnchoredModel):
     def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
         """Images (B,C,H,W), normalised floats, to logits (B,N); ``UserError`` for ``far``, see the class."""
         if far is not None:
-            raise UserError(f"hard Δ mining is for images, this model is anchored at '{self.place.name}': leave far out")
+            raise UserError(
+                f"hard Δ mining is for images, this model is anchored at '{self.place.name}': leave far out"
+            )
         return super().forward(images)
 
     def masked_pass(self, residuals: Tensor) -> Tensor:

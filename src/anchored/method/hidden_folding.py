@@ -20,9 +20,7 @@ from anchored.method.networks import copy_network
 class FoldedHidden(Folded):
     """Images (B,C,H,W) of one size to logits (B,N), the mean over references that were folded in at a hidden layer."""
 
-    def __init__(
-        self, network: nn.Module, name: str, shape: tuple[int, ...], copies: int, loop: ReferenceLoop
-    ) -> None:
+    def __init__(self, network: nn.Module, name: str, shape: tuple[int, ...], copies: int, loop: ReferenceLoop) -> None:
         super().__init__(network, shape, copies, loop)
         self.name = name
 
@@ -39,7 +37,9 @@ def fold_hidden(model: HiddenAnchoredModel, references: Tensor | None, *, fuse_b
     """See :func:`anchored.fold`; ``references`` (K,C,H,W) are images, None for features of zeros."""
     shape = model.place.image_shape if references is None else tuple(references.shape[1:])
     if shape[0] != model.place.image_shape[0] or len(shape) != len(model.place.image_shape):
-        raise UserError(f"references are of {shape}, the network takes {model.place.image_shape[0]} channels: (K,C,H,W)")
+        raise UserError(
+            f"references are of {shape}, the network takes {model.place.image_shape[0]} channels: (K,C,H,W)"
+        )
     model = HiddenAnchoredModel(model.network, model.place).eval()  # shares the network
     model.references = references
     folded = _folded(model, shape, fuse_batch_norm)
@@ -66,26 +66,25 @@ def _folded(model: HiddenAnchoredModel, shape: tuple[int, ...], fuse_batch_norm:
     layer = alone.get_submodule("layer")
     network = copy_network(model.network).eval()
     network = stems.replace_module(network, network.get_submodule(name), layer)
-    Entry.of(layer).width = 0  # features now
+    _remove_entries(layer)
+    if one_size or "entry" in layer._modules:
+        layer.register_forward_pre_hook(Entry(dim))  # of features now
     network = merge_norms(network, shape, everywhere=fuse_batch_norm)
     loop.shared.clear()
-    if one_size:
-        return FoldedHidden(network, name, shape, copies, loop).eval()
-    _remove_entry(layer)
-    return network.eval()
+    return (FoldedHidden(network, name, shape, copies, loop) if one_size else network).eval()
 
 
-def _remove_entry(layer: nn.Module) -> None:
-    """Remove what does nothing any more: a linear layer that is the identity, and the hook that leads to it."""
+def _remove_entries(layer: nn.Module) -> None:
+    """Remove the hooks of the wide layer, wherever folding put it, and an ``entry`` that is the identity."""
+    for module in layer.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, Entry):
+                del module._forward_pre_hooks[key]
     entry = layer._modules.get("entry")
-    if entry is not None:
-        weight = entry.get_parameter("weight").detach()
-        if not torch.equal(weight.flatten(1), torch.eye(len(weight)).to(weight)):
-            return
-        del layer._modules["entry"]
-    for key, hook in list(layer._forward_pre_hooks.items()):
-        if isinstance(hook, Entry):
-            del layer._forward_pre_hooks[key]
+    if isinstance(entry, stems.LAYERS):
+        weight = entry.weight.detach()
+        if torch.equal(weight.flatten(1), torch.eye(len(weight)).to(weight)):
+            del layer._modules["entry"]
 
 
 def _difference(model: nn.Module, shape: tuple[int, ...], folded: nn.Module) -> float:
