@@ -15,6 +15,7 @@ from anchored.errors import UserError
 from anchored.method.equivalence import max_relative_difference
 from anchored.method.hidden import ROWS, HiddenAnchoredModel
 from anchored.method.hidden_folding import FoldedHidden
+from anchored.method.stem import replace_module
 from anchored.models import registry as networks
 from anchored.models.features import penultimate_features
 
@@ -43,7 +44,8 @@ class Tokens(nn.Module):
 
         def forward(self, tokens: Tensor) -> Tensor:
             mixed: Tensor = tokens + self.mix(self.norm(tokens)).mean(dim=1, keepdim=True)
-            return mixed + self.mlp(mixed).relu()
+            result: Tensor = mixed + self.mlp(mixed).relu()
+            return result
 
     def __init__(self, width: int = 6) -> None:
         super().__init__()
@@ -92,7 +94,7 @@ def by_hand(weight: tuple[float, float]) -> HiddenAnchoredModel:
 
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Sequential(nn.Linear(1, 1, bias=False), Square()))
     with torch.no_grad():
-        network[0].weight.fill_(2)
+        network.get_parameter("0.weight").fill_(2)
         model = anchored_at(network.eval(), "1", example=torch.zeros(1, 1))
         model.network.get_parameter("1.0.weight").copy_(torch.tensor([weight]))
     return model
@@ -158,8 +160,9 @@ class Counting(nn.Module):
 def test_the_front_runs_once_for_all_references(images: int, references: int) -> None:
     model = anchored_at(small(width=0.25), "blocks.1", fresh_stem=True).eval()
     front, rear = list[int](), list[int]()
-    model.network.blocks[0] = Counting(model.network.blocks[0], front)  # type: ignore[index, operator, assignment]
-    model.network.blocks[2] = Counting(model.network.blocks[2], rear)  # type: ignore[index, operator, assignment]
+    for name, counts in (("blocks.0", front), ("blocks.2", rear)):
+        block = model.network.get_submodule(name)
+        replace_module(model.network, block, Counting(block, counts))
     model.set_references(noise(references, 3, 8, 8, seed=1))
     x = noise(images, 3, 8, 8)
     with torch.no_grad():
@@ -171,9 +174,8 @@ def test_the_front_runs_once_for_all_references(images: int, references: int) ->
         front.clear()
         model(x)
         assert front[0] == images  # the features of the references are kept
-        singles = []
-        for reference in model.references.split(1):  # type: ignore[union-attr]
-            singles.append(model.with_references(reference)(x))
+        assert model.references is not None
+        singles = [model.with_references(reference)(x) for reference in torch.split(model.references, 1)]
     torch.testing.assert_close(found, torch.stack(singles).mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
@@ -192,7 +194,10 @@ def test_features_of_references_follow_the_front() -> None:
         state = {**model.state_dict(), "network.stem.weight": torch.ones_like(weight)}
         model.load_state_dict(state)
 
-    for change in (exchange, lambda: weight.detach().mul_(0.5), load, lambda: model.set_references(x), model.double):
+    def other() -> None:
+        model.set_references(noise(3, 3, 12, 12, seed=2))
+
+    for change in (exchange, lambda: weight.detach().mul_(0.5), load, other, model.double):
         change()
         x = x.to(weight.dtype)
         fresh = copy.deepcopy(model)
@@ -376,7 +381,7 @@ def test_what_does_not_go_with_it_is_one_line() -> None:
     x = noise(4, 3, 12, 12)
     with pytest.raises(UserError, match="leave far out"):
         model(x, x)
-    with pytest.raises(UserError, match="anchored at 'blocks.2'"):
+    with pytest.raises(UserError, match=r"anchored at 'blocks\.2'"):
         model.masked_pass(x)
     with pytest.raises(UserError, match="name one layer"):
         anchored.anchor(small(), at="blocks.2", stem="stem")

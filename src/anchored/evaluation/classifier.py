@@ -66,7 +66,7 @@ class Classifier:
                 with penultimate_features(network) as seen:
                     outputs = self.function(inputs)
                 # Reference by reference, in one pass over the network or several.
-                by_reference = torch.cat(seen).unflatten(0, (-1, len(images)))
+                by_reference = torch.cat(seen).view(-1, len(images), seen[0].shape[1])
                 return self._logits(outputs, len(images)), by_reference.mean(dim=0).float().cpu()
             return self._logits(self.function(inputs), len(images)), None
         outputs = self.function(inputs.cpu().numpy() if self.arrays == "numpy" else inputs)

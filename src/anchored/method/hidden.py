@@ -58,6 +58,7 @@ class Entry:
         self._running = _Running()
 
     def __call__(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The layer's inputs, changed: torch calls it so."""
         features, *rest = inputs
         if self._running.change is not None:
             features = self._running.change(features)
@@ -210,7 +211,7 @@ class HiddenAnchoredModel(AnchoredModel):
         state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
         if self._kept is None or self._kept[0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                parts = [self.entry.features(self.network, part) for part in self.references.split(ROWS)]
+                parts = [self.entry.features(self.network, part) for part in torch.split(self.references, ROWS)]
             self._kept = state, torch.cat(parts)
         return self._kept[1]
 
@@ -262,7 +263,7 @@ def _widened(
 ) -> tuple[str, nn.Module, stems.Stem]:
     """The wide layer with its hook, its name, and its first layers in an :class:`Alone`.
 
-    ``network`` may be changed. The layer is ``at``, or where it needs an entry the innermost one that its input goes to.
+    ``network`` may be changed. The layer is ``at``; where that needs an entry, the innermost one that the input goes to.
     """
     layer, example = network.get_submodule(at), features[:1].movedim(dim, 1)
     with suppress(UserError):  # the features are not for linear layers alone

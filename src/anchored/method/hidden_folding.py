@@ -47,6 +47,7 @@ def fold_hidden(model: HiddenAnchoredModel, references: Tensor | None, *, fuse_b
     if largest > equivalence.tolerance(model):
         # Some networks amplify single precision's rounding beyond any tolerance: double precision decides then.
         exact = equivalence.double_copy(model)
+        assert isinstance(exact, HiddenAnchoredModel)
         if not _difference(exact, shape, _folded(exact, shape, fuse_batch_norm)) <= equivalence.DOUBLE_TOLERANCE:
             raise UserError(
                 f"{type(model.network).__name__} cannot be folded exactly at '{model.place.name}': folded, its outputs "

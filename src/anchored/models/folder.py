@@ -6,7 +6,6 @@ module and its preprocessing). Nothing is unpickled, and no code that a folder n
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import field

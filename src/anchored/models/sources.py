@@ -230,8 +230,8 @@ def named_network(
 ) -> tuple[nn.Module, ModelConfig, WeightsFit | None]:
     """A network by name with its weights: the module, anchored where its weights are, what it is, how they fitted.
 
-    See :func:`open_model`. ``stem``: name of the first layer, where it cannot be found; ``at``: of the hidden layer that
-    weights which were trained anchored are anchored at.
+    See :func:`open_model`. ``stem``: name of the first layer, where it cannot be found; ``at``: the hidden layer at
+    which weights that were trained anchored are.
     """
     facts = _facts(name, like, classes, given)
     needed = ("channels", "size", "mean", "std", *(() if checkpoint else ("classes",)))
