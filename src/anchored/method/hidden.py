@@ -263,7 +263,7 @@ def _widened(
 ) -> tuple[str, nn.Module, stems.Stem]:
     """The wide layer with its hook, its name, and its first layers in an :class:`Alone`.
 
-    ``network`` may be changed. The layer is ``at``; where that needs an entry, the innermost one that the input goes to.
+    ``network`` may be changed. The layer is ``at``; where that needs an entry, the innermost that its input goes to.
     """
     layer, example = network.get_submodule(at), features[:1].movedim(dim, 1)
     with suppress(UserError):  # the features are not for linear layers alone
