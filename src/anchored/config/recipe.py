@@ -202,6 +202,11 @@ class Recipe:
         if (self.network.pretrained or self.network.checkpoint) and self.anchoring.stem == "fresh":
             name = "network.pretrained" if self.network.pretrained else "network.checkpoint"
             yield f"{name} brings a first layer, but anchoring.stem is fresh, which would draw it anew: set it to kept"
+        if self.anchoring.at and any(self.grid.tail_weights):
+            yield (
+                f"anchoring.at is {self.anchoring.at}, but hard Δ mining (grid.tail_weights) fits residuals of images: "
+                "leave out one"
+            )
         if self.choose and not self.data.validation:
             yield "choose needs held-out training images: give, say, --data.validation 0.1"
         if self.choose and self._candidates() < 2:
@@ -227,16 +232,21 @@ class Recipe:
 
 def canonical(settings: Any) -> str:
     """Settings as JSON text that is equal exactly when the settings are; those of the machine are left out."""
-    return json.dumps(_deciding(settings), sort_keys=True, ensure_ascii=False)
+    return json.dumps(kept(settings), sort_keys=True, ensure_ascii=False)
 
 
-def _deciding(settings: Any) -> Any:
+def kept(settings: Any) -> Any:
+    """Settings as plain values to be written; without those of the machine, and later ones that have their default."""
     if isinstance(settings, dict):
-        return {key: _deciding(value) for key, value in settings.items()}
+        return {key: kept(value) for key, value in settings.items()}
     if not dataclasses.is_dataclass(settings):
         return settings
-    fields = (each for each in dataclasses.fields(settings) if not each.metadata.get("machine"))
-    return {each.name: _deciding(getattr(settings, each.name)) for each in fields}
+    values = {each: getattr(settings, each.name) for each in dataclasses.fields(settings)}
+    return {
+        each.name: kept(value)
+        for each, value in values.items()
+        if not each.metadata.get("machine") and not (each.metadata.get("later") and value == each.default)
+    }
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:

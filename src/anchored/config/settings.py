@@ -39,6 +39,9 @@ Alphas = Annotated[
     tuple[Annotated[Number, within("a mask probability is above 0 and below 1", gt=0, lt=1)], ...], distinct
 ]
 Replicates = Annotated[Integer, within("give at least 100 replicates, at most 1,000,000", ge=100, le=1_000_000)]
+LATER = {"later": True}
+"""Marks settings that came later: left out of what is kept where they have their default, so that earlier results stay
+bound to the same text."""
 MACHINE = {"machine": True}  # marks settings that decide how fast results come, not what they are: not kept with them
 
 
@@ -128,6 +131,9 @@ class Anchoring:
     which evaluates on whatever mix of masked and ordinary batches came last."""
     references: Count = 1
     """K training images kept with the model; evaluation takes the mean of the logits over them."""
+    at: str = field(default="", metadata=LATER)
+    """Name of the layer or block whose input is anchored in place of the image (layer3), which must be the only way
+    through the network; what comes before it runs once for all references. Empty anchors the image."""
 
 
 @settings_class

@@ -65,7 +65,9 @@ class Classifier:
             if features:
                 with penultimate_features(network) as seen:
                     outputs = self.function(inputs)
-                return self._logits(outputs, len(images)), torch.stack(seen).mean(dim=0).float().cpu()
+                # Reference by reference, in one pass over the network or several.
+                by_reference = torch.cat(seen).view(-1, len(images), seen[0].shape[1])
+                return self._logits(outputs, len(images)), by_reference.mean(dim=0).float().cpu()
             return self._logits(self.function(inputs), len(images)), None
         outputs = self.function(inputs.cpu().numpy() if self.arrays == "numpy" else inputs)
         found = outputs.get("features") if isinstance(outputs, Mapping) else None

@@ -20,8 +20,8 @@ from anchored.method import collectives
 from anchored.method import stem as stems
 
 
-def pair(images: Tensor, references: Tensor, masked: Tensor | None = None) -> Tensor:
-    """``[r, x − r]``: images (B,C,H,W) and references (B or 1,C,H,W) to pairs (B,2C,H,W).
+def pair(images: Tensor, references: Tensor, masked: Tensor | None = None, dim: int = 1) -> Tensor:
+    """``[r, x − r]``: images (B,C,H,W) and references (B or 1,C,H,W) to pairs (B,2C,H,W), along ``dim``.
 
     Where ``masked`` (B,) is true the reference is replaced by zeros *after* the residual was computed: ``[0, x − r]``.
     Zero is the mean image in normalised space.
@@ -29,7 +29,7 @@ def pair(images: Tensor, references: Tensor, masked: Tensor | None = None) -> Te
     residuals = images - references
     if masked is not None:
         references = references * ~masked.view(-1, *[1] * (references.dim() - 1))
-    return torch.cat([references.expand_as(residuals), residuals], dim=1)
+    return torch.cat([references.expand_as(residuals), residuals], dim=dim)
 
 
 @contextlib.contextmanager
@@ -169,19 +169,24 @@ class AnchoredModel(nn.Module):
         if self.references is None:
             self.set_references(images[:1])
         self.order, self.masked, whole = self._draw(images.detach())
-        pairs = pair(images, images[self.order], self.masked if self.mask_probability > 0 else None)
-        if far is not None:
-            if far.shape[1:] != images.shape[1:]:
-                raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
-            pairs = torch.cat([pairs, pair(far, torch.zeros_like(far))])
+        if far is not None and far.shape[1:] != images.shape[1:]:
+            raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
         # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
         # some masked or far ones the ordinary ones are normalised by the mixture too, so there the mixture is right.
         if whole and self.batch_norm == "unmasked":
             with frozen_statistics(self.network):
-                logits = self._logits(pairs)
+                logits = self._training_pass(images, far)
             _freeze_in_backward(self.network, logits)
             return logits
-        return self._logits(pairs)
+        return self._training_pass(images, far)
+
+    def _training_pass(self, images: Tensor, far: Tensor | None) -> Tensor:
+        """Logits (B+P,N) of images with the references and masks that were drawn, and of far residuals."""
+        pairs = self._drawn_pairs(images)
+        return self._logits(pairs if far is None else torch.cat([pairs, pair(far, torch.zeros_like(far))]))
+
+    def _drawn_pairs(self, images: Tensor, dim: int = 1) -> Tensor:
+        return pair(images, images[self.order], self.masked if self.mask_probability > 0 else None, dim)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
     def _draw(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -223,15 +228,18 @@ class AnchoredModel(nn.Module):
 
     def _evaluation_pass(self, images: Tensor) -> Tensor:
         references = images.new_zeros(1, *images.shape[1:]) if self.references is None else self.references
-        if references.shape[1:] != images.shape[1:]:
-            raise UserError(
-                f"images are {_size(images)} but the model's references are {_size(references)}: "
-                "resize the images, or set_references() with training images of their size"
-            )
+        self._check_size(images)
         total = self._logits(pair(images, references[:1]))
         for index in range(1, len(references)):
             total = total + self._logits(pair(images, references[index : index + 1]))
         return total / len(references)
+
+    def _check_size(self, images: Tensor) -> None:
+        if self.references is not None and self.references.shape[1:] != images.shape[1:]:
+            raise UserError(
+                f"images are {_size(images)} but the model's references are {_size(self.references)}: "
+                "resize the images, or set_references() with training images of their size"
+            )
 
     def _logits(self, pairs: Tensor) -> Tensor:
         logits: Tensor = self.network(pairs)
@@ -245,6 +253,12 @@ class AnchoredModel(nn.Module):
     def set_references(self, images: Tensor) -> None:
         """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
         self.references = checked_references(images.detach()).clone()
+
+    def with_references(self, images: Tensor) -> "AnchoredModel":
+        """The same network, shared, with other references (K,C,H,W), in evaluation mode."""
+        model = AnchoredModel(self.network, stem=self.stem).eval()
+        model.set_references(images)
+        return model
 
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
@@ -282,6 +296,7 @@ def anchor(
     *,
     fresh_stem: bool = False,
     stem: str | None = None,
+    at: str | None = None,
     example: Tensor | None = None,
     mask_unit: Literal["batch", "image"] = "batch",
     masked_target: Literal["label", "uniform"] = "label",
@@ -298,6 +313,9 @@ def anchor(
             given weights, and the network's function is kept exactly, for every reference.
         stem: name of the first layer (``"features.0"``). By default every layer that meets the image is widened, found
             by running a copy of the network on random images (:mod:`anchored.method.stem`).
+        at: name of the layer or block (``"layer3"``) whose input ``h`` is anchored, ``[r, h − r]``, in place of the
+            image: what comes before it runs once for any number of references (:mod:`anchored.method.hidden`). It must
+            be the only way from the image to the logits.
         example: a batch of images, of which only the shape matters, where the network does not run on a usual size.
         mask_unit: one mask draw for the whole ``"batch"`` (published) or one per ``"image"``.
         masked_target: train masked pairs towards their ``"label"`` or the ``"uniform"`` distribution (then compute
@@ -307,14 +325,24 @@ def anchor(
         generator: CPU generator of permutations, masks and the fresh stem; seed 0 by default.
 
     Raises:
-        UserError: α outside [0, 1), an unknown setting, or a first layer that cannot be found or widened: the widened
-            network is compared with the given one, and refused where its logits differ.
+        UserError: α outside [0, 1), an unknown setting, or a first layer (or the one named by ``at``) that cannot be
+            found or widened: the widened network is compared with the given one, and refused where its logits differ.
 
     Example:
         >>> model = anchor(torchvision.models.resnet18(weights="DEFAULT"), mask_probability=0.25)
         >>> logits = model(images)  # in any training loop
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
+    if at is not None:
+        from anchored.method import hidden  # it builds upon this module
+
+        if stem is not None:
+            raise UserError(f"stem='{stem}' and at='{at}': name one layer to anchor at")
+        wide, where = hidden.anchor_at(network, at, fresh=fresh_stem, generator=generator, example=example)
+        return hidden.HiddenAnchoredModel(
+            wide, where, mask_probability, mask_unit=mask_unit, masked_target=masked_target, batch_norm=batch_norm,
+            generator=generator,
+        ).train(network.training)  # fmt: skip
     wide, wide_stem = stems.widen_stem(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
         wide, mask_probability, mask_unit=mask_unit, masked_target=masked_target, batch_norm=batch_norm,

@@ -22,6 +22,7 @@ from anchored.errors import UserError, first_line
 from anchored.method import equivalence
 from anchored.method import stem as stems
 from anchored.method.anchoring import AnchoredModel, checked_references, pair
+from anchored.method.hidden import HiddenAnchoredModel
 from anchored.method.networks import copy_network
 
 _APPLY = {torch.conv1d: nn.Conv1d, torch.conv2d: nn.Conv2d, torch.conv3d: nn.Conv3d, functional.linear: nn.Linear}
@@ -32,15 +33,15 @@ image take 1.2 to 1.7 times as long as one of 10 on two cores), many do not fit 
 _ZERO_PADS: dict[int, Any] = {3: nn.ZeroPad1d, 4: nn.ZeroPad2d, 5: nn.ZeroPad3d}  # by the dimensions of a batch
 
 
-class _ReferenceLoop(threading.local):
+class ReferenceLoop(threading.local):
     """A thread's position in its loop over K references: the current ones, and the first layers' shared outputs."""
 
     def __init__(self) -> None:
         self.current = range(1)
         self.shared: dict[str, Tensor] = {}
 
-    def __reduce__(self) -> "tuple[type[_ReferenceLoop], tuple[()]]":  # copied and saved as new
-        return _ReferenceLoop, ()
+    def __reduce__(self) -> "tuple[type[ReferenceLoop], tuple[()]]":  # copied and saved as new
+        return ReferenceLoop, ()
 
 
 class Mapped(nn.Module):
@@ -52,7 +53,7 @@ class Mapped(nn.Module):
 
     maps: Tensor
 
-    def __init__(self, name: str, layer: nn.Module, maps: Tensor, copies: int, loop: _ReferenceLoop) -> None:
+    def __init__(self, name: str, layer: nn.Module, maps: Tensor, copies: int, loop: ReferenceLoop) -> None:
         super().__init__()
         self.name, self.layer, self.copies, self.loop = name, layer, copies, loop
         self.rows = len(maps) // copies
@@ -90,7 +91,7 @@ class Folded(nn.Module):
         copies: K.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, ...], copies: int, loop: _ReferenceLoop) -> None:
+    def __init__(self, network: nn.Module, shape: tuple[int, ...], copies: int, loop: ReferenceLoop) -> None:
         super().__init__()
         self.network, self.shape, self.copies, self.loop = network, shape, copies, loop
 
@@ -99,20 +100,23 @@ class Folded(nn.Module):
         if tuple(images.shape[1:]) != self.shape:
             given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
             raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
+        try:
+            return self._mean_logits(images)
+        finally:
+            self.loop.current = range(1)
+            self.loop.shared.clear()
+
+    def _mean_logits(self, images: Tensor) -> Tensor:
         # A compiled or exported program must not depend on the number of images: one reference a pass.
         together = (
             1 if torch.compiler.is_compiling() else min(self.copies, max(1, IMAGES_PER_PASS // max(1, len(images))))
         )
         parts: list[Tensor] = []
-        try:
-            for first in range(0, self.copies, together):
-                self.loop.current = current = range(first, min(first + together, self.copies))
-                count = len(current)
-                logits = self.network(images if count == 1 else images.repeat(count, *[1] * len(self.shape)))
-                parts.append(logits if count == 1 else logits.unflatten(0, (count, -1)).sum(dim=0))
-        finally:
-            self.loop.current = range(1)
-            self.loop.shared.clear()
+        for first in range(0, self.copies, together):
+            self.loop.current = current = range(first, min(first + together, self.copies))
+            count = len(current)
+            logits = self.network(images if count == 1 else images.repeat(count, *[1] * len(self.shape)))
+            parts.append(logits if count == 1 else logits.unflatten(0, (count, -1)).sum(dim=0))
         return torch.stack(parts).sum(dim=0) / self.copies if self.copies > 1 else parts[0]
 
     def extra_repr(self) -> str:
@@ -141,6 +145,10 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
     if not isinstance(model, AnchoredModel):
         raise UserError(f"fold takes an anchored model, not {type(model).__name__}: make one with anchored.anchor()")
     given = model.references if references is None else checked_references(references)
+    if isinstance(model, HiddenAnchoredModel):
+        from anchored.method.hidden_folding import fold_hidden  # it builds upon this module
+
+        return fold_hidden(model, given, fuse_batch_norm=fuse_batch_norm)
     example = None if given is None else torch.cat([given[:1], given[:1]], dim=1)
     stem = model.stem or stems.narrow_stem(stems.find_stem(model.network, example=example))
     if given is not None and (given.dim() != 1 + len(stem.shape) or given.shape[1] != stem.shape[0]):
@@ -165,19 +173,23 @@ def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm:
 
 def _folded(wide: nn.Module, stem: stems.Stem, references: Tensor, fuse_batch_norm: bool) -> nn.Module:
     """The plain network, not compared yet. ``stem.shape``: (C,H,W) of the ``references`` (K,C,H,W)."""
-    loop = _ReferenceLoop()
-    network, copies, one_size = _narrowed(wide, stem, references, loop)
-    for layer, norm in _layers_before_norms(network, equivalence.random_image(stem.shape, 7)):
-        if fuse_batch_norm or isinstance(layer, Mapped):
-            _merge_norm(layer, norm)
-            network = stems.replace_module(network, norm, _after_normalising(norm))
+    loop = ReferenceLoop()
+    network, copies, one_size = narrowed(wide, stem, references, loop)
+    network = merge_norms(network, stem.shape, everywhere=fuse_batch_norm)
     loop.shared.clear()
     return (Folded(network, stem.shape, copies, loop) if one_size else network).eval()
 
 
-def _narrowed(
-    wide: nn.Module, stem: stems.Stem, references: Tensor, loop: _ReferenceLoop
-) -> tuple[nn.Module, int, bool]:
+def merge_norms(network: nn.Module, shape: tuple[int, ...], *, everywhere: bool) -> nn.Module:
+    """Merge the batch norms that follow a :class:`Mapped` into it, or all that directly follow a layer."""
+    for layer, norm in _layers_before_norms(network, equivalence.random_image(shape, 7)):
+        if everywhere or isinstance(layer, Mapped):
+            _merge_norm(layer, norm)
+            network = stems.replace_module(network, norm, _after_normalising(norm))
+    return network
+
+
+def narrowed(wide: nn.Module, stem: stems.Stem, references: Tensor, loop: ReferenceLoop) -> tuple[nn.Module, int, bool]:
     """The network with its first layers folded; the number of maps; whether it takes images of one size only."""
     network, probe = copy_network(wide).eval(), equivalence.evaluation_copy(wide)
     try:
@@ -207,7 +219,7 @@ class _WideLayer:
     copies: int  # K; 0 if the outputs do not depend on the references
     views: bool  # whether it is called on several views of the image
 
-    def folded(self, copies: int, loop: _ReferenceLoop) -> nn.Module:
+    def folded(self, copies: int, loop: ReferenceLoop) -> nn.Module:
         """The layer of half as many inputs, with the maps of ``copies`` references, or with its bias if that is 0."""
         if copies and self.views:
             raise UserError(f"'{self.name}' sees several views of an image, each with its own map: it cannot be folded")

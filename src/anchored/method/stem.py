@@ -109,6 +109,11 @@ def find_stem(network: nn.Module, name: str | None = None, example: Tensor | Non
     return stem
 
 
+def image_shape(network: nn.Module, example: Tensor | None = None) -> tuple[int, ...]:
+    """A shape (C,H,W) of images that a network in evaluation mode runs on; see :func:`find_stem`."""
+    return _inputs_of_random_image(network, example)[0]
+
+
 def _check_named(network: nn.Module, name: str, stem_names: list[str]) -> None:
     if name not in stem_names:
         hint = f"{_names(stem_names)} does, so give stem='{stem_names[0]}'" if stem_names else "no layer does"

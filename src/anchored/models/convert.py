@@ -33,6 +33,7 @@ def convert(
     like: str = "",
     mask_probability: float = 0.0,
     stem: str = "",
+    at: str = "",
     channels: int = 0,
     size: int = 0,
     classes: int = 0,
@@ -56,6 +57,7 @@ def convert(
         like: the data set (a row of the catalog) that gives channels, size, mean, standard deviation and classes.
         mask_probability: α, of a later training, or of the one that the weights come from.
         stem: name of the first layer, where it cannot be found.
+        at: name of the layer whose input is anchored in place of the image, see :func:`anchored.anchor`.
         channels, size, classes, mean, std: override those of the published weights and of ``like``.
 
     Raises:
@@ -77,6 +79,7 @@ def convert(
             references=references,
             mask_probability=mask_probability,
             stem=stem,
+            at=at,
             channels=channels,
             size=size,
             mean=mean,
@@ -87,6 +90,7 @@ def convert(
         protocol="ram" if mask_probability else "anchored",
         mask_probability=mask_probability,
         stem=stem or config.stem,
+        at=at,
     )
     already = isinstance(given, AnchoredModel)
     with atomic_path(output) as path:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from anchored.config.recipe import kept
 from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
@@ -282,7 +283,7 @@ def _export_file(
     inputs = as_input(raw, config, takes)
     origin = {"version": metadata.version("anchored"), "weights": models.weights_digest(run), "input": takes}
     said = {} if rule is None else {"decision": {**dataclasses.asdict(rule), "scores": len(rule.scores)}}
-    text = {"anchored": json.dumps({**origin, "model": dataclasses.asdict(config), **said})}
+    text = {"anchored": json.dumps({**origin, "model": kept(config), **said})}
     written = path.with_suffix(ending)  # libraries know their own endings in small letters only
     deployed = Deployed(plain, config, takes).eval()
     write(deployed if rule is None else Deciding(deployed, rule).eval(), inputs[:2], text, written)

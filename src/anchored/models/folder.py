@@ -6,9 +6,9 @@ module and its preprocessing). Nothing is unpickled, and no code that a folder n
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import to_pil_image
 from typing_extensions import Self
 
-from anchored.config.recipe import derived_seed
+from anchored.config.recipe import derived_seed, kept
 from anchored.config.settings import (
+    LATER,
     Anchoring,
     BatchNormUpdate,
     Integer,
@@ -66,6 +67,7 @@ class ModelConfig:
     batch_norm: BatchNormUpdate = Anchoring.batch_norm
     width: Width = Network.width  # factor on the hidden widths of networks that are rows
     stem: str = ""  # name of the first layer; "" where it is found without
+    at: str = field(default=Anchoring.at, metadata=LATER)  # name of the hidden layer that is anchored; "" for the image
     interpolation: Interpolation = "bilinear"
     crop: Annotated[Number, within("give a share in [0.1, 1]", ge=0.1, le=1)] = 1.0
     """Share of the shorter side that the middle square keeps."""
@@ -122,6 +124,7 @@ def build_model(
         config.mask_probability,
         fresh_stem=fresh_stem,
         stem=config.stem or None,
+        at=config.at or None,
         example=_example(config),
         mask_unit=config.mask_unit,
         masked_target=config.masked_target,
@@ -155,7 +158,7 @@ def save_model(run: Run, model: nn.Module, config: ModelConfig) -> None:
 
     In single precision, which networks are built in, whatever they were trained in.
     """
-    write_json(run.model_file, dataclasses.asdict(config))
+    write_json(run.model_file, kept(config))
     state = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
     save_tensors(run.weights_file, state)
 
@@ -224,7 +227,8 @@ def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:
     config, _ = exported_config(path, text)
     folded = _plain_network(config, path, network)
     if config.protocol != "standard" and weights.keys() != folded.state_dict().keys():
-        wide = anchor(folded, fresh_stem=True, stem=config.stem or None, example=_example(config))
+        stem, at = config.stem or None, config.at or None
+        wide = anchor(folded, fresh_stem=True, stem=stem, at=at, example=_example(config))
         # References other than zero, so that the folded network has the maps that are loaded into it.
         folded = fold(wide, torch.ones(config.references, *_example(config).shape[1:]))
     fit_weights(folded, weights, path, strict=True)

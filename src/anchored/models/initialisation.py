@@ -37,7 +37,7 @@ def model_config(cell: Cell) -> ModelConfig:
         size=view.size, mean=mean, std=std, classes=row.classes, trained_on=row.name,
         references=0 if cell.protocol == "standard" else cell.anchoring.references, mask_unit=cell.anchoring.mask_unit,
         masked_target=cell.anchoring.masked_target, batch_norm=cell.anchoring.batch_norm, width=cell.start.width,
-        interpolation=view.interpolation, crop=view.crop,
+        at="" if cell.protocol == "standard" else cell.anchoring.at, interpolation=view.interpolation, crop=view.crop,
     )  # fmt: skip
 
 
@@ -76,6 +76,9 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
             fit_weights(plain, weights, path, replace_head=True)
         elif cell.protocol == "standard":
             raise UserError(f"network.checkpoint {path} was trained anchored: a standard network cannot start from it")
+        elif (there := models.read_config(Run(path.parent)).at) != config.at:
+            place = [f"'{at}'" if at else "the image" for at in (there, config.at)]
+            raise UserError(f"network.checkpoint {path} was trained anchored at {place[0]}, anchoring.at is {place[1]}")
         else:
             anchored_weights = dict(weights.network.state_dict())
     model = models.build_model(config, seed=cell.seed, fresh_stem=cell.anchoring.stem == "fresh", network=plain)

@@ -84,6 +84,7 @@ def _summary(config: ModelConfig) -> str:
     }[config.protocol]
     classes = f", for {len(config.classes)} classes"
     classes += f" of {catalog.dataset_title(config.trained_on)}" if config.trained_on else ""
+    training += f" at '{config.at}'" if config.at else ""
     count = f"{config.references} training image{'s' * (config.references != 1)}" if config.references else "none"
     references = "" if config.protocol == "standard" else f" References kept with the weights: {count}."
     return f"{networks.find_network(config.network).title}, {training}{classes}.{references}"

@@ -225,11 +225,13 @@ def named_network(
     references: Tensor | int = 0,
     mask_probability: float = 0.0,
     stem: str = "",
+    at: str = "",
     **given: Any,
 ) -> tuple[nn.Module, ModelConfig, WeightsFit | None]:
     """A network by name with its weights: the module, anchored where its weights are, what it is, how they fitted.
 
-    See :func:`open_model`. ``stem``: name of the first layer, where it cannot be found.
+    See :func:`open_model`. ``stem``: name of the first layer, where it cannot be found; ``at``: the hidden layer at
+    which weights that were trained anchored are.
     """
     facts = _facts(name, like, classes, given)
     needed = ("channels", "size", "mean", "std", *(() if checkpoint else ("classes",)))
@@ -238,7 +240,7 @@ def named_network(
     if pretrained == bool(checkpoint) and not own:
         raise UserError(f"{name}: say which weights are meant, --pretrained or --checkpoint FILE")
     facts.setdefault("classes", _numbers(_IMAGENET))
-    config = ModelConfig(name, "standard", 0.0, references=0, trained_on=like, stem=stem, **facts)
+    config = ModelConfig(name, "standard", 0.0, references=0, trained_on=like, stem=stem, at=at, **facts)
     if not checkpoint:
         plain = models.build_plain_network(config, pretrained=pretrained, allow_import=True)
         return models.with_preprocessing(plain, config), config, None

@@ -44,6 +44,11 @@ def plain_network(model: nn.Module, config: ModelConfig, target: str) -> nn.Modu
             _absorb(weights, name, layer, plain, f"{target}: {config.network}")
     known = plain.state_dict()
     weights = {name if name in known else _without_padding(name): tensor for name, tensor in weights.items()}
+    if config.at and weights.keys() - known.keys():
+        raise UserError(
+            f"{target}: {config.network} is anchored at '{config.at}' through a layer that timm's network has not: "
+            "export it to .onnx or .pt2"
+        )
     fit_weights(plain, weights, target, strict=True)
     return plain.eval()
 

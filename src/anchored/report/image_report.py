@@ -220,9 +220,7 @@ def _single_reference_models(run: Run, model: nn.Module, root: Path | None) -> t
         except UserError as error:
             return [], f"The model has one reference, and other training images cannot be had: no spread ({error})."
         what = f"{len(references)} training images as references (the model itself has one)"
-    networks = [AnchoredModel(model.network).eval() for _ in references]
-    for network, reference in zip(networks, references, strict=True):
-        network.set_references(reference[None])
+    networks = [model.with_references(reference[None]) for reference in references]
     return networks, f"Spread: standard deviation of the class's probability over {what}."
 
 
