@@ -28,7 +28,7 @@ from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.classification import per_image
 from anchored.metrics.linear_probe import linear_probe, stratified
-from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.ood_scores import SCORES, refuse_no_energy
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric
 from anchored.models import registry as networks
@@ -45,7 +45,6 @@ ADAPTED = {  # image metric -> its name in rows
     "smooth_ece_old": "linear_probe_ece_old",
 }
 OOD_KINDS = ("near", "far", "synthetic")
-NORMALISED = 1e-3  # logits whose log-sum-exp is this near to zero are logarithms of probabilities
 EXAMPLES = 8  # images of each kind kept for the report
 
 
@@ -106,10 +105,7 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     if not evaluator.settings.ood:
         return
     inside = evaluator.outputs(evaluator.clean()).logits
-    if evaluator.settings.score == "energy" and bool((inside.logsumexp(1).abs() < NORMALISED).all()):
-        raise UserError(
-            "the logits are logarithms of probabilities, which hold no energy: give another score, such as max_softmax"
-        )
+    refuse_no_energy(evaluator.settings.score, inside)
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
     places = _means_by_kind(evaluator)
