@@ -51,9 +51,9 @@ class SetOpener:
             self.view = InputFormat(shape[1], shape[2]) if square else InputFormat(3, 0)
         return images
 
-    def keep_test(self, images: LabelledImages | GivenInputs, classes: tuple[str, ...]) -> None:
-        """Keep the test images, their labels counted through the network's ``classes``."""
-        self._keep(self.name, "test", relabelled(images, classes))
+    def keep_test(self, images: LabelledImages | GivenInputs) -> None:
+        """Keep the test images, whose labels count through the network's classes."""
+        self._keep(self.name, "test", images)
 
     def with_sets(self, settings: Evaluation, ood: Sets, tasks: Sets) -> Evaluation:
         """Open the other sets; the settings with their titles."""
