@@ -218,6 +218,22 @@ def read_decision(run: Run) -> Decision:
     return Decision.read(run.decision_file, weights_digest(run))
 
 
+def keep_decision(source: Run, folder: Path, weights_file: Path) -> str:
+    """Write a model's decision, if it has one, into another folder, for the weights there; a line on what became of it.
+
+    For weights of the same logits up to rounding, which the caller has compared: decisions are made of logits alone.
+    """
+    name = source.decision_file.name
+    if not source.decision_file.exists():
+        return ""
+    try:
+        rule = read_decision(source)
+    except UserError as error:
+        return f"{name} was left out: {error}"
+    dataclasses.replace(rule, weights=digest(read_bytes(weights_file))).save(folder / name)
+    return f"{name} came along, for these weights"
+
+
 def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:
     """The folded network of a safetensors file that ``anchored export`` wrote; see :func:`load`."""
     weights, text = load_tensors(path)
