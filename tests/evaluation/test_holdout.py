@@ -231,7 +231,7 @@ def test_a_tolerance_is_a_number_of_percentage_points() -> None:
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["study", "demo", "--choose", "alpha", "-o", str(tmp_path / "none")]
+    command = ["study", "demo", "--data.validation", "0.0", "--choose", "alpha", "-o", str(tmp_path / "none")]
     assert main(command) == 2
     assert capsys.readouterr().err == (
         "anchored: recipe 'demo': choose needs held-out training images: give, say, --data.validation 0.1\n"

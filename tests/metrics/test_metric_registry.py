@@ -1,12 +1,9 @@
+from anchored.metrics.bounded import RATES
+from anchored.metrics.intervals import BOUNDED
 from anchored.metrics.registry import IMAGE_METRICS, METRICS, OOD_METRICS
 
 
 def test_every_measured_metric_has_a_title() -> None:
     assert set(IMAGE_METRICS) | set(OOD_METRICS) <= set(METRICS)
-    assert {name for name, row in METRICS.items() if row.percent} == {
-        "accuracy",
-        "auroc",
-        "fpr95",
-        "aupr",
-        "linear_probe_accuracy",
-    }
+    shares = {"accuracy", "auroc", "fpr95", "aupr", "linear_probe_accuracy"} | {*BOUNDED, *RATES} & METRICS.keys()
+    assert {name for name, row in METRICS.items() if row.percent} == shares

@@ -79,6 +79,7 @@ def test_few_images() -> None:
         ({"coverage": 0.95}, "a coverage of 0.95 needs 19 held-out images, and there are 16"),
         ({"error": 0.1}, "needs 29 held-out images that raise no alarm and fit no temperature, and there are 1[56]"),
         ({"score": "odin"}, "none of the OOD scores"),
+        ({"classes": ("a", "unknown", "b", "c")}, "a class is named 'unknown'"),
         ({"sets": "top"}, "none of the kinds of sets"),
         ({"false_alarms": 0.0}, "share"),
         ({"coverage": 1.0}, "share"),
@@ -103,6 +104,8 @@ def test_awkward_outputs() -> None:
     assert sure.temperature.value == 1
     assert "temperature is 1" in sure.notes[0]
     assert "right of 100.00% of the held-out images, more than the coverage of 90.00%" in sure.notes[1]
+    with pytest.raises(UserError, match="hold no energy"):
+        fit_decision(outputs(100)[0].log_softmax(1), labels)
     with pytest.raises(UserError, match="cannot be shown"):
         fit_decision(outputs(400)[0], outputs(400)[1].flip(0), error=0.01, confidence=0.9)
 

@@ -25,7 +25,7 @@ from anchored.models import export
 from anchored.models import folder as model
 from anchored.models import registry as networks
 from anchored.models.convert import convert
-from anchored.models.decision import Deciding, fit_decision
+from anchored.models.decision import Deciding, Decision, fit_decision
 from anchored.models.folder import ModelConfig, read_config
 from anchored.models.programs import open_program
 from anchored.store import files
@@ -356,6 +356,40 @@ def test_a_file_decides_as_python_does(
     torch.testing.assert_close(found["p_value"].double(), wanted.p_value, atol=1.01 / 201, rtol=0)
     assert anchored.evaluate(program, (images(20), torch.arange(20) % 3), corruptions=(), bootstrap=100, progress=False,
                              arrays="torch", preprocess=lambda x: x).rows  # fmt: skip
+
+
+def calibrated(run: Run, folder: Path) -> tuple[Run, Decision]:
+    """A copy of a run, with a decision."""
+    kept = Run(Path(shutil.copytree(run.path, folder)))
+    logits = expected(kept, torch.randint(256, (60, 3, 24, 24), dtype=torch.uint8))
+    rule = fit_decision(logits, logits.argmax(1), classes=CONFIG.classes, weights=model.weights_digest(kept))
+    rule.save(kept.decision_file)
+    return kept, rule
+
+
+def test_a_decision_travels_with_its_weights(run: Run, tmp_path: Path) -> None:
+    kept, rule = calibrated(run, tmp_path / "ram")
+    written = export.export(kept.path, str(tmp_path / "shared"))
+    assert "decision.json came along" in str(written)
+    assert Decision.read(tmp_path / "shared" / "decision.json") == rule  # the same file of weights
+    there, here = (anchored.load(place).decide(images()) for place in (tmp_path / "shared", kept.path))  # type: ignore[operator]
+    assert there.names == here.names
+    tensors, text = files.load_tensors(kept.weights_file)
+    files.save_tensors(kept.weights_file, tensors, {**text, "note": "written again"})
+    assert "decision.json was left out" in str(export.export(kept.path, str(tmp_path / "later")))
+    assert not (tmp_path / "later" / "decision.json").exists()
+    assert "decision.json" not in str(export.export(run.path, str(tmp_path / "plain")))
+
+
+def test_a_decision_travels_to_converted_weights(run: Run, tmp_path: Path) -> None:
+    config = replace(CONFIG, protocol="standard", mask_probability=0.0, references=0)
+    model.save_model(Run(tmp_path / "plain"), model.build_model(config, seed=1), config)
+    kept, rule = calibrated(Run(tmp_path / "plain"), tmp_path / "standard")
+    assert "decision.json came along" in str(convert(str(kept.path), tmp_path / "wide"))
+    wide = Run(tmp_path / "wide")
+    moved = Decision.read(wide.decision_file, model.weights_digest(wide))
+    assert moved == replace(rule, weights=moved.weights) != rule
+    assert anchored.load(wide.path).decide(images()).names == anchored.load(kept.path).decide(images()).names  # type: ignore[operator]
 
 
 def test_only_programs_hold_decisions(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,16 @@ def test_pushed_and_pulled_it_answers_alike(run: Run, server: type[Hub], capsys:
         assert torch.equal(anchored.load("hub:owner/ram")(images), here)
 
 
+def test_a_decision_goes_to_the_hub_and_back(run: Run, server: type[Hub]) -> None:
+    images = torch.randint(256, (60, 1, 28, 28), dtype=torch.uint8)
+    rule = anchored.calibrate(run.path, images, torch.arange(60) % 3)
+    rule.save(run.decision_file)
+    assert main(["export", str(run.path), "hub:owner/ram"]) == 0
+    (commit,) = server.repositories["owner/ram"]
+    there = anchored.load(f"hub:owner/ram@{commit}").decide(images)  # type: ignore[operator]
+    assert there.names == anchored.load(run.path).decide(images).names  # type: ignore[operator]
+
+
 def test_only_the_files_of_a_model_folder_are_downloaded(run: Run, server: type[Hub]) -> None:
     pinned = hub.upload_folder(run.path, "hub:owner/ram", public=True)
     assert server.private["owner/ram"] is False

@@ -19,8 +19,10 @@ from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
+from anchored.models.decision import Decision, fit_decision
 from anchored.models.export import export
 from anchored.models.folder import ModelConfig
+from anchored.store import files
 from anchored.store.layout import Run
 
 CONFIG = ModelConfig(
@@ -124,6 +126,19 @@ def test_a_network_without_references_needs_no_word(protocol: Any, tmp_path: Pat
     torch.testing.assert_close(by_timm(tmp_path / "out", config), logits(run, config), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="exists"):
         export(run.path, f"timm:{tmp_path / 'out'}")
+
+
+def test_a_decision_comes_along_where_the_logits_do(tmp_path: Path) -> None:
+    kept = {}
+    for name, config in (("same", replace(CONFIG, references=0)), ("other", CONFIG)):
+        run = made(config, tmp_path / name)
+        rule = fit_decision(torch.eye(3).repeat(20, 1), torch.arange(60) % 3, weights=models.weights_digest(run))
+        rule.save(run.decision_file)
+        written = export(run.path, f"timm:{tmp_path / name}-timm", zero_reference=name == "other")
+        kept[name] = ("came along" in str(written), (tmp_path / f"{name}-timm" / "decision.json").exists())
+    assert kept == {"same": (True, True), "other": (False, False)}
+    folder = tmp_path / "same-timm"
+    assert Decision.read(folder / "decision.json").weights == files.digest((folder / "model.safetensors").read_bytes())
 
 
 def test_what_timm_does_not_have_is_refused(tmp_path: Path) -> None:

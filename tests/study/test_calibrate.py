@@ -2,11 +2,14 @@
 
 import csv
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import timm
 import torch
 from fixtures.browser import Page, opened
 from PIL import Image
@@ -156,6 +159,51 @@ def test_any_classifier_from_python() -> None:
     assert pair.classes == ("0", "1", "2")
     with pytest.raises(UserError, match="needs 99 held-out images, and there are 20"):
         anchored.calibrate(model, inputs[:20], labels[:20], false_alarms=0.01)
+
+
+def test_a_model_by_its_name(run: Run, tmp_path: Path) -> None:
+    images, labels, classes = held_out(run)
+    rule = anchored.calibrate(run.path, images, labels, false_alarms=0.1)
+    assert (rule.weights, rule.classes) == (models.weights_digest(run), classes)
+    rule.save(run.decision_file)
+    assert main(["calibrate", str(run.path), "--false_alarms", "0.1"]) == 0
+    assert Decision.read(run.decision_file).scores == pytest.approx(rule.scores, abs=1e-4)
+    listed(tmp_path / "held", images, labels, classes)
+    by_file = anchored.calibrate(str(run.path), tmp_path / "held" / "images.csv")
+    assert by_file.scores == pytest.approx(rule.scores, abs=1e-4)
+    tested = datasets.load_split("fashion-mini-known", "test")
+    for given, said in (
+        (("fashion-mini",), "shares images with fashion-mini-known"),
+        ((tested.images, tested.labels), "1,400 of the 1,400 images"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            anchored.calibrate(run.path, *given)
+        assert "\n" not in str(error.value)
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "own.pth")
+    named = anchored.calibrate("timm:test_resnet", images, labels, checkpoint=tmp_path / "own.pth")
+    assert named.classes == tuple("0123456")
+
+
+class MaiteLinear:
+    """A model as MAITE has them: images (C,H,W) to probabilities."""
+
+    metadata: ClassVar[dict[str, Any]] = {"id": "linear", "index2label": {0: "light", 1: "dark"}}
+
+    def __call__(self, images: Any, /) -> Any:
+        chances = [1 / (1 + math.exp(4 - 8 * float(np.asarray(image).mean()))) for image in images]
+        return [np.array([chance, 1 - chance], np.float32) for chance in chances]
+
+
+def test_a_model_of_maite() -> None:
+    levels = torch.linspace(0, 1, 60)
+    images = (levels[:, None, None, None].expand(60, 1, 4, 4) * 255).round().to(torch.uint8)
+    labels = (levels < 0.45).long()
+    with pytest.raises(UserError, match="hold no energy"):
+        anchored.calibrate(MaiteLinear(), images, labels)
+    rule = anchored.calibrate(MaiteLinear(), images, labels, score="max_softmax")
+    assert rule.classes == ("light", "dark")
+    assert rule.alarm.n == 60
+    assert rule.decide(torch.tensor([[0.0, -4.0]])).names == ["light"]
 
 
 def test_predictions_have_decisions(run: Run, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -105,8 +107,6 @@ def test_a_hugging_face_data_set_is_one_of_them(images: ImageSet) -> None:
     hf = pytest.importorskip("datasets")
     columns = {"image": [image[0].numpy() for image in images.images], "label": images.labels.tolist()}
     features = hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=list(images.classes))})
-    from PIL import Image
-
     columns["image"] = [Image.fromarray(pixels) for pixels in columns["image"]]
     data = hf.Dataset.from_dict(columns, features=features)
     model = Plain()
@@ -160,6 +160,27 @@ def test_a_model_by_its_name_is_the_model(run: Run, images: ImageSet) -> None:
     named = anchored.evaluate(run.path, pair, **QUICK)
     assert figures(named.rows) == figures(anchored.evaluate(anchored.load(run.path), pair, **QUICK).rows)
     assert {row["architecture"] for row in named.rows} == {"ram"}
+
+
+def test_classes_of_a_named_network_are_matched_by_wordnet_ids(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=1000).state_dict(), tmp_path / "own.pth")
+    for name, level in (("n01443537", 40), ("n01440764", 200)):  # goldfish, tench
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (70, 60), (level, number, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    options: dict[str, Any] = {"checkpoint": tmp_path / "own.pth", "folder": tmp_path / "out", **QUICK}
+    result = anchored.evaluate("timm:test_resnet", tmp_path / "photos", **options)
+    found = safetensors.torch.load_file(Run(result.folder / "runs/given").outputs_file("test"))
+    assert found["labels"].tolist() == [0] * 12 + [1] * 12
+    assert found["logits"].shape == (24, 1000)
+
+
+def test_a_named_model_is_measured_where_a_study_would(
+    run: Run, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anchored.evaluation.given_models.find_device", lambda _: torch.device("meta"))
+    with pytest.raises((RuntimeError, NotImplementedError, anchored.UserError), match="meta"):
+        anchored.evaluate(run.path, (images.images, images.labels), **QUICK)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from anchored.config.settings import Evaluation
 from anchored.errors import UserError
 from anchored.evaluation.evaluator import Evaluator
 from anchored.evaluation.inference import Outputs
-from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind, refuse_no_energy
+from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind
 from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.calibration import weighted_smooth_ece
 from anchored.metrics.classification import per_image
-from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.ood_scores import SCORES, refuse_no_energy
 from anchored.metrics.selective import RankingCurve, weighted_scod_aurc
 from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric, weighted_mean
 from anchored.models.decision import Decided, Decision, fit_decision
@@ -103,7 +103,7 @@ def decisions(evaluator: Evaluator) -> Iterator[Row]:
     held_out, tested = evaluator.held_out(), evaluator.outputs(evaluator.clean())
     rule = None
     if held_out is not None:
-        refuse_no_energy(evaluator, tested.logits)
+        refuse_no_energy(evaluator.settings.score, tested.logits)
         rule = fitted_rule(evaluator.outputs(held_out), evaluator.settings)
     title, n = evaluator.images.title(evaluator.subject.test), len(tested.labels)
     for names, statistic in measures(tested, rule, SCALED):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from anchored.config.recipe import GivenCell
 from anchored.config.settings import GIVEN, Data, Evaluation, Given
@@ -41,14 +42,10 @@ def given_evaluator(
     if cell.given.outputs:
         return outputs_evaluator(run, _outputs(cell.given.outputs), settings, cell.title, cell.data.train, (), progress)
     opened = opened_model(cell.given)
-    names = opened.classes
-    if opened.wordnet:
-        names = tuple(map(" ".join, zip(opened.wordnet, names, strict=True)))
-    sets = NamedSets(cell.data, opened.input, root, cell.whole, names)
+    sets = NamedSets(cell.data, opened.input, root, cell.whole, opened.spellings)
     features = opened.module is not None or bool(settings.adaptation)
-    subject = Subject(
-        cell.data.train, cell.title, GIVEN, opened.digest, lambda: _classifier(opened, cell), features=features
-    )
+    load = partial(opened_classifier, opened, cell.accelerator)
+    subject = Subject(cell.data.train, cell.title, GIVEN, opened.digest, load, features=features)
     return Evaluator(run, subject, sets, settings, progress)
 
 
@@ -82,11 +79,17 @@ def _outputs(folder: str) -> GivenOutputs:
     return given_outputs(folder)
 
 
-def _classifier(opened: OpenedModel, cell: GivenCell) -> Classifier:
+def opened_classifier(
+    opened: OpenedModel, accelerator: str = "auto", prepare: Callable[[Tensor], Tensor] | None = None
+) -> Classifier:
+    """The classifier of a model that was opened by its name, a module on the device that a study would take.
+
+    ``prepare``: from images of its size, uint8, to inputs; by default the model's own.
+    """
     if opened.module is not None:
-        opened.module.to(find_device(cell.accelerator))
+        opened.module.to(find_device(accelerator))
     size = opened.input.size
-    return Classifier(opened.run, opened.preprocess, (opened.input.channels, size, size))
+    return Classifier(opened.run, prepare or opened.preprocess, (opened.input.channels, size, size))
 
 
 def logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:

@@ -37,7 +37,6 @@ class SetOpener:
     names: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -53,10 +52,9 @@ class SetOpener:
             self.view = InputFormat(shape[1], shape[2]) if square else InputFormat(3, 0)
         return images
 
-    def keep_test(self, images: LabelledImages | GivenInputs, classes: tuple[str, ...]) -> None:
-        """Keep the test images, their labels counted through the network's ``classes``."""
-        self._keep(self.name, "test", relabelled(images, classes))
-        self.classes = classes
+    def keep_test(self, images: LabelledImages | GivenInputs) -> None:
+        """Keep the test images, whose labels count through the network's classes."""
+        self._keep(self.name, "test", images)
 
     def with_held_out(self, settings: Evaluation, source: Any) -> Evaluation:
         """Open labelled images that decisions are fitted on, if any; the settings with their name.
@@ -66,7 +64,7 @@ class SetOpener:
         if source is None:
             return settings
         name = str(source) if isinstance(source, (str, Path)) else HELD_OUT
-        images = relabelled(self._open(source, name, "all"), self.classes)
+        images = relabelled(self._open(source, name, "all"), self.given[self.name, "test"].classes)
         self._keep(name, "all", images)
         if name == self.name or self.hashes.get(name, 0) == self.hashes.get(self.name):
             raise UserError("held_out are the test images: decisions are fitted on images that are not measured")

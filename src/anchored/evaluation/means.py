@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from anchored.corruptions.registry import CORRUPTIONS
-from anchored.errors import UserError
 from anchored.evaluation.evaluator import Evaluator
 
 OOD_KINDS = ("near", "far", "synthetic")
-NORMALISED = 1e-3  # logits whose log-sum-exp is this near to zero are logarithms of probabilities
 
 Place = tuple[int | None, str]
 """A severity, or None for all of them, and the name of a corruption or of a mean."""
@@ -50,11 +48,3 @@ def means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
     kinds = [evaluator.images.kind(name) for name in names]
     means = {f"mean-{kind}": [i for i, each in enumerate(kinds) if each == kind] for kind in OOD_KINDS}
     return {**{name: some for name, some in means.items() if some}, "mean": list(range(len(names)))}
-
-
-def refuse_no_energy(evaluator: Evaluator, logits: Tensor) -> None:
-    """Raise ``UserError`` where images are to be scored by the energy of logits that have none."""
-    if evaluator.settings.score == "energy" and bool((logits.logsumexp(1).abs() < NORMALISED).all()):
-        raise UserError(
-            "the logits are logarithms of probabilities, which hold no energy: give another score, such as max_softmax"
-        )

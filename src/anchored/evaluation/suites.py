@@ -25,13 +25,13 @@ from anchored.evaluation.decisions import decisions
 from anchored.evaluation.evaluator import Evaluator, archive_of, corruptions_of
 from anchored.evaluation.holdout import shares_images
 from anchored.evaluation.inference import Outputs, load_or_compute
-from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind, refuse_no_energy
+from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind
 from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.classification import per_image
 from anchored.metrics.linear_probe import linear_probe, stratified
-from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.ood_scores import SCORES, refuse_no_energy
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric
 from anchored.models import registry as networks
@@ -100,7 +100,7 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     if not evaluator.settings.ood:
         return
     inside = evaluator.outputs(evaluator.clean()).logits
-    refuse_no_energy(evaluator, inside)
+    refuse_no_energy(evaluator.settings.score, inside)
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
     places = means_by_kind(evaluator)

@@ -14,6 +14,8 @@ from anchored.errors import UserError
 
 _BLOCK = 1 << 22
 """Logits converted to float64 at once (32 MiB), so that 50,000 × 1,000 logits need no second copy."""
+_NORMALISED = 1e-3
+"""Logits whose log-sum-exp is this near to zero are logarithms of probabilities."""
 
 
 def energy(logits: Tensor) -> Tensor:
@@ -69,3 +71,11 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "entropy": entropy,
 }
 """Score name -> function; ``energy`` is the default of the evaluation."""
+
+
+def refuse_no_energy(score: str, logits: Tensor) -> None:
+    """``UserError`` for the energy of logits (N, K) that are all logarithms of probabilities: it is zero."""
+    if score == "energy" and bool((logits.logsumexp(1).abs() < _NORMALISED).all()):
+        raise UserError(
+            "the logits are logarithms of probabilities, which hold no energy: give another score, such as max_softmax"
+        )

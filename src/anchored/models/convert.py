@@ -42,7 +42,8 @@ def convert(
 ) -> Exported:
     """Anchor a network with its weights exactly, and write it as a model folder, which a training can start from.
 
-    Weights that were trained anchored, here or elsewhere, are written as they are.
+    Weights that were trained anchored, here or elsewhere, are written as they are. The decision of a standard run comes
+    along: about the zero reference, which is what the folder has until it is trained, the logits are the same.
 
     Args:
         name: a network's name, or the folder of a standard run (here or on the hub), which says all the rest.
@@ -64,8 +65,9 @@ def convert(
         UserError: weights that do not fit or are not given, a network that cannot be anchored, an existing output.
     """
     fit: WeightsFit | None = None
-    if hub.is_hub_name(name) or Path(name).is_dir():
-        given, config = models.load(name, network=network), models.read_config(hub.local_run(name))
+    source = hub.local_run(name) if hub.is_hub_name(name) or Path(name).is_dir() else None
+    if source is not None:
+        given, config = models.load(source.path, network=network), models.read_config(source)
         if isinstance(given, AnchoredModel):
             raise UserError(f"{name} is anchored already: load it, train it on, or export it")
     else:
@@ -98,7 +100,8 @@ def convert(
         models.save_model(Run(path), wide, config)
         write_text(Run(path).card_file, model_card(Run(path), str(output)))
         checked = _checked(path, given, config, str(output))
-    return dataclasses.replace(checked, weights=str(fit or ""))
+        note = models.keep_decision(source, path, Run(path).weights_file) if source else ""
+    return dataclasses.replace(checked, weights=str(fit or ""), notes=(note,))
 
 
 def _checked(path: Path, given: nn.Module, config: ModelConfig, output: str) -> Exported:

@@ -26,7 +26,7 @@ from anchored.config.validation import parse, settings_class, within
 from anchored.errors import UserError
 from anchored.metrics import conformal, selective
 from anchored.metrics.classification import per_image
-from anchored.metrics.ood_scores import SCORES
+from anchored.metrics.ood_scores import SCORES, refuse_no_energy
 from anchored.store import files
 
 UNKNOWN = "unknown"
@@ -238,7 +238,7 @@ def fit_decision(
     """The decision rule of a classifier from its logits (n, K) on held-out images and their labels (n,).
 
     Args:
-        classes: names of the logits; by default their numbers.
+        classes: names of the logits, none of them "unknown"; by default their numbers.
         weights: hash of the classifier's weights, which the rule is bound to.
         images: what the images are.
         false_alarms: share of usual images that may be called unknown for their score.
@@ -250,13 +250,20 @@ def fit_decision(
         by_class: let coverage hold for each class.
         seed: of the fifth of the images that fits the temperature.
 
-    Raises ``UserError`` for unknown names, logits or labels that do not fit, and too few images, saying how many.
+    Raises ``UserError`` for unknown names, logits or labels that do not fit, the energy of logarithms of probabilities,
+    and too few images, saying how many.
     """
     per_image(logits, labels)  # which refuses what is no logits and labels
     for name, known, what in ((score, tuple(SCORES), "OOD scores"), (sets, conformal.SET_METHODS, "kinds of sets")):
         if name not in known:
             raise UserError(f"'{name}' is none of the {what}: there are {', '.join(known)}")
     logits, labels = logits.detach().double().cpu(), labels.cpu().long()
+    if UNKNOWN in classes:
+        raise UserError(
+            f"a class is named '{UNKNOWN}', as images without a class are called: give it another name (classes=[...], "
+            "or that of its folder before training)"
+        )
+    refuse_no_energy(score, logits)
     named: Any = score
     n, scores = len(logits), SCORES[score](logits)
     threshold = conformal.alarm_threshold(scores, false_alarms)

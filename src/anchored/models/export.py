@@ -48,14 +48,17 @@ class Exported:
     images: int
     weights: str = ""  # how the weights of a checkpoint fitted, a table
     decided: int | None = None  # images of which the file's decision was compared too
+    notes: tuple[str, ...] = ()  # lines on what else was written or left out
 
     def __str__(self) -> str:
-        table = f"{self.weights}\n" if self.weights else ""
-        return table + (
-            f"Written: {self.place}\nChecked on {self.images} images: the logits differ by at most "
-            f"{self.difference:.1e} (the largest is {self.scale:.3g})"
-            + ("" if self.decided is None else "\nDecisions, p-values, scores and probabilities are those of Python")
+        lines = [self.weights, f"Written: {self.place}", *self.notes]
+        lines.append(
+            f"Checked on {self.images} images: the logits differ by at most {self.difference:.1e} (the largest is "
+            f"{self.scale:.3g})"
         )
+        if self.decided is not None:
+            lines.append("Decisions, p-values, scores and probabilities are those of Python")
+        return "\n".join(filter(None, lines))
 
 
 class Deployed(nn.Module):
@@ -217,6 +220,7 @@ def export(
         target: ``NAME.onnx``, ``NAME.pt2`` or ``NAME.safetensors`` for the folded, plain network; a path without such
             an ending, or one that ends in ``/``, for a model folder; ``hub:owner/name`` to push such a folder to the
             hub; ``timm:FOLDER`` for a folder that timm and Transformers open, see :mod:`anchored.models.timm_folder`.
+            A folder takes the ``decision.json`` along, where its logits are the model's.
         takes: what the file's input is, see :class:`Deployed` (a safetensors file holds the network alone).
         force: replace a file that is there.
         public: make a new repository on the hub public.
@@ -307,7 +311,8 @@ def _export_folder(run: Run, model: nn.Module, folder: Path, target: str, networ
         models.save_model(Run(path), model, config)
         write_text(Run(path).card_file, model_card(run, target))
         with torch.inference_mode():
-            return check_logits(target, models.load(path, network=network)(inputs), model(inputs))
+            exported = check_logits(target, models.load(path, network=network)(inputs), model(inputs))
+        return dataclasses.replace(exported, notes=(models.keep_decision(run, path, Run(path).weights_file),))
 
 
 def _export_timm(run: Run, model: nn.Module, target: str, zero_reference: bool) -> Exported:
@@ -323,8 +328,19 @@ def _export_timm(run: Run, model: nn.Module, target: str, zero_reference: bool) 
         timm_folder.write_timm_folder(plain, config, path)
         with torch.inference_mode():
             exported = check_logits(place, timm_folder.open_timm_folder(path)(inputs), expected)
-    if not zero_reference:
-        return exported
-    otherwise = int((trained.argmax(1) != expected.argmax(1)).sum())
-    said = f"{place}\nAbout the zero reference, which gives {otherwise} of {len(inputs)} photographs another class"
-    return dataclasses.replace(exported, place=said)
+        notes = _timm_notes(run, path, trained, expected, zero_reference)
+    return dataclasses.replace(exported, notes=notes)
+
+
+def _timm_notes(run: Run, path: Path, trained: Tensor, written: Tensor, zero_reference: bool) -> tuple[str, ...]:
+    """How the logits differ about the zero reference; the decision comes along where they do not."""
+    difference, scale = (trained - written).abs().max().item(), trained.abs().max().item()
+    about = ""
+    if zero_reference:
+        otherwise = int((trained.argmax(1) != written.argmax(1)).sum())
+        about = f"About the zero reference, which gives {otherwise} of {len(written)} photographs another class"
+    if difference <= TOLERANCE * scale:
+        return about, models.keep_decision(run, path, path / timm_folder.WEIGHTS)
+    name = run.decision_file.name
+    left = f"{name} was left out: it is for the logits about the references of training"
+    return about, left if run.decision_file.exists() else ""

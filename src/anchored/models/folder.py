@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -219,6 +219,22 @@ def read_decision(run: Run) -> Decision:
             f"{run.path} has no {run.decision_file.name}: calibrate it first (anchored calibrate {run.path})"
         )
     return Decision.read(run.decision_file, weights_digest(run))
+
+
+def keep_decision(source: Run, folder: Path, weights_file: Path) -> str:
+    """Write a model's decision, if it has one, into another folder, for the weights there; a line on what became of it.
+
+    For weights of the same logits up to rounding, which the caller has compared: decisions are made of logits alone.
+    """
+    name = source.decision_file.name
+    if not source.decision_file.exists():
+        return ""
+    try:
+        rule = read_decision(source)
+    except UserError as error:
+        return f"{name} was left out: {error}"
+    replace(rule, weights=digest(read_bytes(weights_file))).save(folder / name)
+    return f"{name} came along, for these weights"
 
 
 def _load_exported(path: Path, network: nn.Module | str | None) -> nn.Module:

@@ -1,6 +1,6 @@
 """Model folders on the Hugging Face hub, through ``huggingface-hub``.
 
-Only the three files of a model folder are ever downloaded or uploaded, so that a repository cannot bring code.
+Only the files of a model folder are ever downloaded or uploaded, so that a repository cannot bring code.
 """
 
 from __future__ import annotations

@@ -63,6 +63,11 @@ class OpenedModel:
     weights: WeightsFit | None = field(default=None, repr=False)
     """How the weights of a checkpoint fitted: ``str()`` is the table to print."""
 
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Names that a set's classes are matched with: the logits', after their WordNet ids where these are known."""
+        return tuple(map(" ".join, zip(self.wordnet, self.classes, strict=True))) if self.wordnet else self.classes
+
 
 def open_model(
     spec: str | Path,

@@ -25,6 +25,7 @@ from anchored.store.files import save_tensors, write_json
 
 PREFIX = "timm:"
 """What a target begins with, and what networks of timm are called."""
+WEIGHTS = "model.safetensors"
 
 
 def plain_network(model: nn.Module, config: ModelConfig, target: str) -> nn.Module:
@@ -105,7 +106,7 @@ def write_timm_folder(network: nn.Module, config: ModelConfig, folder: Path) -> 
         },
     }
     write_json(folder / "config.json", made)
-    save_tensors(folder / "model.safetensors", dict(network.state_dict()), {"format": "pt"})
+    save_tensors(folder / WEIGHTS, dict(network.state_dict()), {"format": "pt"})
 
 
 def open_timm_folder(folder: Path) -> nn.Module:

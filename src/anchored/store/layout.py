@@ -109,9 +109,9 @@ class Run:
         return written in (None, files.digest(files.read_bytes(self.rows_file)))
 
     @property
-    def model_folder_files(self) -> tuple[Path, Path, Path]:
-        """The files that make a model folder: all that is needed to use the network elsewhere."""
-        return self.model_file, self.weights_file, self.card_file
+    def model_folder_files(self) -> tuple[Path, ...]:
+        """The files that make a model folder: all that is needed to use the network elsewhere, and its decision."""
+        return self.model_file, self.weights_file, self.card_file, self.decision_file
 
     @property
     def last_good(self) -> "Run":

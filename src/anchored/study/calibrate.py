@@ -21,11 +21,13 @@ from anchored.evaluation import holdout
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.inference import Outputs, Pass, compute_outputs
+from anchored.evaluation.maite import given_model
 from anchored.models import folder as models
 from anchored.models.decision import Decision, fit_decision
+from anchored.models.sources import OpenedModel
 from anchored.store import files
 from anchored.store.layout import Run
-from anchored.study.evaluate import given_classifier, modes_kept, open_named, weights_hash
+from anchored.study.evaluate import modes_kept, open_given, open_labelled, weights_hash
 from anchored.training.devices import find_device
 
 
@@ -42,6 +44,7 @@ def calibrate(
     sets: str = "lac",
     by_class: bool = False,
     seed: int = 0,
+    checkpoint: str | Path = "",
     classes: Sequence[str] = (),
     preprocess: Callable[[Tensor], Tensor] | None = None,
     mean: Sequence[float] = (),
@@ -54,29 +57,38 @@ def calibrate(
     """The decision rule of any classifier, fitted on images that it was neither trained nor tested on.
 
     Args:
-        model: as in :func:`anchored.evaluate`, as are ``classes`` and all that follows it.
+        model: as in :func:`anchored.evaluate`, also by its name, as are ``checkpoint`` and all that follows it. A rule
+            for a run's or model's folder may be saved there as ``decision.json``.
         images: held-out images, with ``labels``; or a labelled set in any form that ``evaluate`` takes as ``test``.
         labels: numbers of their classes (N,).
         false_alarms, coverage, error, confidence, score, sets, by_class, seed: see
             :func:`anchored.models.decision.fit_decision`.
 
     Raises:
-        UserError: images that do not fit, or too few of them: the line says how many are needed.
+        UserError: images that do not fit, that a model opened by its name was trained or tested on, or too few of
+            them: the line says how many are needed.
 
     Example:
         >>> decision = anchored.calibrate(model, images, labels, false_alarms=0.05)
         >>> decision.decide(model(inputs)).names
     """
-    takes = given_classifier(model, preprocess, (mean, std), arrays)
-    opener = SetOpener(images if labels is None else (images, labels), InputFormat(3, size) if size else None)
-    opened, names = open_named(takes, model, opener, classes)
+    given = given_model(model, images)
+    takes, model, view = open_given(given, checkpoint, preprocess, (mean, std), size, arrays)
+    opener = SetOpener(images if labels is None else (images, labels), view)
+    config = model.config if isinstance(model, OpenedModel) else None
+    seen = None if config is None else _seen_data(Run(Path(given)), config)
+    if seen and isinstance(opener.test, (str, Path)):
+        _refuse_seen_set(opener.name, model.title, seen)
+    held_out, names = open_labelled(takes, model, opener, classes)
+    notes = _refuse_seen_images(held_out, seen, config.view) if seen and config else ()
     with modes_kept(model):
-        found = _outputs(takes, relabelled(opened, names), batch_size)
-    return fit_decision(
+        found = _outputs(takes, held_out, batch_size)
+    rule = fit_decision(
         found.logits, found.labels, classes=names, weights=weights_hash(model, version), images=opener.name,
         false_alarms=false_alarms, coverage=coverage, error=error, confidence=confidence, score=score, sets=sets,
         by_class=by_class, seed=seed,
     )  # fmt: skip
+    return replace(rule, notes=(*rule.notes, *notes))
 
 
 def calibrate_run(
@@ -96,8 +108,7 @@ def calibrate_run(
         UserError: no images were held out and none are given, they are test images, or too few.
     """
     config = models.read_config(run)
-    cell = Cell.parse(files.read_json(run.cell_file), run.cell_file) if run.cell_file.exists() else None
-    held_out, notes = _given(run, images, cell, config, root) if images else (_held_out(run, cell, root), ())
+    held_out, notes = _given(run, images, config, root) if images else (_held_out(run, root), ())
     model = models.load(run.path, network=network).to(find_device())
     found = _outputs(Classifier.of(model, config), held_out, Evaluation.batch_size)
     what = images or f"{held_out.name}, the held-out share of its training images"
@@ -112,8 +123,14 @@ def _outputs(classifier: Classifier, images: LabelledImages | GivenInputs, batch
     return compute_outputs(Pass(classifier, images, batch_size))
 
 
-def _held_out(run: Run, cell: Cell | None, root: Path | None) -> LabelledImages:
+def _cell(run: Run) -> Cell | None:
+    """What a run was trained by; None for a model that was converted, or is no folder."""
+    return Cell.parse(files.read_json(run.cell_file), run.cell_file) if run.cell_file.exists() else None
+
+
+def _held_out(run: Run, root: Path | None) -> LabelledImages:
     """The training images that the run did not see; ``UserError`` where it saw all, or nobody knows."""
+    cell = _cell(run)
     if cell is None or not cell.data.validation:
         what = "is a converted model" if cell is None else "was trained on all training images (data.validation is 0)"
         raise UserError(
@@ -124,23 +141,38 @@ def _held_out(run: Run, cell: Cell | None, root: Path | None) -> LabelledImages:
 
 
 def _given(
-    run: Run, name: str, cell: Cell | None, config: models.ModelConfig, root: Path | None
+    run: Run, name: str, config: models.ModelConfig, root: Path | None
 ) -> tuple[LabelledImages, tuple[str, ...]]:
     """Images by name, their labels as the network's, and what could not be looked at; ``UserError`` for seen images."""
-    trained_on = Data(train=config.trained_on) if cell is None and config.trained_on else cell and cell.data
-    if trained_on and holdout.shares_images(name, trained_on.train, trained_on):
-        raise UserError(
-            f"{name} shares images with {trained_on.train}, which {run.name} was trained and tested on: a promise "
-            "needs images that it has not seen; leave --images out to take the held-out share"
-        )
+    seen = _seen_data(run, config)
+    if seen:
+        _refuse_seen_set(name, run.name, seen)
     images = relabelled(datasets.open_set(name, "all", Data(), config.view, root), config.classes)
     if len(images) == 0:
         raise UserError(f"{name} has no images")
-    notes = _refuse_seen(images, trained_on, config.view, root) if trained_on else ()
-    return images, notes
+    return images, _refuse_seen_images(images, seen, config.view, root) if seen else ()
 
 
-def _refuse_seen(images: LabelledImages, data: Data, view: InputFormat, root: Path | None) -> tuple[str, ...]:
+def _seen_data(run: Run, config: models.ModelConfig) -> Data | None:
+    """The data that a network was trained and tested on, as far as its folder or ``model.json`` says."""
+    cell = _cell(run)
+    if cell is None:
+        return Data(train=config.trained_on) if config.trained_on else None
+    return cell.data
+
+
+def _refuse_seen_set(name: str, network: str, data: Data) -> None:
+    """``UserError`` for the name of a set that shares images with those that a network was trained and tested on."""
+    if holdout.shares_images(name, data.train, data):
+        raise UserError(
+            f"{name} shares images with {data.train}, which {network} was trained and tested on: a promise needs "
+            "images that it has not seen, such as the held-out share, which anchored calibrate takes without --images"
+        )
+
+
+def _refuse_seen_images(
+    images: LabelledImages | GivenInputs, data: Data, view: InputFormat, root: Path | None = None
+) -> tuple[str, ...]:
     """Refuse pixels that are those of a training or test image, where all are in memory; else say what was not seen."""
     for split in ("test", "train"):
         try:
@@ -149,7 +181,7 @@ def _refuse_seen(images: LabelledImages, data: Data, view: InputFormat, root: Pa
         except UserError:
             return (f"The {split} images of {data.train} are not on this machine, and were not compared with these",)
         if not isinstance(seen, ImageSet) or not isinstance(images, ImageSet):
-            return ("The images are too many to be compared with those that it was trained and tested on",)
+            return ("The images are too many, or no pixels, to be compared with those that it was trained on",)
         known = set(map(_bytes, seen.images))
         both = [place for place, image in enumerate(images.images) if _bytes(image) in known]
         if both:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from anchored.config.recipe import Recipe, canonical
 from anchored.config.settings import GIVEN, Evaluation, Given, Grid
 from anchored.config.validation import parse
+from anchored.data.given import relabelled
 from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.evaluator import Evaluator, Subject
-from anchored.evaluation.given_models import class_names, logit_count, outputs_evaluator
+from anchored.evaluation.given_models import class_names, logit_count, opened_classifier, outputs_evaluator
 from anchored.evaluation.given_outputs import given_outputs
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.maite import given_model
@@ -71,7 +72,7 @@ def evaluate(
     """Measure a classifier: accuracy, calibration, corruptions, rejection of other data, adaptation; with intervals.
 
     The passes, rows and report are those of a study. A module is measured on the device that it is on, in evaluation
-    mode.
+    mode; one that is opened by its name, on the device that a study would take.
 
     Args:
         model: a ``torch.nn.Module``, or a callable on batches, which get NumPy arrays unless ``arrays`` is "torch", and
@@ -80,7 +81,8 @@ def evaluate(
             whose probabilities, if it gives them, become their logarithm.
         test: the labelled test images: a name (catalog, folder, .csv, .npz, hf:...), (images, labels), a data set or
             DataLoader; see :func:`anchored.data.given.given_set`. Raw images, which corruptions need, are uint8 or
-            floats in [0, 1]; other floats go to the model as they are.
+            floats in [0, 1]; other floats go to the model as they are. What is given in Python is read into memory
+            whole; large sets of names are not.
         checkpoint: weights of a named model, a file of any usual kind; without, those that come with the name.
         outputs: in place of a model and images: a folder of logits, labels and features, or arrays by set; see
             :mod:`anchored.evaluation.given_outputs`.
@@ -94,7 +96,7 @@ def evaluate(
         false_alarms, coverage, error: what decisions promise; see :func:`anchored.models.decision.fit_decision`.
         name: what the model is called in rows and tables; by default its class's name.
         classes: names of the logits in their order; by default ``model.classes``, else those of ``test``. Sets that
-            name theirs otherwise ordered are brought into this order by name.
+            name theirs otherwise ordered are brought into this order by name, ImageNet's also by WordNet ids.
         preprocess: from raw images (B,C,H,W) uint8 to inputs; by default ``model.preprocess``, else each channel
             ``(image / 255 − mean) / std``.
         mean: per channel, of images in [0, 1]; by default 0.
@@ -128,9 +130,9 @@ def evaluate(
     if outputs is not None:
         evaluator = outputs_evaluator(Run(Path()), given_outputs(outputs), settings, name or "outputs", near=near)
     else:
-        takes, model, view = _opened(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
+        takes, model, view = open_given(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
-        opener.keep_test(*open_named(takes, model, opener, classes))
+        opener.keep_test(open_labelled(takes, model, opener, classes)[0])
         settings = opener.with_held_out(opener.with_sets(settings, ood, adaptation), held_out)
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
@@ -145,7 +147,7 @@ def evaluate(
 # --- What is measured ---------------------------------------------------------------------------------------------
 
 
-def _opened(
+def open_given(
     model: Any,
     checkpoint: str | Path,
     preprocess: Callable[[Tensor], Tensor] | None,
@@ -153,39 +155,37 @@ def _opened(
     size: int,
     arrays: Literal["torch", "numpy"] | None,
 ) -> tuple[Classifier, Any, InputFormat | None]:
-    """What is called, the model itself or what was opened by its name, and its input where that is known."""
+    """What is called, the model itself or what was opened by its name, and its input where that is known.
+
+    ``UserError`` where it can be neither called nor opened.
+    """
     if isinstance(model, (str, Path)):
         mean, std = normalisation
         library = ":" in str(model) and not Path(model).exists()
         opened = open_model(
             model, pretrained=library and not checkpoint, checkpoint=checkpoint, size=size, mean=mean, std=std
         )
-        return Classifier(opened.run, preprocess or opened.preprocess), opened, opened.input
-    view = InputFormat(3, size) if size else None
-    return given_classifier(model, preprocess, normalisation, arrays), model, view
-
-
-def given_classifier(
-    model: Any,
-    preprocess: Callable[[Tensor], Tensor] | None,
-    normalisation: tuple[Sequence[float], Sequence[float]],
-    arrays: Literal["torch", "numpy"] | None,
-) -> Classifier:
-    """A model as its caller gives it; ``UserError`` where it cannot be called."""
+        return opened_classifier(opened, prepare=preprocess), opened, opened.input
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
-    return Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
+    takes = Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
+    return takes, model, InputFormat(3, size) if size else None
 
 
-def open_named(
+def open_labelled(
     takes: Classifier, model: Any, opener: SetOpener, classes: Sequence[str]
 ) -> tuple[LabelledImages | GivenInputs, tuple[str, ...]]:
-    """The labelled images of an opener, and the names of the logits; one image is passed through the model."""
+    """The labelled images of an opener, labels being places of logits, and the names of the logits.
+
+    One image is passed through the model.
+    """
     images = opener.open_test()
     with modes_kept(model):
         count = logit_count(takes, images)
-    return images, class_names(tuple(classes or getattr(model, "classes", ())), images.classes, count)
+    names = class_names(tuple(classes or getattr(model, "classes", ())), images.classes, count)
+    spelt = model.spellings if isinstance(model, OpenedModel) and names == model.classes else names
+    return relabelled(images, spelt), names
 
 
 @dataclass(frozen=True)
