@@ -25,6 +25,7 @@ from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.given_outputs import GivenOutputs
 from anchored.evaluation.inference import Outputs, Pass
+from anchored.evaluation.overlap import check_outliers
 from anchored.evaluation.sets import NamedSets
 from anchored.metrics import intervals
 from anchored.metrics.bounded import Figure
@@ -70,6 +71,7 @@ class Subject:
     tail_weight: float | None = None
     seed: int = 0
     features: bool = True  # whether its penultimate features are kept though no probe needs them
+    method: str = ""  # of grid.methods
 
 
 @dataclass
@@ -244,6 +246,7 @@ class Evaluator:
             high=high,
             n=n,
             run=self.run.name,
+            method=self.subject.method,
         )
 
 
@@ -284,7 +287,8 @@ def evaluator_of(
     root: Path | None = None,
     split: Split = "test",
 ) -> Evaluator:
-    """The evaluator of a trained run."""
+    """The evaluator of a trained run. ``UserError`` where outliers that it was trained on are to be measured."""
+    check_outliers(cell.train.outliers, settings, cell.data)
 
     def load() -> Classifier:
         model = models.load(run.path, network=cell.network).to(find_device(cell.train.accelerator))
@@ -299,6 +303,7 @@ def evaluator_of(
         cell.mask_probability if cell.protocol == "ram" else None,
         cell.tail_weight or None,
         cell.seed,
+        method=cell.method,
     )
     sets = NamedSets(cell.data, datasets.input_format(cell.data), root)
     return Evaluator(run, subject, sets, settings, progress, split)

@@ -17,7 +17,7 @@ from anchored.data.given import relabelled
 from anchored.data.image_sets import GivenInputs, ImageSet, LabelledImages
 from anchored.data.preprocessing import InputFormat
 from anchored.errors import UserError
-from anchored.evaluation import holdout
+from anchored.evaluation import overlap
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.inference import Outputs, Pass, compute_outputs
@@ -128,7 +128,7 @@ def _given(
 ) -> tuple[LabelledImages, tuple[str, ...]]:
     """Images by name, their labels as the network's, and what could not be looked at; ``UserError`` for seen images."""
     trained_on = Data(train=config.trained_on) if cell is None and config.trained_on else cell and cell.data
-    if trained_on and holdout.shares_images(name, trained_on.train, trained_on):
+    if trained_on and overlap.shares_images(name, trained_on.train, trained_on):
         raise UserError(
             f"{name} shares images with {trained_on.train}, which {run.name} was trained and tested on: a promise "
             "needs images that it has not seen; leave --images out to take the held-out share"

@@ -129,13 +129,13 @@ def _training_images(cell: Cell, root: Path | None) -> LabelledImages:
 
 
 def _outliers(cell: Cell, root: Path | None) -> LabelledImages | str:
-    """Images of ``train.outliers``, or how they are made of the training images: all of a set's training images, or all
-    that it has."""
+    """Images of ``train.outliers``, or how they are made of the training images."""
     name = cell.train.outliers
     if not name or name in OUTLIERS:
         return name
-    split = "train" if datasets.dataset_row(name, cell.data).train else "ood"
-    return datasets.open_set(name, split, cell.data, datasets.input_format(cell.data), root)
+    return datasets.open_set(
+        name, datasets.outlier_split(name, cell.data), cell.data, datasets.input_format(cell.data), root
+    )
 
 
 def check_batch_size(name: str, images: int, train: Training) -> None:
