@@ -1,7 +1,7 @@
 """Losses and targets of pytorch-ood and torch-uncertainty on the same logits and images, beside ours.
 
-``python benchmarks/method_oracles.py [--write tests/training/method_oracles.json]`` prints how far they are apart;
-``--write`` keeps theirs, which a test compares with ours where neither is installed. Both are wanted beside the
+``python benchmarks/method_oracles.py [--write tests/training/method_oracles.json]`` prints two of theirs; ``--write``
+keeps all with the inputs, which a test compares with ours where neither is installed. Both are wanted beside the
 project's own environment: ``pip install --no-deps --target DIR pytorch-ood==0.4.0 torch-uncertainty==0.13.0 einops
 seaborn pandas lightning lightning-utilities torchmetrics``, then ``PYTHONPATH=DIR``. What timm and torchvision have is
 compared in the tests themselves.
@@ -49,6 +49,9 @@ def theirs() -> dict[str, Any]:
     mixed, targets = mixer(images_to_mix(), labels)
     assert normed.grad is not None
     return {
+        "logits": logits.tolist(),
+        "labels": labels.tolist(),
+        "images": images_to_mix().tolist(),
         "logit_norm": loss.item(),
         "logit_norm_gradient": normed.grad.tolist(),
         "outlier_exposure": (exposure[:IMAGES].mean() + exposure[IMAGES:].mean()).item(),
