@@ -31,7 +31,7 @@ METHODS = {
     "regmixup": Method("RegMixup", "arXiv 2206.14502", {"regmixup": 10.0}),
     "label_smoothing": Method("Label smoothing", "arXiv 1512.00567", {"label_smoothing": 0.1}),
     "logitnorm": Method("LogitNorm", "arXiv 2205.09310", {"logit_norm": 0.04}),
-    "outlier_exposure": Method("Outlier exposure", "arXiv 1812.04606", {"outliers": "phase", "outlier_weight": 0.5}),
+    "outlier_exposure": Method("Outlier exposure", "arXiv 1812.04606", {"outliers": "jigsaw", "outlier_weight": 0.5}),
     "weight_averaging": Method("Weight averaging", "arXiv 1306.2759 (EMA)", {"average": 0.999}),
     "sam": Method("SAM", "arXiv 2010.01412", {"sam": 0.05}),
     "random_erasing": Method("Random erasing", "arXiv 1708.04896", {"random_erasing": 0.25}),
