@@ -19,7 +19,7 @@ from anchored.config.settings import Data, Evaluation, Tail, Training
 from anchored.errors import UserError
 from anchored.evaluation.evaluator import evaluator_of
 from anchored.method.anchoring import AnchoredModel
-from anchored.method.hard_delta import uniform_cross_entropy
+from anchored.method.hard_delta import Residuals, uniform_cross_entropy
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training.checkpoints import TensorCheckpoints
@@ -176,6 +176,33 @@ def test_mixtures_of_regmixup_have_their_images_reference_and_uniform_target() -
     targets = torch.where(masked, 1 / CLASSES, torch.cat([onehot, soft]))
     logits = model.network(shown(model))
     torch.testing.assert_close(loss, functional.cross_entropy(logits, targets))
+
+
+def test_hard_delta_is_fitted_to_the_batchs_own_residuals() -> None:
+    """Not to further views of its images, nor to outliers."""
+    model = anchored_seeing()
+    images, labels = views(4)
+    settings = of("augmix", outliers="jigsaw")
+    made = TrainingStep(model, cell(settings), CLASSES, Residuals((1, 4, 4), 1))
+    made.generators.begin(0)
+    made._sums, made._finite = torch.zeros(3), torch.zeros(())
+    made.training_step((images, labels), 0)
+    assert made.residuals is not None
+    alone = Residuals((1, 4, 4), 1)
+    alone.observe(images[:IMAGES], model.order, labels)
+    found, expected = made.residuals.state_dict(), alone.state_dict()
+    assert expected
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_logitnorm_is_of_all_logits() -> None:
+    """Those of outliers and of tail points too."""
+    step = step_of(of("logitnorm", outliers="jigsaw"), anchored_seeing())
+    step.cell = replace(step.cell, tail_weight=0.3)
+    found = step._loss(LOGITS, LABELS, 2 * LOGITS[:3], IMAGES)
+    images, outliers, far = (normalised_logits(each, 0.04) for each in (LOGITS[:IMAGES], LOGITS[IMAGES:], LOGITS[:3]))
+    expected = functional.cross_entropy(images, LABELS) + 0.5 * uniform_cross_entropy(outliers)
+    torch.testing.assert_close(found, expected + 0.3 * uniform_cross_entropy(far))
 
 
 def test_uphill_is_along_the_gradient_by_the_radius_and_back_exactly() -> None:
