@@ -9,8 +9,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
 from anchored.corruptions.randomness import image_keys
@@ -29,6 +31,11 @@ def timed(work: Callable[[], object]) -> float:
     return statistics.median(spent[1:])
 
 
+def one_by_one(transform: Callable[[Tensor], Tensor], images: Tensor) -> list[Tensor]:
+    """Each image (C,H,W) by itself."""
+    return [transform(image) for image in images]
+
+
 def main() -> None:
     """Print the times."""
     torch.set_num_threads(1)
@@ -36,8 +43,8 @@ def main() -> None:
     keys = image_keys(0, "benchmark", torch.arange(IMAGES))
     theirs = {"augmix": v2.AugMix(), "trivial_augment": v2.TrivialAugmentWide()}
     for name, policy in POLICIES.items():
-        ours = timed(lambda policy=policy: policy(images, keys))  # type: ignore[misc]
-        other = timed(lambda name=name: [theirs[name](image) for image in images]) if name in theirs else None
+        ours = timed(partial(policy, images, keys))
+        other = timed(partial(one_by_one, theirs[name], images)) if name in theirs else None
         print(f"{name}: {ours:.0f} ms" + (f", torchvision {other:.0f} ms" if other else ""))
 
 
