@@ -34,10 +34,10 @@ COLOURS: dict[str, tuple[Any, Any, Any]] = {
     "solarize": (operations.solarize, (256, 100, 0), ImageOps.solarize),
     "autocontrast": (operations.autocontrast, (0, 0, 0), lambda i, m: ImageOps.autocontrast(i)),
     "equalize": (operations.equalize, (0, 0, 0), lambda i, m: ImageOps.equalize(i)),
-    "brightness": (operations.brightness, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Brightness(i).enhance(m)),
-    "contrast": (operations.contrast, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Contrast(i).enhance(m)),
-    "color": (operations.color, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Color(i).enhance(m)),
-    "sharpness": (operations.sharpness, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Sharpness(i).enhance(m)),
+    "brightness": (operations.adjust_brightness, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Brightness(i).enhance(m)),
+    "contrast": (operations.adjust_contrast, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Contrast(i).enhance(m)),
+    "color": (operations.adjust_color, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Color(i).enhance(m)),
+    "sharpness": (operations.adjust_sharpness, (0.1, 1.4, 1.9), lambda i, m: ImageEnhance.Sharpness(i).enhance(m)),
 }
 
 

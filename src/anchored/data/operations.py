@@ -113,23 +113,23 @@ def _grey(images: Tensor) -> Tensor:
     return torch.bitwise_right_shift(red * 19595 + green * 38470 + blue * 7471 + 32768, 16).float()
 
 
-def brightness(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Towards black (``factor`` 0) or away from it (above 1)."""
     return _blend(torch.zeros_like(images, dtype=torch.float32), images, factor)
 
 
-def contrast(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Towards the image's mean grey, or away from it."""
     mean = (_grey(images).mean((1, 2, 3)) + 0.5).floor()
     return _blend(_each(mean).expand(images.shape), images, factor)
 
 
-def color(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_color(images: Tensor, factor: Tensor) -> Tensor:
     """Towards grey, or away from it; grey images stay."""
     return _blend(_grey(images).expand(images.shape), images, factor)
 
 
-def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+def adjust_sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Towards the image blurred by 3 × 3 pixels, or away from it; the border stays."""
     channels = images.shape[1]
     kernel = torch.ones(3, 3, device=images.device)
