@@ -87,7 +87,7 @@ def test_own_file_with_a_base(tmp_path: Path) -> None:
         ("train: [", "line 1: not valid YAML"),
         ("- a\n- b\n", "expected sections"),
         ("base: own.yaml\n", "is its own base"),
-        ("base: nothing-like-it\n", "no recipe 'nothing-like-it': there are cifar10, cifar100, demo"),
+        ("base: nothing-like-it\n", "no recipe 'nothing-like-it': there are cifar10, cifar100, compare-cifar10"),
         ("\xff", "not UTF-8"),
     ],
 )

@@ -20,6 +20,17 @@ def test_rows_survive(tmp_path: Path) -> None:
     assert read_rows(tmp_path / "rows.csv") == rows
 
 
+def test_methods_are_a_column_only_where_a_row_has_one(tmp_path: Path) -> None:
+    """A study without methods has the file that it had before there were any."""
+    file = tmp_path / "rows.csv"
+    write_rows(file, [ROW])
+    assert file.read_text().splitlines()[0].endswith(",n,run")
+    rows = [ROW, replace(ROW, method="augmix")]
+    write_rows(file, iter(rows))
+    assert file.read_text().splitlines()[0].endswith(",n,run,method")
+    assert read_rows(file) == rows
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "'=x", "''-x", "'x", "a=1", ""])
 def test_no_text_is_a_formula_of_a_spreadsheet(text: str, tmp_path: Path) -> None:
     rows = [replace(ROW, trained_on=text, dataset=text, architecture=text, run=text, value=-1.5)]

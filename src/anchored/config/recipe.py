@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from anchored.config import settings as sections
+from anchored.config.methods import METHODS, PLAIN, method_title
 from anchored.config.settings import Amount, Anchoring, Data, MaskProbability, Network, Protocol, Seed, Tail, Training
 from anchored.config.validation import PlainName, explain, parse, settings_class
 from anchored.errors import UserError
@@ -32,20 +34,22 @@ class Cell:
     tail: Tail
     train: Training
     start: Network = field(default_factory=Network)  # the recipe's section ``network``
+    method: str = ""  # what ``train`` was made by, of grid.methods; nothing for the recipe as it is
 
     @property
     def name(self) -> str:
-        """Folder name of the cell, unique within a study: ``resnet18-ram-0.25-seed0``, ``timm-regnety_008-...``."""
+        """Folder name of the cell, unique within a study: ``resnet18-ram-0.25-seed0``, ``small-sam-standard-...``."""
         masked = f"-{self.mask_probability:g}" if self.protocol == "ram" else ""
         tail = f"-tail{self.tail_weight:g}" if self.tail_weight else ""
-        network = re.sub(r"[^A-Za-z0-9_.+-]", "-", self.network)
-        return f"{network}-{self.protocol}{masked}{tail}-seed{self.seed}"
+        network, method = (re.sub(r"[^A-Za-z0-9_.+-]", "-", text) for text in (self.network, self.method))
+        return f"{network}{f'-{method}' * bool(method)}-{self.protocol}{masked}{tail}-seed{self.seed}"
 
     @property
     def label(self) -> str:
         """The cell's name in sentences: ``resnet18 · RAM α=0.25 · seed 0``."""
         shown = f"RAM α={self.mask_probability:g}" if self.protocol == "ram" else self.protocol
         shown += f" λ={self.tail_weight:g}" if self.tail_weight else ""
+        shown = f"{method_title(self.method)} · {shown}" if self.method else shown
         return f"{self.network} · {shown} · seed {self.seed}"
 
     @staticmethod
@@ -113,11 +117,11 @@ class Recipe:
     def cells(self) -> Iterator[Cell]:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
         for seed in self.grid.seeds:
-            for network in self.grid.networks:
-                train = self.training(network)
+            for network, method in itertools.product(self.grid.networks, self.grid.methods):
+                train, named = self.training(network, method), "" if method == PLAIN else method
                 for protocol, mask_probability, weight in self._trainings(network):
                     tail = self.tail if weight else Tail()  # without the term its settings decide nothing
-                    fixed = (self.data, self.anchoring, tail, train, self.network)
+                    fixed = (self.data, self.anchoring, tail, train, self.network, named)
                     yield Cell(network, protocol, mask_probability, weight, seed, *fixed)
 
     def jobs(self) -> list[Cell | GivenCell]:
@@ -141,12 +145,19 @@ class Recipe:
         most = max((len(self.alphas(name)) for name in self.grid.networks), default=0)
         return most + ("anchored" in self.grid.protocols)
 
-    def training(self, network: str) -> Training:
-        """Return how one network of the grid is trained; ``UserError`` where its own settings do not go with others."""
+    def training(self, network: str, method: str = PLAIN) -> Training:
+        """Return how one network of the grid is trained: the recipe's settings, changed by the network's, then by the
+        method's. ``UserError`` where they do not go with one another."""
+        own: Any = self.grid.per_network.get(network, sections.PerNetwork()).train
+        of_method = {**(METHODS[method].train if method in METHODS else {}), **self.grid.per_method.get(method, {})}
         try:
-            return replace(self.train, **self.grid.per_network.get(network, sections.PerNetwork()).train)
+            return replace(self.train, **{**own, **of_method})
         except ValidationError as error:
-            raise UserError(f"{explain(error, Training, 'train')} (of {network})") from error
+            whose = network if method == PLAIN else f"{network}, {method}"
+            raise UserError(f"{explain(error, Training, 'train')} (of {whose})") from error
+
+    def _repeats(self, network: str) -> int:
+        return max(self.training(network, method).repeats for method in self.grid.methods)
 
     def alphas(self, network: str) -> tuple[float, ...]:
         """Mask probabilities of one network of the grid."""
@@ -169,8 +180,8 @@ class Recipe:
         fixed = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
         width = self.network.width if fixed else max(0.125, self.network.width * root)
         least = 1 + any(self.grid.tail_weights)
-        devices = self.train.devices
-        most = max(2, int(images * fraction) // devices) * devices if images else sys.maxsize
+        each = self.train.devices * max((self._repeats(name) for name in self.grid.networks), default=1)
+        most = max(2, int(images * fraction) // each) * each if images else sys.maxsize
 
         def shrunk(train: Training) -> Any:
             epochs = max(least, round(train.epochs * scale))
@@ -215,8 +226,9 @@ class Recipe:
         names = [cell.name for cell in self.jobs() if isinstance(cell, GivenCell)]
         if len(set(names)) < len(names):
             yield "grid.given has two titles that differ in signs only, which a folder's name cannot hold: rename one"
-        for network in self.grid.networks:
-            own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network)
+        for network, method in itertools.product(self.grid.networks, self.grid.methods):
+            own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network, method)
+            own = own if method == PLAIN else f" (of {network}, {method})"
             if train.epochs < 2 and any(self.grid.tail_weights):
                 yield f"train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up{own}"
             mixing = "mixup" if train.mixup else "cutmix"

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, get_args, get_type_hints
 from pydantic import ConfigDict, Strict, model_validator
 from typing_extensions import Self, TypedDict
 
-from anchored.config.validation import distinct, not_empty, settings_class, within
+from anchored.config.methods import METHODS, PLAIN
+from anchored.config.validation import PlainName, distinct, not_empty, settings_class, within
 
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), within("give a finite number")]
@@ -33,6 +34,7 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 MaskUnit = Literal["batch", "image"]
 MaskedTarget = Literal["label", "uniform"]
 BatchNormUpdate = Literal["unmasked", "all"]
+Policy = Literal["none", "rand_augment", "trivial_augment", "auto_augment", "augmix", "pixmix"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 Alphas = Annotated[
@@ -202,8 +204,19 @@ class Training:
     crop: Literal["padded", "resized"] = "padded"
     """Random crops: padded moves the image by up to crop_padding pixels; resized takes a random part (8 to 100 % of the
     area) at the input's size, as torchvision's reference for ImageNet does."""
-    policy: Literal["none", "rand_augment", "trivial_augment", "auto_augment"] = "none"
-    """Torchvision's augmentation policy after a resized crop and flip."""
+    policy: Policy = "none"
+    """Augmentation policy after crop and flip. augmix and pixmix (mixed with fractals of a seeded function) work on
+    whole batches, as trivial_augment does after padded crops; after resized ones trivial_augment, rand_augment and
+    auto_augment are torchvision's."""
+    consistency: Amount = 0.0
+    """Weight of the Jensen-Shannon divergence between what an image and two copies of it under the policy are taken
+    for, 12 in AugMix (arXiv 1912.02781); only the image itself is trained on its label. A step shows three times the
+    images. 0 for none."""
+    random_erasing: Probability = 0.0
+    """Share of images in which a rectangle of 2 to 33 % of the area becomes noise (arXiv 1708.04896)."""
+    repeats: Count = 1
+    """How often an image stands in a batch, augmented anew each time; an epoch, as long as ever, has so many times
+    fewer images (arXiv 1902.05509)."""
     label_smoothing: Probability = 0.0
     """Share of each label spread over all classes."""
     mixup: Amount = 0.0
@@ -211,6 +224,21 @@ class Training:
     none."""
     cutmix: Amount = 0.0
     """Likewise of CutMix (arXiv 1905.04899). With both, each batch takes one of the two, at evens."""
+    regmixup: Amount = 0.0
+    """Likewise of RegMixup (arXiv 2206.14502): mixup's images are shown beside the images themselves, twice as many a
+    step, and the loss is the mean over both."""
+    logit_norm: Amount = 0.0
+    """Temperature of LogitNorm (arXiv 2205.09310), 0.04 there: the loss is of logits divided by their length and by
+    this; in evaluation they are as they are. 0 for none."""
+    outliers: str = ""
+    """Images that are trained towards the uniform distribution, as many a step as the batch has (outlier exposure,
+    arXiv 1812.04606): a row of the catalog, own images, or the training images made into jigsaw, inverted, scrambled or
+    phase. None that are measured."""
+    outlier_weight: Amount = 0.5
+    """Weight of their loss."""
+    sam: Amount = 0.0
+    """Radius of sharpness-aware minimisation (arXiv 2010.01412), 0.05 there: the gradient is taken at the weights moved
+    so far along it. A step has two passes. 0 for none."""
     average: ShareOrNone = 0.0
     """Decay per step of a moving average of the weights, which is what is kept in the end (up to the end of warm-up it
     follows the weights); in [0, 1), 0 for none."""
@@ -237,11 +265,41 @@ class Training:
                 f"train.batch_size is {self.batch_size}, shared by {self.devices} devices: give each as many images, "
                 "and at least 2, to have a reference"
             )
-        if self.crop == "padded" and self.policy != "none":
+        if self.crop == "padded" and self.policy in ("rand_augment", "auto_augment"):
             raise ValueError(f"train.policy is {self.policy}: it goes with train.crop resized")
+        if self.consistency and not self.views_batched:
+            raise ValueError(
+                "train.consistency compares an image with copies of it under a policy of whole batches: take augmix, "
+                "pixmix, or trivial_augment with padded crops"
+            )
+        mixings = [name for name in ("mixup", "cutmix", "regmixup") if getattr(self, name)]
+        if mixings and self.consistency:
+            raise ValueError(
+                f"train.{mixings[0]} mixes images, whose copies train.consistency compares: take one of them"
+            )
+        if len(mixings) > 1 and "regmixup" in mixings:
+            raise ValueError(
+                f"train.regmixup trains on the images beside their mixtures, train.{mixings[0]} on mixtures"
+            )
+        if self.batch_size // self.devices % self.repeats:
+            each = self.batch_size // self.devices
+            raise ValueError(f"train.repeats is {self.repeats}: give a divisor of the {each} images a step")
+        if self.sam and self.precision == "16-mixed":
+            raise ValueError("train.sam takes two gradients a step, which 16-mixed cannot scale: take bf16-mixed")
         if self.schedule == "one_cycle" and self.warmup:
             raise ValueError("train.warmup: the one_cycle schedule has its own; take cosine or steps")
         return self
+
+    @property
+    def views_batched(self) -> bool:
+        """Whether the policy works on whole batches."""
+        return self.policy in ("augmix", "pixmix") or (self.policy == "trivial_augment" and self.crop == "padded")
+
+    @property
+    def work(self) -> int:
+        """How many images a step shows the network for each image of the batch, SAM's second pass counted."""
+        shown = (3 if self.consistency else 2 if self.regmixup else 1) + bool(self.outliers)
+        return shown * (2 if self.sam else 1)
 
 
 # Some of the settings of Training.
@@ -295,7 +353,7 @@ class Given:
 
 @settings_class
 class Grid:
-    """Which trainings a study runs: networks × protocols (× alphas for ram) × seeds; and models to set beside them."""
+    """Which trainings a study runs: networks × methods × protocols (× alphas for ram) × seeds; models beside them."""
 
     networks: Annotated[tuple[str, ...], distinct] = ("resnet18",)
     """Names of networks; may be empty where there are given models."""
@@ -305,10 +363,14 @@ class Grid:
     """Mask probabilities of the ram protocol; in (0, 1)."""
     tail_weights: Annotated[tuple[Amount, ...], not_empty, distinct] = (0.0,)
     """Weights λ of hard Δ mining, of the ram protocol; 0 is without."""
+    methods: Annotated[tuple[str, ...], not_empty, distinct] = (PLAIN,)
+    """What each protocol is trained with (config/methods.py): plain, the recipe as it is, augmix, mixup ..."""
     seeds: Annotated[tuple[Seed, ...], not_empty, distinct] = (0,)
-    """Each seed is one training of every network and protocol."""
+    """Each seed is one training of every network, protocol and method."""
     per_network: dict[str, PerNetwork] = field(default_factory=dict)
     """Name of a network -> its own mask probabilities and training settings."""
+    per_method: dict[PlainName, TrainingPart] = field(default_factory=dict)
+    """Name of a method -> settings of train that it sets beside its own; another name makes a method of them alone."""
     given: dict[str, Given] = field(default_factory=dict)
     """Title -> a model that was trained elsewhere, which is measured and shown beside the others."""
 
@@ -318,6 +380,16 @@ class Grid:
             raise ValueError("grid.networks is empty: name a network, or give a model (grid.given)")
         if "ram" in self.protocols and not self.alphas:
             raise ValueError("grid.alphas is empty: the ram protocol needs a mask probability")
+        known = {**METHODS, **self.per_method}
+        if unknown := next((name for name in self.methods if name not in known), None):
+            raise ValueError(f"grid.methods has {unknown}: there are {', '.join(known)}; grid.per_method adds others")
+        if PLAIN in self.per_method:
+            raise ValueError(
+                f"grid.per_method has {PLAIN}, which is the recipe as it is: set train, or take another name"
+            )
+        for name, part in self.per_method.items():
+            if budget := next((key for key in ("epochs", "batch_size", "devices") if key in part), None):
+                raise ValueError(f"grid.per_method.{name} sets {budget}: all methods have the recipe's, as many steps")
         return self
 
 

@@ -64,7 +64,7 @@ def _steps(count: int, device: torch.device) -> Tensor:
 def _bits(keys: Tensor, count: int, draw: int) -> Tensor:
     """Return ``count`` hashes per image, int64 (B, count); another ``draw`` gives unrelated ones."""
     if draw:
-        keys = _mix(keys + draw * 0x632B_E59B_D9B4_E019)
+        keys = _mix(keys + _signed(draw * 0x632B_E59B_D9B4_E019))
     return _mix(keys[:, None] + _steps(count, keys.device))
 
 

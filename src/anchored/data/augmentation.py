@@ -1,5 +1,6 @@
 """Augmentation of training images: of whole batches (shifted crops, flips), or of one image at a time (ImageNet's)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
 
-from anchored.corruptions.randomness import image_keys
+from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.data.preprocessing import InputFormat, check_uint8, pil_to_tensor
 
 AutoAugment = Literal["none", "rand_augment", "trivial_augment", "auto_augment"]
@@ -45,6 +46,40 @@ def crop_and_flip(
     return padded.gather(2, places).view(images.shape)
 
 
+def occurrence_keys(seed: int, purpose: str, indices: Tensor) -> Tensor:
+    """Return a key per image as ``image_keys`` does, (B,) int64, and other keys where an image stands there again."""
+    indices = indices.to(torch.int64)
+    order = indices.sort(stable=True)
+    run = torch.arange(len(indices), device=indices.device)
+    starts = torch.where(order.values.diff(prepend=order.values[:1] - 1) != 0, run, 0).cummax(0).values
+    again = torch.empty_like(indices).index_copy_(0, order.indices, run - starts)
+    return image_keys(seed, purpose, indices + (again << 40))
+
+
+def erase(inputs: Tensor, keys: Tensor, probability: float) -> Tensor:
+    """Return normalised ``inputs`` (B,C,H,W) with a rectangle of standard normal noise in a share of them.
+
+    Random erasing (arXiv 1708.04896) as timm and the recipes of DeiT and Swin have it: 2 to 33 % of the area, sides
+    from 3:10 to 10:3 by their logarithm, anywhere within the image. ``keys`` (B,) decide what is drawn.
+    """
+    height, width = inputs.shape[-2:]
+    chosen, area, ratio, y, x = uniform(keys, (5,)).unbind(1)
+    area = (0.02 + (1 / 3 - 0.02) * area) * height * width
+    ratio = torch.exp((2 * ratio - 1) * math.log(10 / 3))
+    h = (area * ratio).sqrt().round().clamp(1, height - 1)
+    w = (area / ratio).sqrt().round().clamp(1, width - 1)
+    top, left = (y * (height - h + 1)).floor(), (x * (width - w + 1)).floor()
+    rows = torch.arange(height, device=inputs.device)[:, None]
+    columns = torch.arange(width, device=inputs.device)
+
+    def of_each(values: Tensor) -> Tensor:
+        return values.view(-1, 1, 1, 1)
+
+    within = (rows >= of_each(top)) & (rows < of_each(top + h)) & (columns >= of_each(left))
+    within &= (columns < of_each(left + w)) & (of_each(chosen) < probability)
+    return torch.where(within, normal(keys, tuple(inputs.shape[1:]), 1).to(inputs.dtype), inputs)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Augmentation of one image at a time: torchvision's reference for ImageNet.
@@ -59,8 +94,8 @@ class Augmentation:
     policy: AutoAugment = "none"
 
     def keys(self, indices: Tensor) -> list[int]:
-        """Return the seed of each image's draws, for image numbers ``indices`` (B,)."""
-        return image_keys(self.seed, f"augmentation/{self.epoch}", indices).tolist()
+        """Return the seed of each image's draws, for image numbers ``indices`` (B,) of a batch."""
+        return occurrence_keys(self.seed, f"augmentation/{self.epoch}", indices).tolist()
 
     def to(self, target: InputFormat) -> Callable[[Image.Image, int], Tensor]:
         """Return the function from an image and its key to its augmented pixels, (C,size,size) uint8."""

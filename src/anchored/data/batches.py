@@ -10,10 +10,13 @@ from dataclasses import KW_ONLY, dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from anchored.config.settings import Policy
 from anchored.corruptions.randomness import image_keys
-from anchored.data.augmentation import Augmentation, AutoAugment, crop_and_flip
+from anchored.data.augmentation import Augmentation, crop_and_flip, erase, occurrence_keys
 from anchored.data.image_sets import LabelledImages
+from anchored.data.policies import POLICIES
 from anchored.data.preprocessing import to_input
+from anchored.data.synthetic_ood import make_ood
 from anchored.errors import UserError
 
 
@@ -27,15 +30,21 @@ def _generator(*numbers: int) -> Generator:
 class Batches:
     """An iterable of (images float32 (B,C,H,W) normalised, labels (B,) int64) over a set, on its device.
 
+    Further images may follow the B: with ``copies`` that many times B under the policy, and then B ``outliers``.
+
     ``crop_padding``, ``flip``: augmentation by :func:`crop_and_flip`; none by default. ``resized_crop``: random parts
-    of single images instead (and ``flip``, and ``policy``), as ``Augmentation`` says. ``shuffle``: a new order
-    every epoch. ``drop_last``: leave out a last batch that is not full. Order and augmentation depend only on (seed,
-    epoch): call :meth:`set_epoch` before each epoch (Lightning does, through :attr:`sampler`); ``state_dict`` and
-    ``load_state_dict`` are those of torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world
-    size): this process's share when several train together; all see the same order, take every n-th image of it, and
-    get equally many (in a shuffled epoch the few images left over change every time; without shuffling the last ranks
-    have fewer). Together, n processes see in each step what one would with n times the batch size, augmented alike.
-    UserError for an empty set, a batch size below 1, an impossible shard.
+    of single images instead (and ``flip``, and ``policy``), as ``Augmentation`` says. ``policy``: those of ``POLICIES``
+    work on whole batches, after either crop; with ``copies`` on these alone. ``erasing``: the share of images with a
+    rectangle of noise (:func:`erase`). ``repeats``: how often each image stands in a batch; an epoch has so many times
+    fewer. ``outliers``: images that are no class's, or how they are made of the training images (``OUTLIERS``); a new
+    order every epoch, cropped and flipped like the others. ``shuffle``: a new order every epoch. ``drop_last``: leave
+    out a last batch that is not full. Order and augmentation depend only on (seed, epoch): call :meth:`set_epoch`
+    before each epoch (Lightning does, through :attr:`sampler`); ``state_dict`` and ``load_state_dict`` are those of
+    torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world size): this process's share when
+    several train together; all see the same order, take every n-th image of it, and get equally many (in a shuffled
+    epoch the few images left over change every time; without shuffling the last ranks have fewer). Together, n
+    processes see in each step what one would with n times the batch size, augmented alike. UserError for an empty set,
+    a batch size below 1, an impossible shard.
     """
 
     images: LabelledImages
@@ -48,7 +57,11 @@ class Batches:
     crop_padding: int = 0
     flip: bool = False
     resized_crop: bool = False
-    policy: AutoAugment = "none"
+    policy: Policy = "none"
+    copies: int = 0
+    erasing: float = 0.0
+    repeats: int = 1
+    outliers: LabelledImages | str = ""
     drop_last: bool = False
     shard: tuple[int, int] = (0, 1)
     epoch: int = field(default=0, init=False)
@@ -94,16 +107,64 @@ class Batches:
         order = torch.arange(count)
         if self.shuffle:
             order = torch.randperm(count, generator=_generator(self.seed, self.epoch))
-        return order[self.shard[0] :: self.shard[1]][: self._share()]
+        own = order[self.shard[0] :: self.shard[1]][: self._share()]
+        return own if self.repeats == 1 else own.repeat_interleave(self.repeats)[: self._share()]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         begin = self._resumed[1] if self._resumed[0] == self.epoch else 0
         self._resumed = (0, 0)
         batches = torch.split(self.order(), self.batch_size)[begin : len(self)]
-        single = Augmentation(self.seed, self.epoch, self.flip, self.policy) if self.resized_crop else None
-        for number, (chosen, images) in enumerate(zip(batches, self.images.parts(batches, single), strict=True), begin):
-            if single is None and (self.crop_padding or self.flip):
-                generator = _generator(self.seed, self.epoch, 0, number)
-                images = crop_and_flip(images, generator, self.crop_padding, self.flip, self.shard)
+        single = None
+        if self.resized_crop:
+            one_at_a_time = "none" if self.policy == "augmix" or self.policy == "pixmix" else self.policy
+            single = Augmentation(self.seed, self.epoch, self.flip, one_at_a_time)
+        drawn = zip(batches, self.images.parts(batches, single), self._outliers(batches, begin), strict=True)
+        for number, (chosen, images, outliers) in enumerate(drawn, begin):
+            if single is None:
+                images = self._shifted(images, 0, number)
             self._given = number + 1
-            yield to_input(images, self.mean, self.std), self.images.labels[chosen.to(images.device)]
+            images = self._augmented(images, chosen)
+            if outliers is not None:
+                images = torch.cat([images, self._shifted(outliers, 1, number)])
+            inputs = to_input(images, self.mean, self.std)
+            if self.erasing:
+                inputs[: len(chosen)] = erase(inputs[: len(chosen)], self._keys(chosen, "erasing"), self.erasing)
+            yield inputs, self.images.labels[chosen.to(images.device)]
+
+    def _shifted(self, images: Tensor, purpose: int, number: int) -> Tensor:
+        """Randomly cropped and flipped, if they are to be; ``purpose``: 0 images, 1 outliers."""
+        if not (self.crop_padding or self.flip):
+            return images
+        generator = _generator(self.seed, self.epoch, purpose, number)
+        return crop_and_flip(images, generator, self.crop_padding, self.flip, self.shard)
+
+    def _augmented(self, images: Tensor, chosen: Tensor) -> Tensor:
+        """Under the policy, if it works on whole batches; or followed by copies that are."""
+        if self.policy not in POLICIES or (self.resized_crop and self.policy == "trivial_augment"):
+            return images
+        policy = POLICIES[self.policy]
+        if not self.copies:
+            return policy(images, self._keys(chosen, "policy"))
+        copies = (policy(images, self._keys(chosen, f"policy/{copy}")) for copy in range(1, self.copies + 1))
+        return torch.cat([images, *copies])
+
+    def _keys(self, chosen: Tensor, purpose: str) -> Tensor:
+        """A key per image, (B,) int64 on the set's device, of (seed, purpose, epoch, image), new for each repeat."""
+        return occurrence_keys(self.seed, f"{purpose}/{self.epoch}", chosen).to(self.images.labels.device)
+
+    def _outliers(self, batches: Sequence[Tensor], begin: int) -> Iterator[Tensor | None]:
+        """As many outliers, uint8, for each batch, if there are to be any."""
+        if self.outliers == "":
+            yield from (None for _ in batches)
+        elif isinstance(self.outliers, str):
+            for chosen, images in zip(batches, self.images.parts(batches), strict=True):
+                yield make_ood(images, self.outliers, seed=self.seed + self.epoch, indices=chosen)
+        else:
+            rank, world = self.shard
+            generators = (_generator(self.seed, self.epoch, 2, begin + i) for i in range(len(batches)))
+            count = len(self.outliers)
+            places = [
+                torch.randint(0, count, (len(chosen) * world,), generator=generator)[rank::world]
+                for chosen, generator in zip(batches, generators, strict=True)
+            ]
+            yield from self.outliers.parts(places)

@@ -113,6 +113,11 @@ def _hold_out(images: LabelledImages, share: float) -> tuple[Tensor, Tensor]:
     return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
 
 
+def outlier_split(name: str, settings: Data) -> str:
+    """Return the split that outliers to train on are taken from: training images, or all where a set has none."""
+    return "train" if dataset_row(name, settings).train else "ood"
+
+
 def check_readable(name: str, split: str, settings: Data, root: str | Path | None = None) -> None:
     """Raise UserError, in little time, where :func:`open_set` could not open a split. Arrays are read (and kept for
     that call); of encoded images, names and labels are read and the first is decoded."""

@@ -25,6 +25,7 @@ from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.given_outputs import HELD_OUT, GivenOutputs
 from anchored.evaluation.inference import Outputs, Pass
+from anchored.evaluation.overlap import check_outliers
 from anchored.evaluation.sets import NamedSets
 from anchored.metrics import intervals
 from anchored.metrics.bounded import Figure
@@ -71,6 +72,7 @@ class Subject:
     seed: int = 0
     features: bool = True  # whether its penultimate features are kept though no probe needs them
     held_out: bool = False  # whether a share of the training images was kept from it
+    method: str = ""  # of grid.methods
 
 
 @dataclass
@@ -254,6 +256,7 @@ class Evaluator:
             high=high,
             n=n,
             run=self.run.name,
+            method=self.subject.method,
         )
 
 
@@ -294,7 +297,8 @@ def evaluator_of(
     root: Path | None = None,
     split: Split = "test",
 ) -> Evaluator:
-    """The evaluator of a trained run."""
+    """The evaluator of a trained run. ``UserError`` where outliers that it was trained on are to be measured."""
+    check_outliers(cell.train.outliers, settings, cell.data)
 
     def load() -> Classifier:
         model = models.load(run.path, network=cell.network).to(find_device(cell.train.accelerator))
@@ -310,6 +314,7 @@ def evaluator_of(
         cell.tail_weight or None,
         cell.seed,
         held_out=cell.data.validation > 0,
+        method=cell.method,
     )
     sets = NamedSets(cell.data, datasets.input_format(cell.data), root)
     return Evaluator(run, subject, sets, settings, progress, split)

@@ -1,17 +1,18 @@
-"""What α or λ is chosen on: held-out training images, with corruptions and outliers that the test does not measure."""
+"""What α or λ is chosen on, and outliers to train on: nothing that the test measures."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from anchored.config.recipe import Recipe
-from anchored.config.settings import Data, Evaluation
+from anchored.config.settings import Evaluation
 from anchored.corruptions.registry import CORRUPTIONS
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation.evaluator import Split, corruptions_of
+from anchored.evaluation.overlap import check_outliers, shares_images
 
 
 def settings_of(recipe: Recipe) -> Evaluation:
@@ -52,6 +53,17 @@ def check_holdout(recipe: Recipe, root: Path | None = None) -> None:
         datasets.check_readable(name, split, recipe.data, root)
 
 
+def check_training_outliers(recipe: Recipe, root: Path | None = None) -> None:
+    """Refuse, before anything is trained, ``train.outliers`` of a training that are measured, or cannot be read."""
+    for outliers in dict.fromkeys(cell.train.outliers for cell in recipe.cells()):
+        check_outliers(outliers, recipe.evaluate, recipe.data)
+        if recipe.choose:
+            check_outliers(outliers, settings_of(recipe), recipe.data, "validate")
+        if outliers and outliers not in OUTLIERS:
+            split = datasets.outlier_split(outliers, recipe.data)
+            datasets.check_readable(outliers, split, recipe.data, root)
+
+
 def _corruptions(recipe: Recipe) -> tuple[str, ...]:
     """Corruptions that the test does not have: those asked for, else of C̄, else of C."""
     seen = datasets.input_format(recipe.data)
@@ -78,14 +90,3 @@ def _apart(name: str, recipe: Recipe) -> None:
     for section, others in (("evaluate.ood", recipe.evaluate.ood), ("data.train", (recipe.data.train,))):
         if other := next((each for each in others if shares_images(name, each, recipe.data)), None):
             raise UserError(f"validate.ood has {name}, which shares images with {other} of {section}: name another set")
-
-
-def shares_images(one: str, other: str, settings: Data) -> bool:
-    """Whether two sets are of the same images, by their names, files and, of own images, content."""
-    if one == other or catalog.is_user_data(one) or catalog.is_user_data(other):
-        return one == other or datasets.content_hash(one, settings) == datasets.content_hash(other, settings) != ""
-    first, second = catalog.get_dataset(one), catalog.get_dataset(other)
-    homes = [row.part_of or row.folder for row in (first, second)]
-    if not homes[0] or homes[0] != homes[1] or first.reader != second.reader:
-        return False
-    return first.keep is None or second.keep is None or not set(first.keep).isdisjoint(second.keep)

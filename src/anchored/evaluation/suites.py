@@ -23,9 +23,9 @@ from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation.decisions import decisions
 from anchored.evaluation.evaluator import Evaluator, archive_of, corruptions_of
-from anchored.evaluation.holdout import shares_images
 from anchored.evaluation.inference import Outputs, load_or_compute
 from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind
+from anchored.evaluation.overlap import shares_images
 from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures

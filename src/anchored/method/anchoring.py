@@ -155,11 +155,13 @@ class AnchoredModel(nn.Module):
         self._draws: deque[_Draw] = deque(maxlen=64)  # newest first
         self.register_buffer("references", None)
 
-    def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, far: Tensor | None = None, own: int | None = None) -> Tensor:
         """Images (B,C,H,W), normalised floats, to logits (B,N).
 
         In training, residuals ``far`` (P,C,H,W) may be shown in the same pass, as ``[0, Δ]``: then logits are (B+P,N),
-        and their loss is the caller's (:func:`anchored.method.hard_delta.uniform_cross_entropy`, for example).
+        and their loss is the caller's (:func:`anchored.method.hard_delta.uniform_cross_entropy`, for example). Only the
+        first ``own`` images may be the batch that references and masks are drawn for, and references from: a further
+        one, a view or an outlier, has the reference and the mask of the image at its place modulo ``own``.
         ``UserError`` for images or residuals of other sizes than the references', and for ``far`` in evaluation.
         """
         if not self.training:
@@ -168,7 +170,7 @@ class AnchoredModel(nn.Module):
             return self._evaluation_pass(images)
         if self.references is None:
             self.set_references(images[:1])
-        self.order, self.masked, whole = self._draw(images.detach())
+        self.order, self.masked, whole = self._draw(images.detach()[:own])
         if far is not None and far.shape[1:] != images.shape[1:]:
             raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
         # A whole masked batch has other activation statistics than the unmasked pairs of evaluation; in a batch with
@@ -186,7 +188,11 @@ class AnchoredModel(nn.Module):
         return self._logits(pairs if far is None else torch.cat([pairs, pair(far, torch.zeros_like(far))]))
 
     def _drawn_pairs(self, images: Tensor, dim: int = 1) -> Tensor:
-        return pair(images, images[self.order], self.masked if self.mask_probability > 0 else None, dim)
+        order, masked = self.order, self.masked
+        if len(images) > len(order):  # further ones have the reference and the mask of the image at their place
+            places = torch.arange(len(images), device=images.device) % len(order)
+            order, masked = order[places], masked[places]
+        return pair(images, images[order], masked if self.mask_probability > 0 else None, dim)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
     def _draw(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:

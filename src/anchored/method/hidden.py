@@ -176,13 +176,13 @@ class HiddenAnchoredModel(AnchoredModel):
         super().train(mode)
         return self
 
-    def forward(self, images: Tensor, far: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, far: Tensor | None = None, own: int | None = None) -> Tensor:
         """Images (B,C,H,W), normalised floats, to logits (B,N); ``UserError`` for ``far``, see the class."""
         if far is not None:
             raise UserError(
                 f"hard Δ mining is for images, this model is anchored at '{self.place.name}': leave far out"
             )
-        return super().forward(images)
+        return super().forward(images, own=own)
 
     def masked_pass(self, residuals: Tensor) -> Tensor:
         """Refused, see the class."""

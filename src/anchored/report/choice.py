@@ -7,6 +7,7 @@ from functools import cached_property
 
 from matplotlib.axes import Axes
 
+from anchored.config.methods import method_title
 from anchored.metrics import selection
 from anchored.report.aggregate import Difference, Estimate, compare_estimates
 from anchored.report.comparison import Measure, Summary, Variant, is_mean, validation_of
@@ -134,7 +135,7 @@ def _groups(summary: Summary) -> Iterator[list[Variant]]:
     for variant in summary.variants:
         if variant.protocol == "ram" or (variant.protocol == "anchored" and knob == "alpha"):
             other = variant.tail_weight if knob == "alpha" else variant.alpha
-            groups.setdefault((variant.architecture, other), []).append(variant)
+            groups.setdefault((variant.architecture, variant.method, other), []).append(variant)
     yield from (group for group in groups.values() if len(group) > 1)
 
 
@@ -237,7 +238,8 @@ def _title(choice: Choice) -> str:
     other = first.tail_weight if choice.knob == "alpha" else first.alpha
     at = f" at {'λ' if choice.knob == 'alpha' else 'α'} = {other:g}" if other else ""
     network = f", {first.architecture}" if len(choice.test.summary.architectures) > 1 else ""
-    return f"Choosing {sign}{at}{network}"
+    method = f", {method_title(first.method)}" if first.method else ""
+    return f"Choosing {sign}{at}{network}{method}"
 
 
 def _regrets(choice: Choice, name: str) -> Table:

@@ -1,13 +1,13 @@
 """The rows of a study, as estimates of each variant and differences between variants.
 
-A variant is (architecture, protocol, α, λ), trained once per seed.
+A variant is (architecture, protocol, α, λ, method), trained once per seed.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from anchored.config.methods import method_title
 from anchored.config.settings import GIVEN, PROTOCOLS
 from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
@@ -44,12 +45,17 @@ class Variant:
     protocol: str
     alpha: float | None
     tail_weight: float | None
+    method: str = ""  # of grid.methods; "" for the recipe as it is
 
     @property
     def title(self) -> str:
-        """The variant's name without its architecture: ``RAM α=0.25``; that of a model as it was given."""
+        """The variant's name without its architecture: ``RAM α=0.25``, ``AugMix``, ``AugMix + RAM α=0.25``; that of a
+        model as it was given."""
         if self.protocol == GIVEN:
             return self.architecture
+        if self.method:
+            own = replace(self, method="")
+            return method_title(self.method) + f" + {own.phrase}" * (self.protocol != "standard")
         if self.protocol != "ram" or self.alpha is None:
             name = {"ram": "RAM"}.get(self.protocol, self.protocol.capitalize())
         else:
@@ -59,7 +65,7 @@ class Variant:
     @property
     def phrase(self) -> str:
         """The same in a sentence: ``standard``."""
-        return self.protocol if self.protocol in ("standard", "anchored") else self.title
+        return self.protocol if self.protocol in ("standard", "anchored") and not self.method else self.title
 
     @property
     def order(self) -> tuple[int, float, float]:
@@ -156,10 +162,28 @@ class Summary:
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
-        """All variants: architectures in the rows' order, each from standard to the largest α; given models last."""
+        """All variants: architectures and methods in the rows' order, each from standard to the largest α; given models
+        last."""
         found = list(dict.fromkeys(variant_of(row) for row in self.rows))
         names = list(dict.fromkeys(v.architecture for v in found))
-        return tuple(sorted(found, key=lambda v: (v.protocol == GIVEN, names.index(v.architecture), v.order)))
+        methods = ["", *dict.fromkeys(v.method for v in found if v.method)]
+
+        def place(variant: Variant) -> tuple[object, ...]:
+            given = variant.protocol == GIVEN
+            return given, names.index(variant.architecture), methods.index(variant.method), variant.order
+
+        return tuple(sorted(found, key=place))
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Methods of ``grid.methods`` beside the recipe as it is."""
+        return tuple(dict.fromkeys(variant.method for variant in self.variants if variant.method))
+
+    @cached_property
+    def without_methods(self) -> Summary:
+        """The rows of the recipe as it is, and of given models; all rows where there are none."""
+        rows = tuple(row for row in self.rows if not row.method)
+        return replace(self, rows=rows) if rows and self.methods else self
 
     @cached_property
     def given(self) -> tuple[Variant, ...]:
@@ -252,9 +276,17 @@ class Summary:
         ]
 
     def base(self, variant: Variant) -> Variant | None:
-        """What a variant is compared with: the standard network beside it, else the first given model."""
+        """What a variant is compared with: the standard network beside it, by the recipe as it is, or by its own method
+        where there is none; else the first given model."""
         beside = self.beside(variant)
-        return next((v for v in beside if v.protocol == "standard"), next((v for v in beside if v in self.given), None))
+        standard = (v for v in beside if v.protocol == "standard" and v.method in ("", variant.method))
+        return next(standard, next((v for v in beside if v in self.given), None))
+
+    def method_alone(self, variant: Variant) -> Variant | None:
+        """For a method with anchoring, the method on the standard network; None for others."""
+        wanted = replace(variant, protocol="standard", alpha=None, tail_weight=None)
+        known = variant.method and wanted in self.variants and wanted != self.base(variant)
+        return wanted if known and wanted != variant else None
 
     def unmasked(self, variant: Variant) -> Variant | None:
         """For a RAM variant, the anchored variant without masks that is alike otherwise; None for others."""
@@ -272,24 +304,28 @@ class Summary:
         base = base or self.base(variant)
         if base is None or base == variant:
             return None
-        family = family or (self.measures if measure in self.measures else self._by_score)
-        key = (base == self.base(variant), family)
+        kind = next((kind for kind, base_of in self._bases.items() if base_of(variant) == base), "unmasked")
+        key = (kind, family or (self.measures if measure in self.measures else self._by_score))
         if key not in self._differences:
             self._differences[key] = self._tested(*key)
         return self._differences[key].get((variant, measure))
+
+    @property
+    def _bases(self) -> dict[str, Callable[[Variant], Variant | None]]:
+        """The kinds of comparison, each with what it compares a variant with."""
+        return {"base": self.base, "method": self.method_alone, "unmasked": self.unmasked}
 
     @cached_property
     def _by_score(self) -> tuple[Measure, ...]:
         return tuple(replace(m, score=score) for m in self.measures if m.score for score in self.scores)
 
     @cached_property
-    def _differences(self) -> dict[tuple[bool, tuple[Measure, ...]], dict[tuple[Variant, Measure], Difference]]:
-        return {}  # filled by ``difference``
+    def _differences(self) -> dict[tuple[str, tuple[Measure, ...]], dict[tuple[Variant, Measure], Difference]]:
+        return {}  # by kind of comparison and family; filled by ``difference``
 
-    def _tested(self, against_standard: bool, family: tuple[Measure, ...]) -> dict[tuple[Variant, Measure], Difference]:
-        """All differences of one family, against standard or against anchored, corrected together."""
-        base_of = self.base if against_standard else self.unmasked
-        pairs = [(v, base) for v in self.variants if (base := base_of(v)) and base != v]
+    def _tested(self, kind: str, family: tuple[Measure, ...]) -> dict[tuple[Variant, Measure], Difference]:
+        """All differences of one family and kind of comparison, corrected together."""
+        pairs = [(v, base) for v in self.variants if (base := self._bases[kind](v)) and base != v]
         return holm_corrected(
             {
                 (v, m): difference
@@ -332,7 +368,7 @@ class Summary:
 
 def variant_of(row: Row) -> Variant:
     """The variant a row belongs to."""
-    return Variant(row.architecture, row.protocol, row.alpha, row.tail_weight)
+    return Variant(row.architecture, row.protocol, row.alpha, row.tail_weight, row.method)
 
 
 def read_summary(folder: StudyFolder) -> Summary:

@@ -128,12 +128,17 @@ def missing_parts(summary: Summary, pictures: Sequence[str]) -> Iterator[str]:
 
 
 def readings(summary: Summary) -> Iterator[Reading]:
-    """Every variant against its base, then RAM against anchoring without masks."""
+    """Every variant against its base, methods with anchoring against themselves without, RAM against no masks."""
     for variant in summary.variants:
         base = summary.base(variant)
         yield from _reading(summary, variant, base, base.phrase if base else "")
     for variant in summary.variants:
-        yield from _reading(summary, variant, summary.unmasked(variant), "anchored: what masking does")
+        alone = summary.method_alone(variant)
+        yield from _reading(summary, variant, alone, f"{alone.title} alone" if alone else "")
+    for variant in summary.variants:
+        unmasked = summary.unmasked(variant)
+        against = unmasked.phrase if unmasked else ""
+        yield from _reading(summary, variant, unmasked, f"{against}: what masking does")
 
 
 def _reading(summary: Summary, variant: Variant, base: Variant | None, against: str) -> Iterator[Reading]:
@@ -199,6 +204,8 @@ def caution(summary: Summary) -> str:
 
 def notes(summary: Summary) -> Iterator[str]:
     """Settings that must be known to judge the results."""
+    if summary.without_methods is not summary:
+        yield "Figures are of the recipe as it is; tables and comparisons have all methods."
     share = float(summary.setting("data", "fraction"))
     if share < 1:
         yield f"A trial: only {100 * share:g} % of every set's images were used (the first ones of each class)."

@@ -116,7 +116,7 @@ def write(folder: StudyFolder) -> Path:
 def draw_pictures(summary: Summary) -> Iterator[Picture]:
     """All figures of a study but those of a choice, within ``style.drawing``."""
     for figures in (radar_figures, sweep_figures, severity_figures, promise_figures, diagnostic_figures):
-        yield from figures(summary)
+        yield from figures(summary.without_methods)
 
 
 def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:

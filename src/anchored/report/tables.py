@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from anchored.config.methods import method_title
 from anchored.config.settings import GIVEN
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate
@@ -159,13 +160,15 @@ def _setting_names(summary: Summary, variant: Variant | None = None) -> list[str
         return ["Model" if variant is None else variant.title]
     tails = int(any(v.tail_weight is not None for v in summary.variants))
     if variant is None:
-        return ["Architecture", "Anchoring?", "Reference masking?", "α", *["λ"] * tails]
+        method = ["Method"] * bool(summary.methods)
+        return ["Architecture", *method, "Anchoring?", "Reference masking?", "α", *["λ"] * tails]
     masked = variant.protocol == "ram"
     alpha = f"{variant.alpha:g}" if masked and variant.alpha is not None else "–"
     tail = "–" if variant.tail_weight is None else f"{variant.tail_weight:g}"
     anchored = {"standard": "No", GIVEN: "–"}.get(variant.protocol, "Yes")
     masks = "–" if variant in summary.given else "Yes" if masked else "No"
-    return [variant.architecture, anchored, masks, alpha, *[tail] * tails]
+    method = [method_title(variant.method) if variant.method else "–"] * bool(summary.methods)
+    return [variant.architecture, *method, anchored, masks, alpha, *[tail] * tails]
 
 
 def set_columns(sets: Sequence[str], group: str) -> list[Column]:

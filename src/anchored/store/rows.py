@@ -14,7 +14,8 @@ from anchored.store.files import read_bytes, write_text
 
 @dataclass(frozen=True)
 class Row:
-    """One measured number: a line of ``results.csv``. The first eight columns are those of the paper's tables."""
+    """One measured number: a line of ``results.csv``. The first eight columns are those of the paper's tables; the last
+    is there only where a row has one."""
 
     trained_on: str  # title of the training set, e.g. CIFAR-10
     architecture: str  # title of the network, e.g. ResNet-18
@@ -32,9 +33,11 @@ class Row:
     high: float
     n: int  # test images behind the value
     run: str  # name of the run's folder
+    method: str = ""  # of grid.methods, "" for the recipe as it is
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+WITHOUT_METHODS = COLUMNS[:-1]
 _INTEGERS = {"severity", "seed", "n"}
 _NUMBERS = {"alpha", "value", "tail_weight", "low", "high"}
 
@@ -60,7 +63,9 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def rows_text(rows: Iterable[Row]) -> str:
     """Rows as CSV; None is an empty field, floats keep their full precision, no text is a spreadsheet's formula."""
-    return "".join(map(_line, [COLUMNS, *map(dataclasses.astuple, rows)]))
+    rows = list(rows)
+    shown = COLUMNS if any(row.method for row in rows) else WITHOUT_METHODS
+    return "".join(_line(cells[: len(shown)]) for cells in (shown, *map(dataclasses.astuple, rows)))
 
 
 def _line(cells: Iterable[object]) -> str:
@@ -75,8 +80,8 @@ def read_rows(path: Path) -> list[Row]:
     text = read_bytes(path).decode("utf-8", "replace")
     reader = csv.DictReader(io.StringIO(text))
     try:
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path}: the first line must name the columns {','.join(COLUMNS)}")
+        if tuple(reader.fieldnames or ()) not in (COLUMNS, WITHOUT_METHODS):
+            raise UserError(f"{path}: the first line must name the columns {','.join(WITHOUT_METHODS)}")
         return [_row(fields) for fields in reader]
     except UserError:
         raise
@@ -88,9 +93,9 @@ def _row(fields: dict[str, str]) -> Row:
     def value(name: str) -> Any:
         text = fields[name]
         if text is None or None in fields:
-            raise ValueError(f"expected {len(COLUMNS)} fields")
+            raise ValueError(f"expected {len(fields)} fields")
         if name in _INTEGERS | _NUMBERS and text == "":
             return None
         return int(text) if name in _INTEGERS else float(text) if name in _NUMBERS else _as_given(text)
 
-    return Row(**{name: value(name) for name in COLUMNS})
+    return Row(**{name: value(name) for name in COLUMNS if name in fields})

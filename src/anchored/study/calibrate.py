@@ -17,7 +17,7 @@ from anchored.data.given import relabelled
 from anchored.data.image_sets import GivenInputs, ImageSet, LabelledImages
 from anchored.data.preprocessing import InputFormat
 from anchored.errors import UserError
-from anchored.evaluation import holdout
+from anchored.evaluation import overlap
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.inference import Outputs, Pass, compute_outputs
@@ -163,7 +163,7 @@ def _seen_data(run: Run, config: models.ModelConfig) -> Data | None:
 
 def _refuse_seen_set(name: str, network: str, data: Data) -> None:
     """``UserError`` for the name of a set that shares images with those that a network was trained and tested on."""
-    if holdout.shares_images(name, data.train, data):
+    if overlap.shares_images(name, data.train, data):
         raise UserError(
             f"{name} shares images with {data.train}, which {network} was trained and tested on: a promise needs "
             "images that it has not seen, such as the held-out share, which anchored calibrate takes without --images"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anchored.config.methods import method_title
 from anchored.config.recipe import Cell, Recipe
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
@@ -33,7 +34,7 @@ class Cost:
     """What one training of a network and protocol takes here, measured, in seconds."""
 
     network: str
-    protocol: str
+    protocol: str  # and the method, if one
     trainings: int
     batch: int  # images of the recipe's step, or of a device's share of it
     measured: int  # images of the step that was timed
@@ -60,15 +61,16 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
 
     Masked and unmasked trainings do the same work, so that one of them is measured. Steps are measured at the recipe's
     batch size, or at a smaller one where that takes too long here: then the time of an image is taken to be the same.
-    Several devices are taken to share the work and to lose nothing by it.
+    Several devices are taken to share the work and to lose nothing by it. Of a method only the images and passes of its
+    step are counted, not what augments them.
     """
     cells = list(recipe.cells())
-    kinds: dict[tuple[str, str], list[Cell]] = {}
+    kinds: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
-        kinds.setdefault((cell.network, cell.protocol), []).append(cell)
-    limit, measured = SECONDS / len({(network, protocol == "standard") for network, protocol in kinds}), []
+        kinds.setdefault((cell.network, cell.protocol, cell.method), []).append(cell)
+    limit, measured = SECONDS / len({(network, protocol == "standard") for network, protocol, _ in kinds}), []
     timed: dict[tuple[str, bool], _Timing] = {}
-    for (network, protocol), alike in kinds.items():
+    for (network, protocol, method), alike in kinds.items():
         key = (network, protocol == "standard")
         if key not in timed:
             progress(f"{network}, {protocol}")
@@ -77,8 +79,9 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
         images, outputs = _evaluated(recipe, timing.features)
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
         cost = Cost(
-            network=network, protocol=protocol, trainings=len(alike), batch=train.batch_size // train.devices,
-            measured=timing.images, step=timing.step, steps=steps, passes=timing.passes / train.devices,
+            network=network, protocol=f"{protocol}, {method_title(method)}" if method else protocol,
+            trainings=len(alike), batch=train.batch_size // train.devices, measured=timing.images,
+            step=timing.step * train.work, steps=steps, passes=timing.passes / train.devices,
             images=images, outputs=timing.weights + outputs, fits=timing.fits,
         )  # fmt: skip
         measured.append(cost)

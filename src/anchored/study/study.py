@@ -245,6 +245,7 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     """
     recipe = suites.check_recipe(recipe, root)
     holdout.check_holdout(recipe, root)
+    holdout.check_training_outliers(recipe, root)
     _refuse_other_study(folder, recipe)
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):

@@ -20,6 +20,7 @@ from anchored.data import datasets
 from anchored.data.batches import Batches
 from anchored.data.image_sets import LabelledImages
 from anchored.data.preprocessing import to_input
+from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError, is_out_of_memory
 from anchored.method.anchoring import AnchoredModel
 from anchored.method.collectives import from_rank_zero, get_rank
@@ -105,7 +106,8 @@ def train(
         model.to(memory_format=torch.channels_last), cell, len(config.classes), _residuals(cell, config)
     )
     trainer = _trainer(run, cell, progress, options)
-    _fit(trainer, step, _batches(trainer, images, cell, config), run, config)
+    outliers = _outliers(cell, root)
+    _fit(trainer, step, _batches(trainer, images, outliers, cell, config), run, config)
     from_rank_zero(lambda: _save_model(run, step.model, config))
 
 
@@ -124,6 +126,16 @@ def _training_images(cell: Cell, root: Path | None) -> LabelledImages:
     images = datasets.open_set(cell.data.train, "train", cell.data, view, root, originals=resized)
     check_batch_size(cell.data.train, len(images), cell.train)
     return images
+
+
+def _outliers(cell: Cell, root: Path | None) -> LabelledImages | str:
+    """Images of ``train.outliers``, or how they are made of the training images."""
+    name = cell.train.outliers
+    if not name or name in OUTLIERS:
+        return name
+    return datasets.open_set(
+        name, datasets.outlier_split(name, cell.data), cell.data, datasets.input_format(cell.data), root
+    )
 
 
 def check_batch_size(name: str, images: int, train: Training) -> None:
@@ -158,13 +170,21 @@ def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) 
     )
 
 
-def _batches(trainer: pl.Trainer, images: LabelledImages, cell: Cell, config: models.ModelConfig) -> Batches:
+def _batches(
+    trainer: pl.Trainer,
+    images: LabelledImages,
+    outliers: LabelledImages | str,
+    cell: Cell,
+    config: models.ModelConfig,
+) -> Batches:
     """This rank's share of every batch, augmented and normalised."""
-    settings = cell.train
+    settings, device = cell.train, trainer.strategy.root_device
     return Batches(
-        images.to(trainer.strategy.root_device), settings.batch_size // settings.devices, config.mean, config.std,
+        images.to(device), settings.batch_size // settings.devices, config.mean, config.std,
         seed=derived_seed(cell.seed, "order"), shuffle=True, crop_padding=settings.crop_padding, flip=settings.flip,
-        resized_crop=settings.crop == "resized", policy=settings.policy, drop_last=True,
+        resized_crop=settings.crop == "resized", policy=settings.policy, copies=2 if settings.consistency else 0,
+        erasing=settings.random_erasing, repeats=settings.repeats,
+        outliers=outliers if isinstance(outliers, str) else outliers.to(device), drop_last=True,
         shard=(trainer.global_rank, trainer.world_size),
     )  # fmt: skip
 

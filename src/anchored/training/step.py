@@ -14,12 +14,14 @@ from anchored.data.batches import Batches
 from anchored.errors import UserError
 from anchored.method import collectives
 from anchored.method import stem as stems
-from anchored.method.anchoring import AnchoredModel, average_statistics
+from anchored.method.anchoring import AnchoredModel, average_statistics, frozen_statistics
 from anchored.method.hard_delta import Residuals, uniform_cross_entropy
 from anchored.models.features import head_name
 from anchored.training import optimiser
 from anchored.training.checkpoints import Generators, gather_tensors, take_own
+from anchored.training.losses import jensen_shannon, normalised_logits
 from anchored.training.mixup import mix
+from anchored.training.sharpness import moved_uphill
 
 
 class Diverged(UserError):
@@ -44,6 +46,7 @@ class TrainingStep(pl.LightningModule):
         self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
         self._mid_epoch: dict[str, Any] | None = None  # of a checkpoint within an epoch
         self._started = 0.0
+        self._uphill = False  # within SAM's second pass
         self.begun = False
 
     def on_train_start(self) -> None:
@@ -67,22 +70,55 @@ class TrainingStep(pl.LightningModule):
         self._started = time.monotonic()
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """One batch: images (B,C,H,W), labels (B,)."""
+        """One batch: images (B,C,H,W), of ``train.consistency`` and ``train.outliers`` further ones, labels (B,)."""
         images, labels = batch
         images, targets = self._mixed(images, labels)
-        logits, far_logits = self._logits(images)
+        logits, far_logits = self._logits(images, len(labels))
         if isinstance(self.model, AnchoredModel):
-            targets = self.model.targets(targets, self.classes)
-            if self.residuals is not None:
-                self.residuals.observe(images, self.model.order, labels)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self.cell.train.label_smoothing)
-        if len(far_logits):
-            loss = loss + self.cell.tail_weight * uniform_cross_entropy(far_logits)
+            parts = [self.model.targets(part, self.classes) for part in torch.split(targets, len(labels))]
+            targets = torch.cat(parts) if len(parts) > 1 else parts[0]
+            if self.residuals is not None and not self._uphill:
+                self.residuals.observe(images[: len(labels)], self.model.order, labels)
+        loss = self._loss(logits, targets, far_logits, len(labels))
+        if self._uphill:
+            return loss
         with torch.no_grad():
-            correct = (logits.argmax(dim=1) == labels).sum()
+            correct = (logits[: len(labels)].argmax(dim=1) == labels).sum()
             self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
             self._finite += self._sums[0].isfinite()
         return loss
+
+    def _loss(self, logits: Tensor, targets: Tensor, far_logits: Tensor, batch: int) -> Tensor:
+        """The loss, of the logits (T,N) that have targets (T) or (T,N), of views, of outliers (B,N), of tail points."""
+        settings = self.cell.train
+        if settings.logit_norm:
+            logits, far_logits = (normalised_logits(each, settings.logit_norm) for each in (logits, far_logits))
+        labelled = logits[: len(targets)]
+        loss = functional.cross_entropy(labelled, targets, label_smoothing=settings.label_smoothing)
+        if settings.consistency:
+            loss = loss + settings.consistency * jensen_shannon(logits[: 3 * batch].view(3, batch, -1))
+        if settings.outliers:
+            loss = loss + settings.outlier_weight * uniform_cross_entropy(logits[-batch:])
+        if len(far_logits):
+            loss = loss + self.cell.tail_weight * uniform_cross_entropy(far_logits)
+        return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """With ``train.sam`` the gradient is that of a second pass, at weights uphill, with all draws of the first."""
+        if not self.cell.train.sam:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            return
+        before = self.generators.state(self.device)
+        optimizer_closure()
+        after = self.generators.state(self.device)
+        trained = [each for each in self.model.parameters() if each.requires_grad]
+        with moved_uphill(trained, self.cell.train.sam), frozen_statistics(self.model):
+            self.generators.restore(before, self.device)
+            self._uphill = True
+            loss = optimizer_closure()
+            self._uphill = False
+        self.generators.restore(after, self.device)
+        super().optimizer_step(epoch, batch_idx, optimizer, lambda: loss)
 
     @property
     def _mining(self) -> bool:
@@ -90,25 +126,38 @@ class TrainingStep(pl.LightningModule):
         epochs = self.cell.train.epochs
         return self.current_epoch >= min(max(1, round(self.cell.tail.warmup * epochs)), epochs - 1)
 
-    def _logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B,N) of a training pass, and (P,N) of tail points ``[0, 0 − t]``, once the warm-up is over."""
-        if self.residuals is None or not self._mining:
+    def _logits(self, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+        """Logits (B...,N) of a training pass, and (P,N) of tail points ``[0, 0 − t]``, once the warm-up is over.
+
+        Further images than the ``batch`` have its references and masks, one after another.
+        """
+        if not isinstance(self.model, AnchoredModel):
             return self.model(images), images.new_zeros(0)
-        assert isinstance(self.model, AnchoredModel)
+        own = batch if len(images) > batch else None
+        if self.residuals is None or not self._mining:
+            return self.model(images, own=own), images.new_zeros(0)
         points = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.generators.tail)
         far = -points[collectives.get_rank() :: collectives.get_world_size()]  # all ranks draw the same points
         if self.cell.tail.batch_norm == "own":
-            return self.model(images), self.model.masked_pass(far)
-        logits = self.model(images, far)
+            return self.model(images, own=own), self.model.masked_pass(far)
+        logits = self.model(images, far, own)
         return logits[: len(images)], logits[len(images) :]
 
     def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and targets after mixup or CutMix: probabilities (B,N) with either, labels (B,) without."""
-        settings = self.cell.train
-        if settings.mixup == settings.cutmix == 0:
+        """Images and targets after mixup, CutMix or RegMixup: probabilities (B,N) or (2B,N) with one, labels without.
+
+        Images beyond the batch stay as they are, at the end.
+        """
+        settings, batch = self.cell.train, len(labels)
+        if settings.mixup == settings.cutmix == settings.regmixup == 0:
             return images, labels
+        own, others = images[:batch], images[batch:]
         onehot = functional.one_hot(labels, self.classes).to(images.dtype)
-        return mix(images, onehot, mixup=settings.mixup, cutmix=settings.cutmix, generator=self.generators.mixing)
+        mixup = settings.mixup or settings.regmixup
+        mixed, targets = mix(own, onehot, mixup=mixup, cutmix=settings.cutmix, generator=self.generators.mixing)
+        if settings.regmixup:
+            mixed, targets = torch.cat([own, mixed]), torch.cat([onehot, targets])
+        return torch.cat([mixed, others]) if len(others) else mixed, targets
 
     def refuse_divergence(self) -> None:
         """Raise ``Diverged``, on all ranks, if the loss or a weight is not finite; called before a checkpoint."""

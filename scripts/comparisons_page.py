@@ -1,0 +1,244 @@
+"""What docs/comparisons.md says: methods beside RAM and under it, by rows that are kept."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from claims_page import ANCHORED, FIGURES, LAMBDAS, RAM, STANDARD, Way, by_seed, interval_text, number
+
+from anchored.config.methods import METHODS, PLAIN, method_title
+from anchored.metrics import intervals, selection
+from anchored.metrics.registry import METRICS
+from anchored.report.aggregate import SIGNIFICANT
+from anchored.report.tables import number_list
+from anchored.store.rows import Row
+
+WAYS = {STANDARD: "alone", ANCHORED: "+ anchored", RAM: "+ RAM α=0.25", LAMBDAS[2]: "+ RAM α=0.25, λ=0.1"}
+SHOWN = (
+    "clean accuracy", "corruption accuracy", "corruption smooth ECE", "near AUROC", "far AUROC", "adaptation accuracy",
+)  # fmt: skip
+AIMS = ("corruption accuracy", "corruption smooth ECE", "near AUROC", "far AUROC", "adaptation accuracy")
+"""Of the Pareto front."""
+
+Contrast = tuple[str, str, Way, str]  # kind, method ("" for plain), way, figure
+ALONE, GAIN, INTERACTION = "alone", "gain", "interaction"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study of methods: its title and command, what is kept of it, and seeds of which a training is not done."""
+
+    title: str
+    command: str
+    rows: tuple[Row, ...]
+    seconds: Mapping[str, float]  # run -> of its training
+    runs: Mapping[str, Mapping[str, Any]]  # run -> how it was made
+    missing: Sequence[int]
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Methods in the table's order, plain ("") first, then those of the recipe's own."""
+        found = {row.method for row in self.rows}
+        order = ["", *(name for name in METHODS if name != PLAIN)]
+        return tuple([name for name in order if name in found] + sorted(found - set(order)))
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, Way, str], dict[int, float]]:
+        parts = {method: [row for row in self.rows if row.method == method] for method in self.methods}
+        return {
+            (m, way, figure): by_seed(rows, way, figure)
+            for m, rows in parts.items()
+            for way in WAYS
+            for figure in SHOWN
+        }
+
+    def values(self, method: str, way: Way, figure: str) -> dict[int, float]:
+        """Seed -> figure of one method trained one way."""
+        return self._values.get((method, way, figure), {})
+
+    def contrasts(self) -> dict[Contrast, list[float]]:
+        """Each contrast, a value a seed, where two seeds or more have what it needs.
+
+        ``alone``: a method against plain, both on the standard network. ``gain``: one of the other ways against the
+        method alone. ``interaction``: a method's gain against the same gain of plain.
+        """
+        found: dict[Contrast, list[float]] = {}
+        for method in self.methods:
+            for figure in SHOWN:
+                alone, plain = self.values(method, STANDARD, figure), self.values("", STANDARD, figure)
+                if method:
+                    found[ALONE, method, STANDARD, figure] = _differences(alone, plain)
+                for way in list(WAYS)[1:]:
+                    gain = _by_seed_difference(self.values(method, way, figure), alone)
+                    found[GAIN, method, way, figure] = list(gain.values())
+                    if method:
+                        usual = _by_seed_difference(self.values("", way, figure), plain)
+                        found[INTERACTION, method, way, figure] = _differences(gain, usual)
+        return {key: values for key, values in found.items() if len(values) > 1}
+
+    @cached_property
+    def tested(self) -> dict[Contrast, tuple[intervals.Interval, float]]:
+        """Interval over seeds, not corrected, and the p-value of each contrast by one Holm correction over all."""
+        values = self.contrasts()
+        p_values = intervals.holm([intervals.paired_t_test(each, [0.0] * len(each)) for each in values.values()])
+        return {key: (intervals.over_seeds(each), p) for (key, each), p in zip(values.items(), p_values, strict=True)}
+
+    @cached_property
+    def front(self) -> set[tuple[str, Way]]:
+        """Trainings that no other one equals in every aim and beats in one, by means over the seeds that all have."""
+        ways = [(method, way) for method in self.methods for way in WAYS]
+        known = {key: [self.values(*key, aim) for aim in AIMS] for key in ways}
+        whole = {key: values for key, values in known.items() if all(values)}
+        seeds = set.intersection(*(set(each) for values in whole.values() for each in values)) if whole else set()
+        if not seeds:
+            return set()
+        n = max(row.n for row in self.rows)
+        errors = [
+            [
+                selection.error(FIGURES[aim].metric, statistics.fmean(each[seed] for seed in seeds), n)
+                for aim, each in zip(AIMS, values, strict=True)
+            ]
+            for values in whole.values()
+        ]
+        return {key for key, optimal in zip(whole, selection.pareto(errors), strict=True) if optimal}
+
+    def cost(self, method: str, way: Way) -> float | None:
+        """Training time over that of plain standard training with the same seed, the median over seeds."""
+        spent, plain = self._seconds(method, way), self._seconds("", STANDARD)
+        ratios = [spent[seed] / plain[seed] for seed in spent.keys() & plain.keys()]
+        return statistics.median(ratios) if ratios else None
+
+    def _seconds(self, method: str, way: Way) -> dict[int, float]:
+        return {
+            row.seed: self.seconds[row.run]
+            for row in self.rows
+            if (row.method, row.protocol, row.alpha, row.tail_weight) == (method, *way) and row.run in self.seconds
+        }
+
+
+def _by_seed_difference(after: Mapping[int, float], before: Mapping[int, float]) -> dict[int, float]:
+    return {seed: after[seed] - before[seed] for seed in sorted(after.keys() & before.keys())}
+
+
+def _differences(after: Mapping[int, float], before: Mapping[int, float]) -> list[float]:
+    return list(_by_seed_difference(after, before).values())
+
+
+INTRODUCTION = """\
+# RAM beside what people use, and on top of it
+
+Made by `python scripts/comparisons.py runs/comparisons`: everything but the words is computed from the rows in
+[comparisons/](comparisons). What each method is, and how it meets anchoring: [methods.md](methods.md). All trainings of
+a study have the same seeds, images and number of steps. Contrasts are taken seed by seed; intervals are 95 %, Student's
+t over seeds, not corrected; **bold** where p < 0.05 after one correction (Holm) over every contrast of the study: each
+method alone against plain training, what anchoring, RAM and RAM with hard Δ mining add to each, and whether they add
+another amount than they add to plain training. Not bold is no evidence of no difference."""
+
+
+def page(studies: Mapping[str, Comparison]) -> str:
+    """The whole page."""
+    parts = [INTRODUCTION]
+    for study in studies.values():
+        parts += [f"## {study.title}", *_answer(study), "\n".join(_table(study)), "### What they add", _GAINS]
+        parts += ["\n".join(_contrast_table(study, GAIN))]
+        parts += ["### Whether they add as much as they add to plain training", _INTERACTIONS]
+        parts += ["\n".join(_contrast_table(study, INTERACTION)), *_made(study)]
+    return "\n\n".join(parts) + "\n"
+
+
+_GAINS = "The figure with anchoring, RAM or RAM and hard Δ mining, less that of the method alone."
+_INTERACTIONS = "The same gain, less that on plain training: below 0 in accuracy and AUROC, the method has some of it."
+
+
+def _answer(study: Comparison) -> Iterator[str]:
+    """In words: to how many methods each way clearly adds, and from how many it takes."""
+    lines = []
+    for way, name in list(WAYS.items())[1:]:
+        for figure in AIMS:
+            found = {
+                m: study.tested[GAIN, m, way, figure] for m in study.methods if (GAIN, m, way, figure) in study.tested
+            }
+            if found:
+                better, worse = (
+                    [m for m, (gain, p) in found.items() if p < SIGNIFICANT and _is_better(gain.value, figure) == good]
+                    for good in (True, False)
+                )
+                left = f"undecided on {len(found) - len(better) - len(worse)} of {len(found)}"
+                lines.append(f"- {name[2:]}, {figure}: better on {_names(better)}; worse on {_names(worse)}; {left}.")
+    if lines:
+        yield "\n".join(lines)
+
+
+def _is_better(change: float, figure: str) -> bool:
+    return (change > 0) == METRICS[FIGURES[figure].metric].higher_is_better
+
+
+def _names(methods: Sequence[str]) -> str:
+    return ", ".join(_title(method) for method in methods) or "none"
+
+
+def _title(method: str) -> str:
+    return method_title(method or PLAIN)
+
+
+def _table(study: Comparison) -> Iterator[str]:
+    """Every method and way: means over seeds, half the interval, cost, front."""
+    yield f"| method | way | {' | '.join(SHOWN)} | training time | front |"
+    yield "|---" * (4 + len(SHOWN)) + "|"
+    for method in study.methods:
+        for way, name in WAYS.items():
+            cells = []
+            for figure in SHOWN:
+                values = list(study.values(method, way, figure).values())
+                text = number(statistics.fmean(values), figure, False) if values else "–"
+                if len(values) > 1:
+                    interval = intervals.over_seeds(values)
+                    text += f" ± {number(interval.high - interval.value, figure, False)}"
+                test = study.tested.get((ALONE, method, way, figure))
+                cells.append(f"**{text}**" if test and test[1] < SIGNIFICANT else text)
+            if all(cell == "–" for cell in cells):
+                continue
+            cost = study.cost(method, way)
+            cells += [f"{cost:.2f}" if cost else "–", "yes" if (method, way) in study.front else ""]
+            yield f"| {_title(method)} | {name} | {' | '.join(cells)} |"
+
+
+def _contrast_table(study: Comparison, kind: str) -> Iterator[str]:
+    yield f"| method | way | {' | '.join(SHOWN)} |"
+    yield "|---" * (2 + len(SHOWN)) + "|"
+    for method in study.methods:
+        for way, name in list(WAYS.items())[1:]:
+            tests = [study.tested.get((kind, method, way, figure)) for figure in SHOWN]
+            if any(tests):
+                cells = (_contrast_cell(test, figure) for test, figure in zip(tests, SHOWN, strict=True))
+                yield f"| {_title(method)} | {name} | {' | '.join(cells)} |"
+
+
+def _contrast_cell(test: tuple[intervals.Interval, float] | None, figure: str) -> str:
+    if test is None or math.isnan(test[0].value):
+        return "–"
+    text = interval_text(test[0], figure)
+    return f"**{text}**" if test[1] < SIGNIFICANT else text
+
+
+def _made(study: Comparison) -> Iterator[str]:
+    """How it was made, and what is left."""
+    records: dict[str, int] = {}
+    for run in {row.run for row in study.rows}:
+        record = {key: value for key, value in study.runs.get(run, {}).items() if key not in ("command", "started")}
+        text = ", ".join(f"{key} {value}" for key, value in record.items() if value)
+        records[text] = records.get(text, 0) + 1
+    counted = "; ".join(f"{count} trainings: {text}" for text, count in sorted(records.items()))
+    yield (
+        f"`anchored {study.command}`. {counted}. In bold in the first table: a method alone that differs from plain. "
+        "Training time is over that of plain standard training with the same seed, the median over seeds, on a machine "
+        "that others used too. Inference is one pass for all. Front: no other training here is as good in all of "
+        f"{', '.join(AIMS)} and better in one, by means."
+    )
+    if study.missing:
+        yield f"Not whole yet: {number_list(study.missing, 'seed')}. The same command goes on there."
