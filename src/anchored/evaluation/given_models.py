@@ -86,7 +86,8 @@ def _classifier(opened: OpenedModel, cell: GivenCell) -> Classifier:
     if opened.module is not None:
         opened.module.to(find_device(cell.accelerator))
     size = opened.input.size
-    return Classifier(opened.run, opened.preprocess, (opened.input.channels, size, size))
+    std = tuple(opened.config.std) if opened.config else ()
+    return Classifier(opened.run, opened.preprocess, (opened.input.channels, size, size), std=std)
 
 
 def logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:

@@ -1,7 +1,8 @@
 """Outputs that another program computed: logits, labels and features of each set, from files or arrays.
 
 Sets have the names of the files in a run's folder ``outputs``: ``test``, ``corruption-NAME-SEVERITY``, ``ood-NAME``,
-``features-NAME-train`` and ``features-NAME-test`` (for a linear probe on the task NAME). A file is
+``features-NAME-train`` and ``features-NAME-test`` (for a linear probe on the task NAME), ``train`` (training images
+that detectors are fitted on). A file is
 
 - ``.npz`` or ``.safetensors``: arrays ``logits`` (M,N), ``labels`` (M,) and perhaps ``features`` (M,D); in npz perhaps
   ``classes`` (N,), their names;
@@ -33,7 +34,7 @@ from anchored.store import files
 
 ENDINGS = (".npz", ".safetensors", ".csv")
 _NAMES = re.compile(
-    r"test|corruption-(?P<corruption>\w+)-(?P<severity>[1-5])|ood-(?P<ood>.+)|features-(?P<task>.+)-(train|test)"
+    r"test|train|corruption-(?P<corruption>\w+)-(?P<severity>[1-5])|ood-(?P<ood>.+)|features-(?P<task>.+)-(train|test)"
 )
 
 
@@ -149,7 +150,7 @@ def check_set_name(name: str) -> None:
     """Raise ``UserError`` for what is no name of a set."""
     if not _NAMES.fullmatch(name):
         raise UserError(
-            f"outputs are called '{name}': test, corruption-NAME-SEVERITY, ood-NAME, features-NAME-train and "
+            f"outputs are called '{name}': test, train, corruption-NAME-SEVERITY, ood-NAME, features-NAME-train and "
             "features-NAME-test are known"
         )
 

@@ -55,8 +55,18 @@ class SetOpener:
         """Keep the test images, their labels counted through the network's ``classes``."""
         self._keep(self.name, "test", relabelled(images, classes))
 
+    def keep_training(self, train: Any, classes: tuple[str, ...]) -> None:
+        """Keep labelled training images, likewise, or leave it to the catalog, which knows those of its sets."""
+        if train is not None:
+            self._keep(self.name, "train", relabelled(self._open(train, "train", "train"), classes))
+        elif self.name not in catalog.CATALOG:
+            raise UserError(
+                "a detector is fitted on training images: give labelled ones (train=), or detectors that learn nothing"
+            )
+
     def with_sets(self, settings: Evaluation, ood: Sets, tasks: Sets) -> Evaluation:
         """Open the other sets; the settings with their titles."""
+        ood = ood if isinstance(ood, Mapping) else catalog.expand_groups(ood)
         outside, others = (each if isinstance(each, Mapping) else {n: n for n in each} for each in (ood, tasks))
         for title, source in outside.items():
             if not self._named(title, source):
