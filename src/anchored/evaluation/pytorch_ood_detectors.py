@@ -32,6 +32,7 @@ PARTS = ("model", "encoder", "backbone")
 NOT_BY_NAME = {
     "rankfeat": "takes the largest part out of whole feature maps, which are not kept",
     "mcd": "draws dropout at random",
+    "multimahalanobis": "reads several layers",
 }
 """Detectors that could be made from their class alone, and would say nothing -> why."""
 
