@@ -9,7 +9,7 @@ import yaml
 from anchored.report import cached, formats, narrative, style
 from anchored.report.choice import choice_figure, choice_tables, find_choices
 from anchored.report.comparison import Summary, read_summary
-from anchored.report.detectors import detector_tables
+from anchored.report.detector_table import detector_tables
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
