@@ -119,6 +119,6 @@ def test_a_recipe_names_a_benchmark(tmp_path: Path) -> None:
         grid=Grid(networks=("small",)),
         evaluate=Evaluation(ood=("openood-imagenet",)),
     )
-    assert suites.expand_groups(recipe).evaluate.ood == GROUPS["openood-imagenet"]
+    assert suites.with_groups_expanded(recipe).evaluate.ood == GROUPS["openood-imagenet"]
     with pytest.raises(UserError, match=r"test_ssb_hard.txt is missing .*download.sh of github.com/Jingkang50/OpenOOD"):
         suites.check_recipe(recipe, tmp_path)

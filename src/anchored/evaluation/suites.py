@@ -253,7 +253,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     fitted = any(find_detector(name).needs_fit for name in recipe.evaluate.detectors)
     if not recipe.grid.networks and all(given.outputs for given in recipe.grid.given.values()):
         return recipe  # what is measured is in the files
-    recipe = expand_groups(replace(recipe, data=datasets.with_content_hash(recipe.data)))
+    recipe = with_groups_expanded(replace(recipe, data=datasets.with_content_hash(recipe.data)))
     settings, learned = recipe.evaluate, bool(recipe.grid.networks)  # else all models were trained elsewhere
     row = datasets.training_row(recipe.data, root) if learned else datasets.dataset_row(recipe.data.train, recipe.data)
     for name in recipe.grid.networks:
@@ -285,7 +285,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     return recipe
 
 
-def expand_groups(recipe: Recipe) -> Recipe:
+def with_groups_expanded(recipe: Recipe) -> Recipe:
     """The recipe, the sets of a group ("openood-cifar10") in place of its name."""
     return replace(recipe, evaluate=replace(recipe.evaluate, ood=catalog.expand_groups(recipe.evaluate.ood)))
 

@@ -220,7 +220,7 @@ def examine(
     ``results``: folder that the study would have, by default runs/NAME; ``command``: that would run it. Raises
     ``UserError`` for unknown networks, sets or corruptions.
     """
-    results, recipe = results or Path("runs") / recipe.name, suites.expand_groups(recipe)
+    results, recipe = results or Path("runs") / recipe.name, suites.with_groups_expanded(recipe)
     for network in recipe.grid.networks:
         networks.find_network(network)
     data_sets = needs(recipe, root)
