@@ -70,8 +70,8 @@ class Classifier:
         found = outputs.get("features") if isinstance(outputs, Mapping) else None
         if features and found is None:
             raise UserError(
-                "the model gives no features, which a linear probe learns from: return {'logits': ..., 'features': "
-                "...} from it, or leave adaptation out"
+                "the model gives no features, which linear probes and detectors read: return {'logits': ..., "
+                "'features': ...} from it, or leave adaptation and these detectors out"
             )
         return self._logits(outputs, len(images)), None if found is None or not features else as_tensor(found)
 

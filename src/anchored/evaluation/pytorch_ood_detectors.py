@@ -128,7 +128,7 @@ def _options(name: str, kind: type, text: str) -> Iterator[tuple[str, Any]]:
 
 def _made(kind: Any, options: dict[str, Any], network: MeasuredNetwork) -> Any:
     """A detector of a network that it reads the outputs of, or that it scores images through."""
-    needed, arguments = set(_required(kind)), dict[str, Any](dict.fromkeys(PARTS), p=0.9)  # DICE's authors keep a tenth
+    needed, arguments = set(_required(kind)), dict[str, Any](dict.fromkeys(PARTS), p=0.9)  # DICE: a tenth is kept
     if _reads(kind) == "images":
         logits = _Logits(network.module())
         arguments |= {"model": logits, "encoder": _Features(logits), "norm_std": list(network.load().std) or None}
