@@ -30,8 +30,7 @@ def detector_tables(summary: Summary) -> Iterator[Table]:
     """
     if summary.scores == summary.logit_scores:
         return
-    kinds = "near and far" if len(_places(summary)) > len(MEASURED) else "all"
-    title = f"Detector × training: means over {kinds} sets, {summary.trained_on} being known"
+    title = f"Detector × training, {summary.trained_on}"
 
     def standard(spot: _Spot) -> _Spot:
         return replace(spot, variant=summary.base(spot.variant) or spot.variant)
