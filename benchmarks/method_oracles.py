@@ -35,7 +35,7 @@ def images_to_mix() -> Tensor:
 
 def theirs() -> dict[str, Any]:
     """What the other libraries make of them."""
-    from pytorch_ood.loss import LogitNorm, OutlierExposureLoss  # type: ignore[import-not-found]
+    from pytorch_ood.loss import LogitNorm, OutlierExposureLoss
     from torch_uncertainty.transforms.mixup import RegMixup  # type: ignore[import-not-found]
 
     logits, labels = logits_and_labels()

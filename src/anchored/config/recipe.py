@@ -223,6 +223,8 @@ class Recipe:
         if self.choose and self._candidates() < 2:
             name = "grid.alphas" if self.choose == "alpha" else "grid.tail_weights"
             yield f"choose is {self.choose}, but {name} of the ram protocol leaves nothing to choose from"
+        if self.evaluate.detectors and not self.evaluate.ood:
+            yield "evaluate.detectors names detectors, but evaluate.ood no images to detect: name some"
         names = [cell.name for cell in self.jobs() if isinstance(cell, GivenCell)]
         if len(set(names)) < len(names):
             yield "grid.given has two titles that differ in signs only, which a folder's name cannot hold: rename one"

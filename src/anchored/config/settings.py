@@ -401,6 +401,11 @@ class Evaluation:
     """Rows of the catalog whose test images are out-of-distribution."""
     score: str = "energy"
     """OOD score of the headline; all of energy, max_softmax, max_logit and entropy are measured."""
+    detectors: Annotated[tuple[str, ...], distinct] = ()
+    """Detectors of pytorch-ood that are measured beside the scores (extra anchored[ood]): vim, knn, mahalanobis, react,
+    odin ..., with arguments if wanted (knn:k=200). They are fitted on training images only."""
+    detector_images: Annotated[Integer, within("give a number of images, or 0 for all", ge=0)] = 0
+    """Training images that detectors are fitted on, spread evenly over the set. 0 takes all."""
     corruptions: tuple[str, ...] = ()
     """Names of corruptions, or of families: c (all 19 common ones; 18 for grey images, which saturate leaves as they
     are), c15 (without the four extra ones), c-bar (the ten published for images of the network's size)."""

@@ -198,6 +198,15 @@ def learnable_row(name: str, settings: Data, subject: str) -> DataSet:
     return row
 
 
+def refuse_undivided(name: str, settings: Data) -> None:
+    """Raise UserError where all images of the user's data are measured, so that none is left to fit detectors on."""
+    if catalog.is_user_data(name) and find_user_data(name, settings.test_share).divided:
+        raise UserError(
+            f"detectors are fitted on training images, and all of {name} are measured: say which are for training and "
+            "which for testing (folders train/ and test/, or a column split)"
+        )
+
+
 def _moments(images: LabelledImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and s.d. per channel of images scaled to [0, 1], exactly: from counts of each level."""
     chosen = torch.linspace(0, len(images) - 1, min(len(images), _SAMPLED), dtype=torch.float64).long()

@@ -187,6 +187,10 @@ class GivenInputs:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, indices: Tensor) -> "GivenInputs":
+        """Return the inputs at ``indices`` (N,), in their order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
     def parts(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """Give the inputs of each batch of indices (B,) in turn."""
         return (self.images[chosen] for chosen in batches)

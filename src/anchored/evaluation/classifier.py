@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from anchored.data.given import to_tensor
 from anchored.data.preprocessing import to_input
 from anchored.errors import UserError, first_line
-from anchored.method.anchoring import AnchoredModel
 from anchored.method.networks import logits_of
-from anchored.models.features import penultimate_features
+from anchored.models.features import network_behind, penultimate_features
 from anchored.models.folder import ModelConfig
 
 _SUM = 1e-3  # rows of numbers in [0, 1] that sum to one this nearly are probabilities
@@ -34,12 +33,13 @@ class Classifier:
     prepare: Callable[[Tensor], Tensor]
     shape: tuple[int, int, int] | None = None
     arrays: Literal["torch", "numpy"] = "torch"
+    std: tuple[float, ...] = ()  # per channel, what inputs were divided by; empty where that is not known
 
     @staticmethod
     def of(model: nn.Module, config: ModelConfig) -> Classifier:
         """A model of ours."""
         prepare = partial(to_input, mean=config.mean, std=config.std)
-        return Classifier(model, prepare, (config.channels, config.size, config.size))
+        return Classifier(model, prepare, (config.channels, config.size, config.size), std=tuple(config.std))
 
     @property
     def device(self) -> torch.device:
@@ -61,9 +61,8 @@ class Classifier:
         """
         inputs = self._inputs(images)
         if isinstance(self.function, nn.Module):
-            network = self.function.network if isinstance(self.function, AnchoredModel) else self.function
             if features:
-                with penultimate_features(network) as seen:
+                with penultimate_features(network_behind(self.function)) as seen:
                     outputs = self.function(inputs)
                 # Reference by reference, in one pass over the network or several.
                 by_reference = torch.cat(seen).view(-1, len(images), seen[0].shape[1])
@@ -73,8 +72,8 @@ class Classifier:
         found = outputs.get("features") if isinstance(outputs, Mapping) else None
         if features and found is None:
             raise UserError(
-                "the model gives no features, which a linear probe learns from: return {'logits': ..., 'features': "
-                "...} from it, or leave adaptation out"
+                "the model gives no features, which linear probes and detectors read: return {'logits': ..., "
+                "'features': ...} from it, or leave adaptation and these detectors out"
             )
         return self._logits(outputs, len(images)), None if found is None or not features else as_tensor(found)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -23,9 +23,11 @@ from anchored.data.synthetic_ood import OUTLIERS, make_ood
 from anchored.errors import UserError, is_out_of_memory
 from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
+from anchored.evaluation.detectors import Detector, MeasuredNetwork, ReadyDetector, ScoringClassifier
 from anchored.evaluation.given_outputs import HELD_OUT, GivenOutputs
 from anchored.evaluation.inference import Outputs, Pass
 from anchored.evaluation.overlap import check_outliers
+from anchored.evaluation.pytorch_ood_detectors import find_detector
 from anchored.evaluation.sets import NamedSets
 from anchored.metrics import intervals
 from anchored.metrics.bounded import Figure
@@ -87,6 +89,7 @@ class Evaluator:
     split: Split = "test"  # images of the training set that it is measured on
     given: GivenOutputs | None = None  # outputs that somebody computed, in place of passes
     draws: list[Tensor] = field(default_factory=list)  # replicates of the rows so far (R,Q), in their order and unit
+    own_detectors: Mapping[str, Detector] = field(default_factory=dict)  # that a caller gave, by name
 
     @cached_property
     def classifier(self) -> Classifier:
@@ -103,11 +106,23 @@ class Evaluator:
         """Names of the corruptions, families expanded."""
         return corruptions_of(self.settings, self.images.view)
 
+    @cached_property
+    def detectors(self) -> tuple[Detector, ...]:
+        """Detectors that are measured beside the scores of the logits."""
+        return tuple(self.own_detectors.get(name) or find_detector(name) for name in self.settings.detectors)
+
+    @cached_property
+    def _detect_by_features(self) -> bool:
+        return any(each.needs_features for each in self.detectors)
+
     def clean(self) -> EvaluationSet:
         """The training set's images that are measured."""
-        return EvaluationSet(
-            self.split, self.subject.test, self.split, features=self.subject.features or bool(self.settings.adaptation)
-        )
+        features = self.subject.features or bool(self.settings.adaptation) or self._detect_by_features
+        return EvaluationSet(self.split, self.subject.test, self.split, features=features)
+
+    def training(self) -> EvaluationSet:
+        """The images that the network was trained on, which detectors are fitted on."""
+        return EvaluationSet("train", self.subject.test, "train", features=self._detect_by_features)
 
     def held_out(self) -> EvaluationSet | None:
         """The images that decisions are fitted on; None where there are none, or they are what is measured."""
@@ -124,9 +139,10 @@ class Evaluator:
 
     def outside(self, name: str) -> EvaluationSet:
         """An out-of-distribution set, or the same images made into such."""
+        features = self._detect_by_features
         if name in OUTLIERS:
-            return EvaluationSet(f"ood-{name}", self.subject.test, self.split, outlier=name)
-        return EvaluationSet(f"ood-{self.images.file_name(name)}", name, "ood")
+            return EvaluationSet(f"ood-{name}", self.subject.test, self.split, features=features, outlier=name)
+        return EvaluationSet(f"ood-{self.images.file_name(name)}", name, "ood", features=features)
 
     def task(self, name: str, split: Literal["train", "test"]) -> EvaluationSet:
         """Images of another task, for a linear probe on their features."""
@@ -137,6 +153,7 @@ class Evaluator:
         settings = self.settings
         splits: tuple[Literal["train", "test"], ...] = ("train", "test") if self.split == "test" else ("train",)
         return [
+            *([self.training()] if any(each.needs_fit for each in self.detectors) else []),
             self.clean(),
             *filter(None, [self.held_out()]),
             *(self.corrupted(name, severity) for severity in settings.severities for name in self.corruptions),
@@ -151,9 +168,53 @@ class Evaluator:
             self.run.refuse_removed()
             self.progress(number / len(sets), f"evaluating, {images.file}")
             if self.given is not None:
-                inference.load_or_compute(*self._kept_as(images), partial(self.given.sets.__getitem__, images.file))
+                inference.load_or_compute(*self._kept_as(images), partial(self._given, images.file))
             else:
                 inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
+        for detector in self.detectors:
+            if detector.through_network:
+                self._save_scores(detector)
+
+    def _given(self, name: str) -> Outputs:
+        assert self.given is not None
+        if name not in self.given.sets:
+            raise UserError(f"outputs of '{name}' are missing: detectors are fitted on those of training images")
+        return self.given.sets[name]
+
+    def _save_scores(self, detector: Detector) -> None:
+        """Pass the clean and the out-of-distribution images through a detector that scores images, likewise."""
+        ready: list[ReadyDetector] = []  # made for the first set that is not there
+
+        def begin(images: EvaluationSet) -> Pass:
+            ready.extend([self._ready(detector)] * (not ready))
+            classifier = ScoringClassifier.of_detector(self.classifier, ready[0])
+            return replace(self._pass(images), classifier=classifier, features=False)
+
+        for images in self._detected():
+            self.progress(1.0, f"evaluating, {detector.name} of {images.file}")
+            inference.save_outputs(*self._kept_as(images, detector), partial(begin, images))
+
+    def _detected(self) -> list[EvaluationSet]:
+        return [self.clean(), *map(self.outside, self.settings.ood)]
+
+    def _ready(self, detector: Detector) -> ReadyDetector:
+        """A detector made for this network, and fitted on its training images if it learns."""
+        network = MeasuredNetwork(lambda: self.classifier, self.outputs(self.clean()))
+        return detector.ready(network, self.outputs(self.training()) if detector.needs_fit else None)
+
+    def detector_scores(self) -> Iterator[tuple[str, list[Tensor]]]:
+        """Each detector's name, and its scores (M,) of the clean images and of each out-of-distribution set."""
+        for detector in self.detectors:
+            self.progress(1.0, f"evaluating, detector {detector.name}")
+            if detector.through_network:
+                kept = [inference.load_outputs(*self._kept_as(images, detector)) for images in self._detected()]
+                yield detector.name, [each.logits[:, 0] for each in kept if each is not None]
+            else:
+                ready = self._ready(detector)
+                yield (
+                    detector.name,
+                    [ready.scores(self.outputs(images), images.file) for images in self._detected()],
+                )
 
     def outputs(self, images: EvaluationSet) -> Outputs:
         """The network's outputs on a set, which ``save_outputs`` keeps."""
@@ -161,15 +222,25 @@ class Evaluator:
         assert outputs is not None
         return outputs
 
-    def _kept_as(self, images: EvaluationSet) -> tuple[Run, str, str]:
-        """Folder, name and key of a set's outputs: by the key's weights, images and changes they are known again."""
+    def _kept_as(self, images: EvaluationSet, detector: Detector | None = None) -> tuple[Run, str, str]:
+        """Folder, name and key of a set's outputs: by the key's weights, images and changes they are known again.
+
+        Those of a detector are its scores.
+        """
         key = [self.subject.weights, images.name, images.split, self.images.data.fraction, images.features]
         key += [content] if (content := self.images.content(images.name)) else []
         if images.corruption:
             key += [images.corruption, images.severity, self._archive(images) or self.settings.seed]
         key += [images.outlier, self.settings.seed] if images.outlier else []
+        key += [self.settings.detector_images] if images == self.training() and self.settings.detector_images else []
+        file = images.file
+        if detector is not None:
+            file = f"detector-{detector.file}-{images.file}"
+            key += [detector.name, detector.version]
+            if detector.needs_fit:
+                key += [self.settings.detector_images, self.images.content(self.subject.test)]
         # What a probe learns from is the same whichever images the network is measured on.
-        return self.run if images.split == "train" else self.folder, images.file, json.dumps(key)
+        return self.run if images.split == "train" else self.folder, file, json.dumps(key)
 
     def _pass(self, images: EvaluationSet) -> Pass:
         """The pass over one set, its images changed, or read from an archive of corrupted ones."""
@@ -189,7 +260,10 @@ class Evaluator:
             stored = self.images.open_corrupted(archive, images.corruption, images.severity)
             return Pass(self.classifier, stored, size, images.features)
         changed = change if images.corruption or images.outlier else None
-        return Pass(self.classifier, self.images.open(images.name, images.split), size, images.features, changed)
+        opened, most = self.images.open(images.name, images.split), self.settings.detector_images
+        if images == self.training() and 0 < most < len(opened):
+            opened = opened.take(torch.linspace(0, len(opened) - 1, most, dtype=torch.float64).round().long())
+        return Pass(self.classifier, opened, size, images.features, changed)
 
     def _archive(self, images: EvaluationSet) -> str:
         """The published set of corrupted images that is read, if one is to be."""

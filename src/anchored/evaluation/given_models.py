@@ -89,7 +89,8 @@ def opened_classifier(
     if opened.module is not None:
         opened.module.to(find_device(accelerator))
     size = opened.input.size
-    return Classifier(opened.run, prepare or opened.preprocess, (opened.input.channels, size, size))
+    std = tuple(opened.config.std) if opened.config and prepare is None else ()
+    return Classifier(opened.run, prepare or opened.preprocess, (opened.input.channels, size, size), std=std)
 
 
 def logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:

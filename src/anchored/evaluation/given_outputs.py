@@ -1,8 +1,8 @@
 """Outputs that another program computed: logits, labels and features of each set, from files or arrays.
 
 Sets have the names of the files in a run's folder ``outputs``: ``test``, ``held-out`` (what decisions are fitted on),
-``corruption-NAME-SEVERITY``, ``ood-NAME``, ``features-NAME-train`` and ``features-NAME-test`` (for a linear probe on
-the task NAME). A file is
+``train`` (what detectors are fitted on), ``corruption-NAME-SEVERITY``, ``ood-NAME``, ``features-NAME-train`` and
+``features-NAME-test`` (for a linear probe on the task NAME). A file is
 
 - ``.npz`` or ``.safetensors``: arrays ``logits`` (M,N), ``labels`` (M,) and perhaps ``features`` (M,D); in npz perhaps
   ``classes`` (N,), their names;
@@ -35,7 +35,8 @@ from anchored.store import files
 HELD_OUT = "held-out"
 ENDINGS = (".npz", ".safetensors", ".csv")
 _NAMES = re.compile(
-    r"test|held-out|corruption-(?P<corruption>\w+)-(?P<severity>[1-5])|ood-(?P<ood>.+)|features-(?P<task>.+)-(train|test)"
+    r"test|held-out|train|corruption-(?P<corruption>\w+)-(?P<severity>[1-5])|ood-(?P<ood>.+)"
+    r"|features-(?P<task>.+)-(train|test)"
 )
 
 
@@ -152,7 +153,8 @@ def check_set_name(name: str) -> None:
     """Raise ``UserError`` for what is no name of a set."""
     if not _NAMES.fullmatch(name):
         raise UserError(
-            f"outputs are called '{name}': test, held-out, corruption-NAME-SEVERITY, ood-NAME, features-NAME-train and "
+            f"outputs are called '{name}': test, held-out, train, corruption-NAME-SEVERITY, ood-NAME, "
+            "features-NAME-train and "
             "features-NAME-test are known"
         )
 

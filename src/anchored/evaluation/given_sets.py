@@ -64,14 +64,23 @@ class SetOpener:
         if source is None:
             return settings
         name = str(source) if isinstance(source, (str, Path)) else HELD_OUT
-        images = relabelled(self._open(source, name, "all"), self.given[self.name, "test"].classes)
-        self._keep(name, "all", images)
+        self._keep(name, "all", self._labelled(source, name, "all"))
         if name == self.name or self.hashes.get(name, 0) == self.hashes.get(self.name):
             raise UserError("held_out are the test images: decisions are fitted on images that are not measured")
         return replace(settings, held_out=name)
 
+    def keep_training(self, train: Any) -> None:
+        """Keep labelled training images, likewise, or leave it to the catalog, which knows those of its sets."""
+        if train is not None:
+            self._keep(self.name, "train", self._labelled(train, "train", "train"))
+        elif self.name not in catalog.CATALOG:
+            raise UserError(
+                "a detector is fitted on training images: give labelled ones (train=), or detectors that learn nothing"
+            )
+
     def with_sets(self, settings: Evaluation, ood: Sets, tasks: Sets) -> Evaluation:
         """Open the other sets; the settings with their titles."""
+        ood = ood if isinstance(ood, Mapping) else catalog.expand_groups(ood)
         outside, others = (each if isinstance(each, Mapping) else {n: n for n in each} for each in (ood, tasks))
         for title, source in outside.items():
             if not self._named(title, source):
@@ -110,6 +119,13 @@ class SetOpener:
         if source not in OUTLIERS and not catalog.is_user_data(source):
             catalog.get_dataset(source)
         return True
+
+    def _labelled(self, source: Any, title: str, split: str) -> LabelledImages | GivenInputs:
+        """Open a set whose labels count as the test images' do."""
+        found: LabelledImages | GivenInputs = relabelled(
+            self._open(source, title, split), self.given[self.name, "test"].classes
+        )
+        return found
 
     def _open(self, source: Any, title: str, split: str) -> LabelledImages | GivenInputs:
         if not isinstance(source, (str, Path)):

@@ -27,6 +27,7 @@ def settings_of(recipe: Recipe) -> Evaluation:
         ood=chosen.ood if test.ood else (),
         corruptions=_corruptions(recipe) if test.corruptions else (),
         corruption_source="generated",  # archives hold test images
+        detectors=(),  # nothing is chosen by them
         adaptation=(chosen.adaptation or test.adaptation) if test.adaptation else (),
     )
 

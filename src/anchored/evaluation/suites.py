@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from anchored.evaluation.evaluator import Evaluator, archive_of, corruptions_of
 from anchored.evaluation.inference import Outputs, load_or_compute
 from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind
 from anchored.evaluation.overlap import shares_images
+from anchored.evaluation.pytorch_ood_detectors import find_detector
 from anchored.evaluation.sets import NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures
@@ -105,9 +107,10 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     sizes = [len(inside), *map(len, outside)]
     places = means_by_kind(evaluator)
     titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
-    for score, function in SCORES.items():
+    of_logits = ((score, [function(each) for each in (inside, *outside)]) for score, function in SCORES.items())
+    for score, (inner_scores, *outer_scores) in chain(of_logits, evaluator.detector_scores()):
         for metric in DETECTION:
-            weighted = [OOD_METRICS[metric](function(inside), function(each)) for each in outside]
+            weighted = [OOD_METRICS[metric](inner_scores, each) for each in outer_scores]
 
             def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
                 single = torch.stack([metric(inner, own) for metric, own in zip(each, outer, strict=True)], dim=1)
@@ -214,16 +217,16 @@ def is_evaluated(evaluator: Evaluator) -> bool:
 
 def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     settings, images = evaluator.settings, evaluator.images
-    names = [
-        evaluator.subject.test,
-        *settings.ood,
-        *settings.adaptation,
-        *[settings.held_out] * bool(settings.held_out),
-    ]
+    asked = json.loads(canonical(settings))
+    for name in () if settings.detectors else ("detectors", "detector_images"):
+        del asked[name]  # without detectors, measured as before there were any
+    names = [evaluator.subject.test, *settings.ood, *settings.adaptation, *filter(None, [settings.held_out])]
     names = [name for name in names if name not in OUTLIERS]
     own = {name: content for name in names if (content := images.content(name))}
-    made = {"weights": evaluator.subject.weights, "settings": json.loads(canonical(settings))}
-    return {**made, "own": own} if own else made
+    made = {"weights": evaluator.subject.weights, "settings": asked}
+    made |= {"own": own} if own else {}
+    versions = {name: each.version for name, each in evaluator.own_detectors.items()}
+    return made | ({"detectors": versions} if versions else {})
 
 
 def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
@@ -231,10 +234,11 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
 
     Returns the recipe, bound to the content of its own training images.
     """
+    fitted = any(find_detector(name).needs_fit for name in recipe.evaluate.detectors)
     if not recipe.grid.networks and all(given.outputs for given in recipe.grid.given.values()):
         return recipe  # what is measured is in the files
-    recipe, settings = replace(recipe, data=datasets.with_content_hash(recipe.data)), recipe.evaluate
-    learned = bool(recipe.grid.networks)  # else all models were trained elsewhere
+    recipe = with_groups_expanded(replace(recipe, data=datasets.with_content_hash(recipe.data)))
+    settings, learned = recipe.evaluate, bool(recipe.grid.networks)  # else all models were trained elsewhere
     row = datasets.training_row(recipe.data, root) if learned else datasets.dataset_row(recipe.data.train, recipe.data)
     for name in recipe.grid.networks:
         networks.find_network(name)
@@ -252,6 +256,9 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
             )
         needed.append((held_out, "all"))
     first = [(row.name, "train"), (row.name, "test")] if learned else [(row.name, "all")]
+    if fitted and not learned:
+        datasets.refuse_undivided(row.name, recipe.data)
+        first += [(row.name, "train")]
     for name, split in [*first, *needed]:
         datasets.check_readable(name, split, recipe.data, root)
     for names in (settings.ood, settings.adaptation):
@@ -267,6 +274,11 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         for severity in settings.severities if settings.corruption_source == "generated" else ():
             corruptions.corrupt(probe, name, severity, seed=0)
     return recipe
+
+
+def with_groups_expanded(recipe: Recipe) -> Recipe:
+    """The recipe, the sets of a group ("openood-cifar10") in place of its name."""
+    return replace(recipe, evaluate=replace(recipe.evaluate, ood=catalog.expand_groups(recipe.evaluate.ood)))
 
 
 def save_examples(folder: StudyFolder, evaluator: Evaluator) -> None:

@@ -1,12 +1,34 @@
 """The head of a network, and its penultimate features: the inputs of that head."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from anchored.errors import UserError
+from anchored.method.anchoring import AnchoredModel
+
+
+def network_behind(model: nn.Module) -> nn.Module:
+    """The network that an anchored model calls for each of its references; any other module itself."""
+    return model.network if isinstance(model, AnchoredModel) else model
+
+
+def find_head(model: nn.Module) -> nn.Linear | None:
+    """A copy on the CPU, with a bias, of the linear layer (D → N) that gives a model's logits; None without one."""
+    network = network_behind(model)
+    try:
+        head = network.get_submodule(head_name(network))
+    except UserError:
+        return None
+    if not isinstance(head, nn.Linear):
+        return None
+    head = copy.deepcopy(head).cpu().float()
+    if getattr(head, "bias", None) is None:
+        head.bias = nn.Parameter(torch.zeros(head.out_features))
+    return head.requires_grad_(False).eval()
 
 
 def head_name(network: nn.Module) -> str:
@@ -21,12 +43,13 @@ def head_name(network: nn.Module) -> str:
 
 
 @contextlib.contextmanager
-def penultimate_features(network: nn.Module) -> Iterator[list[Tensor]]:
+def penultimate_features(network: nn.Module, *, detached: bool = True) -> Iterator[list[Tensor]]:
     """A context in which every forward pass appends its penultimate features (B,D) to the list that it gives.
 
     They are the inputs of the classifier: timm's (``get_classifier``; of several heads the mean of their inputs,
     concatenated where the widths differ), else of the linear layer that is called last, or where there is none of the
-    last convolution. Positions and tokens are averaged. ``UserError`` where there is no such layer.
+    last convolution. Positions and tokens are averaged. Gradients flow through them unless they are ``detached``.
+    ``UserError`` where there is no such layer.
     """
     classifier = getattr(network, "get_classifier", lambda: None)()
     heads: list[nn.Module] = []
@@ -45,7 +68,7 @@ def penultimate_features(network: nn.Module) -> Iterator[list[Tensor]]:
 
     def record_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         last_inputs.pop(layer, None)
-        last_inputs[layer] = inputs[0].detach()
+        last_inputs[layer] = inputs[0].detach() if detached else inputs[0]
 
     def append_features(*_: object) -> None:
         called = [head for head in heads if head in last_inputs] or list(last_inputs)[-1:]

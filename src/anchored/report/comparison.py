@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from anchored.config.methods import method_title
 from anchored.config.settings import GIVEN, PROTOCOLS
 from anchored.errors import UserError
+from anchored.metrics.ood_scores import SCORES
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Difference, Estimate, compare_estimates, holm_corrected
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder, recipe_difference
 from anchored.store.rows import Row, read_rows, rows_text
+
+_Key = TypeVar("_Key")
 
 MEAN = "mean"
 """The ``dataset`` or ``corruption`` of rows that are means over sets or corruptions."""
@@ -243,6 +246,11 @@ class Summary:
         return tuple(sorted(found, key=lambda name: name != self.score))
 
     @cached_property
+    def logit_scores(self) -> tuple[str, ...]:
+        """Those that are made of the logits, which every network has."""
+        return tuple(name for name in self.scores if name in SCORES)
+
+    @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """The columns of the headline table that at least one variant has."""
         clean, score = self.trained_on, self.score.replace("_", " ")
@@ -317,7 +325,7 @@ class Summary:
 
     @cached_property
     def _by_score(self) -> tuple[Measure, ...]:
-        return tuple(replace(m, score=score) for m in self.measures if m.score for score in self.scores)
+        return tuple(replace(m, score=score) for m in self.measures if m.score for score in self.logit_scores)
 
     @cached_property
     def _differences(self) -> dict[tuple[str, tuple[Measure, ...]], dict[tuple[Variant, Measure], Difference]]:
@@ -326,14 +334,18 @@ class Summary:
     def _tested(self, kind: str, family: tuple[Measure, ...]) -> dict[tuple[Variant, Measure], Difference]:
         """All differences of one family and kind of comparison, corrected together."""
         pairs = [(v, base) for v in self.variants if (base := self._bases[kind](v)) and base != v]
-        return holm_corrected(
-            {
-                (v, m): difference
-                for v, base in pairs
-                for m in family
-                if (difference := compare_estimates(self.measured(v, m), self.measured(base, m), self._replicates))
-            }
+        return self.compare(
+            {(v, m): (self.measured(v, m), self.measured(base, m)) for v, base in pairs for m in family}
         )
+
+    def compare(self, pairs: Mapping[_Key, tuple[Estimate | None, Estimate | None]]) -> dict[_Key, Difference]:
+        """The differences of estimates from others that can be compared, p-values corrected for all of these."""
+        found = {
+            key: difference
+            for key, (estimate, base) in pairs.items()
+            if (difference := compare_estimates(estimate, base, self._replicates))
+        }
+        return holm_corrected(found)
 
     def _replicates(self, row: Row) -> Tensor | None:
         """The bootstrap replicates (R,) of a row, if its run's folder has those of exactly these rows."""

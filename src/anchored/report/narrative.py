@@ -171,7 +171,7 @@ def _other_scores(summary: Summary, variant: Variant, base: Variant) -> str:
         return ""
     by_headline, texts = summary.difference(variant, headline, base), []
     words = {"better": "clearly better", "worse": "clearly worse", "unclear": "no clear difference"}
-    for score in summary.scores:
+    for score in summary.logit_scores:
         difference = summary.difference(variant, replace(headline, score=score), base)
         if by_headline and difference and verdict(difference) != verdict(by_headline):
             before, after = (format_value("auroc", value) for value in (difference.before, difference.after))

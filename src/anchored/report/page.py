@@ -10,6 +10,7 @@ from anchored.report import cached, formats, narrative, style
 from anchored.report.choice import choice_figure, choice_tables, find_choices
 from anchored.report.comparison import Summary, read_summary
 from anchored.report.decisions import decision_tables, decision_text, promise_figures
+from anchored.report.detector_table import detector_tables
 from anchored.report.diagnostics import diagnostic_figures
 from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
@@ -45,6 +46,8 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
      "Angelopoulos & Bates 2023", "https://arxiv.org/abs/2107.07511"),
     ("AURC, AUGRC", "Area under the share of errors (AUGRC: of all images, wrong and accepted) by images accepted.",
      "Traub et al. 2024", "https://arxiv.org/abs/2407.01032"),
+    ("Detector", "An OOD score that reads features, or learns from training images; by pytorch-ood.",
+     "Kirchheim et al. 2022", "https://github.com/kkirchheim/pytorch-ood"),
     ("Adaptation", "Accuracy of a linear classifier trained on the frozen features for another task.",
      "Kornblith et al. 2019", "https://arxiv.org/abs/1805.08974"),
     ("Interval over images", "Middle 95 % of the figure over resamples of the test images (bootstrap).",
@@ -55,7 +58,7 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 """Term, one line, citation, address."""
 
 
-SHOWN = ("choice", "paper_")  # starts of the names of the tables that the terminal shows after the headline
+SHOWN = ("detectors", "choice", "paper_")  # starts of the names of tables that the terminal shows after the headline
 FOLDED_DECISIONS = ("decisions_severity", "decisions_detection_rate", "decisions_scod_aurc")
 OPEN_READINGS = 4  # with more comparisons in words than this, those of RAM against anchored are folded away
 
@@ -96,13 +99,8 @@ def write(folder: StudyFolder) -> Path:
     for picture in saved:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
-    tables = [
-        *result_tables(summary),
-        *decision_tables(summary),
-        *choice_tables(choices),
-        *paper_tables(summary),
-        *published_tables(summary),
-    ]
+    tables = [*result_tables(summary), *detector_tables(summary), *decision_tables(summary), *choice_tables(choices)]
+    tables += [*paper_tables(summary), *published_tables(summary)]
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -165,6 +163,8 @@ def _sections(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequen
         "ood",
         "Rejecting other data",
         block("scores", table=("ood",)),
+        block(table=("detectors",)),
+        block(table=("ood_detectors",), folded="Each detector against the headline's score"),
         block(table=("ood_auroc", "ood_fpr95", "ood_aupr"), folded="All scores: AUROC, FPR at 95 % TPR, AUPR"),
     )
     yield section("adaptation", "Adapting to other tasks", block(table=("adaptation",)))

@@ -75,8 +75,8 @@ def interval_note(summary: Summary, estimates: Iterable[Estimate | None], drawn:
     return text
 
 
-def difference_note(differences: Iterable[Difference | None], *, given: bool = False) -> str:
-    """What the differences in a table are, and how a clear one is told from an unclear one."""
+def difference_note(differences: Iterable[Difference | None], *, given: bool = False, base: str = "") -> str:
+    """What the differences in a table are (``base``: from what), and how a clear one is told from an unclear one."""
     compared = [difference for difference in differences if difference is not None]
     if not compared:
         return f"There is {'nothing' if given else 'no standard network'} to compare with."
@@ -86,7 +86,7 @@ def difference_note(differences: Iterable[Difference | None], *, given: bool = F
     rule = f"p ≥ 0.05, {' or '.join(tests)}, corrected for {len(tested)} comparisons (Holm)"
     if not tested:
         rule = "the two intervals over images overlap"
-    base = "the first model that was given" if given else "the standard network of the same architecture"
+    base = base or ("the first model that was given" if given else "the standard network of the same architecture")
     return f"Changes are relative to {base}; ≈ no clear difference ({rule})."
 
 

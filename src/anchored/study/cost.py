@@ -101,9 +101,11 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     test = count(recipe, name, "test")
     outside = sum(count(recipe, each, "test") for each in settings.ood)
     adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
-    images = test * (1 + kinds) + outside + adapted + _chosen_on(recipe)
+    fitted = (settings.detector_images or count(recipe, name, "train")) if settings.detectors else 0
+    images = test * (1 + kinds) + outside + adapted + fitted + _chosen_on(recipe)
     classes = len(datasets.dataset_row(name, recipe.data).classes)
-    return round(images), round(4 * (images * classes + (test + adapted) * width))
+    featured = test + adapted + (fitted + outside if settings.detectors else 0)
+    return round(images), round(4 * (images * classes + featured * width))
 
 
 def _chosen_on(recipe: Recipe) -> float:

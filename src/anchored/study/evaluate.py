@@ -24,11 +24,13 @@ from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.evaluation.classifier import Classifier
+from anchored.evaluation.detectors import Detector
 from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.given_models import class_names, logit_count, opened_classifier, outputs_evaluator
 from anchored.evaluation.given_outputs import given_outputs
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.maite import given_model
+from anchored.evaluation.pytorch_ood_detectors import find_detector, given_detector
 from anchored.metrics.ood_scores import SCORES
 from anchored.models.sources import OpenedModel, open_model, state_digest
 from anchored.report.result import Result
@@ -47,6 +49,8 @@ def evaluate(
     outputs: str | Path | Mapping[str, Any] | None = None,
     ood: Mapping[str, Any] | Sequence[str] = (),
     near: Sequence[str] = (),
+    detectors: Mapping[str, Any] | Sequence[str] = (),
+    train: Any = None,
     corruptions: str | Sequence[str] = "c",
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     adaptation: Mapping[str, Any] | Sequence[str] = (),
@@ -88,6 +92,10 @@ def evaluate(
             :mod:`anchored.evaluation.given_outputs`.
         ood: title -> out-of-distribution images, as ``test`` (labels do not count); or names of the catalog.
         near: which of them are near; the catalog's are as it says, others far.
+        detectors: names of pytorch-ood's ("vim", "knn:k=200"), or title -> a detector: an object of pytorch-ood's, or
+            a callable whose parameters are called ``logits``, ``features`` or ``images`` (what the model takes), which
+            gives scores (B,), higher = more out-of-distribution, and perhaps has a method ``fit``.
+        train: labelled training images, as ``test``, which detectors are fitted on; by default the catalog's own.
         corruptions: names of corruptions, or families: c, c15, c-bar; empty for none.
         severities: of 1 to 5.
         adaptation: title -> (train, test) of another task, each as ``test``, for a linear probe; or catalog names.
@@ -109,7 +117,8 @@ def evaluate(
         seed: of corruptions, bootstraps and probe splits.
         folder: where outputs, rows and report are kept: a second call computes only what is not there. By default a
             temporary one.
-        version: says which weights a callable has; outputs in ``folder`` are used again only where it is equal.
+        version: says which weights a callable has, and which detectors were given; outputs in ``folder`` are used again
+            only where it is equal.
         progress: show a progress bar on a terminal.
 
     Raises:
@@ -122,17 +131,23 @@ def evaluate(
     kinds = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
     asked = {"corruptions": kinds, "severities": tuple(severities), "score": score, "batch_size": batch_size}
     asked |= {"false_alarms": false_alarms, "coverage": coverage, "error": error}
+    own = own_detectors(detectors, version)
+    asked["detectors"] = tuple(detectors)
     settings: Evaluation = parse(Evaluation, {**asked, "bootstrap": bootstrap, "seed": seed}, "evaluate")
     if score not in SCORES:
         raise UserError(f"score is '{score}': there are {', '.join(SCORES)}")
     if outputs is None and (model is None or test is None):
         raise UserError("evaluate takes a model and its test images, or outputs")
+    known = [own.get(each) or find_detector(each) for each in settings.detectors]
     if outputs is not None:
         evaluator = outputs_evaluator(Run(Path()), given_outputs(outputs), settings, name or "outputs", near=near)
     else:
         takes, model, view = open_given(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
-        opener.keep_test(open_labelled(takes, model, opener, classes)[0])
+        images, _ = open_labelled(takes, model, opener, classes)
+        opener.keep_test(images)
+        if any(each.needs_fit for each in known):
+            opener.keep_training(train)
         settings = opener.with_held_out(opener.with_sets(settings, ood, adaptation), held_out)
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
@@ -140,8 +155,19 @@ def evaluate(
         weights = weights_hash(model, version)
         subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(settings.adaptation))
         evaluator = Evaluator(Run(Path()), subject, opener.sets(near), settings)
+    evaluator.own_detectors = own
     with modes_kept(model):
         return _measured(evaluator, folder, progress)
+
+
+def own_detectors(detectors: Mapping[str, Any] | Sequence[str], version: str) -> dict[str, Detector]:
+    """The detectors that a caller gave as such; names are found later."""
+    if isinstance(detectors, str):
+        raise UserError(f"detectors is '{detectors}': give a list of names, or title -> detector")
+    if not isinstance(detectors, Mapping):
+        return {}
+    told = version or f"unknown {secrets.token_hex(8)}"
+    return {str(name): given_detector(str(name), each, told) for name, each in detectors.items()}
 
 
 # --- What is measured ---------------------------------------------------------------------------------------------
@@ -169,7 +195,8 @@ def open_given(
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
-    takes = Classifier(model, prepare, arrays=arrays or ("torch" if isinstance(model, nn.Module) else "numpy"))
+    taken = arrays or ("torch" if isinstance(model, nn.Module) else "numpy")
+    takes = Classifier(model, prepare, arrays=taken, std=getattr(prepare, "std", ()))
     return takes, model, InputFormat(3, size) if size else None
 
 

@@ -22,7 +22,7 @@ from anchored.data.readers.files import data_root, missing_entries
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
-from anchored.evaluation import evaluator, holdout
+from anchored.evaluation import evaluator, holdout, suites
 from anchored.models import registry as networks
 from anchored.store.layout import StudyFolder
 from anchored.study.cost import Cost, corrupting, costs, count, duration
@@ -220,7 +220,7 @@ def examine(
     ``results``: folder that the study would have, by default runs/NAME; ``command``: that would run it. Raises
     ``UserError`` for unknown networks, sets or corruptions.
     """
-    results = results or Path("runs") / recipe.name
+    results, recipe = results or Path("runs") / recipe.name, suites.with_groups_expanded(recipe)
     for network in recipe.grid.networks:
         networks.find_network(network)
     data_sets = needs(recipe, root)

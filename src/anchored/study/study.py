@@ -207,7 +207,7 @@ def evaluate_one(
     cell = Cell.parse(files.read_json(run.cell_file), run.cell_file)
     refuse_code(cell.network, (network or "",), where=str(run.cell_file))
     recipe = Recipe(data=cell.data, grid=Grid(networks=(cell.network,)), evaluate=settings)
-    from_rank_zero(lambda: suites.check_recipe(recipe, root))
+    settings = from_rank_zero(lambda: suites.check_recipe(recipe, root)).evaluate
     with _locked_and_shown(run, cell, console) as writer, writer.phase("evaluating"):
         suites.measure(evaluator_of(run, cell, settings, writer.update, root))
 

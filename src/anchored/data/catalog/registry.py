@@ -9,15 +9,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from anchored.data.catalog import corrupted, imagenet, outside, small, transfer
+from anchored.data.catalog import corrupted, imagenet, openood, outside, small, transfer
 from anchored.data.catalog.row import DataSet
 from anchored.errors import UserError
 
 #: Every data set by name.
 CATALOG: dict[str, DataSet] = {
-    row.name: row for row in (*small.ROWS, *imagenet.ROWS, *outside.ROWS, *corrupted.ROWS, *transfer.ROWS)
+    row.name: row
+    for rows in (small.ROWS, imagenet.ROWS, outside.ROWS, openood.ROWS, corrupted.ROWS, transfer.ROWS)
+    for row in rows
 }
 
 
@@ -47,6 +50,11 @@ def get_dataset(name: str) -> DataSet:
         known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOG)}"
         raise UserError(f"data set '{name}' is not in the catalog; {known}")
     return row
+
+
+def expand_groups(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of OOD sets, those of a group ("openood-cifar10") in place of its name, each once."""
+    return tuple(dict.fromkeys(each for name in names for each in openood.GROUPS.get(name, (name,))))
 
 
 def ood_kind(name: str, train: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 Role = Literal["train", "ood", "adaptation", "corrupted"]
 Reader = Literal[
     "idx", "cifar_binary", "procedural", "corrupted_blocks", "corrupted_folders", "flat_folder", "class_folders",
-    "imagenet", "dtd", "pets", "flowers", "cars", "food", "ucf101", "own",
+    "imagenet", "dtd", "pets", "flowers", "cars", "food", "ucf101", "openood", "own",
 ]  # fmt: skip
 
 

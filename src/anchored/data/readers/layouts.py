@@ -199,10 +199,26 @@ def _ucf101(row: DataSet, split: str, root: str | Path | None) -> Listed:
     return _check_listed(row, _source(row, row.images, root), keys, labels)
 
 
+def _openood(row: DataSet, split: str, root: str | Path | None) -> Listed:
+    """Read a list of OpenOOD's: lines ``tin/val/n01443537/images/x.JPEG -1``, the first part being the set's folder.
+
+    ``needs`` begins with the list of the test images, ``test_NAME.txt``; ``train_NAME.txt`` has the training images.
+    """
+    name, top = row.needs[0], f"{row.images.rpartition('/')[2]}/"
+    if split == "train":
+        name = name.replace("/test_", "/train_")
+    lines = _text(row, name, root)
+    if wrong := [text for line in lines if not re.fullmatch(rf"{top}\S.* -?\d+", text := " ".join(line))]:
+        raise UserError(f"{name} of {row.title} has the line '{wrong[0]}', which is no image of {top} and its label")
+    keys = [" ".join(line[:-1]).removeprefix(top) for line in lines]
+    labels = [_label(row, name, int(line[-1]) + 1) for line in lines] if row.file_classes > 1 else [0] * len(lines)
+    return _check_listed(row, _source(row, row.images, root), keys, labels)
+
+
 #: The readers of encoded images: (row, split, root) -> source, keys, labels.
 INDEXES: dict[str, Callable[[DataSet, str, str | Path | None], Listed]] = {
     "flat_folder": _flat, "class_folders": _class_folders, "imagenet": _imagenet, "dtd": _dtd, "pets": _pets,
-    "flowers": _flowers, "cars": _cars, "food": _food, "ucf101": _ucf101,
+    "flowers": _flowers, "cars": _cars, "food": _food, "ucf101": _ucf101, "openood": _openood,
 }  # fmt: skip
 
 
