@@ -9,4 +9,7 @@ def test_every_measured_metric_has_a_title() -> None:
         "fpr95",
         "aupr",
         "linear_probe_accuracy",
+        "estimated_accuracy",
+        "accuracy_error",
+        "same_class",
     }

@@ -11,7 +11,7 @@ from anchored.config.settings import Data, Evaluation
 from anchored.data.preprocessing import InputFormat
 from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.sets import NamedSets
-from anchored.evaluation.suites import _means_by_kind
+from anchored.evaluation.suites import means_by_kind
 from anchored.report.comparison import read_summary
 from anchored.report.tables import headline_table, ood_table
 from anchored.store.layout import Run
@@ -25,7 +25,7 @@ def test_each_kind_has_a_mean_of_its_own(tmp_path: Path) -> None:
     )
     subject = Subject("fashion-mini-known", "ResNet-8", "standard", "hash", lambda: pytest.fail("nothing is passed"))
     sets = NamedSets(recipe.data, InputFormat(1, 28))
-    means = _means_by_kind(Evaluator(Run(tmp_path), subject, sets, recipe.evaluate))
+    means = means_by_kind(Evaluator(Run(tmp_path), subject, sets, recipe.evaluate))
     assert means == {"mean-near": [0], "mean-far": [1, 4], "mean-synthetic": [2, 3], "mean": [0, 1, 2, 3, 4]}
 
 

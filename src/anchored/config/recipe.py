@@ -101,6 +101,7 @@ class Recipe:
     choose: Literal["", "alpha", "lambda"] = ""
     """Knob that a study chooses on held-out training images: alpha, or lambda (grid.tail_weights)."""
     validate: sections.Validation = field(default_factory=sections.Validation)
+    references: sections.References = field(default_factory=sections.References)
     cluster: sections.Cluster = field(default_factory=sections.Cluster)
 
     @staticmethod
@@ -202,6 +203,9 @@ class Recipe:
         if (self.network.pretrained or self.network.checkpoint) and self.anchoring.stem == "fresh":
             name = "network.pretrained" if self.network.pretrained else "network.checkpoint"
             yield f"{name} brings a first layer, but anchoring.stem is fresh, which would draw it anew: set it to kept"
+        drawn = self.anchoring.training_references
+        if drawn != "batch" and self.tail.pairs == "anchored" and any(self.grid.tail_weights):
+            yield f"tail.pairs is anchored, whose pairs are of a batch, but anchoring.training_references is {drawn}"
         if self.choose and not self.data.validation:
             yield "choose needs held-out training images: give, say, --data.validation 0.1"
         if self.choose and self._candidates() < 2:

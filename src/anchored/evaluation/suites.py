@@ -6,10 +6,10 @@ A suite is a function from an ``Evaluator`` (one classifier, its settings, its o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, rows_text
 
+Evaluated = TypeVar("Evaluated", bound=Evaluator)
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
 CORRUPTED = ("accuracy", "smooth_ece", "smooth_ece_old")
 DETECTION = ("auroc", "fpr95", "aupr")
@@ -112,7 +113,7 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
         )
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
-    places = _means_by_kind(evaluator)
+    places = means_by_kind(evaluator)
     titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
     for score, function in SCORES.items():
         for metric in DETECTION:
@@ -129,7 +130,7 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
                 yield evaluator.row(metric, each, title, sum(pair), score=score)
 
 
-def _means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
+def means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
     """Data set of a mean's rows -> places of its sets: near, far and synthetic ones ("mean-near" ...), and all."""
     names = evaluator.settings.ood
     kinds = [evaluator.images.kind(name) for name in names]
@@ -194,15 +195,15 @@ def _some(outputs: Outputs, places: Tensor) -> Outputs:
 SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation)
 
 
-def measure(evaluator: Evaluator) -> list[Row]:
+def measure(evaluator: Evaluated, suites: Iterable[Callable[[Evaluated], Iterator[Row]]] = SUITES) -> list[Row]:
     """Measure a classifier, on every rank, and keep its rows. Outputs that are there are not computed again."""
     evaluator.save_outputs()
-    return from_rank_zero(lambda: _rows(evaluator))
+    return from_rank_zero(lambda: _rows(evaluator, suites))
 
 
-def _rows(evaluator: Evaluator) -> list[Row]:
+def _rows(evaluator: Evaluated, suites: Iterable[Callable[[Evaluated], Iterator[Row]]]) -> list[Row]:
     """Rows and replicates of all suites, from the outputs on disk."""
-    rows = [row for suite in SUITES for row in suite(evaluator)]
+    rows = [row for suite in suites for row in suite(evaluator)]
     draws, folder = torch.cat(evaluator.draws, dim=1).T.float(), evaluator.folder
     assert len(draws) == len(rows)
     evaluator.run.refuse_removed()
@@ -234,7 +235,8 @@ def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     names = [name for name in (evaluator.subject.test, *settings.ood, *settings.adaptation) if name not in OUTLIERS]
     own = {name: content for name in names if (content := images.content(name))}
     made = {"weights": evaluator.subject.weights, "settings": json.loads(canonical(settings))}
-    return {**made, "own": own} if own else made
+    made |= {"own": own} if own else {}
+    return made | evaluator.made_also()
 
 
 def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:

@@ -56,7 +56,7 @@ def _class_balanced(labels: Tensor, generator: torch.Generator) -> Tensor:
     """All places in turns: each class's next image, drawn; the classes in a drawn order."""
     shuffled = torch.randperm(len(labels), generator=generator)
     found = labels.cpu()[shuffled]
-    classes = found.unique()
+    classes = torch.unique(found)
     turn = torch.empty(len(labels), dtype=torch.int64)  # how many of its class come before
     for label in classes:
         own = found == label

@@ -91,7 +91,7 @@ def infer(
         >>> answer = anchored.infer(model, images, "adaptive", references=training_images[:10])
         >>> answer.probabilities.argmax(dim=1), answer.used.float().mean()
     """
-    views = _views(model, images, references)
+    views = views_of(model, images, references)
     if way != "nearest":
         return combine(views, way, form=form, confidence=confidence, least=least)
     if not isinstance(views, _ModelViews):
@@ -223,8 +223,8 @@ class _ModelViews:
         self.images = self.images[places]
 
 
-def _views(model: nn.Module, images: Tensor, references: Tensor | None) -> Views:
-    """Views of images through a model; ``UserError`` where it has none."""
+def views_of(model: nn.Module, images: Tensor, references: Tensor | None = None) -> Views:
+    """Views of images (B,C,H,W) through a model, as :func:`infer` takes it; ``UserError`` where it has none."""
     if model.training:
         raise UserError("the model is in training mode, where references are drawn at random: call eval() first")
     if isinstance(model, Folded):

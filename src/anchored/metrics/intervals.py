@@ -35,7 +35,7 @@ GAPS = ("smooth_ece", "smooth_ece_old", "ece")
 """Metrics that sum absolute gaps: biased upwards, their replicates twice as much, since noise never cancels."""
 
 
-BOUNDED = ("accuracy", "auroc", "fpr95", "aupr")
+BOUNDED = ("accuracy", "auroc", "fpr95", "aupr", "estimated_accuracy", "same_class")
 """Rates and areas under curves, in [0, 1]."""
 
 
