@@ -37,6 +37,9 @@ WAYS = (
 )  # fmt: skip
 """Ways of inference by the names that rows have; the first is all that a standard network has."""
 
+REPLICATES = 100
+"""Behind the intervals over images, at most: every figure is made once for each way of inference."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -187,7 +190,10 @@ class ReferencesEvaluator(Evaluator):
                 "adaptive": {"confidence": self.asked.confidence},
             }
             kind = next(each for each in get_args(Way) if way in (each, f"{each}_imagenet", f"{each}_features"))
-            self.answers[images, way] = combine(seen.first(self.most), kind, **own.get(way, {}))
+            answer = combine(seen.first(self.most), kind, **own.get(way, {}))
+            if way == "nearest_features":
+                answer = replace(answer, used=answer.used + 1)  # the pass whose features are compared
+            self.answers[images, way] = answer
         return self.answers[images, way]
 
 
@@ -207,9 +213,10 @@ def references_evaluator(
         prepare = Classifier.of(model, config).prepare
         return Classifier(function, prepare, (config.channels, config.size, config.size), arrays="torch")
 
-    own = cell.anchoring.reference_images
+    own, replicates = cell.anchoring.reference_images, min(recipe.evaluate.bootstrap, REPLICATES)
+    settings = replace(recipe.evaluate, adaptation=(), bootstrap=replicates)
     return ReferencesEvaluator(
-        run, replace(base.subject, load=load), base.images, replace(recipe.evaluate, adaptation=()), progress,
+        run, replace(base.subject, load=load), base.images, settings, progress,
         asked=asked, count=asked.count if anchored else 1, held_out=bool(cell.data.validation),
         content=datasets.content_hash(own, cell.data) if own and anchored else "",
     )  # fmt: skip

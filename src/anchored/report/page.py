@@ -14,6 +14,7 @@ from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
 from anchored.report.published_figures import published_tables
 from anchored.report.radar import radar_figures
+from anchored.report.reference_figures import reference_pictures, reference_tables
 from anchored.report.style import Picture, SavedPicture
 from anchored.report.sweeps import sweep_figures
 from anchored.report.table import Table
@@ -90,6 +91,7 @@ def write(folder: StudyFolder) -> Path:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
     tables = [*result_tables(summary), *choice_tables(choices), *paper_tables(summary), *published_tables(summary)]
+    tables += reference_tables(summary)
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -102,7 +104,7 @@ def write(folder: StudyFolder) -> Path:
 
 def draw_pictures(summary: Summary) -> Iterator[Picture]:
     """All figures of a study but those of a choice, within ``style.drawing``."""
-    for figures in (radar_figures, sweep_figures, severity_figures, diagnostic_figures):
+    for figures in (radar_figures, sweep_figures, severity_figures, diagnostic_figures, reference_pictures):
         yield from figures(summary)
 
 
@@ -160,5 +162,14 @@ def _sections(pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> Iter
         "Calibration",
         block("reliability"),
         block(table=("clean",), folded="All figures on clean test images"),
+    )
+    yield section(
+        "references",
+        "References",
+        block("references-images"),
+        block(table=("references_ways", "references_scores")),
+        block("references-sensitivity", table=("references_sensitivity",)),
+        block("references-label_free", table=("references_label_free",)),
+        block(table=("references_frontier",), folded="Adaptive inference along its confidence"),
     )
     yield section("examples", "What the networks saw", block("examples-corruptions", "examples-ood"))
