@@ -170,7 +170,9 @@ class Recipe:
         fixed = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
         width = self.network.width if fixed else max(0.125, self.network.width * root)
         least = 1 + any(self.grid.tail_weights)
-        devices = self.train.devices
+        devices, pool = self.train.devices, self.anchoring.training_reference_count
+        if self.anchoring.training_references == "images":
+            pool = max(1, round(pool * scale))
         most = max(2, int(images * fraction) // devices) * devices if images else sys.maxsize
 
         def shrunk(train: Training) -> Any:
@@ -186,6 +188,7 @@ class Recipe:
             data=replace(self.data, fraction=fraction, size=size),
             network=replace(self.network, width=width),
             grid=replace(self.grid, per_network=per_network),
+            anchoring=replace(self.anchoring, training_reference_count=pool),
             train=replace(self.train, **shrunk(self.train)),
         )
 

@@ -35,6 +35,7 @@ from anchored.models import registry as networks
 from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, rows_text
+from anchored.training.reference_images import check_own_images
 
 Evaluated = TypeVar("Evaluated", bound=Evaluator)
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
@@ -266,6 +267,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
             twice = next(title for title in titles if titles.count(title) > 1)
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
     seen = datasets.input_format(recipe.data)
+    check_own_images(recipe.anchoring, recipe.data, seen, root)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in corruptions_of(settings, seen):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():

@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from anchored.config.recipe import Cell, derived_seed
-from anchored.config.settings import Data
+from anchored.config.settings import Anchoring, Data
 from anchored.data import datasets
+from anchored.data.catalog import registry as catalog
 from anchored.data.image_sets import ImageSet, LabelledImages
-from anchored.data.preprocessing import to_input
+from anchored.data.preprocessing import InputFormat, to_input
+from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
 from anchored.method.reference_choice import choose_references
 from anchored.models.folder import ModelConfig
@@ -31,11 +33,8 @@ def references(
     """
     count, choice = config.references if count is None else count, cell.anchoring.reference_choice
     if choice == "own":
-        images = _own(cell, config, root)
-    if count > len(images):
-        name = "anchoring.references" if count == config.references else "references.count"
-        what = f"images in {images.name}" if choice == "own" else "training images"
-        raise UserError(f"{name} is {count}, but there are {len(images)} {what}")
+        images = _own(cell.anchoring, cell.data, config.view, root)
+    _check_count(count, images, "anchoring.references" if count == config.references else "references.count")
     if choice == "own":
         return _normalised(images, torch.arange(count), config)
     generator = torch.Generator().manual_seed(derived_seed(cell.seed, "references"))
@@ -77,12 +76,30 @@ def training_references(images: LabelledImages, cell: Cell, config: ModelConfig)
     return _normalised(images, places, config)
 
 
-def _own(cell: Cell, config: ModelConfig, root: Path | None) -> LabelledImages:
-    name = cell.anchoring.reference_images
+def check_own_images(settings: Anchoring, data: Data, view: InputFormat, root: Path | None = None) -> None:
+    """``UserError``, before training, where own images cannot be the references."""
+    if settings.reference_choice == "own":
+        _check_count(settings.references, _own(settings, data, view, root), "anchoring.references")
+
+
+def _own(settings: Anchoring, data: Data, view: InputFormat, root: Path | None) -> LabelledImages:
+    """Own images: never the test images of the set that is trained on, nor those that a set names as such."""
+    name, split = settings.reference_images, "train"
     try:
-        return datasets.open_set(name, "train", Data(), config.view, root)
+        if catalog.is_user_data(name):
+            index = find_user_data(name, data.test_share)
+            if index.content == data.content or name == data.train:
+                return datasets.open_set(data.train, "train", data, view, root)
+            whole = next(part for part in ("all", "ood", "train") if part in index.splits)
+            split = "train" if "train" in index.splits and not index.divided else whole
+        return datasets.open_set(name, split, Data(), view, root)
     except UserError as error:
         raise UserError(f"anchoring.reference_images: {error}") from error
+
+
+def _check_count(count: int, images: LabelledImages, name: str) -> None:
+    if count > len(images):
+        raise UserError(f"{name} is {count}, but {images.name} has {len(images)} images to be references")
 
 
 def _normalised(images: LabelledImages, places: Tensor, config: ModelConfig) -> Tensor:
