@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import anchored
-from anchored.metrics.agreement import disagreement, pair_agreement, spread, threshold
+from anchored.metrics.agreement import disagreement, mean_spread, pair_agreement, threshold
 
 BIG = 60.0  # a logit that is certain
 
@@ -22,14 +22,14 @@ def test_by_hand_all_half_and_none_agree() -> None:
     assert disagreement(views).tolist() == pytest.approx([0, math.log(2), 1.5 * math.log(2)], abs=1e-9)
     # Logistic of 60 is 1, of 0 is ½: by class 1, ½, ½ or 1 ... : s.d. of two of each is ½ √(4/3) / 2.
     half = 0.5 * math.sqrt(1 / 3)
-    assert spread(views)[:2].tolist() == pytest.approx([0, 2 * half / 3])
+    assert mean_spread(views)[:2].tolist() == pytest.approx([0, 2 * half / 3])
 
 
 def test_one_reference_agrees_with_itself() -> None:
     one = torch.randn(1, 5, 4)
     assert pair_agreement(one).tolist() == [1] * 5
     assert disagreement(one).tolist() == pytest.approx([0] * 5, abs=1e-12)
-    assert spread(one).tolist() == [0] * 5
+    assert mean_spread(one).tolist() == [0] * 5
 
 
 def test_disagreement_is_the_mean_divergence_from_the_mean() -> None:
@@ -48,7 +48,7 @@ def test_the_threshold_keeps_as_many_as_are_right() -> None:
     assert not (scores >= threshold(scores, torch.zeros(4))).any()
 
 
-@pytest.mark.parametrize("function", [spread, disagreement, pair_agreement])
+@pytest.mark.parametrize("function", [mean_spread, disagreement, pair_agreement])
 def test_refusals(function: object) -> None:
     assert callable(function)
     with pytest.raises(anchored.UserError, match="K, N, C"):

@@ -14,7 +14,7 @@ from anchored.errors import UserError
 from anchored.evaluation.over_references import WAYS, ReferencesEvaluator, references_evaluator
 from anchored.evaluation.reference_suites import ESTIMATES
 from anchored.method.anchoring import AnchoredModel
-from anchored.metrics.agreement import pair_agreement, spread
+from anchored.metrics.agreement import mean_spread, pair_agreement
 from anchored.metrics.detection import auroc
 from anchored.store import files
 from anchored.store.layout import StudyFolder
@@ -133,7 +133,7 @@ def test_some_images_are_corrupted_as_they_are_among_all(folder: StudyFolder, ro
 def test_scores_over_references_and_accuracy_without_labels(folder: StudyFolder, rows: list[Row]) -> None:
     made = evaluator(folder)
     clean, digits = made.seen(made.clean()), made.seen(made.outside("digits"))
-    expected = 100 * auroc(spread(clean.first(4)), spread(digits.first(4)))
+    expected = 100 * auroc(mean_spread(clean.first(4)), mean_spread(digits.first(4)))
     assert value(rows, "auroc", "spread", "MNIST digits") == pytest.approx(expected)
     assert value(rows, "estimated_accuracy", "agreement") == pytest.approx(
         100 * pair_agreement(clean.logits).mean().item()

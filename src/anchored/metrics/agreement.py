@@ -12,7 +12,7 @@ from torch import Tensor
 from anchored.errors import UserError
 
 
-def spread(logits: Tensor) -> Tensor:
+def mean_spread(logits: Tensor) -> Tensor:
     """OOD score (N,) in [0, √½]: mean over classes of the s.d. over references of the logistic function of the logit.
 
     n − 1 in the denominator. Thiagarajan et al. 2022, https://arxiv.org/abs/2207.07235
@@ -70,5 +70,5 @@ def _checked(logits: Tensor) -> Tensor:
     return logits.detach().double()
 
 
-REFERENCE_SCORES = {"spread": spread, "disagreement": disagreement}
+REFERENCE_SCORES = {"spread": mean_spread, "disagreement": disagreement}
 """Score name -> function of logits by reference; higher = more out-of-distribution, as all scores."""
