@@ -3,6 +3,7 @@
 >>> model = anchored.anchor(network, mask_probability=0.25)  # same images in, same logits out before training
 >>> plain = anchored.fold(model)  # a plain network again, to deploy
 >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
+>>> answer = anchored.infer(model, images, "adaptive", references=training_images[:10])  # docs/references.md
 >>> result = anchored.evaluate(model, "fashion-mini-known", ood=["digits"])  # of any classifier
 >>> decision = anchored.calibrate(model, held_out, labels)  # thresholds and sets with a bounded error
 """
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from anchored.errors import UserError
     from anchored.method.anchoring import AnchoredModel, anchor
     from anchored.method.folding import fold
+    from anchored.method.references import Inferred, infer
     from anchored.models.decision import Decision
     from anchored.models.folder import load
     from anchored.report.result import Result
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnchoredModel",
     "Decision",
+    "Inferred",
     "Result",
     "UserError",
     "anchor",
@@ -31,12 +34,14 @@ __all__ = [
     "compare",
     "evaluate",
     "fold",
+    "infer",
     "load",
 ]
 
 _HOMES = {
     "AnchoredModel": "method.anchoring",
     "Decision": "models.decision",
+    "Inferred": "method.references",
     "Result": "report.result",
     "anchor": "method.anchoring",
     "UserError": "errors",
@@ -44,6 +49,7 @@ _HOMES = {
     "compare": "study.evaluate",
     "evaluate": "study.evaluate",
     "fold": "method.folding",
+    "infer": "method.references",
     "load": "models.folder",
 }
 

@@ -106,6 +106,51 @@ def test_training_references_are_the_batch_shuffled() -> None:
     assert torch.equal(reference + residual, x)
 
 
+def test_a_process_masks_its_group_of_images_with_one_draw() -> None:
+    model, spy = spying(0.5, mask_unit="process", mask_group=3)
+    drawn = torch.Generator().manual_seed(0)
+    whole = set()
+    for _ in range(40):
+        model(torch.randn(8, 1, 2, 2) + 5)
+        torch.randperm(8, generator=drawn)
+        masks = torch.rand(3, generator=drawn) < 0.5  # groups of 3, 3 and the 2 that are left
+        expected = masks.repeat_interleave(3)[:8]
+        assert torch.equal(model.masked, expected)
+        assert torch.equal((spy.seen[-1][:, 0] == 0).all(dim=(1, 2)), expected)
+        whole.add(tuple(masks.tolist()))
+    assert len(whole) == 8  # groups are masked independently
+
+
+def test_a_group_as_large_as_the_batch_is_the_batch_and_of_one_is_the_image() -> None:
+    for unit, group in (("batch", 8), ("image", 1)):
+        one, other = spying(0.5, mask_unit=unit)[0], spying(0.5, mask_unit="process", mask_group=group)[0]
+        for _ in range(20):
+            x = torch.randn(8, 1, 2, 2)
+            one(x), other(x)
+            assert torch.equal(one.masked, other.masked)
+            assert torch.equal(one.order, other.order)
+
+
+def test_training_draws_references_from_a_set_where_one_is_given() -> None:
+    model, spy = spying(0.0)
+    pool = torch.arange(100.0, 103.0).view(3, 1, 1, 1)
+    model.set_training_references(pool)
+    x, seen = torch.arange(8.0).view(8, 1, 1, 1), set()
+    for _ in range(20):
+        model(x)
+        reference, residual = spy.seen[-1][:, :1], spy.seen[-1][:, 1:]
+        assert torch.equal(reference, pool[model.order])
+        assert torch.equal(reference + residual, x)
+        seen |= set(reference.flatten().tolist())
+    assert seen == {100.0, 101.0, 102.0}
+    assert "training_references" not in model.state_dict()
+    with pytest.raises(anchored.UserError, match="references of training are 1×1×1"):
+        model(torch.zeros(2, 1, 3, 3))
+    model.set_training_references(None)
+    model(x)
+    assert sorted(spy.seen[-1][:, 0].flatten().tolist()) == x.flatten().tolist()
+
+
 @pytest.mark.parametrize(("unit", "low", "high"), [("batch", 0.15, 0.35), ("image", 0.22, 0.28)])
 def test_masks_come_with_their_probability_and_unit(unit: Any, low: float, high: float) -> None:
     model, spy = spying(0.25, mask_unit=unit)
@@ -225,8 +270,10 @@ def test_images_of_another_size_are_one_line() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(anchored.UserError, match="mask_unit is 'pixel': give 'batch' or 'image'"):
+    with pytest.raises(anchored.UserError, match="mask_unit is 'pixel': give 'batch' or 'process' or 'image'"):
         anchored.anchor(small(), mask_unit="pixel")  # type: ignore[arg-type]
+    with pytest.raises(anchored.UserError, match="mask_group is 0"):
+        anchored.anchor(small(), mask_unit="process", mask_group=0)
 
 
 def plain_loop(model: nn.Module, steps: int = 3, **autocast: Any) -> list[float]:

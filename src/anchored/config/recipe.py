@@ -105,6 +105,7 @@ class Recipe:
     choose: Literal["", "alpha", "lambda"] = ""
     """Knob that a study chooses on held-out training images: alpha, or lambda (grid.tail_weights)."""
     validate: sections.Validation = field(default_factory=sections.Validation)
+    references: sections.References = field(default_factory=sections.References)
     cluster: sections.Cluster = field(default_factory=sections.Cluster)
 
     @staticmethod
@@ -180,6 +181,9 @@ class Recipe:
         fixed = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
         width = self.network.width if fixed else max(0.125, self.network.width * root)
         least = 1 + any(self.grid.tail_weights)
+        pool = self.anchoring.training_reference_count
+        if self.anchoring.training_references == "images":
+            pool = max(1, round(pool * scale))
         each = self.train.devices * max((self._repeats(name) for name in self.grid.networks), default=1)
         most = max(2, int(images * fraction) // each) * each if images else sys.maxsize
 
@@ -196,6 +200,7 @@ class Recipe:
             data=replace(self.data, fraction=fraction, size=size),
             network=replace(self.network, width=width),
             grid=replace(self.grid, per_network=per_network),
+            anchoring=replace(self.anchoring, training_reference_count=pool),
             train=replace(self.train, **shrunk(self.train)),
         )
 
@@ -213,11 +218,21 @@ class Recipe:
         if (self.network.pretrained or self.network.checkpoint) and self.anchoring.stem == "fresh":
             name = "network.pretrained" if self.network.pretrained else "network.checkpoint"
             yield f"{name} brings a first layer, but anchoring.stem is fresh, which would draw it anew: set it to kept"
+        drawn = self.anchoring.training_references
         if self.anchoring.at and any(self.grid.tail_weights):
             yield (
                 f"anchoring.at is {self.anchoring.at}, but hard Δ mining (grid.tail_weights) fits residuals of images: "
                 "leave out one"
             )
+        if self.anchoring.at and self.references.count:
+            yield f"anchoring.at is {self.anchoring.at}: references.count measures references at the input, set it to 0"
+        if self.anchoring.at and drawn != "batch":
+            yield (
+                f"anchoring.at is {self.anchoring.at}, but anchoring.training_references is {drawn}: at a hidden layer "
+                "references are of the batch"
+            )
+        if drawn != "batch" and self.tail.pairs == "anchored" and any(self.grid.tail_weights):
+            yield f"tail.pairs is anchored, whose pairs are of a batch, but anchoring.training_references is {drawn}"
         if self.choose and not self.data.validation:
             yield "choose needs held-out training images: give, say, --data.validation 0.1"
         if self.choose and self._candidates() < 2:

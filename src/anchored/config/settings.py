@@ -31,7 +31,8 @@ Protocol = Literal["standard", "anchored", "ram"]
 GIVEN = "given"
 """The protocol of rows of a model that was trained elsewhere."""
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-MaskUnit = Literal["batch", "image"]
+MaskUnit = Literal["batch", "process", "image"]
+ReferenceChoice = Literal["random", "class_balanced", "herding", "k_centre", "own"]
 MaskedTarget = Literal["label", "uniform"]
 BatchNormUpdate = Literal["unmasked", "all"]
 Policy = Literal["none", "rand_augment", "trivial_augment", "auto_augment", "augmix", "pixmix"]
@@ -125,7 +126,10 @@ class Anchoring:
     stem: Literal["fresh", "kept"] = "fresh"
     """Fresh draws the wide first layer anew (training from scratch); kept widens the network's own, exactly."""
     mask_unit: MaskUnit = "batch"
-    """One mask draw for the whole batch, as published, or one per image."""
+    """One mask draw for the whole batch, as published for CIFAR; one per image; or one for each process of a step, that
+    is for every mask_group images, as published for ImageNet."""
+    mask_group: Count = 32
+    """Images of one draw of mask_unit process."""
     masked_target: MaskedTarget = "label"
     """What a masked pair is trained towards: its label, or the uniform distribution."""
     batch_norm: BatchNormUpdate = "unmasked"
@@ -136,6 +140,24 @@ class Anchoring:
     at: str = field(default="", metadata=LATER)
     """Name of the layer or block whose input is anchored in place of the image (layer3), which must be the only way
     through the network; what comes before it runs once for all references. Empty anchors the image."""
+    reference_choice: ReferenceChoice = "random"
+    """How they are chosen: random; class_balanced, as many of each class as goes; herding and k_centre, coresets by
+    distances of pixels (images at 32 pixels at most, 10,000 at most); own: the first ones of reference_images."""
+    reference_images: str = ""
+    """Own images as references: a folder of class folders, a CSV, an npz, hf:NAME, or a row of the catalog (its
+    training images). Never test images: what is measured on these would be wrong."""
+    training_references: Literal["batch", "all", "images", "classes"] = "batch"
+    """Where training draws references: batch, from its own batch, shuffled; all, from all training images (as they are,
+    not augmented); images, from training_reference_count of them; classes, from those of so many classes, as the
+    published CIFAR code does with one."""
+    training_reference_count: Count = 1
+    """Images or classes that training_references images or classes draws from; chosen by seed."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.reference_choice == "own") != bool(self.reference_images):
+            raise ValueError("anchoring.reference_choice own and anchoring.reference_images: give both or neither")
+        return self
 
 
 @settings_class
@@ -447,6 +469,35 @@ class Validation:
     """Tasks of the probes, of whose training images a fifth is held out to measure. Empty takes evaluate.adaptation."""
     tolerance: Annotated[Number, within("give percentage points, from 0 to 100", ge=0, le=100)] = 1.0
     """Percentage points of clean accuracy that a choice may cost against standard; from 0."""
+
+
+@settings_class
+class References:
+    """What is measured of every trained network over many references (docs/references.md)."""
+
+    count: Annotated[Integer, within("give 2 to 1,000, or 0 to measure nothing", ge=0, le=1000)] = 0
+    """References of an anchored network: its own, then those that its choice would take next. Ways of inference use the
+    first ones, agreement all. 0 measures nothing of this."""
+    most: Count = 10
+    """K of the ways of inference, at most count."""
+    confidence: Annotated[Number, within("give a confidence from 0.5 and below 1", ge=0.5, lt=1)] = 0.99
+    """Of each comparison of the sequential test of adaptive inference."""
+    draws: Count = 20
+    """Draws of references behind each figure's sensitivity, for each of several K."""
+    severities: Annotated[tuple[Severity, ...], not_empty, distinct] = (1, 3, 5)
+    """Severities of the corruptions of evaluate, 1 to 5."""
+    images: Annotated[Integer, within("give images from 10, or 0 for all", ge=0)] = 0
+    """Images of each corrupted and out-of-distribution set, spread evenly over it: count passes of each take their
+    time. 0 takes all; clean images are always all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.count == 1 or 0 < self.images < 10:
+            name, value = ("count", self.count) if self.count == 1 else ("images", self.images)
+            raise ValueError(f"references.{name} is {value}: give {'2' if name == 'count' else '10'} or more, or 0")
+        if self.count and self.most > self.count:
+            raise ValueError(f"references.most is {self.most}, of references.count {self.count}: give no more")
+        return self
 
 
 @settings_class

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -160,6 +160,10 @@ class Evaluator:
             *map(self.outside, settings.ood),
             *(self.task(name, split) for name in settings.adaptation for split in splits),
         ]
+
+    def made_also(self) -> dict[str, Any]:
+        """What the rows were made from beside the weights, the evaluation's settings and the images."""
+        return {}
 
     def save_outputs(self) -> None:
         """Pass all sets through the network, shared by all ranks; outputs that are there are not computed again."""

@@ -6,11 +6,11 @@ A suite is a function from an ``Evaluator`` (one classifier, its settings, its o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,7 +40,9 @@ from anchored.models import registry as networks
 from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, rows_text
+from anchored.training.reference_images import check_own_images
 
+Evaluated = TypeVar("Evaluated", bound=Evaluator)
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
 CORRUPTED = ("accuracy", "smooth_ece", "smooth_ece_old")
 DETECTION = ("auroc", "fpr95", "aupr")
@@ -180,15 +182,15 @@ def _some(outputs: Outputs, places: Tensor) -> Outputs:
 SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation, decisions)
 
 
-def measure(evaluator: Evaluator) -> list[Row]:
+def measure(evaluator: Evaluated, suites: Iterable[Callable[[Evaluated], Iterator[Row]]] = SUITES) -> list[Row]:
     """Measure a classifier, on every rank, and keep its rows. Outputs that are there are not computed again."""
     evaluator.save_outputs()
-    return from_rank_zero(lambda: _rows(evaluator))
+    return from_rank_zero(lambda: _rows(evaluator, suites))
 
 
-def _rows(evaluator: Evaluator) -> list[Row]:
+def _rows(evaluator: Evaluated, suites: Iterable[Callable[[Evaluated], Iterator[Row]]]) -> list[Row]:
     """Rows and replicates of all suites, from the outputs on disk."""
-    rows = [row for suite in SUITES for row in suite(evaluator)]
+    rows = [row for suite in suites for row in suite(evaluator)]
     draws, folder = torch.cat(evaluator.draws, dim=1).T.float(), evaluator.folder
     assert len(draws) == len(rows)
     evaluator.run.refuse_removed()
@@ -226,7 +228,7 @@ def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     made = {"weights": evaluator.subject.weights, "settings": asked}
     made |= {"own": own} if own else {}
     versions = {name: each.version for name, each in evaluator.own_detectors.items()}
-    return made | ({"detectors": versions} if versions else {})
+    return made | ({"detectors": versions} if versions else {}) | evaluator.made_also()
 
 
 def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
@@ -267,6 +269,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
             twice = next(title for title in titles if titles.count(title) > 1)
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
     seen = datasets.input_format(recipe.data)
+    check_own_images(recipe.anchoring, recipe.data, seen, root)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in corruptions_of(settings, seen):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():

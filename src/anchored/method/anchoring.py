@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from torch.nn import functional
 from anchored.errors import UserError
 from anchored.method import collectives
 from anchored.method import stem as stems
+
+MaskUnit = Literal["batch", "process", "image"]
+GROUP = 32
+"""Images of a draw of mask unit ``process``: those of one process where the published ImageNet runs were made."""
 
 
 def pair(images: Tensor, references: Tensor, masked: Tensor | None = None, dim: int = 1) -> Tensor:
@@ -113,8 +117,11 @@ class AnchoredModel(nn.Module):
             uses the zero reference.
         mask_probability: α in [0, 1).
         stem: the first layers, the only wide ones; None where the network was not widened by :func:`anchor`.
+        training_references: (M,C,H,W), what training draws references from, each image one of its own, with
+            replacement; None for the other images of the batch. Not saved. See :meth:`set_training_references`.
         masked: (B,) bool, which pairs of the last training pass were masked.
-        order: (B,) int64, the last training pass's references by their places in the batch.
+        order: (B,) int64, the last training pass's references by their places in the batch, or in
+            ``training_references``.
         generator: source of permutations and masks; a CPU generator, so that draws are the same on every device. Under
             DistributedDataParallel every process has one of the same seed, and takes its own part of what is drawn.
     """
@@ -126,7 +133,8 @@ class AnchoredModel(nn.Module):
         network: nn.Module,
         mask_probability: float = 0.0,
         *,
-        mask_unit: Literal["batch", "image"] = "batch",
+        mask_unit: MaskUnit = "batch",
+        mask_group: int = GROUP,
         masked_target: Literal["label", "uniform"] = "label",
         batch_norm: Literal["unmasked", "all"] = "unmasked",
         generator: torch.Generator | None = None,
@@ -136,19 +144,23 @@ class AnchoredModel(nn.Module):
         if not 0 <= mask_probability < 1:  # also refuses NaN
             raise UserError(f"mask_probability is {mask_probability}: give a number in [0, 1)")
         for name, value, known in (
-            ("mask_unit", mask_unit, ("batch", "image")),
+            ("mask_unit", mask_unit, get_args(MaskUnit)),
             ("masked_target", masked_target, ("label", "uniform")),
             ("batch_norm", batch_norm, ("unmasked", "all")),
         ):
             if value not in known:
                 raise UserError(f"{name} is {value!r}: give {' or '.join(map(repr, known))}")
+        if mask_group < 1:
+            raise UserError(f"mask_group is {mask_group}: give the images that one draw masks, at least 1")
         self.network = network
         self.stem = stem
         self.mask_probability = mask_probability
         self.mask_unit = mask_unit
+        self.mask_group = mask_group
         self.masked_target = masked_target
         self.batch_norm = batch_norm
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.training_references: Tensor | None = None
         self.masked = torch.zeros(0, dtype=torch.bool)
         self.order = torch.zeros(0, dtype=torch.int64)
         self._warned_of_single_images = False
@@ -192,7 +204,8 @@ class AnchoredModel(nn.Module):
         if len(images) > len(order):  # further ones have the reference and the mask of the image at their place
             places = torch.arange(len(images), device=images.device) % len(order)
             order, masked = order[places], masked[places]
-        return pair(images, images[order], masked if self.mask_probability > 0 else None, dim)
+        references = images[order] if self.training_references is None else self._training_references(images, order)
+        return pair(images, references, masked if self.mask_probability > 0 else None, dim)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
     def _draw(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
@@ -218,7 +231,8 @@ class AnchoredModel(nn.Module):
         Processes that train together (with equal seeds and equally many images) draw for all of them, and each takes
         its own: references come from a process's own images, and a mask of the whole batch is one for all.
         """
-        if batch == 1 and not self._warned_of_single_images:
+        pool = self.training_references
+        if batch == 1 and pool is None and not self._warned_of_single_images:
             self._warned_of_single_images = True
             warnings.warn(
                 "a training batch of one image is its own reference, so its residual is zero: train on batches of two "
@@ -226,11 +240,24 @@ class AnchoredModel(nn.Module):
                 stacklevel=2,
             )
         rank, world, here = collectives.get_rank(), collectives.get_world_size(), self.generator.device
-        orders = [torch.randperm(batch, generator=self.generator, device=here) for _ in range(world)]
-        units = 1 if self.mask_unit == "batch" else world * batch
-        masks = torch.rand(units, generator=self.generator, device=here) < self.mask_probability
-        masked = masks.expand(batch) if units == 1 else masks.view(world, batch)[rank]
+        if pool is None:
+            orders = [torch.randperm(batch, generator=self.generator, device=here) for _ in range(world)]
+        else:
+            orders = [torch.randint(len(pool), (batch,), generator=self.generator, device=here) for _ in range(world)]
+        together = world * batch  # the images of all processes, of which each draw masks a group
+        group = {"batch": together, "process": self.mask_group, "image": 1}[self.mask_unit]
+        masks = torch.rand(-(-together // group), generator=self.generator, device=here) < self.mask_probability
+        masked = masks.repeat_interleave(group)[:together].view(world, batch)[rank]
         return orders[rank].to(device), masked.to(device), bool(masked.all())
+
+    def _training_references(self, images: Tensor, order: Tensor) -> Tensor:
+        assert self.training_references is not None
+        if self.training_references.shape[1:] != images.shape[1:]:
+            raise UserError(
+                f"images are {_size(images)} but the references of training are {_size(self.training_references)}: "
+                "set_training_references() with images of their size"
+            )
+        return self.training_references[order.to(self.training_references.device)].to(images)
 
     def _evaluation_pass(self, images: Tensor) -> Tensor:
         references = images.new_zeros(1, *images.shape[1:]) if self.references is None else self.references
@@ -246,6 +273,10 @@ class AnchoredModel(nn.Module):
                 f"images are {_size(images)} but the model's references are {_size(self.references)}: "
                 "resize the images, or set_references() with training images of their size"
             )
+
+    def view(self, images: Tensor, references: Tensor) -> Tensor:
+        """Logits (B,N) of images (B,C,H,W) under one reference (1,C,H,W) for all, or one each (B,C,H,W)."""
+        return self._logits(pair(images, references))
 
     def _logits(self, pairs: Tensor) -> Tensor:
         logits: Tensor = self.network(pairs)
@@ -265,6 +296,10 @@ class AnchoredModel(nn.Module):
         model = AnchoredModel(self.network, stem=self.stem).eval()
         model.set_references(images)
         return model
+
+    def set_training_references(self, images: Tensor | None) -> None:
+        """Let training draw references from these images (M,C,H,W), normalised; None: from the batch, the default."""
+        self.training_references = None if images is None else checked_references(images.detach())
 
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """What cross-entropy is trained towards after a training pass: labels (B,), or probabilities (B,N).
@@ -304,7 +339,8 @@ def anchor(
     stem: str | None = None,
     at: str | None = None,
     example: Tensor | None = None,
-    mask_unit: Literal["batch", "image"] = "batch",
+    mask_unit: MaskUnit = "batch",
+    mask_group: int = GROUP,
     masked_target: Literal["label", "uniform"] = "label",
     batch_norm: Literal["unmasked", "all"] = "unmasked",
     generator: torch.Generator | None = None,
@@ -323,7 +359,9 @@ def anchor(
             image: what comes before it runs once for any number of references (:mod:`anchored.method.hidden`). It must
             be the only way from the image to the logits.
         example: a batch of images, of which only the shape matters, where the network does not run on a usual size.
-        mask_unit: one mask draw for the whole ``"batch"`` (published) or one per ``"image"``.
+        mask_unit: one mask draw for the whole ``"batch"`` (published for CIFAR), one per ``"image"``, or one for each
+            ``"process"``: for every ``mask_group`` images of a step, as published for ImageNet.
+        mask_group: images of a draw of ``"process"``, at least 1.
         masked_target: train masked pairs towards their ``"label"`` or the ``"uniform"`` distribution (then compute
             the loss with ``cross_entropy(logits, model.targets(labels, classes))``).
         batch_norm: ``"unmasked"`` keeps whole masked batches out of batch norm's running statistics; ``"all"`` is the
@@ -346,13 +384,13 @@ def anchor(
             raise UserError(f"stem='{stem}' and at='{at}': name one layer to anchor at")
         wide, where = hidden.anchor_at(network, at, fresh=fresh_stem, generator=generator, example=example)
         return hidden.HiddenAnchoredModel(
-            wide, where, mask_probability, mask_unit=mask_unit, masked_target=masked_target, batch_norm=batch_norm,
-            generator=generator,
+            wide, where, mask_probability, mask_unit=mask_unit, mask_group=mask_group, masked_target=masked_target,
+            batch_norm=batch_norm, generator=generator,
         ).train(network.training)  # fmt: skip
     wide, wide_stem = stems.widen_stem(network, stem, fresh=fresh_stem, generator=generator, example=example)
     return AnchoredModel(
-        wide, mask_probability, mask_unit=mask_unit, masked_target=masked_target, batch_norm=batch_norm,
-        generator=generator, stem=wide_stem,
+        wide, mask_probability, mask_unit=mask_unit, mask_group=mask_group, masked_target=masked_target,
+        batch_norm=batch_norm, generator=generator, stem=wide_stem,
     ).train(network.training)  # fmt: skip
 
 

@@ -97,9 +97,7 @@ class Folded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N); ``UserError`` for images of another size."""
-        if tuple(images.shape[1:]) != self.shape:
-            given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
-            raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
+        self._check_size(images)
         try:
             return self._mean_logits(images)
         finally:
@@ -119,9 +117,50 @@ class Folded(nn.Module):
             parts.append(logits if count == 1 else logits.unflatten(0, (count, -1)).sum(dim=0))
         return torch.stack(parts).sum(dim=0) / self.copies if self.copies > 1 else parts[0]
 
+    def views(self, images: Tensor) -> "FoldedViews":
+        """Logits of images (B,C,H,W) for one reference after another; ``UserError`` for images of another size."""
+        self._check_size(images)
+        return FoldedViews(self, images)
+
+    def _check_size(self, images: Tensor) -> None:
+        if tuple(images.shape[1:]) != self.shape:
+            given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
+            raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
+
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""
         return f"shape={self.shape}, copies={self.copies}"
+
+
+class FoldedViews:
+    """Logits of the same images for one reference after another: the first layers run once.
+
+    Attributes:
+        count: K.
+        images: (B,C,H,W), those that are left.
+    """
+
+    def __init__(self, folded: Folded, images: Tensor) -> None:
+        self.count, self.images = folded.copies, images
+        self._folded, self._shared, self._next = folded, dict[str, Tensor](), 0
+
+    def logits(self) -> Tensor:
+        """Logits (B,N) for the next reference."""
+        loop = self._folded.loop
+        loop.current, loop.shared = range(self._next, self._next + 1), self._shared
+        try:
+            logits: Tensor = self._folded.network(self.images)
+        finally:
+            loop.current, loop.shared = range(1), {}
+        self._next += 1
+        return logits
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with the images at these ``places`` only."""
+        count = len(self.images)
+        self.images = self.images[places]
+        for name, output in self._shared.items():
+            self._shared[name] = output.reshape(count, -1, *output.shape[1:])[places].flatten(0, 1)
 
 
 def fold(model: nn.Module, references: Tensor | None = None, *, fuse_batch_norm: bool = False) -> nn.Module:

@@ -202,6 +202,20 @@ class HiddenAnchoredModel(AnchoredModel):
 
         return self.entry.mean_logits(self.network, images, 1 if kept is None else len(kept), show)
 
+    def view(self, images: Tensor, references: Tensor) -> Tensor:
+        """As at the input; the references' features are computed anew."""
+        known, dim = self.entry.features(self.network, references), self.entry.dim
+
+        def show(_: range, features: Tensor) -> Tensor:
+            return pair(features, known.to(features.dtype), dim=dim)
+
+        return self.entry.mean_logits(self.network, images, 1, show)
+
+    def set_training_references(self, images: Tensor | None) -> None:
+        """Refused: in training references are features of the batch."""
+        if images is not None:
+            raise UserError(f"the model is anchored at '{self.place.name}', where references are of the batch")
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def reference_features(self) -> Tensor | None:
         """The features of the K references, (K,...); None where there are none. Computed where it is necessary."""

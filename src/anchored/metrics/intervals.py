@@ -36,7 +36,7 @@ GAPS = ("smooth_ece", "smooth_ece_old", "smooth_ece_scaled", "ece")
 
 
 AREAS = ("auroc", "aupr", "aurc", "augrc", "aurc_scaled", "scod_aurc", "misclassification_auroc")
-BOUNDED = (*RATES, "fpr95", "accepted_error", *AREAS)
+BOUNDED = (*RATES, "fpr95", "accepted_error", "estimated_accuracy", "same_class", *AREAS)
 """Rates and areas under curves, in [0, 1]."""
 
 

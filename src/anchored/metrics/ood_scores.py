@@ -73,9 +73,14 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 """Score name -> function; ``energy`` is the default of the evaluation."""
 
 
+def are_log_probabilities(logits: Tensor) -> bool:
+    """Whether logits (N, K) are all logarithms of probabilities, which hold no energy."""
+    return bool((logits.logsumexp(1).abs() < _NORMALISED).all())
+
+
 def refuse_no_energy(score: str, logits: Tensor) -> None:
     """``UserError`` for the energy of logits (N, K) that are all logarithms of probabilities: it is zero."""
-    if score == "energy" and bool((logits.logsumexp(1).abs() < _NORMALISED).all()):
+    if score == "energy" and are_log_probabilities(logits):
         raise UserError(
             "the logits are logarithms of probabilities, which hold no energy: give another score, such as max_softmax"
         )

@@ -44,6 +44,10 @@ METRICS: dict[str, Metric] = {
     "linear_probe_accuracy": Metric("Linear probe accuracy", percent=True, higher_is_better=True),
     "linear_probe_ece": Metric("Linear probe smooth ECE", percent=False, higher_is_better=False),
     "linear_probe_ece_old": Metric("Linear probe smooth ECE (relplot 1.0)", percent=False, higher_is_better=False),
+    "estimated_accuracy": Metric("Accuracy, estimated without labels", percent=True, higher_is_better=True),
+    "accuracy_error": Metric("Error of the estimated accuracy", percent=True, higher_is_better=False),
+    "same_class": Metric("Same class as the mean over K", percent=True, higher_is_better=True),
+    "passes": Metric("Passes an image", percent=False, higher_is_better=False),
 }
 """The metric column of a results row -> how it is shown; the probe's are those of its test images."""
 

@@ -24,6 +24,7 @@ from anchored.config.settings import (
     LATER,
     Anchoring,
     BatchNormUpdate,
+    Count,
     Integer,
     MaskedTarget,
     MaskProbability,
@@ -32,6 +33,7 @@ from anchored.config.settings import (
     Number,
     Positive,
     Protocol,
+    ReferenceChoice,
     Width,
 )
 from anchored.config.validation import not_empty, parse, settings_class, within
@@ -63,6 +65,8 @@ class ModelConfig:
     references: Annotated[Integer, within("give 0 to 1,000,000", ge=0, le=1_000_000)]
     """K; 0 for the standard protocol, and for the zero reference of a network that was not trained."""
     mask_unit: MaskUnit = Anchoring.mask_unit
+    mask_group: Count = Anchoring.mask_group
+    reference_choice: ReferenceChoice = Anchoring.reference_choice
     masked_target: MaskedTarget = Anchoring.masked_target
     batch_norm: BatchNormUpdate = Anchoring.batch_norm
     width: Width = Network.width  # factor on the hidden widths of networks that are rows
@@ -127,6 +131,7 @@ def build_model(
         at=config.at or None,
         example=_example(config),
         mask_unit=config.mask_unit,
+        mask_group=config.mask_group,
         masked_target=config.masked_target,
         batch_norm=config.batch_norm,
         generator=torch.Generator().manual_seed(derived_seed(seed, "stem")),

@@ -36,6 +36,7 @@ def model_config(cell: Cell) -> ModelConfig:
         network=cell.network, protocol=cell.protocol, mask_probability=cell.mask_probability, channels=view.channels,
         size=view.size, mean=mean, std=std, classes=row.classes, trained_on=row.name,
         references=0 if cell.protocol == "standard" else cell.anchoring.references, mask_unit=cell.anchoring.mask_unit,
+        mask_group=cell.anchoring.mask_group, reference_choice=cell.anchoring.reference_choice,
         masked_target=cell.anchoring.masked_target, batch_norm=cell.anchoring.batch_norm, width=cell.start.width,
         at="" if cell.protocol == "standard" else cell.anchoring.at, interpolation=view.interpolation, crop=view.crop,
     )  # fmt: skip

@@ -445,6 +445,15 @@ def validation_of(summary: Summary) -> Summary | None:
     return replace(summary, rows=rows, validation=True)
 
 
+def references_of(summary: Summary) -> Summary | None:
+    """The rows over many references, if the study measured them. Raises as ``read_summary``."""
+    path = summary.folder.references_file
+    asked = summary.recipe.get("references")
+    if not isinstance(asked, dict) or not asked.get("count") or not path.is_file() or not (rows := _checked_rows(path)):
+        return None
+    return replace(summary, rows=rows)
+
+
 def _checked_rows(path: Path) -> tuple[Row, ...]:
     rows = read_rows(path)
     lines: dict[tuple[object, ...], int] = {}

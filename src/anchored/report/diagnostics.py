@@ -305,7 +305,7 @@ def example_figures(summary: Summary) -> Iterator[Picture]:
         if len(columns) != max(len(images) for _, images in rows):
             columns = []
         caption = f"A test image of {summary.trained_on} as the networks see it: one row per corruption."
-        yield _image_grid("examples-corruptions", rows, columns, caption)
+        yield image_grid("examples-corruptions", rows, columns, caption)
     if outside:
         titles = ood_titles(summary)
         names = [*(name for name in titles if name in outside), *sorted(outside.keys() - titles.keys())]
@@ -313,10 +313,10 @@ def example_figures(summary: Summary) -> Iterator[Picture]:
         if clean is not None:
             rows.insert(0, (f"{summary.trained_on} (test)", clean))
         caption = f"Test images of {summary.trained_on} in the first row, out-of-distribution images below."
-        yield _image_grid("examples-ood", rows, [], caption)
+        yield image_grid("examples-ood", rows, [], caption)
 
 
-def _image_grid(name: str, rows: list[tuple[str, Tensor]], columns: list[str], caption: str) -> Picture:
+def image_grid(name: str, rows: list[tuple[str, Tensor]], columns: list[str], caption: str) -> Picture:
     """Images (M,C,H,W) uint8, a row each, with white gaps between them and labels outside."""
     width = max(len(images) for _, images in rows)
     height_px, width_px = rows[0][1].shape[-2:]

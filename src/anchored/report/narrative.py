@@ -202,6 +202,14 @@ def caution(summary: Summary) -> str:
     return f"Differences are judged over {len(summary.seeds)} seeds, pair by pair.{few * (len(summary.seeds) < 4)}"
 
 
+_TRAINING_REFERENCES = {
+    "all": "drawn from all training images",
+    "images": "drawn from {:,} of the training images",
+    "classes": "drawn from the training images of {} of the classes",
+}
+"""Setting anchoring.training_references, where it is not batch -> words."""
+
+
 def notes(summary: Summary) -> Iterator[str]:
     """Settings that must be known to judge the results."""
     if summary.without_methods is not summary:
@@ -212,6 +220,7 @@ def notes(summary: Summary) -> Iterator[str]:
     anchoring = summary.recipe.get("anchoring", {})
     if any(variant.protocol == "ram" for variant in summary.variants):
         units = {"batch": "whole batches", "image": "single images"}
+        units["process"] = f"groups of {anchoring.get('mask_group')} images"
         targets = {"label": "the image's own label", "uniform": "the uniform distribution"}
         unit, target = (str(anchoring.get(name)) for name in ("mask_unit", "masked_target"))
         yield (
@@ -227,7 +236,12 @@ def notes(summary: Summary) -> Iterator[str]:
         )
     if any(variant.protocol in ("anchored", "ram") for variant in summary.variants):
         count = int(anchoring.get("references", 1))
-        yield f"At test time {_count(count, 'fixed training image')} served as reference, kept with the network."
+        choice = str(anchoring.get("reference_choice", "random"))
+        kind, how = "fixed training image", "" if choice == "random" else f" ({choice.replace('_', ' ')})"
+        kind, how = ("fixed own image", "") if choice == "own" else (kind, how)
+        yield f"At test time {_count(count, kind)}{how} served as reference, kept with the network."
+        if pool := _TRAINING_REFERENCES.get(str(anchoring.get("training_references"))):
+            yield f"In training, references were {pool.format(anchoring.get('training_reference_count'))}."
     if anchoring.get("batch_norm") == "all":
         yield "Batch norm's running statistics include masked batches, as published; they depend on the last draws."
     if "with changes" in str(summary.made.get("revision", "")):

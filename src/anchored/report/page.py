@@ -16,6 +16,7 @@ from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
 from anchored.report.published_figures import published_tables
 from anchored.report.radar import radar_figures
+from anchored.report.reference_figures import reference_pictures, reference_tables
 from anchored.report.style import Picture, SavedPicture
 from anchored.report.sweeps import sweep_figures
 from anchored.report.table import Table
@@ -59,6 +60,9 @@ DEFINITIONS: tuple[tuple[str, str, str, str], ...] = (
 
 
 SHOWN = ("detectors", "choice", "paper_")  # starts of the names of tables that the terminal shows after the headline
+FIGURES = (
+    radar_figures, sweep_figures, severity_figures, promise_figures, diagnostic_figures, reference_pictures,
+)  # fmt: skip
 FOLDED_DECISIONS = ("decisions_severity", "decisions_detection_rate", "decisions_scod_aurc")
 OPEN_READINGS = 4  # with more comparisons in words than this, those of RAM against anchored are folded away
 
@@ -100,7 +104,7 @@ def write(folder: StudyFolder) -> Path:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
     tables = [*result_tables(summary), *detector_tables(summary), *decision_tables(summary), *choice_tables(choices)]
-    tables += [*paper_tables(summary), *published_tables(summary)]
+    tables += [*paper_tables(summary), *published_tables(summary), *reference_tables(summary)]
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -113,7 +117,7 @@ def write(folder: StudyFolder) -> Path:
 
 def draw_pictures(summary: Summary) -> Iterator[Picture]:
     """All figures of a study but those of a choice, within ``style.drawing``."""
-    for figures in (radar_figures, sweep_figures, severity_figures, promise_figures, diagnostic_figures):
+    for figures in FIGURES:
         yield from figures(summary.without_methods)
 
 
@@ -183,5 +187,14 @@ def _sections(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequen
         block("risk", table=("decisions_ranking",)),
         block(table=folded, folded="By severity, and by out-of-distribution set"),
         text=decision_text(summary),
+    )
+    yield section(
+        "references",
+        "References",
+        block("references-images"),
+        block(table=("references_ways", "references_scores")),
+        block("references-sensitivity", table=("references_sensitivity",)),
+        block("references-label_free", table=("references_label_free",)),
+        block(table=("references_frontier",), folded="Adaptive inference along its confidence"),
     )
     yield section("examples", "What the networks saw", block("examples-corruptions", "examples-ood"))

@@ -263,6 +263,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
 
 
+def load_tensor(path: Path, name: str) -> Tensor | None:
+    """Read one CPU tensor of a safetensors file; None where there is none of that name. Raises as ``load_tensors``."""
+    with _opened(path) as stored:
+        return stored.get_tensor(name) if name in stored.keys() else None  # noqa: SIM118
+
+
 def tensors_metadata(path: Path) -> dict[str, str]:
     """Read the text that is kept with the tensors of a safetensors file, without reading them."""
     with _opened(path) as stored:

@@ -3,11 +3,13 @@
 A study's folder::
 
     study.json      the recipe, resolved, and how it was begun (versions, revision, machine)
-    results.csv     all rows; validation.csv those of held-out training images; results.json what they are of
+    results.csv     all rows; validation.csv those of held-out training images, references.csv those over many
+                    references; results.json what they are of
     report.html     figures/  tables/  examples.safetensors
     runs/CELL/      cell.json  made.json  recipe.json  model.json  weights.safetensors  training.csv  state.json
                     decision.json
                     outputs/*.safetensors  evaluation.json  rows.csv  validation/ (the same on held-out training images)
+                    references/ (the same over many references)
 """
 
 import json
@@ -123,6 +125,11 @@ class Run:
         """What was measured on held-out training images: rows, replicates, their settings and outputs, no network."""
         return Run(_within(self.path, "validation"))
 
+    @property
+    def references(self) -> "Run":
+        """What was measured over many references: rows, replicates, their settings and outputs, no network."""
+        return Run(_within(self.path, "references"))
+
     def outputs_file(self, name: str) -> Path:
         """Logits, features and labels on one set."""
         return _within(self.path, "outputs") / f"{name}.safetensors"
@@ -164,6 +171,7 @@ class StudyFolder:
     results_file = _Entry("results.csv")  # all rows of all runs
     record_file = _Entry("results.json")  # the recipe behind the rows, and the hashes of their files
     validation_file = _Entry("validation.csv")  # rows of held-out training images, in the columns of results.csv
+    references_file = _Entry("references.csv")  # rows over many references, in the columns of results.csv
     report_file = _Entry("report.html")
     examples_file = _Entry("examples.safetensors")
     """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""

@@ -22,9 +22,10 @@ from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Number
 from anchored.config.validation import parse, settings_class
 from anchored.errors import UserError, told
-from anchored.evaluation import holdout, suites
+from anchored.evaluation import holdout, reference_suites, suites
 from anchored.evaluation.evaluator import Evaluator, Progress, Split, evaluator_of
 from anchored.evaluation.given_models import given_evaluator
+from anchored.evaluation.over_references import references_evaluator
 from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
 from anchored.store import files
 from anchored.store.layout import Run
@@ -78,7 +79,7 @@ def is_done(run: Run, cell: Job, recipe: Recipe) -> bool:
     if not run.cell_file.exists():  # weights alone are no run: nothing says what they were trained on
         run.refuse_foreign()
         return False
-    return claim(run, cell) and not _unmeasured(run, cell, recipe)
+    return claim(run, cell) and not _unmeasured(run, cell, recipe) and not _references_left(run, cell, recipe)
 
 
 def claim(run: Run, cell: Job) -> bool:
@@ -114,6 +115,13 @@ def _unmeasured(run: Run, cell: Job, recipe: Recipe) -> list[tuple[Split, Evalua
     ]
 
 
+def _references_left(run: Run, cell: Job, recipe: Recipe) -> bool:
+    """Whether the recipe asks for figures over many references that are not measured on a trained cell."""
+    if not recipe.references.count or not isinstance(cell, Cell):
+        return False
+    return not suites.is_evaluated(references_evaluator(run, cell, recipe))
+
+
 @contextlib.contextmanager
 def run_locked(run: Run) -> Iterator[bool]:
     """Hold a cell's lock, on rank 0; False, on every rank, where another process holds it."""
@@ -141,6 +149,9 @@ def run_cell(
                 with writer.phase("evaluating"):
                     for split, settings in from_rank_zero(lambda: _unmeasured(run, cell, recipe)):
                         suites.measure(evaluator(run, cell, settings, writer.update, root, split))
+                    if isinstance(cell, Cell) and from_rank_zero(lambda: _references_left(run, cell, recipe)):
+                        over_many = references_evaluator(run, cell, recipe, writer.update, root)
+                        suites.measure(over_many, reference_suites.SUITES)
             return writer.end("done")
         except Exception as error:
             if get_world_size() > 1 and not isinstance(error, Diverged):

@@ -33,7 +33,7 @@ from anchored.study.workers import Workload, run_here, run_in_processes, run_on_
 from anchored.training import fit
 from anchored.training.machine import refuse_unfit_machine
 
-CHANGEABLE = ("name", "grid", "evaluate", "title", "choose", "validate")
+CHANGEABLE = ("name", "grid", "evaluate", "title", "choose", "validate", "references")
 """Sections of a recipe that may change between two runs in one folder."""
 
 
@@ -120,6 +120,9 @@ def _write_results(folder: StudyFolder, recipe: Recipe, done: Sequence[Run]) -> 
     texts = {folder.results_file: rows_text(row for run in done for row in read_rows(run.rows_file))}
     if recipe.choose:
         texts[folder.validation_file] = rows_text(row for run in done for row in read_rows(run.validation.rows_file))
+    if recipe.references.count:
+        measured = [file for run in done if (file := run.references.rows_file).exists()]  # not of given models
+        texts[folder.references_file] = rows_text(row for file in measured for row in read_rows(file))
     for file, text in texts.items():
         files.write_text(file, text)
     hashes = {file.name: files.digest(text.encode()) for file, text in texts.items()}

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from anchored.config.recipe import Cell, canonical, derived_seed
 from anchored.config.settings import Training
 from anchored.data import datasets
 from anchored.data.batches import Batches
 from anchored.data.image_sets import LabelledImages
-from anchored.data.preprocessing import to_input
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError, is_out_of_memory
 from anchored.method.anchoring import AnchoredModel
@@ -29,7 +28,7 @@ from anchored.models import folder as models
 from anchored.models import initialisation
 from anchored.store import files
 from anchored.store.layout import Run
-from anchored.training import interruption, optimiser
+from anchored.training import interruption, optimiser, reference_images
 from anchored.training.checkpoints import TensorCheckpoints
 from anchored.training.devices import find_device
 from anchored.training.launch import trainer_options
@@ -100,7 +99,8 @@ def train(
     images = _training_images(cell, root)
     model = initialisation.initial_model(cell, config)
     if isinstance(model, AnchoredModel):
-        model.set_references(_references(images, config, cell.seed))
+        model.set_references(reference_images.references(images, cell, config, root=root))
+        model.set_training_references(reference_images.training_references(images, cell, config))
     # channels_last: up to twice as fast on CPUs and tensor cores; the results of a machine stay reproducible.
     step = TrainingStep(
         model.to(memory_format=torch.channels_last), cell, len(config.classes), _residuals(cell, config)
@@ -244,12 +244,3 @@ def _residuals(cell: Cell, config: models.ModelConfig) -> Residuals | None:
         return None
     shape, classes = (config.channels, config.size, config.size), len(config.classes) if cell.tail.per_class else 1
     return Residuals(shape, classes, pairs=cell.tail.pairs, rank=cell.tail.rank)
-
-
-def _references(images: LabelledImages, config: models.ModelConfig, seed: int) -> Tensor:
-    """K training images (K,C,H,W), drawn by seed, not augmented, normalised."""
-    if config.references > len(images):
-        raise UserError(f"anchoring.references is {config.references}, but there are {len(images)} training images")
-    generator = torch.Generator().manual_seed(derived_seed(seed, "references"))
-    chosen = torch.randperm(len(images), generator=generator)[: config.references]
-    return to_input(next(images.parts([chosen])), config.mean, config.std)
