@@ -244,6 +244,18 @@ def test_a_copy_and_threads_go_on_alike() -> None:
             torch.testing.assert_close(found, model(batch))
 
 
+def test_compiled_gives_the_same() -> None:
+    model = anchored_at(small(), "blocks.1", mask_probability=0.5, fresh_stem=True).train()
+    twin, x = copy.deepcopy(model), noise(6, 3, 12, 12)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        torch.testing.assert_close(compiled(x), twin(x))
+        assert torch.equal(model.order, twin.order)
+    model.eval().set_references(noise(3, 3, 12, 12, seed=1))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), twin.with_references(noise(3, 3, 12, 12, seed=1))(x))
+
+
 def test_gradients_reach_the_front_and_both_halves() -> None:
     model = anchored_at(small(), "blocks.2").train()
     model(noise(6, 3, 12, 12)).square().sum().backward()
