@@ -53,8 +53,8 @@ def get_dataset(name: str) -> DataSet:
 
 
 def expand_groups(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names of OOD sets, those of a group ("openood-cifar10") in place of its name, each once."""
-    return tuple(dict.fromkeys(each for name in names for each in openood.GROUPS.get(name, (name,))))
+    """Return names of OOD sets, those of a group ("openood-cifar10") in place of its name."""
+    return tuple(each for name in names for each in openood.GROUPS.get(name, (name,)))
 
 
 def ood_kind(name: str, train: str) -> str:
