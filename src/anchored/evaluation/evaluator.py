@@ -24,7 +24,7 @@ from anchored.errors import UserError, is_out_of_memory
 from anchored.evaluation import inference
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.detectors import Detector, MeasuredNetwork, ReadyDetector, ScoringClassifier
-from anchored.evaluation.given_outputs import HELD_OUT, GivenOutputs
+from anchored.evaluation.given_outputs import GivenOutputs
 from anchored.evaluation.inference import Outputs, Pass
 from anchored.evaluation.overlap import check_outliers
 from anchored.evaluation.pytorch_ood_detectors import find_detector
@@ -35,7 +35,7 @@ from anchored.metrics.intervals import Interval
 from anchored.metrics.registry import METRICS
 from anchored.models import folder as models
 from anchored.models import registry as networks
-from anchored.store.layout import Run
+from anchored.store.layout import HELD_OUT, Run
 from anchored.store.rows import Row
 from anchored.training.devices import find_device
 from anchored.training.machine import available_memory

@@ -31,8 +31,8 @@ from anchored.errors import UserError, first_line
 from anchored.evaluation.classifier import as_tensor, refuse_non_logits
 from anchored.evaluation.inference import Outputs
 from anchored.store import files
+from anchored.store.layout import HELD_OUT
 
-HELD_OUT = "held-out"
 ENDINGS = (".npz", ".safetensors", ".csv")
 _NAMES = re.compile(
     r"test|held-out|train|corruption-(?P<corruption>\w+)-(?P<severity>[1-5])|ood-(?P<ood>.+)"

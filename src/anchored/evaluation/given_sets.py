@@ -17,8 +17,8 @@ from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation.given_models import TEST
-from anchored.evaluation.given_outputs import HELD_OUT
 from anchored.evaluation.sets import GivenSets
+from anchored.store.layout import HELD_OUT
 
 Sets = Mapping[str, Any] | Sequence[str]
 """Title -> a set, or names of sets."""

@@ -367,8 +367,18 @@ class Summary:
 
     def run_of(self, variant: Variant) -> tuple[Run, int]:
         """The run of the variant's smallest seed, and that seed: shown where a figure is of one network."""
-        row = min((row for row in self.rows if variant_of(row) == variant), key=lambda row: row.seed)
+        row = self._first_rows[variant]
         return self.folder.run(Path(row.run).name), row.seed
+
+    @cached_property
+    def _first_rows(self) -> dict[Variant, Row]:
+        """The first row of each variant's smallest seed."""
+        found = dict[Variant, Row]()
+        for row in self.rows:
+            variant = variant_of(row)
+            if variant not in found or row.seed < found[variant].seed:
+                found[variant] = row
+        return found
 
     def setting(self, section: str, name: str) -> Any:
         """A setting of the study's recipe; ``UserError`` where study.json lacks it."""

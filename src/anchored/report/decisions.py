@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from anchored.evaluation.given_outputs import HELD_OUT
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
 from anchored.report.comparison import MEAN, OOD_MEANS, Family, Measure, Summary
@@ -22,6 +21,7 @@ from anchored.report.tables import (
     set_columns,
 )
 from anchored.store import files
+from anchored.store.layout import HELD_OUT
 
 PROMISED = {"false_alarm_rate": "false_alarms", "set_coverage": "coverage", "accepted_error": "error"}
 """Metric -> the setting of ``evaluate`` that promises its value, for images like the held-out ones."""

@@ -29,7 +29,7 @@ from anchored.store.layout import Run
 BINS = 15  # bins of the reliability diagrams, as many as ECE's
 COVERAGES = torch.linspace(0.02, 1, 50, dtype=torch.float64)  # of the risk-coverage curves
 MIXED = "half out-of-distribution images"
-RESAMPLES = 200  # behind their bands
+RESAMPLES = 100  # behind their bands
 MIN_BIN_IMAGES = 5  # bins with fewer images are not drawn: their accuracy is too uncertain
 
 Edges = np.ndarray[tuple[int], np.dtype[np.float64]]

@@ -21,6 +21,9 @@ from typing import Any, Protocol
 from anchored.errors import UserError
 from anchored.store import files
 
+HELD_OUT = "held-out"
+"""Name of the outputs on the images that decisions are fitted on."""
+
 
 class _Folder(Protocol):
     @property
