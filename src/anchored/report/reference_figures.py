@@ -220,7 +220,7 @@ def sensitivity_table(summary: Summary) -> Table | None:
     columns = (Column("Training"), Column("K"), *(Column(m.title) for m in measures))
     caption = (
         "Standard deviation over draws of K references of one network, mean over seeds; below it, in the same place as "
-        "an interval, the standard deviation over seeds at one draw (the first)."
+        "an interval, the standard deviation over seeds at one draw (the first). Draws of many references overlap."
     )
     return Table("references_sensitivity", "How much the draw of references matters", columns, tuple(body), caption, 2)
 
