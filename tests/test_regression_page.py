@@ -17,7 +17,9 @@ def printed() -> tuple[dict[str, Any], dict[str, list[float]]]:
     names: dict[str, Any] = {}
     said: list[str] = []
     names["print"] = said.append
-    exec(compile("\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)), "page", "exec"), names)
+    exec(
+        compile("\n".join(re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)), "page", "exec"), names
+    )
     figures = {line.partition(":")[0]: [float(number) for number in re.findall(r"\d+\.\d+", line)] for line in said}
     return names, figures
 

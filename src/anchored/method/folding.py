@@ -97,14 +97,17 @@ class Folded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) to logits (B,N); ``UserError`` for images of another size."""
-        if tuple(images.shape[1:]) != self.shape:
-            given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
-            raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
+        self._check_size(images)
         try:
             return self._mean_logits(images)
         finally:
             self.loop.current = range(1)
             self.loop.shared.clear()
+
+    def _check_size(self, images: Tensor) -> None:
+        if tuple(images.shape[1:]) != self.shape:
+            given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
+            raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
 
     def _mean_logits(self, images: Tensor) -> Tensor:
         # A compiled or exported program must not depend on the number of images: one reference a pass.
