@@ -246,7 +246,7 @@ def test_a_copy_and_threads_go_on_alike() -> None:
 
 
 def test_compiled_gives_the_same() -> None:
-    model = anchored_at(small(), "blocks.1", mask_probability=0.5, fresh_stem=True).train()
+    model = anchored_at(small(), "blocks.1", mask_probability=0.5, mask_unit="image", fresh_stem=True).train()
     twin, x = copy.deepcopy(model), noise(6, 3, 12, 12)
     compiled = torch.compile(model, backend="eager")
     for _ in range(2):
