@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 import anchored
 from anchored.errors import UserError
 from anchored.method.equivalence import max_relative_difference
-from anchored.method.hidden import ROWS, HiddenAnchoredModel
+from anchored.method.hidden import HiddenAnchoredModel
 from anchored.method.hidden_folding import FoldedHidden
+from anchored.method.hidden_layer import ROWS
 from anchored.method.stem import replace_module
 from anchored.models import registry as networks
 from anchored.models.features import penultimate_features
@@ -245,7 +246,7 @@ def test_a_copy_and_threads_go_on_alike() -> None:
 
 
 def test_compiled_gives_the_same() -> None:
-    model = anchored_at(small(), "blocks.1", mask_probability=0.5, fresh_stem=True).train()
+    model = anchored_at(small(), "blocks.1", mask_probability=0.5, mask_unit="image", fresh_stem=True).train()
     twin, x = copy.deepcopy(model), noise(6, 3, 12, 12)
     compiled = torch.compile(model, backend="eager")
     for _ in range(2):
@@ -345,6 +346,23 @@ def test_folded_is_copied_exported_and_takes_one_size() -> None:
         model(noise(2, 3, 16, 16))
 
 
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("at", ["blocks.2", "blocks.0"])
+def test_views_are_one_reference_after_another_of_the_images_that_are_left(at: str, folded: bool) -> None:
+    model, x = trained(at, 3), noise(5, 3, 12, 12)
+    assert model.references is not None
+    singles = [model.with_references(reference)(x) for reference in torch.split(model.references, 1)]
+    made = anchored.fold(model) if folded else model
+    assert isinstance(made, (FoldedHidden, HiddenAnchoredModel))
+    views, left = made.views(x), torch.arange(5)
+    assert views.count == 3
+    for single in singles:
+        torch.testing.assert_close(views.logits(), single[left], rtol=1e-4, atol=1e-5)
+        views.keep(torch.arange(len(left) - 1))
+        left = left[:-1]
+    torch.testing.assert_close(made(x), torch.stack(singles).mean(dim=0), rtol=1e-4, atol=1e-5)
+
+
 def test_other_references_can_be_folded_in() -> None:
     model, other, x = trained("blocks.2", 1), noise(2, 3, 12, 12, seed=9), noise(3, 3, 12, 12)
     folded = anchored.fold(model, other)
@@ -395,5 +413,7 @@ def test_what_does_not_go_with_it_is_one_line() -> None:
         model(x, x)
     with pytest.raises(UserError, match=r"anchored at 'blocks\.2'"):
         model.masked_pass(x)
+    with pytest.raises(UserError, match="come from the batch"):
+        model.set_training_references(x)
     with pytest.raises(UserError, match="name one layer"):
         anchored.anchor(small(), at="blocks.2", stem="stem")

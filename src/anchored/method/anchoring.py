@@ -378,11 +378,11 @@ def anchor(
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     if at is not None:
-        from anchored.method import hidden  # it builds upon this module
+        from anchored.method import hidden, hidden_layer  # they build upon this module
 
         if stem is not None:
             raise UserError(f"stem='{stem}' and at='{at}': name one layer to anchor at")
-        wide, where = hidden.anchor_at(network, at, fresh=fresh_stem, generator=generator, example=example)
+        wide, where = hidden_layer.anchor_at(network, at, fresh=fresh_stem, generator=generator, example=example)
         return hidden.HiddenAnchoredModel(
             wide, where, mask_probability, mask_unit=mask_unit, mask_group=mask_group, masked_target=masked_target,
             batch_norm=batch_norm, generator=generator,

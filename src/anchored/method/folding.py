@@ -104,6 +104,11 @@ class Folded(nn.Module):
             self.loop.current = range(1)
             self.loop.shared.clear()
 
+    def _check_size(self, images: Tensor) -> None:
+        if tuple(images.shape[1:]) != self.shape:
+            given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
+            raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
+
     def _mean_logits(self, images: Tensor) -> Tensor:
         # A compiled or exported program must not depend on the number of images: one reference a pass.
         together = (

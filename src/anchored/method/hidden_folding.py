@@ -13,7 +13,8 @@ from anchored.errors import UserError
 from anchored.method import equivalence
 from anchored.method import stem as stems
 from anchored.method.folding import Folded, ReferenceLoop, merge_norms, narrowed
-from anchored.method.hidden import Alone, Entry, HiddenAnchoredModel
+from anchored.method.hidden import HiddenAnchoredModel, HiddenViews
+from anchored.method.hidden_layer import Alone, Entry
 from anchored.method.networks import copy_network
 
 
@@ -24,13 +25,40 @@ class FoldedHidden(Folded):
         super().__init__(network, shape, copies, loop)
         self.name = name
 
+    @property
+    def _entry(self) -> Entry:
+        return Entry.of(self.network.get_submodule(self.name))
+
     def _mean_logits(self, images: Tensor) -> Tensor:
-        entry = Entry.of(self.network.get_submodule(self.name))
-        return entry.mean_logits(self.network, images, self.copies, self._show)
+        return self._entry.mean_logits(self.network, images, self.copies, self._show)
+
+    def views(self, images: Tensor) -> HiddenViews:
+        """Logits of images (B,C,H,W) for one reference after another; the wide layers run once."""
+        self._check_size(images)
+        return _FoldedHiddenViews(self, images)
 
     def _show(self, current: range, features: Tensor) -> Tensor:
         self.loop.current = current
         return features if len(current) == 1 else features.repeat(len(current), *[1] * (features.dim() - 1))
+
+
+class _FoldedHiddenViews(HiddenViews):
+    def __init__(self, folded: FoldedHidden, images: Tensor) -> None:
+        super().__init__(folded.network, folded._entry, images, folded.copies, folded._show)
+        self._loop, self._shared = folded.loop, dict[str, Tensor]()
+
+    def logits(self) -> Tensor:
+        self._loop.shared = self._shared
+        try:
+            return super().logits()
+        finally:
+            self._loop.current, self._loop.shared = range(1), {}
+
+    def keep(self, places: Tensor) -> None:
+        count = len(self._features)
+        for name, output in self._shared.items():
+            self._shared[name] = output.reshape(count, -1, *output.shape[1:])[places].flatten(0, 1)
+        super().keep(places)
 
 
 def fold_hidden(model: HiddenAnchoredModel, references: Tensor | None, *, fuse_batch_norm: bool) -> nn.Module:
