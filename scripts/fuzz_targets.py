@@ -33,6 +33,7 @@ from anchored.data.user_data import index as own
 from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.models import folder as model
+from anchored.models.decision import Decision, fit_decision
 from anchored.models.initialisation import model_config
 from anchored.report import formats
 from anchored.report.choice import choice_tables, find_choices
@@ -168,6 +169,22 @@ def model_folder(folder: Path) -> Run:
     made.set_references(torch.zeros(1, config.channels, config.size, config.size))  # type: ignore[operator]
     model.save_model(run, made, config)
     return run
+
+
+def decision_file(folder: Path) -> Path:
+    """A network's decision on seven classes."""
+    logits = torch.randn(60, 7, generator=torch.Generator().manual_seed(0))
+    rule = fit_decision(logits, logits.argmax(1), classes=tuple("abcdefg"), weights="0" * 16, error=0.2, by_class=False)
+    rule.save(folder / "decision.json")
+    return folder / "decision.json"
+
+
+def decided(path: Path) -> None:
+    """What a decision says of itself and of two images."""
+    rule = Decision.read(path)
+    str(rule)
+    found = rule.decide(torch.randn(2, len(rule.classes), generator=torch.Generator().manual_seed(1)))
+    assert len(found.names) == len(found.set_names) == 2
 
 
 def tree_file(folder: Path) -> Path:
@@ -413,6 +430,7 @@ TARGETS = (
     Target("recipe", archive("r.yaml", recipe_text().encode()), lambda path: options([str(path)]), "yaml", 0.1),
     Target("arguments", archive("arguments", ARGUMENTS.encode()), arguments_of, share=0.1),
     Target("model.json", lambda folder: model_folder(folder).model_file, loaded, "json", 0.5),
+    Target("decision.json", decision_file, decided, "json"),
     Target("weights", lambda folder: model_folder(folder).weights_file, loaded, share=0.3),
     Target("tensors", tree_file, disk.load_tensors),
     Target("tree", tree_file, disk.load_tree),

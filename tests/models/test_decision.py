@@ -64,6 +64,8 @@ def test_it_is_written_and_read_whole(tmp_path: Path) -> None:
         (tmp_path / "decision.json").write_text(json.dumps(record | damaged), encoding="utf-8")
         with pytest.raises(UserError, match=said):
             Decision.read(tmp_path / "decision.json")
+    unbounded = replace(rule, sets=replace(rule.sets, intervals=(None,) * 4))  # as a file may have it
+    assert "realised: 0.00% or more" in str(unbounded)
     (tmp_path / "decision.json").write_text("[1", encoding="utf-8")
     with pytest.raises(UserError, match="not valid JSON"):
         Decision.read(tmp_path / "decision.json")

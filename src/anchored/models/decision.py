@@ -202,7 +202,7 @@ def _lines(rule: Decision) -> list[str]:
         f"False alarms at most {alarm.rate:.2%} (realised: {low:.2%} to {high:.2%}), by {alarm.n:,} images: unknown "
         f"where {alarm.score} > {alarm.threshold:.4g}"
     )
-    low = min(ends[0] for ends in sets.intervals if ends)
+    low = min((ends[0] for ends in sets.intervals if ends), default=0.0)
     lines.append(
         f"Sets ({sets.method}{', by class' * sets.by_class}) hold the class of at least {sets.coverage:.2%} (realised: "
         f"{low:.2%} or more), by {sum(sets.n):,} images"

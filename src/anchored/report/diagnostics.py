@@ -331,7 +331,7 @@ def image_grid(name: str, rows: list[tuple[str, Tensor]], columns: list[str], ca
     inches = min(1.0, (WIDTH - label) / width)
     figure = blank_figure(label + inches * width, inches * len(rows) + 0.4)
     axes = figure.add_subplot()
-    axes.imshow(canvas, interpolation="nearest")
+    axes.imshow(canvas, interpolation="none")  # nearest pixels, and in a PDF the pixels themselves
     titles = [title for title, _ in rows]
     middles = [i * (height_px + gap) + height_px / 2 for i in range(len(rows))]
     axes.set_yticks(middles, [_wrapped(title, 17) for title in titles])
