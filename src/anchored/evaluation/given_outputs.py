@@ -173,7 +173,7 @@ def _read_folder(folder: Path) -> dict[str, Mapping[str, Any]]:
         raise UserError(f"{folder} is not a folder of outputs: give one with test.npz (or .safetensors, .csv)")
     found: dict[str, Mapping[str, Any]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in ENDINGS or file.name.startswith((".", "probe-")):
+        if file.suffix.lower() not in ENDINGS or file.name.startswith((".", "probe-", "detector-")):
             continue
         if file.stem in found:
             raise UserError(f"{folder} has '{file.stem}' in two files: which one is meant?")
