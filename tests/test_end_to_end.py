@@ -43,7 +43,7 @@ def rows_of(folder: StudyFolder, **wanted: object) -> list[Row]:
 def test_every_protocol_has_every_row(study: StudyFolder) -> None:
     rows = rows_of(study)
     by_run = {name: [row for row in rows if row.run == name] for name in {row.run for row in rows}}
-    assert len(by_run) == 6
+    assert len(by_run) == 8
     keys = {
         name: [(r.metric, r.dataset, r.severity, r.corruption, r.score, r.n) for r in own]
         for name, own in by_run.items()

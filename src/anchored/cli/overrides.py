@@ -118,7 +118,7 @@ def resolve_recipe(name: str, changed: Mapping[str, Any], scale: float = 1.0, *,
     from anchored.data.datasets import dataset_row  # knows the user's own images too
 
     row = dataset_row(recipe.data.train, recipe.data)
-    return recipe.scaled(scale, images=row.train, size=row.size)
+    return recipe.scaled(scale, images=row.train, size=row.size, classes=max(1, len(row.classes)))
 
 
 def resolve_evaluation(run: str, changed: Mapping[str, Any]) -> Evaluation:

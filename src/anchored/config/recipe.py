@@ -164,13 +164,14 @@ class Recipe:
         """Mask probabilities of one network of the grid."""
         return self.grid.per_network.get(network, sections.PerNetwork()).alphas or self.grid.alphas
 
-    def scaled(self, scale: float, images: int = 0, size: int = 0) -> "Recipe":
+    def scaled(self, scale: float, images: int = 0, size: int = 0, classes: int = 1) -> "Recipe":
         """Return the same study made small, for a trial: each of its parts shrinks, none vanishes.
 
         Images and epochs: times ``scale``, at least one epoch, and with hard Δ mining two, of which the first is its
         warm-up. Widths of networks that are rows and drawn anew: times √scale, at least an eighth. Where the set to
-        train on is known to have so many ``images`` of that ``size`` (pixels): no batch is larger than what is left of
-        it, and inputs of 96 pixels or more shrink like the widths, to whole multiples of 32, at least 64.
+        train on is known to have so many ``images`` of that ``size`` (pixels), in so many ``classes``: no batch is
+        larger than what is left of it without those that are held out, and inputs of 96 pixels or more shrink like the
+        widths, to whole multiples of 32, at least 64.
         """
         parse(sections.Share, scale, name="--scale")
         if scale == 1:
@@ -185,7 +186,9 @@ class Recipe:
         if self.anchoring.training_references == "images":
             pool = max(1, round(pool * scale))
         each = self.train.devices * max((self._repeats(name) for name in self.grid.networks), default=1)
-        most = max(2, int(images * fraction) // each) * each if images else sys.maxsize
+        left = images * fraction
+        left -= classes * math.ceil(left * self.data.validation / classes)
+        most = max(2, int(left) // each) * each if images else sys.maxsize
 
         def shrunk(train: Training) -> Any:
             epochs = max(least, round(train.epochs * scale))

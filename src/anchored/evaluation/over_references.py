@@ -23,7 +23,7 @@ from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.detectors import Detector
 from anchored.evaluation.evaluator import EvaluationSet, Evaluator, Progress, evaluator_of
 from anchored.evaluation.inference import Pass
-from anchored.method.anchoring import AnchoredModel
+from anchored.method.anchoring import AnchoredModel, pair
 from anchored.method.folding import Folded, fold
 from anchored.method.references import Inferred, Way, combine, nearest_reference, views_of
 from anchored.models import folder as models
@@ -95,7 +95,7 @@ class _Views:
         assert isinstance(self.model, AnchoredModel)
         assert self.references is not None
         with penultimate_features(self.model.network) as seen:
-            self.model.view(self.references[: self.most], self.references[:1])
+            self.model.network(pair(self.references[: self.most], self.references[:1]))
         return seen[0]
 
 

@@ -274,10 +274,6 @@ class AnchoredModel(nn.Module):
                 "resize the images, or set_references() with training images of their size"
             )
 
-    def view(self, images: Tensor, references: Tensor) -> Tensor:
-        """Logits (B,N) of images (B,C,H,W) under one reference (1,C,H,W) for all, or one each (B,C,H,W)."""
-        return self._logits(pair(images, references))
-
     def _logits(self, pairs: Tensor) -> Tensor:
         logits: Tensor = self.network(pairs)
         return logits

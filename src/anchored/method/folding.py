@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,18 @@ class Mapped(nn.Module):
         return rows if self.rows == 1 else rows.repeat(output.shape[0] // self.rows, *[1] * (rows.dim() - 1))
 
 
+class Views(Protocol):
+    """Logits of the same images for one reference after another."""
+
+    count: int  # K
+
+    def logits(self) -> Tensor:
+        """Logits (B,N) for the next reference."""
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with the images at these places only."""
+
+
 class Folded(nn.Module):
     """Images (B,C,H,W) of one size, normalised, to logits (B,N): the mean over the references that were folded in.
 
@@ -122,15 +134,10 @@ class Folded(nn.Module):
             parts.append(logits if count == 1 else logits.unflatten(0, (count, -1)).sum(dim=0))
         return torch.stack(parts).sum(dim=0) / self.copies if self.copies > 1 else parts[0]
 
-    def views(self, images: Tensor) -> "FoldedViews":
+    def views(self, images: Tensor) -> Views:
         """Logits of images (B,C,H,W) for one reference after another; ``UserError`` for images of another size."""
         self._check_size(images)
         return FoldedViews(self, images)
-
-    def _check_size(self, images: Tensor) -> None:
-        if tuple(images.shape[1:]) != self.shape:
-            given, expected = ("×".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
-            raise UserError(f"images are {given}, the folded network takes {expected}: resize them, or fold it again")
 
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""

@@ -119,20 +119,6 @@ class HiddenAnchoredModel(AnchoredModel):
 
         return 1 if kept is None else len(kept), show
 
-    def view(self, images: Tensor, references: Tensor) -> Tensor:
-        """As at the input; the references' features are computed anew."""
-        known, dim = self.entry.features(self.network, references), self.entry.dim
-
-        def show(_: range, features: Tensor) -> Tensor:
-            return pair(features, known.to(features.dtype), dim=dim)
-
-        return self.entry.mean_logits(self.network, images, 1, show)
-
-    def set_training_references(self, images: Tensor | None) -> None:
-        """Refused: in training references are features of the batch."""
-        if images is not None:
-            raise UserError(f"the model is anchored at '{self.place.name}', where references are of the batch")
-
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def reference_features(self) -> Tensor | None:
         """The features of the K references, (K,...); None where there are none. Computed where it is necessary."""
@@ -146,7 +132,7 @@ class HiddenAnchoredModel(AnchoredModel):
             self._kept = state, torch.cat(parts)
         return self._kept[1]
 
-    def with_references(self, images: Tensor) -> AnchoredModel:
+    def with_references(self, images: Tensor) -> "HiddenAnchoredModel":
         """The same network, shared, with other references (K,C,H,W), in evaluation mode."""
         model = HiddenAnchoredModel(self.network, self.place).eval()
         model.set_references(images)

@@ -9,7 +9,7 @@ is 0. Everything here is deterministic and of each image alone: no answer depend
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import torch
 from scipy.special import stdtrit
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, checked_references, pair
-from anchored.method.folding import Folded
+from anchored.method.folding import Folded, Views
+from anchored.method.hidden import HiddenAnchoredModel
 
 Way = Literal["single", "mean", "mean_probabilities", "calibrated", "nearest", "adaptive"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -38,18 +39,6 @@ class Inferred:
     probabilities: Tensor  # (B,N), their softmax
     spread: Tensor  # (B,N), over the references that were used; in [0, √½]
     used: Tensor  # (B,) int64, references that were used, which is the passes of the network
-
-
-class Views(Protocol):
-    """Logits of the same images for one reference after another."""
-
-    count: int  # K
-
-    def logits(self) -> Tensor:
-        """Logits (B,N) for the next reference."""
-
-    def keep(self, places: Tensor) -> None:
-        """Go on with the images at these places only."""
 
 
 def infer(
@@ -95,14 +84,16 @@ def infer(
     if way != "nearest":
         return combine(views, way, form=form, confidence=confidence, least=least)
     if not isinstance(views, _ModelViews):
-        raise UserError("the nearest reference is found among the references, which a folded network has not kept")
+        raise UserError(
+            "the nearest reference is found among images at the input: give a model that is anchored there, not folded"
+        )
     shown, passes = views.references, torch.ones(len(images), dtype=torch.int64, device=images.device)
     if features is None:
         place = nearest_reference(images.flatten(1), shown.flatten(1))
     else:
         own, other = (features(pair(each, shown[:1])) for each in (images, shown))
         place, passes = nearest_reference(own, other), passes + 1
-    return _answer(views.model.view(images, shown[place])[None], passes)
+    return _answer(views.model.network(pair(images, shown[place]))[None], passes)
 
 
 def combine(
@@ -215,7 +206,8 @@ class _ModelViews:
     def logits(self) -> Tensor:
         """Logits (B,N) for the next reference."""
         self._next += 1
-        return self.model.view(self.images, self.references[self._next - 1 : self._next])
+        logits: Tensor = self.model.network(pair(self.images, self.references[self._next - 1 : self._next]))
+        return logits
 
     def keep(self, places: Tensor) -> None:
         """Go on with the images at these places only."""
@@ -235,6 +227,8 @@ def views_of(model: nn.Module, images: Tensor, references: Tensor | None = None)
             f"infer takes an anchored model, or one folded with references, not {type(model).__name__}: make one with "
             "anchored.anchor()"
         )
+    if isinstance(model, HiddenAnchoredModel):
+        return (model if references is None else model.with_references(references)).views(images)
     shown = model.references if references is None else checked_references(references).to(images)
     shown = images.new_zeros(1, *images.shape[1:]) if shown is None else shown
     if shown.shape[1:] != images.shape[1:]:
