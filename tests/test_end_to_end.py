@@ -103,7 +103,7 @@ def test_every_row_has_its_replicates(study: StudyFolder) -> None:
 def test_results_say_how_they_were_made(study: StudyFolder) -> None:
     made = json.loads(study.study_file.read_text())
     assert torch.__version__.startswith(made["made"]["torch"])
-    assert made["recipe"]["train"]["epochs"] == 1
+    assert made["recipe"]["train"]["epochs"] == 2
     assert made["recipe"]["data"]["fraction"] == pytest.approx(0.02)
 
 
@@ -118,7 +118,7 @@ def test_a_second_run_keeps_everything(study: StudyFolder, capsys: pytest.Captur
     before = contents(study.path, *kept)
     assert main([*TOY, "-o", str(study.path)]) == 0
     printed = capsys.readouterr().out
-    assert "6 of 6 trainings are done already" in printed
+    assert "8 of 8 trainings are done already" in printed
     assert str(study.report_file) in printed.replace("\n", "")
     assert contents(study.path, *kept) == before
 

@@ -17,7 +17,17 @@ from anchored.store.layout import StudyFolder
 from anchored.store.rows import read_rows
 
 QUICK = ["--evaluate.bootstrap", "100", "--evaluate.adaptation", "[]"]
-TINY = ["--scale", "0.02", "--grid.protocols", "[ram]", "--train.accelerator", "cpu", *QUICK]
+TINY = [
+    "--scale",
+    "0.02",
+    "--grid.protocols",
+    "[ram]",
+    "--grid.tail_weights",
+    "[0.0]",
+    "--train.accelerator",
+    "cpu",
+    *QUICK,
+]
 TINY += ["--evaluate.corruptions", "[fog]", "--evaluate.severities", "[2]", "--evaluate.ood", "[blobs]"]
 
 

@@ -163,7 +163,8 @@ def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 TRIAL = [
-    "study", "demo", "--scale", "0.02", "--grid.protocols", "[standard, ram]", "--train.accelerator", "cpu",
+    "study", "demo", "--scale", "0.02", "--grid.protocols", "[standard, ram]", "--grid.tail_weights", "[0.0]",
+    "--train.accelerator", "cpu",
     "--evaluate.bootstrap", "100", "--evaluate.corruptions", "[contrast]", "--evaluate.severities", "[1]",
     "--evaluate.ood", "[blobs]", "--evaluate.adaptation", "[]",
 ]  # fmt: skip
