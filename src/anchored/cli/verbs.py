@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -59,21 +58,18 @@ def _study(
 
 
 def _train(recipe: Recipe, *, output: str = "") -> None:
-    """Train one network of a recipe; where it has one with and one without hard Δ mining, the latter.
+    """Train one network of a recipe.
 
     Args:
         output: folder of the run
 
     Examples:
         anchored train demo -o runs/ram --grid.protocols '[ram]'
-        anchored train demo -o runs/tail --grid.protocols '[ram]' --grid.tail_weights '[0.1]'
     """
     from anchored.store.layout import Run
     from anchored.study import study
     from anchored.training import launch
 
-    if len(recipe.grid.tail_weights) > 1 and 0 in recipe.grid.tail_weights:  # the demo has a row of each
-        recipe = replace(recipe, grid=replace(recipe.grid, tail_weights=(0.0,)))
     cells = list(recipe.cells())
     if len(cells) != 1:
         raise UserError(
