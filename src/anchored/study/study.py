@@ -17,6 +17,7 @@ from rich.text import Text
 from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.config.trust import refuse_code
+from anchored.data.catalog.names import resolve_name
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
@@ -230,8 +231,9 @@ def given_recipe(given: dict[str, Any], test: str, settings: Evaluation, title: 
     source = str(given.get("outputs") or given["model"])
     title = title or Path(source.rpartition(":")[2]).stem or source
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", title).strip(".-") or "model"
+    test = resolve_name(test) if test else TEST
     settings_of = {"networks": [], "given": {title: given}}
-    recipe = {"name": name, "title": title, "data": {"train": test or TEST}, "grid": settings_of}
+    recipe = {"name": name, "title": title, "data": {"train": test}, "grid": settings_of}
     return replace(Recipe.parse(recipe), evaluate=settings).check()
 
 
