@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -91,14 +91,33 @@ def is_setting(option: str) -> bool:
     return "." in option or option in ("name", "title", "choose")
 
 
+_OF_SETS = ("data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.held_out")
+
+
+def _with_sets_resolved(settings: dict[str, Any], written: Iterable[str]) -> dict[str, Any]:
+    """The settings, with the names of data sets that the user has written as they are known everywhere else."""
+    from anchored.data.catalog.names import resolve_name
+
+    changed: dict[str, Any] = {}
+    for option in {*_OF_SETS} & {*written}:
+        section, _, key = option.partition(".")
+        match settings.get(section):
+            case {**there} if isinstance(named := there.get(key), str) and named:
+                changed[option] = resolve_name(named)
+            case {**there} if isinstance(named := there.get(key), list | tuple):
+                changed[option] = [resolve_name(each) if isinstance(each, str) else each for each in named]
+    return _override(settings, changed)
+
+
 def resolve_recipe(name: str, changed: Mapping[str, Any], scale: float = 1.0, *, ray: str | None = None) -> Recipe:
     """Return a recipe with some settings changed (``{"train.epochs": 3}``), scaled and checked."""
     from anchored.config.recipe import Recipe
-    from anchored.config.recipe_file import read_recipe
+    from anchored.config.recipe_file import read_recipe, recipe_names
     from anchored.config.trust import refuse_code
     from anchored.training import launch
 
-    settings = _override(read_recipe(name), changed)
+    written = changed if name in recipe_names() else dict.fromkeys(_OF_SETS)  # in our own recipes no folder is meant
+    settings = _with_sets_resolved(_override(read_recipe(name), changed), written)
     recipe = Recipe.parse(settings, f"recipe '{name}'")
     for network in recipe.grid.networks:
         named, option = changed.get("grid.networks", ()), f"--grid.networks '[{network}]'"
@@ -132,7 +151,8 @@ def resolve_evaluation(run: str, changed: Mapping[str, Any]) -> Evaluation:
     recipe: Any = read_json(file) if file.exists() else {"evaluate": {} if trained else {"corruptions": ["c"]}}
     if not isinstance(recipe, dict) or not isinstance(recipe.get("evaluate"), dict):
         raise UserError(f"{file} is not a recipe: put back the one of the training, or train into another folder")
-    return Recipe.parse(_override({"evaluate": recipe["evaluate"]}, changed), file).evaluate
+    settings = _with_sets_resolved(_override({"evaluate": recipe["evaluate"]}, changed), changed)
+    return Recipe.parse(settings, file).evaluate
 
 
 def _override(settings: dict[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,11 @@ import io
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from anchored.errors import UserError
 
@@ -39,22 +40,30 @@ def open_encoded(content: bytes) -> Image.Image:
 
 
 def decode_image(
-    open_image: Callable[[], Image.Image], where: str, advice: str, *, as_published: bool = False
+    open_image: Callable[[], AbstractContextManager[Image.Image]],
+    where: str,
+    advice: str,
+    *,
+    as_published: bool = False,
+    upright: bool = True,
 ) -> Image.Image:
     """Return the image that ``open_image`` opens, decoded, as 8-bit "L" (grey) or "RGB".
 
     EXIF orientation is applied, transparent pixels become white, 12 and 16 bits become 8. ``as_published``: none of
-    these, as torchvision's loader does, with which the catalog's sets were evaluated. UserError, one line that names
+    these, as torchvision's loader does, with which the catalog's sets were evaluated. ``upright`` False: as it lies,
+    for an image that somebody has opened. UserError, one line that names
     ``where`` and ends with ``advice``, whatever a decoder raises for a damaged file.
     """
     try:
         with warnings.catch_warnings(), open_image() as image:
             warnings.simplefilter("ignore")  # of damaged metadata, of many pixels
             levels = _stored_levels(image)
-            turn = None if as_published else _turn(image)
+            turn = _turn(image) if upright and not as_published else None
+            if isinstance(image, ImageFile.ImageFile) and image.format not in DECODERS:  # opened by somebody, not read
+                raise UnidentifiedImageError
             image.load()
-            upright = image if turn is None else image.transpose(turn)
-            return _as_torchvision(upright) if as_published else _as_8_bit(upright, *levels)
+            turned = image if turn is None else image.transpose(turn)
+            return _as_torchvision(turned) if as_published else _as_8_bit(turned, *levels)
     except Image.DecompressionBombError as error:
         raise UserError(f"{where} has too many pixels (178 million at most): shrink it") from error
     except UnidentifiedImageError as error:
@@ -103,6 +112,8 @@ def _as_8_bit(image: Image.Image, top: int, inverted: bool) -> Image.Image:
         raise _UnknownRange(f"has {what} for pixels, whose black and white nothing states: save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > top:
+            raise _UnknownRange(f"has levels from {levels.min()} to {levels.max()}: save it with 8 or 16 bits")
         _refuse_dim(int(levels.max()), top)
         levels = (levels * 255 + top // 2) // top
         return Image.fromarray((255 - levels if inverted else levels).astype(np.uint8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from anchored.data.decoding import decode_image, open_encoded
 from anchored.data.image_sets import GivenInputs, ImageSet, ImageStream
 from anchored.data.preprocessing import InputFormat, fit_to_input, tensor_to_pil
+from anchored.data.user_data.hugging_face import encoded, undecoded
 from anchored.errors import UserError, first_line
 from anchored.store import files
 
@@ -158,7 +162,8 @@ def _images_and_labels(
 ) -> tuple[Tensor, Tensor | None]:
     """Images (N,...) uint8 or float, and labels (N,) if they are wanted."""
     if isinstance(source, DataLoader):
-        return _collected((_pair(batch, name, labelled=labelled) for batch in source), name, view)
+        batches = _read(iter(source), f"{name}, batch")
+        return _collected((_pair(batch, name, labelled=labelled) for batch in batches), name, view)
     if isinstance(source, (tuple, list)) and len(source) == 2 and _is_array(source[0]):
         return _from_arrays(source[0], source[1] if labelled else None, name)
     if _is_array(source):
@@ -166,11 +171,29 @@ def _images_and_labels(
             raise UserError(f"{name} is an array alone: give (images, labels)")
         return _from_arrays(source, None, name)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        items = (_pair(source[i], name, labelled=labelled) for i in range(len(source)))
-        return _collected(((_batch_of_one(image), label) for image, label in items), name, view)
+        table = undecoded(source)
+        items = _read((table[i] for i in range(len(table))), f"{name}, item")
+        pairs = (_pair(item, name, labelled=labelled) for item in items)
+        return _collected(((_batch_of_one(image), label) for image, label in pairs), name, view)
     raise UserError(
         f"{name} is a {type(source).__name__}: give (images, labels), a data set, a DataLoader, or the name of a set"
     )
+
+
+def _read(items: Iterator[Any], what: str) -> Iterator[Any]:
+    """The items; ``UserError`` with an item's number for whatever its data set raises."""
+    for number in itertools.count():
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except UserError:
+            raise
+        except Exception as error:  # somebody's own code, and all that it calls
+            raise UserError(
+                f"{what} {number}: its data set raises {type(error).__name__}: {first_line(error)}"
+            ) from error
+        yield item
 
 
 def _is_array(value: Any) -> bool:
@@ -196,7 +219,7 @@ def _pair(item: Any, name: str, *, labelled: bool) -> tuple[Any, Any]:
 
 
 def _batch_of_one(image: Any) -> Any:
-    return [image] if isinstance(image, Image.Image) else to_tensor(image)[None]
+    return [image] if image is None or isinstance(image, (Image.Image, dict)) else to_tensor(image)[None]
 
 
 def to_tensor(values: Any) -> Tensor:
@@ -218,7 +241,11 @@ def _collected(batches: Iterator[tuple[Any, Any]], name: str, view: InputFormat 
     parts: list[Tensor] = []
     labels: list[Tensor] = []
     for images, label in batches:
-        part = _decoded(images, view) if isinstance(images, list) else _channels_first(to_tensor(images))
+        if isinstance(images, list):
+            done = sum(map(len, parts))
+            part = _decoded([_opened(each, f"{name}, image {done + i}") for i, each in enumerate(images)], view)
+        else:
+            part = _channels_first(to_tensor(images))
         part = _resized(part, view) if view and view.size and part.dtype == torch.uint8 else part
         if parts and (part.shape[1:] != parts[0].shape[1:] or part.dtype != parts[0].dtype):
             shapes = " and ".join(str(tuple(each.shape[1:])) for each in (parts[0], part))
@@ -231,10 +258,17 @@ def _collected(batches: Iterator[tuple[Any, Any]], name: str, view: InputFormat 
     return torch.cat(parts), torch.cat(labels) if labels else None
 
 
+def _opened(image: Any, where: str) -> Image.Image:
+    """A PIL image, or a cell of a Hugging Face table, as "L" or "RGB", by the one way from images to pixels."""
+    if isinstance(image, Image.Image):
+        return decode_image(lambda: contextlib.nullcontext(image), where, "replace it", upright=False)
+    return decode_image(lambda: open_encoded(encoded(image, where)), where, "replace it")
+
+
 def _decoded(images: Sequence[Image.Image], view: InputFormat | None) -> Tensor:
-    """PIL images (B,C,H,W) uint8, as the network sees them, or as they are, grey or in colour."""
+    """Images "L" or "RGB" as (B,C,H,W) uint8, as the network sees them, or as they are."""
     convert: Callable[[Image.Image], Tensor]
-    convert = view or (lambda image: InputFormat(1 if image.mode in ("1", "L") else 3, 0)(image))
+    convert = view or (lambda image: InputFormat(1 if image.mode == "L" else 3, 0)(image))
     return torch.stack([convert(image) for image in images])
 
 

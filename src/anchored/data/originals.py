@@ -13,6 +13,7 @@ import torch
 from anchored.config.settings import Data
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.names import resolve_name
 from anchored.data.image_sets import ImageSet, ImageStream, LabelledImages
 from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat
@@ -20,8 +21,6 @@ from anchored.data.user_data.index import find_user_data, list_user_data
 from anchored.data.user_data.listing import Listing
 from anchored.errors import UserError
 from anchored.store import files
-
-_CATALOG = "catalog:"  # before a name: the catalog's set, though a folder is called so too
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,8 @@ class Originals:
 def resolve_source(source: str) -> str:
     """Return the name of a set of the catalog, or a path; a folder needs no slash at its end here. UserError where a
     folder is called as a set of the catalog."""
-    if source.startswith(_CATALOG):
-        return catalog.get_dataset(source.removeprefix(_CATALOG)).name
-    is_folder = files.expand_home(source).is_dir()
-    if is_folder and source in catalog.CATALOG:
-        raise UserError(
-            f"'{source}' is a folder here and a set of the catalog: write '{source}/' for the folder, "
-            f"'{_CATALOG}{source}' for the set"
-        )
+    source = resolve_name(source)
+    is_folder = source not in catalog.CATALOG and files.expand_home(source).is_dir()
     return f"{source.rstrip('/')}/" if is_folder else source
 
 

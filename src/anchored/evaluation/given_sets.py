@@ -11,6 +11,7 @@ from typing import Any
 from anchored.config.settings import Data, Evaluation
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.names import resolve_name
 from anchored.data.given import content_digest, given_set, relabelled
 from anchored.data.image_sets import GivenInputs, ImageStream, LabelledImages
 from anchored.data.preprocessing import InputFormat
@@ -22,6 +23,11 @@ from anchored.store.layout import HELD_OUT
 
 Sets = Mapping[str, Any] | Sequence[str]
 """Title -> a set, or names of sets."""
+
+
+def _resolved(source: Any) -> Any:
+    """A set as it was given; its name as it is known everywhere else, if that is what was given."""
+    return resolve_name(source) if isinstance(source, (str, Path)) else source
 
 
 @dataclass
@@ -37,6 +43,9 @@ class SetOpener:
     names: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.test = _resolved(self.test)
 
     @property
     def name(self) -> str:
@@ -63,6 +72,7 @@ class SetOpener:
         """
         if source is None:
             return settings
+        source = _resolved(source)
         name = str(source) if isinstance(source, (str, Path)) else HELD_OUT
         self._keep(name, "all", self._labelled(source, name, "all"))
         if name == self.name or self.hashes.get(name, 0) == self.hashes.get(self.name):
@@ -72,7 +82,7 @@ class SetOpener:
     def keep_training(self, train: Any) -> None:
         """Keep labelled training images, likewise, or leave it to the catalog, which knows those of its sets."""
         if train is not None:
-            self._keep(self.name, "train", self._labelled(train, "train", "train"))
+            self._keep(self.name, "train", self._labelled(_resolved(train), "train", "train"))
         elif self.name not in catalog.CATALOG:
             raise UserError(
                 "a detector is fitted on training images: give labelled ones (train=), or detectors that learn nothing"
@@ -90,9 +100,9 @@ class SetOpener:
                 continue
             if not isinstance(source, (tuple, list)) or len(source) != 2:
                 raise UserError(f"adaptation '{title}': give (train, test), each a labelled set, or a set's name")
-            train = self._open(source[0], title, "train")
+            train = self._open(_resolved(source[0]), title, "train")
             self._keep(title, "train", train)
-            self._keep(title, "test", relabelled(self._open(source[1], title, "test"), train.classes))
+            self._keep(title, "test", relabelled(self._open(_resolved(source[1]), title, "test"), train.classes))
         return replace(settings, ood=tuple(outside), adaptation=tuple(others))
 
     def sets(self, near: Sequence[str]) -> GivenSets:
@@ -113,7 +123,7 @@ class SetOpener:
         """Whether a set is given by a name, which is then known; it is opened when it is measured."""
         if not isinstance(source, (str, Path)):
             return False
-        source = str(source)
+        source = _resolved(source)
         if title != source:
             self.names[title] = source
         if source not in OUTLIERS and not catalog.is_user_data(source):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import warnings
 import weakref
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,14 @@ from matplotlib.figure import Figure
 
 from anchored.errors import UserError
 from anchored.report import page, style
-from anchored.report.comparison import Summary, read_summary
+from anchored.report.comparison import Summary, read_recipe, read_summary
 from anchored.report.decisions import decision_tables
 from anchored.report.formats import column_groups, is_continuation, markdown
 from anchored.report.table import Table
 from anchored.report.tables import result_tables
 from anchored.report.templates import template
 from anchored.store import files
-from anchored.store.layout import StudyFolder
+from anchored.store.layout import StudyFolder, study_difference
 
 
 class Result:
@@ -36,7 +37,10 @@ class Result:
 
     @cached_property
     def _summary(self) -> Summary:
-        return read_summary(StudyFolder(self.folder))
+        summary = read_summary(StudyFolder(self.folder))
+        for notice in summary.notices:
+            warnings.warn(f"{self.folder}: {notice}", stacklevel=2)
+        return summary
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -78,12 +82,24 @@ class Result:
         return target
 
     def save(self, folder: str | Path) -> Path:
-        """Copy rows, outputs, tables, figures and page to a new folder; return its path."""
-        page.write(StudyFolder(self.folder))
-        target = Path(folder)
-        StudyFolder(target).refuse_foreign()
-        shutil.copytree(self.folder, target, dirs_exist_ok=True)
-        return target
+        """Copy rows, outputs, tables, figures and page to a folder that is new, or holds the same study; its path.
+
+        Raises ``UserError`` where it holds other files or another study, or somebody works there.
+        """
+        own, target = StudyFolder(self.folder), StudyFolder(Path(folder))
+        page.write(own)
+        if target.path.resolve() == own.path.resolve():
+            return target.path
+        target.refuse_foreign()
+        with files.locked(target.lock_file, wait=True):
+            mark = target.study_file if target.study_file.exists() else own.study_file
+            if difference := study_difference(read_recipe(mark)["recipe"], read_recipe(own.study_file)["recipe"]):
+                raise UserError(f"{target.path} holds another study ({difference}): choose another folder")
+            if any(files.is_locked(run.lock_file) for run in target.all_runs()):
+                raise UserError(f"another process works on {target.path}: wait for it, or choose another folder")
+            files.copy_file(own.study_file, target.study_file)  # first of all: with it the folder is ours
+            files.copy_folder(own.path, target.path)
+        return target.path
 
     def __repr__(self) -> str:
         return str(self.table())

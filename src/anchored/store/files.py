@@ -167,6 +167,29 @@ def write_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file atomically, with its time of change; never through a link at ``target``."""
+    with os_errors_as_user_errors(source, "copy"):
+        stat = refuse_special(source).stat()
+        with source.open("rb") as content, atomic_writer(target) as stream:
+            shutil.copyfileobj(content, stream)
+        os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files below a folder, as ``copy_file``; locks, unfinished files and linked folders are left out.
+
+    Raises ``UserError`` where a folder below ``target`` is a symbolic link.
+    """
+    for parent, _, names in list(os.walk(source)):  # listed first: the target may lie below the source
+        place = target
+        for part in Path(parent).relative_to(source).parts:
+            place = refuse_link(place / part)
+        for name in sorted(names):
+            if name != ".lock" and not name.endswith(UNFINISHED):
+                copy_file(Path(parent, name), place / name)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be UTF-8; JSON reads it back

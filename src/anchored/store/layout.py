@@ -24,6 +24,11 @@ from anchored.store import files
 HELD_OUT = "held-out"
 """Name of the outputs on the images that decisions are fitted on."""
 
+CHANGEABLE = ("name", "grid", "evaluate", "title", "choose", "validate", "references")
+"""Sections of a recipe that may change between two runs in one folder."""
+
+IN_PYTHON = "python"  # grid.given.TITLE.model of what Python gave: such a folder stays that of these models
+
 
 class _Folder(Protocol):
     @property
@@ -234,6 +239,23 @@ def first_difference(there: Any, here: Any, name: str = "") -> str:
         parts = (first_difference(there.get(key), here.get(key), f"{name}.{key}".lstrip(".")) for key in there | here)
         return next(filter(None, parts), "")
     return "" if there == here else f"{name}: {json.dumps(there)} there, {json.dumps(here)} here"
+
+
+def study_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first setting in which two resolved recipes are of two studies, which share no folder; "" where none is.
+
+    A grid may change, since every cell stands alone, but for that of models that Python gave.
+    """
+    fixed = "grid" if _is_in_python(there) or _is_in_python(here) else ""
+    ignored = dict.fromkeys(each for each in CHANGEABLE if each != fixed)
+    return first_difference({**there, **ignored}, {**here, **ignored})
+
+
+def _is_in_python(recipe: dict[str, Any]) -> bool:
+    match recipe:
+        case {"grid": {"given": dict(given)}}:
+            return any(isinstance(each, dict) and each.get("model") == IN_PYTHON for each in given.values())
+    return False
 
 
 def recipe_difference(there: dict[str, Any], here: dict[str, Any]) -> str:

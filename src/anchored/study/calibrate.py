@@ -13,6 +13,7 @@ from torch import Tensor
 from anchored.config.recipe import Cell
 from anchored.config.settings import Data, Evaluation
 from anchored.data import datasets
+from anchored.data.catalog.names import resolve_name
 from anchored.data.given import relabelled
 from anchored.data.image_sets import GivenInputs, ImageSet, LabelledImages
 from anchored.data.preprocessing import InputFormat
@@ -107,6 +108,7 @@ def calibrate_run(
     Raises:
         UserError: no images were held out and none are given, they are test images, or too few.
     """
+    images = resolve_name(images) if images else ""
     config = models.read_config(run)
     held_out, notes = _given(run, images, config, root) if images else (_held_out(run, root), ())
     model = models.load(run.path, network=network).to(find_device())

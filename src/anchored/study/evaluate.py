@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import secrets
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from anchored.config.recipe import Recipe, canonical
+from anchored.config.recipe import Recipe
 from anchored.config.settings import GIVEN, Evaluation, Given, Grid
 from anchored.config.validation import parse
 from anchored.data.given import relabelled
@@ -35,10 +32,10 @@ from anchored.metrics.ood_scores import SCORES
 from anchored.models.sources import OpenedModel, open_model, state_digest
 from anchored.report.result import Result
 from anchored.store import files
-from anchored.store.layout import Run, StudyFolder, first_difference
-from anchored.store.rows import Row, read_rows, rows_text
+from anchored.store.layout import IN_PYTHON, Run, StudyFolder, first_difference
+from anchored.store.rows import read_rows, rows_text
 from anchored.store.terminal import PlainConsole, progress_bar
-from anchored.study import provenance
+from anchored.study import jobs, provenance, study
 
 
 def evaluate(
@@ -248,32 +245,47 @@ def modes_kept(model: Any) -> Iterator[None]:
             part.training = True
 
 
-def _folder(folder: str | Path | None) -> StudyFolder:
-    """The folder that was asked for, or a temporary one; ``UserError`` where it holds other files."""
-    study = StudyFolder(Path(tempfile.mkdtemp(prefix="anchored-") if folder is None else folder))
-    study.refuse_foreign()
-    return study
+def _claimed(folder: str | Path | None, recipe: Recipe) -> StudyFolder:
+    """The folder that was asked for, or a temporary one; ``UserError`` where it holds other files or another study."""
+    kept = StudyFolder(Path(tempfile.mkdtemp(prefix="anchored-") if folder is None else folder))
+    study.claim_folder(kept, recipe)
+    return kept
+
+
+@contextlib.contextmanager
+def _held(run: Run) -> Iterator[None]:
+    """Hold a run's lock, swept; ``UserError`` where another process works on it, or it holds other files."""
+    with jobs.run_locked(run) as mine:
+        if not mine:
+            raise UserError(f"another process works on {run.path}: wait for it, or choose another folder")
+        run.refuse_foreign()
+        jobs.sweep(run)
+        yield
+
+
+def _grid(titles: Iterable[str]) -> Grid:
+    """The grid of a study of models that Python gave."""
+    return Grid(networks=(), given={title: Given(model=IN_PYTHON) for title in titles})
 
 
 def _measured(evaluator: Evaluator, folder: str | Path | None, progress: bool) -> Result:
     """Measure in a folder, unless that was done, and write its rows; ``UserError`` before anything is written."""
     evaluator.sets()  # unknown corruptions are refused here
-    study = _folder(folder)
-    evaluator.run = study.run("given")
-    subject, made = evaluator.subject, {"started": provenance.now(), **provenance.provenance()}
-    given = {subject.architecture: Given(model="python")}
-    recipe = Recipe(name="evaluation", data=evaluator.images.data, grid=Grid(networks=(), given=given))
-    settings = json.loads(canonical(recipe)) | {"evaluate": json.loads(canonical(evaluator.settings))}
-    files.write_json(study.study_file, {"recipe": settings, "made": made})
-    files.write_json(evaluator.run.cell_file, {"given": subject.architecture, "weights": subject.weights})
-    with progress_bar(PlainConsole(stderr=True), transient=True) as bar:
+    subject, data = evaluator.subject, evaluator.images.data
+    recipe = Recipe(name="evaluation", data=data, grid=_grid([subject.architecture]), evaluate=evaluator.settings)
+    kept = _claimed(folder, recipe)
+    evaluator.run = run = kept.run("given")
+    with _held(run), progress_bar(PlainConsole(stderr=True), transient=True) as bar:
+        files.write_json(run.cell_file, {"given": subject.architecture, "weights": subject.weights})
         task = bar.add_task("evaluating", total=1.0, visible=progress)
         evaluator.progress = lambda share, what: bar.update(task, completed=share, description=what)
         if not suites.is_evaluated(evaluator):
+            provenance.record(run, "evaluating")
             suites.measure(evaluator)
-        suites.save_examples(study, evaluator)
-    files.write_text(study.results_file, rows_text(read_rows(evaluator.run.rows_file)))
-    return Result(study.path, temporary=folder is None)
+        with study.finishing(kept, recipe):
+            suites.save_examples(kept, evaluator)
+            study.write_results(kept, recipe, [run])
+    return Result(kept.path, temporary=folder is None)
 
 
 def compare(results: Sequence[Result] | Mapping[str, Result], folder: str | Path | None = None) -> Result:
@@ -296,26 +308,31 @@ def compare(results: Sequence[Result] | Mapping[str, Result], folder: str | Path
     for other in others:
         if difference := first_difference(records[first], records[other]):
             raise UserError(f"'{other}' was measured on other images or otherwise than '{first}' ({difference})")
-    study = _folder(folder)
-    rows: list[Row] = []
-    for title, result in named.items():
-        (run,) = StudyFolder(result.folder).runs()
-        target = study.run(re.sub(r"[^A-Za-z0-9_.+-]", "-", title))
-        shutil.copytree(run.path, target.path, dirs_exist_ok=True)
-        own = [replace(row, architecture=title, run=target.name) for row in read_rows(run.rows_file)]
-        rows += own
-        text = rows_text(own)
-        draws, _ = files.load_tensors(run.replicates_file)  # which name the rows that they belong to
-        files.save_tensors(target.replicates_file, draws, {"rows": files.digest(text.encode())})
-        files.write_text(target.rows_file, text)
-    about = files.read_json(StudyFolder(named[first].folder).study_file)
-    about["recipe"]["grid"]["given"] = {title: {"model": "python"} for title in named}
-    files.write_json(study.study_file, about)
-    examples = StudyFolder(named[first].folder).examples_file
-    if examples.exists():
-        shutil.copyfile(examples, study.examples_file)
-    files.write_text(study.results_file, rows_text(rows))
-    return Result(study.path, temporary=folder is None)
+    source = StudyFolder(named[first].folder)
+    recipe = Recipe.parse(files.read_json(source.study_file)["recipe"], source.study_file)
+    recipe = replace(recipe, grid=Recipe(grid=_grid(named)).check().grid)
+    kept, runs = _claimed(folder, recipe), []
+    for title, cell in zip(named, recipe.jobs(), strict=True):
+        runs.append(kept.run(cell.name))
+        with _held(runs[-1]):
+            _copy_run(StudyFolder(named[title].folder).runs()[0], runs[-1], title)
+    with study.finishing(kept, recipe):
+        if source.examples_file.exists():
+            files.copy_file(source.examples_file, kept.examples_file)
+        study.write_results(kept, recipe, runs)
+    return Result(kept.path, temporary=folder is None)
+
+
+def _copy_run(source: Run, target: Run, title: str) -> None:
+    """Copy a run whose model is called otherwise there; what names its rows by their hash is written anew."""
+    files.copy_file(source.cell_file, target.cell_file)  # first of all: with it the folder is ours
+    files.copy_folder(source.path, target.path)
+    text = rows_text(replace(row, architecture=title, run=target.name) for row in read_rows(source.rows_file))
+    record = {**files.read_json(source.evaluation_file), "rows": files.digest(text.encode())}
+    draws, _ = files.load_tensors(source.replicates_file)
+    files.save_tensors(target.replicates_file, draws, {"rows": record["rows"]})
+    files.write_text(target.rows_file, text)
+    files.write_json(target.evaluation_file, record)
 
 
 def _architecture(result: Result) -> str:
@@ -328,4 +345,7 @@ def _record(result: Result) -> dict[str, Any]:
     if len(runs) != 1:
         raise UserError(f"{result.folder} has {len(runs)} networks: compare takes results of one each")
     record = files.read_json(runs[0].evaluation_file)
+    written = files.tensors_metadata(runs[0].replicates_file).get("rows")
+    if not runs[0].rows_are_intact() or written != record.get("rows"):
+        raise UserError(f"{runs[0].rows_file} is not as it was written (edited, or a kill): evaluate that model again")
     return {key: record.get(key) for key in ("settings", "own")}

@@ -17,6 +17,7 @@ from rich.text import Text
 from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.config.trust import refuse_code
+from anchored.data.catalog.names import resolve_name
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
@@ -32,9 +33,6 @@ from anchored.study.progress import Display
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training import fit
 from anchored.training.machine import refuse_unfit_machine
-
-CHANGEABLE = ("name", "grid", "evaluate", "title", "choose", "validate", "references")
-"""Sections of a recipe that may change between two runs in one folder."""
 
 
 def study(
@@ -98,16 +96,13 @@ def _begin(folder: StudyFolder, recipe: Recipe, console: Console, root: Path | N
 def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
     """Write the results and the report of all cells that are done; ``UserError`` where cells are not."""
     cells = recipe.jobs()
-    with files.locked(folder.lock_file, wait=True):
-        _refuse_other_settings(folder, recipe)
-        for place in (folder.path, folder.tables, folder.figures):
-            files.remove_unfinished(place, recursive=False)
+    with finishing(folder, recipe):
         done = [run for cell in cells if jobs.is_done(run := folder.run(cell.name), cell, recipe)]
         for run in done:
             with files.locked(run.lock_file) as free:
                 if free:
                     jobs.sweep(run)
-        _write_results(folder, recipe, done)
+        write_results(folder, recipe, done)
         if done:
             run, cell = next((run, cell) for cell in reversed(cells) if (run := folder.run(cell.name)) in done)
             suites.save_examples(folder, jobs.evaluator(run, cell, recipe.evaluate, root=root))
@@ -115,8 +110,18 @@ def _finish(folder: StudyFolder, recipe: Recipe, root: Path | None) -> None:
     _refuse_failures(folder, cells, done)
 
 
-def _write_results(folder: StudyFolder, recipe: Recipe, done: Sequence[Run]) -> None:
-    """Write the rows of all runs, then the recipe that they are of and the hashes of their files."""
+@contextlib.contextmanager
+def finishing(folder: StudyFolder, recipe: Recipe) -> Iterator[None]:
+    """Hold the lock of a study's own files; ``UserError`` where another one has claimed the folder meanwhile."""
+    with files.locked(folder.lock_file, wait=True):
+        _refuse_other_settings(folder, recipe)
+        for place in (folder.path, folder.tables, folder.figures):
+            files.remove_unfinished(place, recursive=False)
+        yield
+
+
+def write_results(folder: StudyFolder, recipe: Recipe, done: Sequence[Run]) -> None:
+    """Write the rows of all runs, then the recipe that they are of and the files' hashes; while ``finishing``."""
     texts = {folder.results_file: rows_text(row for run in done for row in read_rows(run.rows_file))}
     if recipe.choose:
         texts[folder.validation_file] = rows_text(row for run in done for row in read_rows(run.validation.rows_file))
@@ -226,8 +231,9 @@ def given_recipe(given: dict[str, Any], test: str, settings: Evaluation, title: 
     source = str(given.get("outputs") or given["model"])
     title = title or Path(source.rpartition(":")[2]).stem or source
     name = re.sub(r"[^A-Za-z0-9_.+-]", "-", title).strip(".-") or "model"
+    test = resolve_name(test) if test else TEST
     settings_of = {"networks": [], "given": {title: given}}
-    recipe = {"name": name, "title": title, "data": {"train": test or TEST}, "grid": settings_of}
+    recipe = {"name": name, "title": title, "data": {"train": test}, "grid": settings_of}
     return replace(Recipe.parse(recipe), evaluate=settings).check()
 
 
@@ -280,10 +286,9 @@ def claim_folder(folder: StudyFolder, recipe: Recipe) -> None:
 def _refuse_other_study(folder: StudyFolder, recipe: Recipe) -> dict[str, Any] | None:
     """``UserError`` where a folder holds another study or other files; else the resolved recipe in it, if any."""
     folder.refuse_foreign()
-    if (claimed := _claimed(folder)) is not None:
-        ignored, settings = dict.fromkeys(CHANGEABLE), json.loads(canonical(recipe))
-        if difference := layout.first_difference({**claimed, **ignored}, {**settings, **ignored}):
-            raise UserError(f"{folder.path} holds another study ({difference}): choose another folder with -o")
+    claimed, settings = _claimed(folder), json.loads(canonical(recipe))
+    if claimed is not None and (difference := layout.study_difference(claimed, settings)):
+        raise UserError(f"{folder.path} holds another study ({difference}): choose another folder with -o")
     return claimed
 
 

@@ -1,7 +1,7 @@
 """User data as a Hugging Face data set: on the hub, or a folder."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,29 @@ class TableSource:
 
     def read(self, key: str) -> bytes:
         """Return the encoded image; UserError where the row has none."""
-        cell = self.table[int(key)]["image"] or {"bytes": None, "path": None}
-        if cell["bytes"] is None and cell["path"] is None:
-            raise UserError(f"{self.where(key)} has no image: leave the row out")
-        content: bytes = files.read_bytes(Path(cell["path"])) if cell["bytes"] is None else cell["bytes"]
-        return content
+        return encoded(self.table[int(key)]["image"], self.where(key))
+
+
+def encoded(cell: dict[str, Any] | None, where: str) -> bytes:
+    """Return the encoded image of a cell that is not decoded; UserError where there is none."""
+    cell = cell or {"bytes": None, "path": None}
+    if cell["bytes"] is None and cell["path"] is None:
+        raise UserError(f"{where} has no image: leave the row out")
+    content: bytes = files.read_bytes(Path(cell["path"])) if cell["bytes"] is None else cell["bytes"]
+    return content
+
+
+def undecoded(table: Any) -> Any:
+    """Return a ``datasets.Dataset`` whose images are not decoded by its own choice of a decoder; as it is where its
+    owner's code takes them decoded (``set_transform``), and any other object."""
+    kinds = getattr(table, "features", None)
+    if not isinstance(kinds, dict) or not hasattr(table, "cast_column") or table.format["type"] == "custom":
+        return table
+    names = [name for name, kind in kinds.items() if type(kind).__name__ == "Image" and hasattr(kind, "decode")]
+    table = table.with_format(None) if names else table
+    for name in names:
+        table = table.cast_column(name, replace(kinds[name], decode=False))
+    return table
 
 
 def list_hugging_face(name: str) -> Listing:
