@@ -28,7 +28,7 @@ from anchored.config.recipe import Recipe, canonical
 from anchored.report import narrative
 from anchored.report.comparison import Summary
 from anchored.store import files, layout
-from anchored.store.layout import StudyFolder
+from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import Row, read_rows, write_rows
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -142,12 +142,21 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
     write_rows(kept.results_file, rows)
     made = {name: value for name, value in study["made"].items() if name != "command"}
-    # What is known of a training stays: a later command on other trainings says nothing of it.
-    runs = {**dict.fromkeys(sorted(fresh), made), **before.get("runs", {})}
+    own = {run.name: record for run in folder.runs() if run.name in fresh and (record := record_of(run))}
+    # What is known of a training stays: a later command on other trainings says nothing of it, its own record does.
+    runs = {**dict.fromkeys(sorted(fresh), made), **before.get("runs", {}), **own}
     spent = narrative.training_seconds(Summary(folder, study["recipe"], {}, tuple(new)))
     seconds = {**before.get("seconds", {}), **{name: round(value, 1) for name, value in spent.items()}}
     told = {"made": before.get("made", {}), "runs": runs, "seconds": dict(sorted(seconds.items()))}
     files.write_json(kept.study_file, {"recipe": json.loads(canonical(recipe)), **told})
+
+
+def record_of(run: Run) -> dict[str, str]:
+    """How a training and its measuring were made, by the run's own record; values that changed underway, in order."""
+    phases = files.read_json(run.made_file) if run.made_file.exists() else {}
+    entries = [entry for entries in phases.values() for entry in entries]
+    keys = dict.fromkeys(key for entry in entries for key in entry if key != "command")
+    return {key: " then ".join(dict.fromkeys(entry[key] for entry in entries if key in entry)) for key in keys}
 
 
 def kept_rows(key: str, kept: StudyFolder) -> list[Row]:

@@ -275,6 +275,23 @@ def test_how_a_training_was_made_stays_with_it(claims: ModuleType, tmp_path: Pat
     assert "5 trainings: revision first, processor Z80; 5 trainings: revision second, processor Z80" in text
 
 
+def test_a_training_s_own_record_is_kept(claims: ModuleType, tmp_path: Path) -> None:
+    folder, kept = StudyFolder(tmp_path / "runs"), StudyFolder(tmp_path / "kept")
+    finished(claims, folder, "alphas", (0, 1))
+    first = {"command": "x", "started": "1", "revision": "a", "processor": "Z80", "threads": "1", "torch": "2.15"}
+    went_on = {**first, "started": "2", "processor": "6502"}
+    measured = {**went_on, "started": "3", "revision": "b"}
+    run = folder.run("small-standard-seed0")
+    files.write_json(run.made_file, {"training": [first, went_on], "evaluating": [measured]})
+    claims.keep("alphas", folder, kept)
+    runs = files.read_json(kept.study_file)["runs"]
+    assert runs["small-standard-seed0"] == {
+        "started": "1 then 2 then 3", "revision": "a then b", "processor": "Z80 then 6502", "threads": "1",
+        "torch": "2.15",
+    }  # fmt: skip
+    assert runs["small-standard-seed1"] == {"torch": "2.15"}  # the study's, of a version that kept no records
+
+
 def test_rows_of_other_settings_are_not_taken(claims: ModuleType, tmp_path: Path) -> None:
     folder, kept = StudyFolder(tmp_path / "runs"), StudyFolder(tmp_path / "kept")
     finished(claims, folder, "alphas", SEEDS)

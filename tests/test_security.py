@@ -1,8 +1,11 @@
 """What others' files may not do: import code, hide what is known of the packages underneath."""
 
 import json
+import os
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +89,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(*_: object, **__: object) -> None:
     """Instead of Lightning's ``fit``: by then the network is built."""
     raise UserError("built")
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_the_hub_s_libraries_report_no_use_unless_asked_to(given: str | None) -> None:
+    pytest.importorskip("datasets")
+    names = ("HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment |= {} if given is None else {names[0]: "0", names[1]: "1"}
+    code = (
+        "import anchored, datasets.config as d, huggingface_hub.constants as h\n"
+        "print(h.HF_HUB_DISABLE_TELEMETRY, d.HF_UPDATE_DOWNLOAD_COUNTS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == (["True", "False"] if given is None else ["False", "True"])
 
 
 def test_the_module_does_leave_its_mark(mark: Path) -> None:

@@ -10,7 +10,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before anything imports huggingface_hub or datasets, which read them once: no reports of use, unless you ask for them.
+for _variable, _quiet in (("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_UPDATE_DOWNLOAD_COUNTS", "0")):
+    os.environ.setdefault(_variable, _quiet)
 
 if TYPE_CHECKING:
     from anchored.errors import UserError

@@ -1,12 +1,15 @@
 """The door: instant help with examples, and one line with exit status 2 for bad input."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
 
+from anchored.cli import parser
 from anchored.cli.main import main
 from anchored.cli.parser import Documentation
 from anchored.cli.verbs import VERBS
@@ -160,6 +163,64 @@ def test_a_recipe_that_is_no_file_is_not_read(
 def test_numbers_that_would_never_end_are_refused(setting: str, value: int, capsys: pytest.CaptureFixture[str]) -> None:
     text = f"[{value}]" if setting == "grid.seeds" else str(value)
     assert setting in said(["study", "demo", f"--{setting}={text}"], capsys)
+
+
+def numbers() -> list[tuple[str, str, bool]]:
+    """Every option of a verb that is a number or a list of them: verb, option, whether it is a list."""
+    found = []
+    for verb, command in VERBS.items():
+        for name, hint in parser.type_hints(command).items():
+            kind = parser.plain(hint) if name != "return" else str
+            if kind in (int, float) or (get_origin(kind) is tuple and parser.plain(get_args(kind)[0]) in (int, float)):
+                found.append((verb, name, get_origin(kind) is tuple))
+    return [*found, ("study", "scale", False)]
+
+
+def test_numbers_are_found() -> None:
+    assert {("evaluate", "devices", False), ("corrupt", "severities", True), ("convert", "std", True)} <= {*numbers()}
+
+
+@pytest.mark.parametrize(("verb", "option", "many"), numbers())
+@pytest.mark.parametrize("value", [str(10**400), f"-{10**400}", ".nan", "many"])
+def test_options_that_are_no_such_number_are_refused(
+    verb: str, option: str, many: bool, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = {"study": ["demo"], "evaluate": ["x"], "calibrate": ["x"], "predict": ["x", "y"]}
+    words = needed.get(verb, ["x", "-o", "x"])
+    assert f"--{option} " in said([verb, *words, f"--{option}={f'[{value}]' if many else value}"], capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict x y --batch_size 0", "corrupt x -o y --size 1000000", "corrupt x -o y --size=-1",
+        "convert x -o y --size 5000", "convert x -o y --channels 65", "convert x -o y --mask_probability 2",
+        "convert x -o y --classes=-2", "convert x -o y --std [0,1,1]", "calibrate x --coverage 1",
+        "evaluate x --devices 1000000", "study demo --workers 0", "corrupt x -o y --severities [6]",
+    ],
+)  # fmt: skip
+def test_options_outside_their_range_are_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    option = re.search("--[a-z_]+", words.replace("--output", "")).group()  # type: ignore[union-attr]
+    assert said(words.split(), capsys).startswith(f"anchored: {option} ")
+
+
+def test_numbers_that_do_not_fit_a_network_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["convert", "resnet18", "--pretrained", "--like", "cifar10", "-o", "x", "--mean", "[0.5]"]
+    assert "mean has 1 values for 3 channels" in said(words, capsys)
+
+
+@pytest.mark.parametrize(
+    "words", ["corrupt digits -o", "study demo -o", "predict x y -o", "convert x -o", "export x", "report"]
+)
+@pytest.mark.parametrize("place", ["~", "~/x"])
+def test_a_tilde_is_the_home_folder(words: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb, *given = words.split()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    values = parser.parse_arguments(verb, VERBS[verb], [*given, place]).values()
+    assert str(tmp_path / "home" / place[2:]) in [str(value) for value in values]
 
 
 def test_a_bootstrap_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,20 @@ def test_sections_that_do_not_go_together_are_one_line(recipe: Recipe, said: str
         recipe.check()
 
 
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"alphas": [0.1234561, 0.1234562]},
+        {"tail_weights": [0.1234561, 0.1234562]},
+        {"networks": ["timm:a.b", "timm-a.b"]},
+        {"given": {"a b": {"model": "timm:x"}, "a-b": {"model": "timm:y"}}, "networks": []},
+    ],
+)
+def test_cells_that_would_share_a_folder_are_refused(grid: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="would share the folder"):
+        Recipe.parse({"grid": grid}).check()
+
+
 def test_objects_made_in_code_are_checked_too() -> None:
     with pytest.raises(ValueError, match="share in"):
         Data(fraction=1.5)

@@ -27,6 +27,11 @@ def found(name: str) -> UserData:
     return index.find_user_data(name, 0.5)
 
 
+def test_a_class_folder_may_be_called_nan() -> None:
+    classes("food", names=("nan", "roti"))
+    assert found("food").classes == ("nan", "roti")
+
+
 def refusal(name: str) -> str:
     with pytest.raises(UserError) as raised:
         found(name)

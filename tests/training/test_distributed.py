@@ -357,6 +357,47 @@ def test_who_is_waited_for_is_said(
     assert said in capsys.readouterr().err
 
 
+RANK_ZERO_OF_TWO = {
+    "TORCHELASTIC_RUN_ID": "none", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2", "ROLE_RANK": "0",
+}  # fmt: skip
+TASK_ZERO_OF_TWO = {
+    "SLURM_NTASKS": "2", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the system has no /proc/net/tcp, which says who waits")
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [
+        (RANK_ZERO_OF_TWO, signal.SIGTERM),
+        (RANK_ZERO_OF_TWO, signal.SIGHUP),
+        (TASK_ZERO_OF_TWO, signal.SIGINT),
+    ],
+)
+def test_a_signal_ends_a_command_that_waits_for_others(
+    variables: dict[str, str], number: signal.Signals, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = {**os.environ, **variables, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "anchored", *STUDY]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        while not any(f":{port:04X} " in table.read_text() for table in Path("/proc/net").glob("tcp*")):
+            assert process.poll() is None, process.stderr
+            time.sleep(0.2)
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + number
+    assert error.splitlines()[-1].startswith("anchored: interrupted")
+
+
 def _environment(variables: dict[str, str]) -> object:
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 

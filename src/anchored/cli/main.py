@@ -5,7 +5,6 @@ import errno
 import gc
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -57,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(told(error))
     except KeyboardInterrupt as error:
         number = interruption.number_of(error)
-        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-        _complain(f"interrupted{by}; the same command goes on where this one stopped")
+        _complain(interruption.line(number))
         return 128 + number
     except BrokenPipeError:  # the reader of our output has gone, as in `anchored ... | head`
         _discard(sys.stdout)

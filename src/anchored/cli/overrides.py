@@ -31,7 +31,7 @@ def add_recipe(parser: argparse.ArgumentParser, shown: str) -> None:
     names = ", ".join(recipe_names())
     parser.add_argument("recipe", help=f"{names}, or the path of a .yaml file")
     scale = "shrink images, epochs and networks to this share, for a trial; in (0, 1]"
-    parser.add_argument("--scale", type=float, default=1.0, help=scale)
+    parser.add_argument("--scale", default="1", help=scale)
     add_settings(parser, "", base)
 
 

@@ -1,5 +1,7 @@
 """Arguments of a command from its typed function: names, types, defaults by its signature, help by its docstring.
 
+Types carry their ranges as those of settings do (``config.settings``), and are checked by the same code.
+
 A parameter before the ``*`` is positional, one after it an option; ``output`` is ``-o`` too. A parameter ``recipe`` or
 ``evaluation`` is made of a file's settings and of the options ``--SECTION.KEY``: see ``cli.overrides``; ``words`` are
 those of the command line.
@@ -11,7 +13,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from anchored.cli import overrides
 from anchored.errors import UserError
@@ -48,9 +50,11 @@ def parse_arguments(name: str, verb: Verb, words: Sequence[str]) -> dict[str, An
     """Return the arguments that a command line gives to a verb; ``UserError`` where it takes no such."""
     given = vars(build_parser(name, verb, words).parse_intermixed_args(words))
     changed = {key: given.pop(key) for key in [*given] if given[key] is not None and overrides.is_setting(key)}
-    arguments = {key: given[key] for key in inspect.signature(verb).parameters if key in given}
+    parameters, hints = inspect.signature(verb).parameters, type_hints(verb)
+    arguments = {key: _checked(parameters[key], hints[key], given[key]) for key in parameters if key in given}
     if "recipe" in given:
-        arguments["recipe"] = overrides.resolve_recipe(given["recipe"], changed, given["scale"], ray=given.get("ray"))
+        scale = overrides.read_value(given["scale"])
+        arguments["recipe"] = overrides.resolve_recipe(given["recipe"], changed, scale, ray=given.get("ray"))
     if "words" in inspect.signature(verb).parameters:
         arguments["words"] = words
     if name == "evaluate":
@@ -60,7 +64,7 @@ def parse_arguments(name: str, verb: Verb, words: Sequence[str]) -> dict[str, An
 
 def build_parser(name: str, verb: Verb, words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return the parser of a verb, whose help shows the values of the recipe that ``words`` name."""
-    documentation, hints = Documentation.of(verb), get_type_hints(verb, localns={"Recipe": Any, "Evaluation": Any})
+    documentation, hints = Documentation.of(verb), type_hints(verb)
     examples = "\n  ".join(documentation.examples)
     parser = _Parser(
         prog=f"anchored {name}",
@@ -83,7 +87,7 @@ def build_parser(name: str, verb: Verb, words: Sequence[str] = ()) -> argparse.A
 
 def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: Any, text: str) -> None:
     required = parameter.default is parameter.empty
-    hint = get_args(hint)[0] if type(None) in get_args(hint) else hint
+    hint = plain(hint)
     if parameter.default not in (parameter.empty, None, False, "", ()):
         text += f" (default: {parameter.default})"
     options: dict[str, Any] = {"help": text.replace("%", "%%")}
@@ -92,22 +96,34 @@ def _add(parser: argparse.ArgumentParser, parameter: inspect.Parameter, hint: An
         options["choices"] = get_args(hint)
     elif hint is bool:
         options["action"] = "store_true"
-    elif hint is not str and not many:
-        options["type"] = hint
     if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
         count = ("+" if required else "*") if many else None if required else "?"
         parser.add_argument(parameter.name, nargs=count, default=None if required else parameter.default, **options)
         return
-    if many:
-        options["type"] = lambda text: _list(hint, text)
     flags = ["-o"] * (parameter.name == "output") + [f"--{parameter.name}"]
     parser.add_argument(*flags, required=required, default=None if required else parameter.default, **options)
 
 
-def _list(hint: Any, text: str) -> Any:
+def type_hints(verb: Verb) -> dict[str, Any]:
+    """The types of a verb's parameters, with their ranges, without None."""
+    from anchored.config import settings, validation  # whose names the signatures use
+
+    made = {"Recipe": Any, "Evaluation": Any}
+    hints = get_type_hints(verb, localns={**vars(validation), **vars(settings), **made}, include_extras=True)
+    return {name: get_args(hint)[0] if type(None) in get_args(hint) else hint for name, hint in hints.items()}
+
+
+def plain(hint: Any) -> Any:
+    """A type hint without its range."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _checked(parameter: inspect.Parameter, hint: Any, value: Any) -> Any:
+    """What stands on the command line, as the parameter's type; ``UserError`` where it is outside its range."""
     from anchored.config.validation import parse
 
-    try:
-        return parse(hint, overrides.read_value(text))
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    if value is None or value is parameter.default:
+        return value
+    if isinstance(value, str) and plain(hint) is not str:
+        value = overrides.read_value(value)
+    return parse(hint, value, name="--" * (parameter.kind is parameter.KEYWORD_ONLY) + parameter.name)

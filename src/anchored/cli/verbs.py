@@ -17,11 +17,31 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from anchored.config.recipe import Recipe
-    from anchored.config.settings import Evaluation
+    from anchored.config.settings import (
+        Channels,
+        Count,
+        CountOrNone,
+        Evaluation,
+        MaskProbability,
+        Number,
+        Pixels,
+        Positive,
+        Processes,
+        ProperShare,
+        Seed,
+        Severity,
+        ShareOrNone,
+    )
+    from anchored.config.validation import Place
 
 
 def _study(
-    recipe: Recipe, *, output: str = "", workers: int | None = None, ray: str | None = None, status: bool = False
+    recipe: Recipe,
+    *,
+    output: Place = "",
+    workers: Processes | None = None,
+    ray: str | None = None,
+    status: bool = False,
 ) -> None:
     """Train, evaluate and report a grid of networks.
 
@@ -57,7 +77,7 @@ def _study(
     launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
-def _train(recipe: Recipe, *, output: str = "") -> None:
+def _train(recipe: Recipe, *, output: Place = "") -> None:
     """Train one network of a recipe.
 
     Args:
@@ -91,17 +111,17 @@ def _evaluate(
     *,
     test: str = "",
     outputs: str = "",
-    output: str = "",
+    output: Place = "",
     pretrained: bool = False,
     checkpoint: str = "",
     like: str = "",
     classes: tuple[str, ...] = (),
-    channels: int = 0,
-    size: int = 0,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
+    channels: Channels = 0,
+    size: Pixels = 0,
+    mean: tuple[Number, ...] = (),
+    std: tuple[Positive, ...] = (),
     label: str = "",
-    devices: int = 1,
+    devices: Processes = 1,
     network: str | None = None,
 ) -> None:
     """Measure a model: one of a study again, one that was trained elsewhere, or outputs of any program.
@@ -160,7 +180,7 @@ def _evaluate(
 _OF_THE_REPORT = ("evaluation", "test", "output", "label", "devices")
 
 
-def _report(folder: str) -> None:
+def _report(folder: Place) -> None:
     """Write the report of a study again.
 
     Args:
@@ -218,7 +238,7 @@ def _data(
                 _say(f"{row.name}: {path}")
 
 
-def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: str = "") -> int:
+def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: Place = "") -> int:
     """Say what a study lacks here, what it takes and how long it will run.
 
     Args:
@@ -245,17 +265,17 @@ def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: str = "") -> i
 
 
 def _calibrate(
-    run: str,
+    run: Place,
     *,
     images: str = "",
-    false_alarms: float = 0.05,
-    coverage: float = 0.9,
-    error: float = 0.0,
-    confidence: float = 0.95,
+    false_alarms: ProperShare = 0.05,
+    coverage: ProperShare = 0.9,
+    error: ShareOrNone = 0.0,
+    confidence: ProperShare = 0.95,
     score: Literal["energy", "max_softmax", "max_logit", "entropy"] = "energy",
     sets: Literal["lac", "aps", "raps"] = "lac",
     by_class: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     network: str | None = None,
 ) -> None:
     """Fit, on held-out images, when a network says "unknown", its prediction sets, and its calibrated confidence.
@@ -300,11 +320,11 @@ def _calibrate(
 
 
 def _predict(
-    run: str,
+    run: Place,
     images: tuple[str, ...],
     *,
-    output: str = "predictions",
-    batch_size: int = 64,
+    output: Place = "predictions",
+    batch_size: Count = 64,
     network: str | None = None,
 ) -> int:
     """Classify images of your own, each with its confidence and OOD score.
@@ -324,8 +344,6 @@ def _predict(
     from anchored.store.layout import Run
     from anchored.store.terminal import progress_bar
 
-    if batch_size < 1:
-        raise UserError(f"--batch_size is {batch_size}: at least 1")
     with progress_bar(_console(), transient=True) as bar:
         task = bar.add_task("images", total=1.0)
         written = predict_images(
@@ -345,12 +363,12 @@ def _predict(
 def _corrupt(
     source: str,
     *,
-    output: str,
+    output: Place,
     corruptions: tuple[str, ...] = ("c",),
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5),
-    seed: int = 0,
+    severities: tuple[Severity, ...] = (1, 2, 3, 4, 5),
+    seed: Seed = 0,
     layout: Literal["folders", "npy"] = "folders",
-    size: int = 0,
+    size: Pixels = 0,
 ) -> None:
     """Write a corrupted copy of any image set.
 
@@ -380,21 +398,21 @@ def _corrupt(
 def _convert(
     source: str,
     *,
-    output: str,
+    output: Place,
     network: str | None = None,
     pretrained: bool = False,
     checkpoint: str = "",
     which: str = "",
-    references: int = 0,
+    references: CountOrNone = 0,
     like: str = "",
-    mask_probability: float = 0.0,
+    mask_probability: MaskProbability = 0.0,
     stem: str = "",
     at: str = "",
-    channels: int = 0,
-    size: int = 0,
-    classes: int = 0,
-    mean: tuple[float, ...] = (),
-    std: tuple[float, ...] = (),
+    channels: Channels = 0,
+    size: Pixels = 0,
+    classes: CountOrNone = 0,
+    mean: tuple[Number, ...] = (),
+    std: tuple[Positive, ...] = (),
 ) -> None:
     """Anchor a network with its weights, exactly.
 
@@ -428,8 +446,8 @@ def _convert(
 
 
 def _export(
-    run: str,
-    target: str,
+    run: Place,
+    target: Place,
     *,
     input: Literal["uint8", "unit", "normalised"] = "uint8",  # noqa: A002  # the option's name
     force: bool = False,

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import field, replace
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from anchored.config import settings as sections
 from anchored.config.methods import METHODS, PLAIN, method_title
 from anchored.config.settings import Amount, Anchoring, Data, MaskProbability, Network, Protocol, Seed, Tail, Training
-from anchored.config.validation import PlainName, explain, parse, settings_class
+from anchored.config.validation import PlainName, parse, settings_class
 from anchored.errors import UserError
 
 
@@ -152,10 +150,10 @@ class Recipe:
         own: Any = self.grid.per_network.get(network, sections.PerNetwork()).train
         of_method = {**(METHODS[method].train if method in METHODS else {}), **self.grid.per_method.get(method, {})}
         try:
-            return replace(self.train, **{**own, **of_method})
-        except ValidationError as error:
-            whose = network if method == PLAIN else f"{network}, {method}"
-            raise UserError(f"{explain(error, Training, 'train')} (of {whose})") from error
+            training: Training = parse(Training, {**vars(self.train), **own, **of_method}, name="train")
+        except UserError as error:
+            raise UserError(f"{error} (of {network if method == PLAIN else f'{network}, {method}'})") from error
+        return training
 
     def _repeats(self, network: str) -> int:
         return max(self.training(network, method).repeats for method in self.grid.methods)
@@ -243,9 +241,14 @@ class Recipe:
             yield f"choose is {self.choose}, but {name} of the ram protocol leaves nothing to choose from"
         if self.evaluate.detectors and not self.evaluate.ood:
             yield "evaluate.detectors names detectors, but evaluate.ood no images to detect: name some"
-        names = [cell.name for cell in self.jobs() if isinstance(cell, GivenCell)]
-        if len(set(names)) < len(names):
-            yield "grid.given has two titles that differ in signs only, which a folder's name cannot hold: rename one"
+        labels: dict[str, str] = {}
+        for cell in self.jobs():
+            if cell.name in labels:
+                yield (
+                    f"'{labels[cell.name]}' and '{cell.label}' would share the folder {cell.name}: of given titles and "
+                    "of networks it keeps letters and digits, of α and λ six digits; leave out or rename one"
+                )
+            labels[cell.name] = cell.label
         for network, method in itertools.product(self.grid.networks, self.grid.methods):
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network, method)
             own = own if method == PLAIN else f" (of {network}, {method})"

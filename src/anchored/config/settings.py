@@ -26,6 +26,10 @@ Width = Annotated[Number, within("give a factor in (0, 16]", gt=0, le=16)]
 Count = Annotated[Integer, within("give at least 1, at most 1,000,000", ge=1, le=1_000_000)]
 Seed = Annotated[Integer, within("a seed is a whole number from 0, below 2**63", ge=0, lt=2**63)]
 Severity = Annotated[Integer, within("severities go from 1 to 5", ge=1, le=5)]
+Pixels = Annotated[Integer, within("give pixels up to 4096, or 0 where it is known without", ge=0, le=4096)]
+Channels = Annotated[Integer, within("give 1 to 64, or 0 where it is known without", ge=0, le=64)]
+CountOrNone = Annotated[Integer, within("give 0 to 1,000,000", ge=0, le=1_000_000)]
+Processes = Annotated[Integer, within("give processes from 1 to 1024", ge=1, le=1024)]
 
 Protocol = Literal["standard", "anchored", "ram"]
 GIVEN = "given"
@@ -57,7 +61,7 @@ class Data:
     its test split is the in-distribution test set."""
     fraction: Share = 1.0
     """Share of every set's images that is used, the first ones of each class; in (0, 1]."""
-    size: Annotated[Integer, within("give pixels up to 4096, or 0 for the set's own", ge=0, le=4096)] = 0
+    size: Pixels = 0
     """Height and width of the network's input, pixels. 0 takes the set's own; for own images their median shorter side,
     224 at most."""
     channels: Annotated[Integer, within("give 1, 3, or 0 for the set's own", ge=0, le=3)] = 0
@@ -355,9 +359,9 @@ class Given:
     """Data set whose images and classes the weights are for."""
     classes: tuple[str, ...] = ()
     """Names of the logits in their order. Empty takes the model's own, else those of data.train."""
-    channels: Annotated[Integer, within("give 1 to 64, or 0 for its own", ge=0, le=64)] = 0
+    channels: Channels = 0
     """Channels of its images."""
-    size: Annotated[Integer, within("give pixels up to 4096, or 0 for its own", ge=0, le=4096)] = 0
+    size: Pixels = 0
     """Height and width of its images, pixels."""
     mean: tuple[Number, ...] = ()
     """Per channel, of images in [0, 1], what it was trained with."""

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import functools
 import math
+import os
 from collections.abc import Hashable
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,8 +24,21 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def settings_class(cls: type[T]) -> type[T]:
-    """Make a frozen dataclass that checks every value when an object is made, and knows no other names."""
+    """Make a frozen dataclass that checks every value when an object is made, and knows no other names.
+
+    ``UserError``, one line, where it refuses a value.
+    """
     checked: Any = dataclass(cls, frozen=True, config=ConfigDict(extra="forbid"))
+    make = checked.__init__
+
+    @functools.wraps(make)
+    def checked_init(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            make(self, *values, **named)
+        except ValidationError as error:
+            raise UserError(explain(error, checked)) from error
+
+    checked.__init__ = checked_init
     return checked  # type: ignore[no-any-return]
 
 
@@ -61,6 +75,15 @@ def _check_file_name(name: str) -> str:
     return name
 
 
+def _expand_home(name: str) -> str:
+    path = os.path.expanduser(name)  # noqa: PTH111  # names are not all paths: hub:owner/name
+    if path.partition("/")[0] == "~":
+        raise PydanticCustomError("no_home", "there is no home folder for it: set HOME, or give ./~ for such a name")
+    return path
+
+
+Place = Annotated[str, AfterValidator(_expand_home)]
+"""A file or folder that is written or read; a leading ``~`` is the home folder."""
 PlainName = Annotated[str, AfterValidator(_check_file_name)]
 distinct = AfterValidator(_check_distinct)
 not_empty = AfterValidator(_check_not_empty)

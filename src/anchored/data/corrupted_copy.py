@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.progress import TimeRemainingColumn
 from torch import Tensor
 
+from anchored.config.settings import Pixels, Seed
+from anchored.config.validation import parse
 from anchored.corruptions import registry as corruptions
 from anchored.data.image_sets import ahead
 from anchored.data.originals import Originals, open_originals, resolve_source
@@ -76,7 +78,7 @@ def write_corrupted_copy(
     source = resolve_source(source)
     if layout == "npy" and tuple(severities) != ALL:
         raise UserError("the npy layout has five blocks, one a severity: leave severities out, or use --layout folders")
-    _check(severities, size)
+    _check(severities, size, seed)
     originals = open_originals(source, size, one_size=layout == "npy" and not size)
     paths = originals.paths() if layout == "folders" else []
     first = next(originals.images.parts([torch.arange(1)]))
@@ -95,11 +97,11 @@ def write_corrupted_copy(
         disk.write_bytes(place.sheet_file, encode_image(contact_sheet(first, kinds, request.severities, seed), "PNG"))
 
 
-def _check(severities: Sequence[int], size: int) -> None:
+def _check(severities: Sequence[int], size: int, seed: int) -> None:
     if not severities or len(set(severities)) < len(severities) or not set(severities) <= set(ALL):
         raise UserError(f"severities are {', '.join(map(str, severities)) or 'none'}: give some of 1, 2, 3, 4, 5, once")
-    if size < 0:
-        raise UserError(f"size is {size}: give pixels, or 0 for the images' own")
+    parse(Pixels, size, name="size")
+    parse(Seed, seed, name="seed")
 
 
 def _claim(folder: CorruptedFolder, request: Request) -> int:

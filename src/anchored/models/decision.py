@@ -21,7 +21,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from anchored.config.settings import Flag, Integer, Number, Positive, ProperShare
+from anchored.config.settings import Flag, Integer, Number, Positive, ProperShare, Seed
 from anchored.config.validation import parse, settings_class, within
 from anchored.errors import UserError
 from anchored.metrics import conformal, selective
@@ -264,6 +264,7 @@ def fit_decision(
             "or that of its folder before training)"
         )
     refuse_no_energy(score, logits)
+    parse(Seed, seed, name="seed")
     named: Any = score
     n, scores = len(logits), SCORES[score](logits)
     threshold = conformal.alarm_threshold(scores, false_alarms)

@@ -25,6 +25,7 @@ from anchored.config.settings import (
     Anchoring,
     BatchNormUpdate,
     Count,
+    CountOrNone,
     Integer,
     MaskedTarget,
     MaskProbability,
@@ -62,7 +63,7 @@ class ModelConfig:
     std: tuple[Positive, ...]
     classes: Annotated[tuple[str, ...], not_empty]
     trained_on: str  # row of the catalog; "" where that is not known
-    references: Annotated[Integer, within("give 0 to 1,000,000", ge=0, le=1_000_000)]
+    references: CountOrNone
     """K; 0 for the standard protocol, and for the zero reference of a network that was not trained."""
     mask_unit: MaskUnit = Anchoring.mask_unit
     mask_group: Count = Anchoring.mask_group

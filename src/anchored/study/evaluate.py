@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from anchored.config.recipe import Recipe
-from anchored.config.settings import GIVEN, Evaluation, Given, Grid
+from anchored.config.settings import GIVEN, Evaluation, Given, Grid, Pixels
 from anchored.config.validation import parse
 from anchored.data.given import relabelled
 from anchored.data.image_sets import GivenInputs, LabelledImages
@@ -182,6 +182,7 @@ def open_given(
 
     ``UserError`` where it can be neither called nor opened.
     """
+    parse(Pixels, size, name="size")
     if isinstance(model, (str, Path)):
         mean, std = normalisation
         library = ":" in str(model) and not Path(model).exists()

@@ -1,7 +1,10 @@
 """Ctrl-C, SIGTERM and SIGHUP end a command alike: a training after the step under way, all else at once."""
 
 import contextlib
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -27,6 +30,12 @@ class _State:
 def number_of(error: BaseException | None) -> int:
     """The signal behind an interruption; SIGINT where it is not known."""
     return error.number if isinstance(error, Interrupted) else signal.SIGINT
+
+
+def line(number: int) -> str:
+    """What is said of an interruption by this signal."""
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    return f"interrupted{by}; the same command goes on where this one stopped"
 
 
 @contextlib.contextmanager
@@ -60,6 +69,35 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         return
     if first or _State.repeats:
         raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def ended_at_once(*, told: bool = True) -> Iterator[None]:
+    """End the process on a signal while the main thread waits in code that is not Python's, where no handler of ours
+    runs; within ``handled``, of the main thread. With ``told`` it is said."""
+    if not _State.taken or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+
+    def end() -> None:
+        while numbers := receiver.recv(1):  # nothing once the other end is closed
+            if numbers[0] in _State.taken:
+                if told:
+                    print(f"anchored: {line(numbers[0])}", file=sys.stderr, flush=True)
+                os._exit(128 + numbers[0])
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        sender.close()
+        thread.join()
+        receiver.close()
 
 
 @contextlib.contextmanager

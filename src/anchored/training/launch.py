@@ -115,7 +115,9 @@ def _process_group(devices: int, accelerator: str) -> Iterator[None]:
     environment = cluster_environment()
     strategy = DDPStrategy(cluster_environment=environment, timeout=TIMEOUT)
     try:
-        with _said_if_slow(f"waiting for {devices} processes to meet at {_meeting_point(environment)}"):
+        waited_for = f"waiting for {devices} processes to meet at {_meeting_point(environment)}"
+        told = LAUNCHED not in os.environ and environment.global_rank() == 0
+        with _said_if_slow(waited_for), interruption.ended_at_once(told=told):
             Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=nodes).launch()
     except (RuntimeError, ValueError) as error:  # MisconfigurationException is one: more devices than there are
         raise UserError(f"{devices} processes cannot work together: {error}") from error

@@ -8,7 +8,7 @@ from unicodedata import normalize
 
 from anchored.data.decoding import IMAGE_ENDINGS
 from anchored.data.image_sources import FileSource, is_image_name, is_passed_over, list_images
-from anchored.data.user_data.listing import Listing, split_of_name
+from anchored.data.user_data.listing import FolderName, Listing, split_of_name
 from anchored.errors import UserError
 from anchored.store import files
 
@@ -29,7 +29,7 @@ def list_folder(name: str) -> Listing:
         images_of[None] = [file.relative_to(path).as_posix() for file in _loose(top)]
         for title, images in images_of.items():
             names += images
-            labels += [title] * len(images)
+            labels += [title and FolderName(title)] * len(images)
             splits += [split] * len(images)
     return Listing(FileSource(path), names, labels, splits)
 

@@ -76,8 +76,14 @@ def settle_splits(listing: Listing) -> Listing:
     return replace(kept, splits=["test" if split == "validation" else split for split in kept.splits])
 
 
+class FolderName(str):
+    """A label that is the name of a folder: a class whatever it says, as ``nan``, a kind of bread."""
+
+
 def _is_missing(value: object) -> bool:
     """Say whether a label stands for none: NaN however it came here, since pandas and NumPy write it as text."""
+    if isinstance(value, FolderName):
+        return False
     return value is None or value != value or value in ("", b"", "nan", "NaN", b"nan")
 
 
