@@ -135,7 +135,7 @@ def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.
         ([str(photos), "-o", str(full)], "is not empty"),
         ([str(photos), "-o", str(tmp_path / "a"), "--layout", "npy"], "several sizes, 40 × 36 px"),
         ([str(photos), "-o", str(tmp_path / "a"), "--layout", "npy", "--severities", "[1]"], "five blocks"),
-        ([str(photos), "-o", str(tmp_path / "a"), "--severities", "[0]"], "severities are 0"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--severities", "[0]"], "--severities has 0"),
         ([str(photos), "-o", str(tmp_path / "a"), "--corruptions", "[fogg]"], "fogg"),
         ([str(photos), "-o", str(tmp_path / "a"), "--size", "-1"], "size is -1"),
         ([str(photos), "-o", str(tmp_path / "a"), "--layout", "zip"], "layout"),
