@@ -107,7 +107,7 @@ def test_the_hub_s_libraries_report_no_use_unless_asked_to(given: str | None) ->
 
 def test_the_module_does_leave_its_mark(mark: Path) -> None:
     assert not mark.exists()
-    Path("given.yaml").write_text("base: demo\ndata: {fraction: 0.02}\ngrid: {protocols: [ram]}\n")
+    Path("given.yaml").write_text("base: demo\ndata: {fraction: 0.03}\ngrid: {protocols: [ram]}\n")
     assert main(["train", "given.yaml", "--grid.networks", f"[{fuzz_imports.NAME}]", "-o", "out"]) == 2
     assert mark.exists()
 

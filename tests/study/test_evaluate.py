@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import anchored
 from anchored.cli.main import main
+from anchored.config.settings import Data
 from anchored.data import datasets
 from anchored.data.image_sets import ImageSet
 from anchored.store.layout import Run
@@ -25,6 +26,7 @@ from anchored.store.rows import read_rows
 PICTURES = True  # they are looked at
 TRAIN = "fashion-mini-known"
 MEASURED: dict[str, Any] = {"severities": [1, 4], "corruptions": ["fog", "contrast"], "bootstrap": 100}
+PROMISED: dict[str, Any] = {"coverage": 0.98, "error": 0.03}  # as the demo's recipe
 QUICK: dict[str, Any] = {"corruptions": (), "bootstrap": 100, "progress": False}
 
 
@@ -67,10 +69,14 @@ def figures(rows: list[dict[str, Any]]) -> list[tuple[object, ...]]:
 def test_a_run_a_module_and_outputs_have_equal_figures(run: Run, tmp_path: Path) -> None:
     expected = figures([vars(row) for row in read_rows(run.rows_file)])
     model = anchored.load(run.path).train()
-    result = anchored.evaluate(model, TRAIN, ood=["blobs", "digits"], adaptation=["digits"], **MEASURED)
+    settings = Data(train=TRAIN, validation=0.1)
+    kept_out = datasets.open_set(TRAIN, "validation", settings, datasets.input_format(settings))
+    assert isinstance(kept_out, ImageSet)
+    asked = {**MEASURED, **PROMISED, "held_out": (kept_out.images, kept_out.labels)}
+    result = anchored.evaluate(model, TRAIN, ood=["blobs", "digits"], adaptation=["digits"], **asked)
     assert figures(result.rows) == expected
     assert model.training  # as it was
-    stored = anchored.evaluate(outputs=run.outputs_file("test").parent, bootstrap=100)
+    stored = anchored.evaluate(outputs=run.outputs_file("test").parent, bootstrap=100, **PROMISED)
     assert figures(stored.rows) == expected
     images, labels = (datasets.load_split(TRAIN, "test").images, datasets.load_split(TRAIN, "test").labels)
     digits = [datasets.load_split("digits", split) for split in ("train", "test")]

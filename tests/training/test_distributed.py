@@ -314,7 +314,7 @@ def test_two_hosts_give_the_same_bytes_as_one() -> None:
     script = Path(__file__).parents[2] / "scripts" / "two_hosts.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("two hosts and one: 6 files, 0 differ \n")
+    assert done.stdout.endswith("two hosts and one: 7 files, 0 differ \n")
 
 
 def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
