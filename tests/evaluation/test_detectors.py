@@ -328,7 +328,8 @@ def bench(run: Run, **changes: Any) -> Evaluator:
 def test_rows_of_detectors_stand_beside_the_others_which_are_as_they_were(trained: Run) -> None:
     plain = suites.measure(bench(trained))
     kept = {path.name: path.read_bytes() for path in trained.outputs_file("test").parent.iterdir()}
-    assert set(kept) == {"test.safetensors", "ood-blobs.safetensors", "ood-fashion-mini-novel.safetensors"}
+    names = ("test", "held-out", "ood-blobs", "ood-fashion-mini-novel")
+    assert set(kept) == {f"{name}.safetensors" for name in names}
     assert not {"detectors", "detector_images"} & set(files.read_json(trained.evaluation_file)["settings"])
     evaluator = bench(trained, detectors=DETECTORS)
     assert not suites.is_evaluated(evaluator)
