@@ -148,5 +148,5 @@ def test_titles_lead_nowhere_else_and_share_no_folder(kept: Result, tmp_path: Pa
     both = anchored.compare({"..": kept, "other": kept}, tmp_path / "both")
     assert sorted(run.name for run in StudyFolder(both.folder).all_runs()) == ["given-..", "given-other"]
     assert not comparison.read_summary(StudyFolder(both.folder)).notices
-    with pytest.raises(anchored.UserError, match="differ in signs only"):
+    with pytest.raises(anchored.UserError, match="would share the folder"):
         anchored.compare({"a b": kept, "a-b": kept})

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, pair
-from anchored.method.hidden_layer import ROWS, Entry, Place
+from anchored.method.hidden_layer import ROWS, Entry, HiddenPlace
 
 
 class HiddenViews:
@@ -62,7 +62,7 @@ class HiddenAnchoredModel(AnchoredModel):
         place: where the network is anchored.
     """
 
-    def __init__(self, network: nn.Module, place: Place, mask_probability: float = 0.0, **settings: Any) -> None:
+    def __init__(self, network: nn.Module, place: HiddenPlace, mask_probability: float = 0.0, **settings: Any) -> None:
         super().__init__(network, mask_probability, stem=place.stem, **settings)
         self.place = place
         self._kept: tuple[Any, Tensor] | None = None  # the state that they were computed in, and features (K,...)

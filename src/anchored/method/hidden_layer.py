@@ -123,7 +123,7 @@ class Alone(nn.Module):
 
 
 @dataclass(frozen=True)
-class Place:
+class HiddenPlace:
     """Where a network is anchored: the hooked layer, its wide first layers, and the shapes it was found with."""
 
     name: str
@@ -139,7 +139,7 @@ class Place:
 
 def anchor_at(
     network: nn.Module, at: str, *, fresh: bool, generator: torch.Generator | None, example: Tensor | None = None
-) -> tuple[nn.Module, Place]:
+) -> tuple[nn.Module, HiddenPlace]:
     """A copy of ``network`` whose layer ``at`` takes pairs through an :class:`Entry`, and where that is.
 
     The layer's own first layers are widened (:func:`anchored.method.stem.widen_stem`), exactly with ``fresh=False``.
@@ -162,7 +162,7 @@ def anchor_at(
         logits_of(outputs)  # refuses what holds none
         give_logits(copied)
     calls = {name + own.removeprefix("layer"): count for own, count in found.calls.items()}
-    place = Place(name, stems.Stem(calls, found.shape), shape)
+    place = HiddenPlace(name, stems.Stem(calls, found.shape), shape)
     if not fresh:
         _verify(network, copied, place)
     Entry.of(wide).width = 2 * features.shape[dim]
@@ -266,7 +266,7 @@ def _refuse_other_ways(network: nn.Module, at: str, shape: tuple[int, ...], feat
         )
 
 
-def _verify(network: nn.Module, wide: nn.Module, place: Place) -> None:
+def _verify(network: nn.Module, wide: nn.Module, place: HiddenPlace) -> None:
     """Compare with the given network, for two images with two references each; ``UserError`` where they differ."""
     images = torch.cat([equivalence.random_image(place.image_shape, seed) for seed in (3, 4)]).double()
     title = type(network).__name__

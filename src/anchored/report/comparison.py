@@ -395,12 +395,12 @@ def variant_of(row: Row) -> Variant:
 
 def read_summary(folder: StudyFolder) -> Summary:
     """A study's rows and settings, checked. ``UserError`` where there are no rows, or not of one study (with line)."""
-    study, record = read_recipe(folder.study_file), None
+    study, record = recipe_record(folder.study_file), None
     rows, notices = _checked_rows(folder.results_file), list[str]()
     if not rows:
         raise UserError(f"{folder.results_file} has no rows: no network of this study has been evaluated yet")
     if folder.record_file.exists():
-        record = read_recipe(folder.record_file)
+        record = recipe_record(folder.record_file)
         notices = list(_notices(folder, record, study))
     begun = study.get("made")
     names = dict.fromkeys(Path(row.run).name for row in rows)
@@ -414,7 +414,7 @@ def read_summary(folder: StudyFolder) -> Summary:
     )
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def recipe_record(path: Path) -> dict[str, Any]:
     """The content of a file with a study's recipe; ``UserError`` where it has none."""
     content = files.read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):

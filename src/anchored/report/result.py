@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from anchored.errors import UserError
 from anchored.report import page, style
-from anchored.report.comparison import Summary, read_recipe, read_summary
+from anchored.report.comparison import Summary, read_summary, recipe_record
 from anchored.report.decisions import decision_tables
 from anchored.report.formats import column_groups, is_continuation, markdown
 from anchored.report.table import Table
@@ -93,7 +93,7 @@ class Result:
         target.refuse_foreign()
         with files.locked(target.lock_file, wait=True):
             mark = target.study_file if target.study_file.exists() else own.study_file
-            if difference := study_difference(read_recipe(mark)["recipe"], read_recipe(own.study_file)["recipe"]):
+            if difference := study_difference(recipe_record(mark)["recipe"], recipe_record(own.study_file)["recipe"]):
                 raise UserError(f"{target.path} holds another study ({difference}): choose another folder")
             if any(files.is_locked(run.lock_file) for run in target.all_runs()):
                 raise UserError(f"another process works on {target.path}: wait for it, or choose another folder")
