@@ -18,7 +18,8 @@ SLOW = (
     "test_security.py", "test_fuzz.py", "models/test_architectures.py", "report/test_report.py", "report/test_page.py",
     "test_evaluate_page.py", "test_examples.py", "study/test_given.py", "study/test_machines.py", "test_claims.py",
     "metrics/test_torchmetrics.py", "study/test_calibrate.py", "models/test_sources.py", "models/test_timm_folder.py",
-    "models/test_hidden_folder.py", "test_regression_page.py",
+    "models/test_hidden_folder.py", "test_regression_page.py", "study/test_references_study.py",
+    "study/test_evaluate_folder.py",
 )  # fmt: skip
 
 
