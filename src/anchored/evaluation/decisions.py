@@ -15,18 +15,17 @@ from anchored.config.settings import Evaluation
 from anchored.errors import UserError
 from anchored.evaluation.evaluator import Evaluator
 from anchored.evaluation.inference import Outputs
-from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind
+from anchored.evaluation.means import averages, corruption_grid, families, rows_by_set
 from anchored.metrics.bounded import Figure, plain_figures
-from anchored.metrics.calibration import weighted_smooth_ece
-from anchored.metrics.classification import per_image
+from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.ood_scores import SCORES, refuse_no_energy
+from anchored.metrics.registry import IMAGE_METRICS
 from anchored.metrics.selective import RankingCurve, weighted_scod_aurc
 from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric, weighted_mean
 from anchored.models.decision import Decided, Decision, fit_decision
 from anchored.store.rows import Row
 
 RANKING = ("aurc", "augrc", "misclassification_auroc")
-SCALED = ("smooth_ece_scaled", "nll_scaled", "aurc_scaled")
 DECIDED = ("false_alarm_rate", "set_coverage", "set_size")
 ABSTAINING = ("accepted", "accepted_error")
 
@@ -88,13 +87,21 @@ def alarms(rule: Decision, decided: Decided) -> Tensor:
 
 def _after_temperature(found: Outputs, temperature: float, names: tuple[str, ...]) -> Measured:
     images = per_image(found.logits.double() / temperature, found.labels)
+    metrics = [_SCALED[name](images) for name in names]
+    return names, lambda weights: torch.stack([each(weights) for each in metrics], dim=1)
+
+
+def _aurc(images: PerImage) -> WeightedMetric:
     ranking = RankingCurve(images.confidence, images.correct)
-    each: dict[str, WeightedMetric] = {
-        "smooth_ece_scaled": weighted_smooth_ece(images.confidence, images.correct),
-        "nll_scaled": weighted_mean(images.log_loss),
-        "aurc_scaled": lambda weights: ranking(weights)[:, 0],
-    }
-    return names, lambda weights: torch.stack([each[name](weights) for name in names], dim=1)
+    return lambda weights: ranking(weights)[:, 0]
+
+
+_SCALED: dict[str, Callable[[PerImage], WeightedMetric]] = {
+    "smooth_ece_scaled": IMAGE_METRICS["smooth_ece"],
+    "nll_scaled": IMAGE_METRICS["nll"],
+    "aurc_scaled": _aurc,
+}
+SCALED = tuple(_SCALED)
 
 
 def decisions(evaluator: Evaluator) -> Iterator[Row]:
@@ -141,28 +148,14 @@ def _decided_under(
 def _decided_outside(evaluator: Evaluator, tested: Outputs, rule: Decision | None) -> Iterator[Row]:
     """What of each OOD set is called unknown for its score, and risk and coverage with its images mixed in."""
     outputs = [evaluator.outputs(evaluator.outside(name)) for name in evaluator.settings.ood]
-    places, sizes = means_by_kind(evaluator), [len(tested.labels), *(len(each.labels) for each in outputs)]
-    titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
-    groups = [*([i] for i in range(len(outputs))), *places.values()]
+    sizes = [len(tested.labels), *(len(each.labels) for each in outputs)]
     right = per_image(tested.logits, tested.labels).correct
-    metrics: list[tuple[str, str, list[WeightedOODMetric]]] = [
-        ("scod_aurc", score, [weighted_scod_aurc(of(tested.logits), right, of(each.logits)) for each in outputs])
-        for score, of in SCORES.items()
-    ]
+    for score, of in SCORES.items():
+        mixed = [weighted_scod_aurc(of(tested.logits), right, of(each.logits)) for each in outputs]
+        yield from rows_by_set(evaluator, "scod_aurc", score, mixed, sizes, behind=lambda n, m: (n + m,))
     if rule is not None:
-        found = [weighted_mean(alarms(rule, rule.decide(each.logits))) for each in outputs]
-        metrics.append(("detection_rate", rule.alarm.score, [_of_outside(each) for each in found]))
-    for name, score, weighted in metrics:
-
-        def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
-            single = torch.stack([metric(inner, own) for metric, own in zip(each, outer, strict=True)], dim=1)
-            return torch.stack([single[:, some].mean(1) for some in groups], dim=1)
-
-        behind = [sum(sizes[1 + i] for i in some) + sizes[0] * (name == "scod_aurc") for some in groups]
-        figures = [Figure(name, (n,), mean=len(some) > 1) for n, some in zip(behind, groups, strict=True)]
-        intervals = evaluator.estimate("ood", figures, statistic, sizes)
-        for title, n, each in zip(titles, behind, intervals, strict=True):
-            yield evaluator.row(name, each, title, n, score=score)
+        found = [_of_outside(weighted_mean(alarms(rule, rule.decide(each.logits)))) for each in outputs]
+        yield from rows_by_set(evaluator, "detection_rate", rule.alarm.score, found, sizes, behind=lambda n, m: (m,))
 
 
 def _of_outside(metric: WeightedMetric) -> WeightedOODMetric:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from anchored.corruptions.registry import CORRUPTIONS
 from anchored.evaluation.evaluator import Evaluator
+from anchored.metrics.bounded import Figure
+from anchored.metrics.weighted import WeightedOODMetric
+from anchored.store.rows import Row
 
 OOD_KINDS = ("near", "far", "synthetic")
 
@@ -48,3 +51,33 @@ def means_by_kind(evaluator: Evaluator) -> dict[str, list[int]]:
     kinds = [evaluator.images.kind(name) for name in names]
     means = {f"mean-{kind}": [i for i, each in enumerate(kinds) if each == kind] for kind in OOD_KINDS}
     return {**{name: some for name, some in means.items() if some}, "mean": list(range(len(names)))}
+
+
+def rows_by_set(
+    evaluator: Evaluator,
+    metric: str,
+    score: str,
+    weighted: Sequence[WeightedOODMetric],
+    sizes: Sequence[int],
+    *,
+    purpose: str = "ood",
+    behind: Callable[[int, int], tuple[int, ...]] = lambda inside, outside: (inside, outside),
+) -> Iterator[Row]:
+    """Rows of one metric of each OOD set, and of its means over near, far, synthetic and all sets.
+
+    ``weighted``: the metric of each set; ``sizes``: images of the test set, then of each set; ``behind``: from those
+    of the test set and of a row's sets to those that its interval is over.
+    """
+    means = means_by_kind(evaluator)
+    titles = [*map(evaluator.images.title, evaluator.settings.ood), *means]
+    groups = [*([i] for i in range(len(weighted))), *means.values()]
+
+    def statistic(inner: Tensor, *outer: Tensor) -> Tensor:
+        single = torch.stack([each(inner, own) for each, own in zip(weighted, outer, strict=True)], dim=1)
+        return torch.stack([single[:, some].mean(1) for some in groups], dim=1)
+
+    images = [behind(sizes[0], sum(sizes[1 + i] for i in some)) for some in groups]
+    figures = [Figure(metric, size, mean=len(some) > 1) for size, some in zip(images, groups, strict=True)]
+    found = evaluator.estimate(purpose, figures, statistic, sizes)
+    for title, size, each in zip(titles, images, found, strict=True):
+        yield evaluator.row(metric, each, title, sum(size), score=score)

@@ -105,7 +105,6 @@ class ReferencesEvaluator(Evaluator):
 
     asked: References = field(default_factory=References)
     count: int = 1  # K; 1 of a standard network, which has no references
-    holds_out: bool = False  # whether there are held-out training images
     content: str = ""  # hash of own images that are references
 
     @property
@@ -127,7 +126,7 @@ class ReferencesEvaluator(Evaluator):
         """All sets, each one pass a reference."""
         return [
             self.clean(),
-            *([self.held()] if self.holds_out else []),
+            *([self.held()] if self.subject.held_out else []),
             *(self.corrupted(name, severity) for severity in self.asked.severities for name in self.corruptions),
             *map(self.outside, self.settings.ood),
         ]
@@ -218,7 +217,7 @@ def references_evaluator(
     settings = replace(recipe.evaluate, adaptation=(), bootstrap=replicates)
     return ReferencesEvaluator(
         run, replace(base.subject, load=load), base.images, settings, progress,
-        asked=asked, count=asked.count if anchored else 1, holds_out=bool(cell.data.validation),
+        asked=asked, count=asked.count if anchored else 1,
         content=datasets.content_hash(own, cell.data) if own and anchored else "",
     )  # fmt: skip
 

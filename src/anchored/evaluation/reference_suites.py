@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from anchored.evaluation.evaluator import EvaluationSet
-from anchored.evaluation.means import means_by_kind
+from anchored.evaluation.means import means_by_kind, rows_by_set
 from anchored.evaluation.over_references import ReferencesEvaluator, Seen
 from anchored.method.references import Inferred, combine
 from anchored.metrics.agreement import REFERENCE_SCORES, disagreement, pair_agreement, threshold
@@ -118,24 +117,13 @@ def rejection(evaluator: ReferencesEvaluator) -> Iterator[Row]:
         return
     scores = {name: partial(_score, evaluator, name) for name in [*evaluator.ways, *_reference_scores(evaluator)]}
     outside = [evaluator.outside(name) for name in evaluator.settings.ood]
-    places = means_by_kind(evaluator)
-    titles = [*map(evaluator.images.title, evaluator.settings.ood), *places]
     for name, score in scores.items():
         inside = score(evaluator.clean())
         if inside is None:
             continue
         weighted = [OOD_METRICS["auroc"](inside, other) for images in outside if (other := score(images)) is not None]
         sizes = [len(inside), *(len(evaluator.outputs(images).labels) for images in outside)]
-
-        def statistic(inner: Tensor, *outer: Tensor, each: Sequence[Any] = weighted) -> Tensor:
-            single = torch.stack([metric(inner, own) for metric, own in zip(each, outer, strict=True)], dim=1)
-            return torch.cat([single, *(single[:, some].mean(1, keepdim=True) for some in places.values())], dim=1)
-
-        pairs = [(sizes[0], m) for m in (*sizes[1:], *(sum(sizes[1 + i] for i in some) for some in places.values()))]
-        figures = [Figure("auroc", sizes_, mean=i >= len(outside)) for i, sizes_ in enumerate(pairs)]
-        found = evaluator.estimate("references-ood", figures, statistic, sizes)
-        for title, pair_, each in zip(titles, pairs, found, strict=True):
-            yield evaluator.row("auroc", each, title, sum(pair_), score=name)
+        yield from rows_by_set(evaluator, "auroc", name, weighted, sizes, purpose="references-ood")
 
 
 def _reference_scores(evaluator: ReferencesEvaluator) -> list[str]:
@@ -161,7 +149,7 @@ def label_free(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     True accuracy is that of the mean over all references. Thresholds: of average thresholded confidence, fitted on
     held-out training images.
     """
-    truth, held = partial(_true, evaluator), evaluator.held() if evaluator.holds_out else None
+    truth, held = partial(_true, evaluator), evaluator.held() if evaluator.subject.held_out else None
     names = [name for name in ESTIMATES if "agreement" not in name or evaluator.count > 1]
     least: dict[str, float | None] = dict.fromkeys(names)
     for name in [name for name in names if name.endswith("threshold")]:

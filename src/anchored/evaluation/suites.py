@@ -25,7 +25,7 @@ from anchored.errors import UserError
 from anchored.evaluation.decisions import decisions
 from anchored.evaluation.evaluator import Evaluator, archive_of, corruptions_of
 from anchored.evaluation.inference import Outputs, load_or_compute
-from anchored.evaluation.means import averages, corruption_grid, families, means_by_kind
+from anchored.evaluation.means import averages, corruption_grid, families, rows_by_set
 from anchored.evaluation.overlap import shares_images
 from anchored.evaluation.pytorch_ood_detectors import find_detector
 from anchored.evaluation.sets import NamedSets
@@ -35,7 +35,7 @@ from anchored.metrics.classification import per_image
 from anchored.metrics.linear_probe import linear_probe, stratified
 from anchored.metrics.ood_scores import SCORES, refuse_no_energy
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
-from anchored.metrics.weighted import WeightedMetric, WeightedOODMetric
+from anchored.metrics.weighted import WeightedMetric
 from anchored.models import registry as networks
 from anchored.store import files
 from anchored.store.layout import StudyFolder
@@ -107,22 +107,11 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
     refuse_no_energy(evaluator.settings.score, inside)
     outside = [evaluator.outputs(evaluator.outside(name)).logits for name in evaluator.settings.ood]
     sizes = [len(inside), *map(len, outside)]
-    places = means_by_kind(evaluator)
-    titles = [*(evaluator.images.title(name) for name in evaluator.settings.ood), *places]
     of_logits = ((score, [function(each) for each in (inside, *outside)]) for score, function in SCORES.items())
     for score, (inner_scores, *outer_scores) in chain(of_logits, evaluator.detector_scores()):
         for metric in DETECTION:
             weighted = [OOD_METRICS[metric](inner_scores, each) for each in outer_scores]
-
-            def statistic(inner: Tensor, *outer: Tensor, each: list[WeightedOODMetric] = weighted) -> Tensor:
-                single = torch.stack([metric(inner, own) for metric, own in zip(each, outer, strict=True)], dim=1)
-                return torch.cat([single, *(single[:, some].mean(1, keepdim=True) for some in places.values())], dim=1)
-
-            pairs = [(sizes[0], m) for m in (*sizes[1:], *(sum(sizes[1 + i] for i in p) for p in places.values()))]
-            figures = [Figure(metric, pair, mean=i >= len(outside)) for i, pair in enumerate(pairs)]
-            found = evaluator.estimate("ood", figures, statistic, sizes)
-            for title, pair, each in zip(titles, pairs, found, strict=True):
-                yield evaluator.row(metric, each, title, sum(pair), score=score)
+            yield from rows_by_set(evaluator, metric, score, weighted, sizes)
 
 
 def adaptation(evaluator: Evaluator) -> Iterator[Row]:

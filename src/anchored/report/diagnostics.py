@@ -220,9 +220,7 @@ def risk_figure(summary: Summary, architecture: str, pooled: Pooled) -> Picture 
     weights = {key: torch.ones(len(pooled[key].correct), dtype=torch.float64) for key in curves}
     for variant in summary.of(architecture):
         if mixed := _mixed(summary, variant, pooled.get(("clean", variant))):
-            curves["half out-of-distribution images", variant], weights["half out-of-distribution images", variant] = (
-                mixed
-            )
+            curves[MIXED, variant], weights[MIXED, variant] = mixed
     titles = list(dict.fromkeys(title for title, _ in curves))
     if not titles:
         return None
