@@ -18,14 +18,13 @@ import itertools
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from scipy import stats
-from timing import options_of, seconds
+from timing import begin, case_options, seconds
 from torch import Tensor, nn
 
 import anchored
@@ -114,16 +113,10 @@ def report(title: str, turns: int, folder: str) -> None:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = options_of(__doc__, turns=200)
-    parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
-    parser.add_argument("--only", choices=list(CASES), help="one network")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    titles, turns = begin(case_options(__doc__, 200, CASES).parse_args(), CASES)
     with tempfile.TemporaryDirectory() as folder:
-        for title in [options.only] if options.only else CASES:
-            report(title, 3 if options.quick else options.turns, folder)
+        for title in titles:
+            report(title, turns, folder)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ run once, and plain.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import options_of, paired, seconds
+from timing import begin, case_options, paired, seconds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -81,16 +80,12 @@ def report(title: str, turns: int, only: list[str]) -> None:
 
 @torch.inference_mode()
 def main() -> None:
-    parser = options_of(__doc__, turns=15)
+    parser = case_options(__doc__, 15, CASES)
     parser.add_argument("--at", nargs="+", default=PLACES, help="these layers of %(default)s")
-    parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
-    parser.add_argument("--only", choices=list(CASES), help="one network")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for title in [options.only] if options.only else CASES:
-        report(title, 3 if options.quick else options.turns, options.at)
+    titles, turns = begin(options, CASES)
+    for title in titles:
+        report(title, turns, options.at)
 
 
 if __name__ == "__main__":

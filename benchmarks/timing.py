@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import torch
 
 Clock = Callable[[], float]
 
@@ -17,6 +20,22 @@ def options_of(doc: str | None, turns: int | None = None) -> argparse.ArgumentPa
     if turns is not None:
         parser.add_argument("--turns", type=int, default=turns, help="turns behind each median (%(default)s)")
     return parser
+
+
+def case_options(doc: str | None, turns: int, cases: Iterable[str]) -> argparse.ArgumentParser:
+    """The parser of a benchmark of several networks."""
+    parser = options_of(doc, turns=turns)
+    parser.add_argument("--quick", action="store_true", help="a few turns only, to see that it runs")
+    parser.add_argument("--only", choices=list(cases), help="one network")
+    return parser
+
+
+def begin(options: argparse.Namespace, cases: Iterable[str]) -> tuple[list[str], int]:
+    """Seed torch and say its version: the networks that were asked for, and the turns."""
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    return [options.only] if options.only else list(cases), 3 if options.quick else options.turns
 
 
 def seconds(work: Callable[[], Any], clock: Clock = time.perf_counter) -> float:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from fixtures.trained_norms import draw_norms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.layers.conv2d_same import Conv2dSame
@@ -28,15 +29,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def trained(network: nn.Module, references: int = 1, size: int = 12, **options: Any) -> AnchoredModel:
     """Anchored, with halves that differ and statistics as after a training."""
     model = anchored.anchor(network, fresh_stem=True, **options).eval()
-    generator = torch.Generator().manual_seed(5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-            nn.init.normal_(module.weight, 1, 0.3, generator=generator)
-            nn.init.normal_(module.bias, 0, 0.3, generator=generator)
+    draw_norms(model, affine=True)
     if references:
         assert model.stem is not None
         channels = model.stem.shape[0]

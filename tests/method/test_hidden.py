@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.trained_norms import draw_norms
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -289,13 +290,7 @@ def test_the_network_alone_says_what_is_wrong() -> None:
 
 def trained(at: str, references: int, network: nn.Module | None = None) -> HiddenAnchoredModel:
     model = anchored_at(small() if network is None else network, at, fresh_stem=True).eval()
-    generator = torch.Generator().manual_seed(5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
+    draw_norms(model, affine=False)
     if references:
         model.set_references(noise(references, 3, 12, 12, seed=6))
     return model
