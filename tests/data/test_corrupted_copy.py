@@ -111,9 +111,12 @@ def test_it_goes_on_after_a_kill(
     assert done in (2, 4)
     assert not (broken / "contrast.npy").exists()
     monkeypatch.setattr(corruptions, "corrupt", real)
+    for place in (broken, broken / "contrast" / "1" if layout == "folders" else broken):
+        disk.write_bytes(place / f".x.abc{disk.UNFINISHED}", b"half")
     capsys.readouterr()
     assert main([*command, "-o", str(broken)]) == 0
     assert f"{done} images done already" in capsys.readouterr().out
+    assert not list(broken.rglob(f".*{disk.UNFINISHED}"))
     files = {file.relative_to(whole): file.read_bytes() for file in whole.rglob("*") if file.is_file()}
     assert {file.relative_to(broken): file.read_bytes() for file in broken.rglob("*") if file.is_file()} == files
     before = {file: file.stat().st_mtime_ns for file in broken.rglob("*.JPEG")}

@@ -131,6 +131,13 @@ def handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def way_nowhere(self, body: bytes, start: int) -> None:
             self.begin(302, 0, Location="http://[::1/x.tar")
 
+        def way_long(self, body: bytes, start: int) -> None:
+            """A length that is no number."""
+            self.send_response(200)
+            self.send_header("Content-Length", "-1, 9" + "9" * 400)
+            self.end_headers()
+            self.wfile.write(body)
+
         def way_noise(self, body: bytes, start: int) -> None:
             self.wfile.write(b"\x00\x1b[31m no status line\r\n\r\n")
 
@@ -394,10 +401,11 @@ def test_a_complete_part_is_not_downloaded_again(
     assert server.asked("range/x.tar") == ([f"bytes={len(BODY)}-"] if known else [])
 
 
-def test_a_malformed_redirect_is_left_for_the_next(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ways", ["nowhere good", "long"])
+def test_malformed_headers_stop_nothing(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, ways: str
 ) -> None:
-    serve(server, monkeypatch, "nowhere good")
+    serve(server, monkeypatch, ways)
     assert fetch(tmp_path).read_bytes() == BODY
 
 

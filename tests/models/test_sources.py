@@ -1,9 +1,11 @@
 """Models from anywhere: each is opened by its name, and gives the logits that it gives where it comes from."""
 
 import argparse
+import shutil
 import sys
 import types
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     module.set_references(inputs[7:9])
     models.save_model(made, module, CONFIG)
     return made
+
+
+def test_a_folder_called_as_a_network_is_asked_about(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(run.path, tmp_path / "small")
+    monkeypatch.chdir(tmp_path)
+    for ask in (open_model, partial(convert, output=tmp_path / "out")):
+        with pytest.raises(UserError, match="write 'small/' for the folder"):
+            ask("small")
+    assert not (tmp_path / "out").exists()
+    assert open_model("small/").title == "small"
 
 
 def test_a_folder_and_what_it_is_exported_to_are_the_same_model(run: Run, tmp_path: Path) -> None:

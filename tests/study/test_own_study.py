@@ -226,6 +226,21 @@ def test_unreadable_images_are_listed_and_the_rest_kept(tmp_path: Path, capsys: 
     assert "Could not be read" in (tmp_path / "seen" / "gallery.html").read_text(encoding="utf-8")
 
 
+def test_names_that_are_not_utf_8_and_what_a_kill_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, seen = photographs(tmp_path / "some", 2), tmp_path / "seen"
+    (folder / "photo 1.jpg").rename(folder / os.fsdecode(b"\xe9.jpg"))
+    assert main(["predict", str(STANDARD.path), str(folder), "-o", str(seen)]) == 0
+    half = seen / f".gallery.html.abc{disk.UNFINISHED}"
+    half.write_text("half")
+    assert main(["predict", str(STANDARD.path), str(folder), "-o", str(seen)]) == 0
+    assert not half.exists()
+    capsys.readouterr()
+    with (seen / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    assert len(names) == 2
+    assert all(text.isprintable() and text.encode("utf-8") for text in names)
+
+
 def test_bad_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, nothing = str(STANDARD.path), tmp_path / "nothing"
     nothing.mkdir()

@@ -330,6 +330,9 @@ def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyP
         launch.process_count(2)
     with pytest.raises(UserError, match="at least 1"):
         launch.process_count(0)
+    monkeypatch.delenv("SLURM_NTASKS")
+    with pytest.raises(UserError, match=r"1000 devices are asked for, and this machine has \d+ (cores|devices)"):
+        launch.run(lambda: None, 1000)
 
 
 @pytest.mark.parametrize(

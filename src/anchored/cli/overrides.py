@@ -91,7 +91,10 @@ def is_setting(option: str) -> bool:
     return "." in option or option in ("name", "title", "choose")
 
 
-_OF_SETS = ("data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.held_out")
+_OF_SETS = (
+    "data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.held_out", "train.outliers",
+    "anchoring.reference_images",
+)  # fmt: skip
 
 
 def _with_sets_resolved(settings: dict[str, Any], written: Iterable[str]) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
 from anchored.models import folder as models
-from anchored.models import hub
 from anchored.models.export import Exported, check_logits, sample_photos
 from anchored.models.folder import ModelConfig
 from anchored.models.model_card import model_card
-from anchored.models.sources import named_network
+from anchored.models.sources import named_folder, named_network
 from anchored.models.weights import WeightsFit
 from anchored.store.files import atomic_path, write_text
 from anchored.store.layout import Run
@@ -65,7 +64,7 @@ def convert(
         UserError: weights that do not fit or are not given, a network that cannot be anchored, an existing output.
     """
     fit: WeightsFit | None = None
-    source = hub.local_run(name) if hub.is_hub_name(name) or Path(name).is_dir() else None
+    source = named_folder(name)
     if source is not None:
         given, config = models.load(source.path, network=network), models.read_config(source)
         if isinstance(given, AnchoredModel):

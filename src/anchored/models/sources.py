@@ -31,6 +31,7 @@ from anchored.models.programs import ENDINGS, Program, open_program
 from anchored.models.published import find_published
 from anchored.models.weights import WeightsFit, fit_weights, match_weights
 from anchored.store.files import tensors_digest, tensors_metadata
+from anchored.store.layout import Run
 
 WEIGHT_FILES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 _IMAGENET = 1000  # logits of weights whose classes are taken for ImageNet-1k's, in the order of their WordNet ids
@@ -115,8 +116,7 @@ def open_model(
     given: dict[str, Any] = {"channels": channels, "size": size, "mean": tuple(mean), "std": tuple(std)}
     given |= {"crop": crop, "interpolation": interpolation}
     name, path = str(spec), Path(spec)
-    if hub.is_hub_name(name) or path.is_dir():
-        run = hub.local_run(name)
+    if run := named_folder(name):
         title = name if hub.is_hub_name(name) else run.name
         return _of_module(
             title, models.load(run.path, network=network), models.read_config(run), models.weights_digest(run)
@@ -217,6 +217,23 @@ def _foreign_config(
     _require(str(program.path), facts, ("channels", "size", "mean", "std"))
     fields = {"trained_on": like, **facts, "classes": known or ("0",)}
     return ModelConfig(program.path.name, "standard", 0.0, references=0, **fields), known
+
+
+def named_folder(name: str) -> Run | None:
+    """The model folder that a name means, here or on the hub; None where it is to be a network's name.
+
+    ``UserError`` where a folder here is called as a network.
+    """
+    if hub.is_hub_name(name):
+        return hub.local_run(name)
+    if not Path(name).is_dir():
+        return None
+    if name in networks.NETWORKS:
+        raise UserError(
+            f"'{name}' is a folder here and a network: write '{name}/' for the folder, or be in another folder for the "
+            "network"
+        )
+    return Run(Path(name))
 
 
 def named_network(

@@ -18,11 +18,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import distributed
 
 from anchored.errors import UserError
 from anchored.method import collectives
 from anchored.training import interruption
+from anchored.training.devices import find_device
 
 GRACE = 30.0
 """Seconds after which a rank above 0 reports an error: rank 0, if it has the same one, reports it first and ends."""
@@ -66,10 +68,12 @@ def process_count(devices: int) -> int:
 
 def run(command: Callable[[], None], devices: int = 1, accelerator: str = "auto") -> None:
     """Run a command of ``anchored`` on so many devices: on every rank, of which only rank 0 prints. Raises what the
-    command raises; on a rank above 0 only if rank 0 does not end the processes first."""
+    command raises; on a rank above 0 only if rank 0 does not end the processes first. ``UserError`` where this machine
+    has fewer devices."""
     if devices == 1:
         command()
     elif cluster_environment() is None:
+        _refuse_more_than_there_are(devices, accelerator)
         _run_again(devices)
     else:
         with _process_group(devices, accelerator), _only_rank_zero_reports():
@@ -176,6 +180,15 @@ def _wait_to_be_ended() -> None:
     """Leave it to the launcher, which sees that another rank has failed, to end this one, without a word of its own."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(GRACE)
+
+
+def _refuse_more_than_there_are(devices: int, accelerator: str) -> None:
+    """Of a CPU, cores are counted as devices; two processes are tried on any."""
+    kind = find_device(accelerator).type
+    there = {"cuda": torch.cuda.device_count(), "mps": 1, "cpu": max(2, os.cpu_count() or 1)}[kind]
+    if devices > there:
+        what = "cores" if kind == "cpu" else "devices"
+        raise UserError(f"{devices} devices are asked for, and this machine has {there} {what}: ask for no more")
 
 
 def _run_again(devices: int) -> None:
