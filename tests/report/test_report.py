@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fixtures import tex
 from fixtures.report_studies import SEVERITIES, folder_of, make_study, row
 from rich.console import Console
 
@@ -306,27 +305,14 @@ def test_latex_is_ascii() -> None:
     assert formats.latex(dataclasses.replace(TINY, title=SIGNS, caption=SIGNS, rows=(row, row))).isascii()
 
 
-BOOKTABS = r"""\def\partialrule(lr)#1{\cline{#1}} \def\rowgap{\noalign{\smallskip}}
-\IfFileExists{booktabs.sty}{\usepackage{booktabs}}{
-\let\toprule\hline \let\midrule\hline \let\bottomrule\hline \let\addlinespace\rowgap \let\cmidrule\partialrule}
-"""
-"""Or stand-ins with the same syntax: Debian's smallest TeX has no booktabs."""
-
-
+@pytest.mark.skipif(tex.COMPILER is None, reason="no pdflatex to compile the tables with (texlive-latex-base)")
 def test_every_table_compiles(tmp_path: Path) -> None:
-    compiler = shutil.which("pdflatex")
-    if compiler is None:
-        pytest.skip("no pdflatex to compile the tables with (texlive-latex-base)")
     folder = make_study(tmp_path / "study", n=60, parts=("corruption", "ood", "adaptation"))
     found = summary.read_summary(folder)
     row = (TableCell("[x] *"), TableCell(SIGNS, SIGNS, SIGNS))
     hostile = dataclasses.replace(TINY, title=SIGNS, caption=SIGNS, rows=(row, row))
-    body = "\\clearpage\n".join(formats.latex(table) for table in (*tables.result_tables(found), hostile))
-    document = f"\\documentclass{{article}}\n{BOOKTABS}\\begin{{document}}\n{body}\\end{{document}}\n"
-    disk.write_text(tmp_path / "tables.tex", document)
-    command = [compiler, "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
-    assert done.returncode == 0, done.stdout[-1500:]
+    texts = [formats.latex(table) for table in (*tables.result_tables(found), hostile)]
+    tex.compile_tables(texts, tmp_path)
 
 
 def test_severity_table_has_the_layout_of_the_papers_table_7(tmp_path: Path) -> None:

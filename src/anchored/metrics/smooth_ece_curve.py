@@ -98,9 +98,9 @@ class SmoothingKernel:
         return spectra
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2 * STEPS)
 def kernel_on(step: int, points: int, old: bool) -> SmoothingKernel:
-    """One for each bandwidth and grid, shared by all sets."""
+    """One for each bandwidth and grid, shared by all sets: 50 kB each, and few sets come to more than a hundred."""
     return SmoothingKernel(step, points, 0 if old else max(round(10 * STEPS / step), 200))
 
 
