@@ -13,12 +13,14 @@ from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.evaluation.over_references import WAYS, ReferencesEvaluator, references_evaluator
 from anchored.evaluation.reference_suites import ESTIMATES
-from anchored.method.anchoring import AnchoredModel
+from anchored.method.anchoring import AnchoredModel, pair
 from anchored.metrics.agreement import mean_spread, pair_agreement
 from anchored.metrics.detection import auroc
+from anchored.metrics.linear_probe import STRENGTHS, linear_probe
 from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows
+from anchored.study import cost
 from anchored.study.study import study
 
 PICTURES = True
@@ -28,7 +30,9 @@ RECIPE = Recipe(
     grid=Grid(networks=("small",), protocols=("standard", "ram"), seeds=(0,)),
     anchoring=Anchoring(reference_choice="class_balanced", stem="fresh"),
     train=Training(epochs=2, batch_size=32, learning_rate=0.05, schedule="one_cycle", accelerator="cpu"),
-    evaluate=Evaluation(ood=("digits",), corruptions=("contrast",), severities=(1, 3), bootstrap=100),
+    evaluate=Evaluation(
+        ood=("digits",), corruptions=("contrast",), severities=(1, 3), adaptation=("digits",), bootstrap=100
+    ),
     references=References(count=6, most=4, draws=3, images=12, severities=(3,)),
 )
 DATA = RECIPE.data
@@ -158,6 +162,38 @@ def test_draws_of_one_reference_are_each_in_turn(folder: StudyFolder, rows: list
     assert sizes == {"1", "2", "5"}
 
 
+def test_draws_of_one_reference_adapt_by_features_under_it(folder: StudyFolder, rows: list[Row]) -> None:
+    model, references = model_and_references(folder)
+    features: dict[tuple[str, int], torch.Tensor] = {}
+    labels: dict[str, torch.Tensor] = {}
+    for split in ("train", "test"):
+        images = datasets.open_set("digits", split, DATA, datasets.input_format(DATA), minimum=10)
+        inputs, labels[split] = model.preprocess(images.images), images.labels  # type: ignore[operator, union-attr]
+        for i in range(2):
+            with torch.no_grad():
+                features[split, i] = penultimate(model, pair(inputs, references[i : i + 1]))
+    strengths: tuple[float, ...] = STRENGTHS
+    for i in range(2):
+        draws = evaluator(folder).generator("probe", "digits")
+        train, test = features["train", i], features["test", i]
+        probe = linear_probe(train, labels["train"], test, 10, draws, strengths)
+        strengths = (probe.strength,)  # chosen once
+        right = 100 * (probe.logits.argmax(dim=1) == labels["test"]).double().mean().item()
+        found = value(rows, "linear_probe_accuracy", f"draw-1-{i}", "mean")
+        assert found == pytest.approx(right, abs=100.1 / len(labels["test"]))  # folded features differ in rounding
+
+
+@pytest.mark.parametrize("protocol", ["standard", "ram-0.25"])
+def test_doctor_counts_these_passes(folder: StudyFolder, rows: list[Row], protocol: str) -> None:
+    made = evaluator(folder, f"small-{protocol}-seed0")
+    passes = made.count * sum(len(made.outputs(images).labels) for images in made.sets())
+    kept = [files.load_tensors(file)[0] for file in made.folder.outputs_file("test").parent.glob("*.safetensors")]
+    size = sum(tensor.nbytes for tensors in kept for tensor in tensors.values())
+    counted, weighed = cost._over_references(RECIPE, protocol.partition("-")[0], width=64)
+    assert counted == pytest.approx(passes, rel=0.02)
+    assert weighed == pytest.approx(size, rel=0.02)
+
+
 def test_a_standard_network_has_one_pass(rows: list[Row]) -> None:
     own = [row for row in rows if row.protocol == "standard"]
     assert {row.score for row in own if row.metric == "passes"} == {"single"}
@@ -171,7 +207,7 @@ def test_the_report_shows_references(folder: StudyFolder, rows: list[Row]) -> No
     ways = (folder.tables / "references_ways.md").read_text()
     assert "nearest, feature space" in ways
     assert "adaptive" in ways
-    assert (folder.tables / "references_sensitivity.tex").exists()
+    assert "Adaptation accuracy" in (folder.tables / "references_sensitivity.tex").read_text()
     assert (folder.tables / "references_frontier.md").exists()
 
 

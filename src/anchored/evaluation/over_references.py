@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,15 @@ class _Views:
         return {"logits": by_reference.mean(dim=0), "features": torch.cat(flat, dim=1)}
 
     @torch.inference_mode()
+    def features_by_reference(self, images: Tensor) -> dict[str, Tensor]:
+        """Inputs (B,C,H,W) on the CPU -> "logits" (B,N), their mean, and "features" (B,K·D), penultimate."""
+        assert isinstance(self.network, (AnchoredModel, Folded))
+        views = views_of(self.network, images.to(next(self.model.parameters()).device))
+        with penultimate_features(self.network.network) as seen:
+            logits = torch.stack([views.logits() for _ in range(views.count)])
+        return {"logits": logits.mean(dim=0), "features": torch.stack(seen, dim=1).flatten(1)}
+
+    @torch.inference_mode()
     def _reference_features(self) -> Tensor:
         assert isinstance(self.model, AnchoredModel)
         assert self.references is not None
@@ -129,7 +138,13 @@ class ReferencesEvaluator(Evaluator):
             *([self.held()] if self.subject.held_out else []),
             *(self.corrupted(name, severity) for severity in self.asked.severities for name in self.corruptions),
             *map(self.outside, self.settings.ood),
+            *(self.task(name, split) for name in self.tasks for split in ("train", "test")),
         ]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks whose features are kept by reference."""
+        return self.settings.adaptation if self.count > 1 else ()
 
     def clean(self) -> EvaluationSet:
         """The test images."""
@@ -155,6 +170,13 @@ class ReferencesEvaluator(Evaluator):
         by_reference = logits.reshape(len(logits), self.count, -1).transpose(0, 1)
         return Seen(by_reference, outputs.labels, *nearest.unbind(1))
 
+    def features(self, name: str, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
+        """The penultimate features (K,M,D) float32 of a task's images under each reference, and their labels (M,)."""
+        outputs = self.outputs(self.task(name, split))
+        assert outputs.features is not None
+        by_reference = outputs.features.reshape(len(outputs.labels), self.count, -1)
+        return by_reference.transpose(0, 1), outputs.labels
+
     def made_also(self) -> dict[str, Any]:
         """What the rows were made from beside the weights, the evaluation's settings and the images."""
         return {"references": json.loads(canonical(self.asked)), "own_references": self.content}
@@ -166,6 +188,10 @@ class ReferencesEvaluator(Evaluator):
     def _pass(self, images: EvaluationSet) -> Pass:
         """The pass over one set, or over some of its images, each changed as it is among all."""
         whole = super()._pass(images)
+        if images.split in ("train", "test") and images.name in self.tasks:
+            views = self.classifier.function
+            assert isinstance(views, _Views)
+            return replace(whole, classifier=replace(self.classifier, function=views.features_by_reference))
         few = self.asked.images if images.corruption or images.split == "ood" or images.outlier else 0
         if not 0 < few < len(whole.images):
             return whole
@@ -214,7 +240,7 @@ def references_evaluator(
         return Classifier(function, prepare, (config.channels, config.size, config.size), arrays="torch")
 
     own, replicates = cell.anchoring.reference_images, min(recipe.evaluate.bootstrap, REPLICATES)
-    settings = replace(recipe.evaluate, adaptation=(), bootstrap=replicates)
+    settings = replace(recipe.evaluate, bootstrap=replicates)
     return ReferencesEvaluator(
         run, replace(base.subject, load=load), base.images, settings, progress,
         asked=asked, count=asked.count if anchored else 1,

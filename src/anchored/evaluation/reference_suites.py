@@ -21,6 +21,7 @@ from anchored.metrics.agreement import REFERENCE_SCORES, disagreement, pair_agre
 from anchored.metrics.bounded import Figure
 from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.intervals import Interval
+from anchored.metrics.linear_probe import STRENGTHS, linear_probe
 from anchored.metrics.ood_scores import SCORES, are_log_probabilities, max_softmax
 from anchored.metrics.registry import IMAGE_METRICS, METRICS, OOD_METRICS
 from anchored.metrics.weighted import WeightedMetric, weighted_mean
@@ -207,7 +208,7 @@ def sensitivity(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     sets = [(title, "", [evaluator.clean()]), (f"{title}-C", "mean", _corrupted(evaluator))]
     outside = [evaluator.outside(name) for name in evaluator.settings.ood]
     seen = {images: evaluator.seen(images) for images in (*sets[0][2], *sets[1][2], *outside)}
-    draws = list(_draws(evaluator))
+    draws, probes = list(_draws(evaluator)), [_Probe(evaluator, task) for task in evaluator.tasks]
     for number, (name, places) in enumerate(draws):
         evaluator.progress(1.0, f"evaluating, draws of references, {number} of {len(draws)}")
         logits = {images: each.logits[places].mean(dim=0) for images, each in seen.items()}
@@ -217,7 +218,8 @@ def sensitivity(evaluator: ReferencesEvaluator) -> Iterator[Row]:
             if images_
             for figure in _drawn(logits, seen, images_, dataset, corruption)
         ]
-        for metric, dataset, corruption, value, n in (*figures, *_drawn_auroc(evaluator, logits, outside)):
+        figures += [*_drawn_auroc(evaluator, logits, outside), *_drawn_adaptation(probes, places)]
+        for metric, dataset, corruption, value, n in figures:
             yield _plain_row(evaluator, metric, dataset, corruption, value, n, name)
 
 
@@ -257,6 +259,32 @@ def _drawn_auroc(
         if kind in ("mean-near", "mean-far"):
             n = len(inside) + sum(len(logits[outside[i]]) for i in some)
             yield "auroc", kind, "", sum(values[i] for i in some) / len(some), n
+
+
+class _Probe:
+    """A task's linear probe on features under some of the references."""
+
+    def __init__(self, evaluator: ReferencesEvaluator, name: str) -> None:
+        self.train, self.labels = evaluator.features(name, "train")
+        self.test, self.truth = evaluator.features(name, "test")
+        self.classes, self.generator = evaluator.images.classes(name), partial(evaluator.generator, "probe", name)
+        self.strength: float | None = None
+
+    def accuracy(self, places: Tensor) -> float:
+        """Accuracy in [0, 1] by the mean features of the references ``places``. The first call chooses the strength,
+        which later ones keep: choosing takes ten times as long as fitting."""
+        strengths = STRENGTHS if self.strength is None else (self.strength,)
+        train, test = (features[places].mean(dim=0) for features in (self.train, self.test))
+        found = linear_probe(train, self.labels, test, self.classes, self.generator(), strengths)
+        self.strength = found.strength
+        return float((found.logits.argmax(dim=1) == self.truth).double().mean())
+
+
+def _drawn_adaptation(probes: Sequence[_Probe], places: Tensor) -> Iterator[tuple[str, str, str, float, int]]:
+    """Accuracy of the probes, mean over tasks, as in the headline."""
+    if probes:
+        n = sum(len(probe.truth) for probe in probes)
+        yield "linear_probe_accuracy", "mean", "", sum(p.accuracy(places) for p in probes) / len(probes), n
 
 
 def _plain_row(

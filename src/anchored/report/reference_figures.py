@@ -98,6 +98,13 @@ def _measures(summary: Summary) -> list[Measure]:
     return [m for m in every if any(_get(summary, v, m, "single") for v in summary.variants)]
 
 
+def _drawn_measures(summary: Summary) -> list[Measure]:
+    """The headline's figures that were measured for each draw of references."""
+    adapted = Measure("Adaptation accuracy, %", "", "linear_probe_accuracy", "mean")
+    drawn = {(row.metric, row.dataset) for row in summary.rows if row.score.startswith("draw-")}
+    return [measure for measure in (*_measures(summary), adapted) if (measure.metric, measure.dataset) in drawn]
+
+
 def _get(summary: Summary, variant: Variant, measure: Measure, score: str) -> Estimate | None:
     return summary.get(variant, measure.metric, measure.dataset, corruption=measure.corruption, score=score)
 
@@ -210,7 +217,7 @@ def label_free_table(summary: Summary) -> Table | None:
 
 def sensitivity_table(summary: Summary) -> Table | None:
     """The spread of each figure of the headline over draws of references, beside that over seeds."""
-    measures, body = _measures(summary), []
+    measures, body = _drawn_measures(summary), []
     for variant in summary.variants:
         for size in _sizes(summary, variant):
             cells = [_spread_cell(summary, variant, measure, size) for measure in measures]
@@ -268,7 +275,7 @@ def sensitivity_figure(summary: Summary) -> Picture | None:
     variants = [variant for variant in summary.variants if _sizes(summary, variant)]
     if not variants:
         return None
-    measures, sizes = _measures(summary), sorted({size for v in variants for size in _sizes(summary, v)})
+    measures, sizes = _drawn_measures(summary), sorted({size for v in variants for size in _sizes(summary, v)})
     figure, panels = panel_grid(len(measures), 2.6)
     for axes, measure in zip(panels, measures, strict=True):
         for number, variant in enumerate(variants):

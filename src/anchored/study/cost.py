@@ -77,6 +77,8 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
             timed[key] = _measured(alike[0], recipe.evaluate.batch_size, limit)
         timing, train = timed[key], alike[0].train
         images, outputs = _evaluated(recipe, timing.features)
+        further = _over_references(recipe, protocol, timing.features)
+        images, outputs = images + further[0], outputs + further[1]
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
         cost = Cost(
             network=network, protocol=f"{protocol}, {method_title(method)}" if method else protocol,
@@ -106,6 +108,24 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     classes = len(datasets.dataset_row(name, recipe.data).classes)
     featured = test + adapted + (fitted + outside if settings.detectors else 0)
     return round(images), round(4 * (images * classes + featured * width))
+
+
+def _over_references(recipe: Recipe, protocol: str, width: int) -> tuple[int, int]:
+    """Passes of one image that the section ``references`` adds to one training, and bytes of their outputs."""
+    asked, settings, name = recipe.references, recipe.evaluate, recipe.data.train
+    if not asked.count:
+        return 0, 0
+    passes = 1 if protocol == "standard" else asked.count
+    kinds = len(corruptions_of(settings, datasets.input_format(recipe.data))) * len(asked.severities)
+    test, held = count(recipe, name, "test"), recipe.data.validation * count(recipe, name, "train")
+    others = [test] * kinds + [count(recipe, each, "test") for each in settings.ood]
+    images = test + held + sum(min(each, asked.images or each) for each in others)
+    tasks = settings.adaptation if passes > 1 else ()
+    adapted = sum(count(recipe, each, split) for each in tasks for split in ("train", "test"))
+    classes = len(datasets.dataset_row(name, recipe.data).classes)
+    # Beside logits (or features) by reference: their mean, a label of two words, two places of the nearest reference.
+    words = images * (passes * classes + classes + 4) + adapted * (passes * width + classes + 2)
+    return round(passes * (images + adapted)), round(4 * words)
 
 
 def _chosen_on(recipe: Recipe) -> float:
