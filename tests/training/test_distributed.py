@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,11 @@ def plain_cell(devices: int) -> Cell:
     return Cell(f"python:{__name__}:plain_network", "standard", 0.0, 0.0, 0, images, Anchoring(), Tail(), training)
 
 
+def hidden_cell(devices: int) -> Cell:
+    """Anchored at the last layer, with a front that is trained."""
+    return replace(plain_cell(devices), protocol="ram", mask_probability=0.25, anchoring=Anchoring(at="4"))
+
+
 def fails(who: tuple[int, ...]) -> float:
     """An error on some ranks, while the others wait for them in a collective."""
     if collectives.get_rank() in who:
@@ -76,6 +82,7 @@ def scenario(name: str, folder: Path) -> None:
             with pytest.raises(UserError, match="a bad image"):
                 fails((0, 1))
             train(Run(folder / "run"), plain_cell(2))
+            train(Run(folder / "hidden"), hidden_cell(2))
             print("trained")
         case "all fail":
             fails((0, 1))
@@ -149,6 +156,9 @@ def test_shared_errors_and_a_training_that_equals_one_process(tmp_path: Path) ->
     alone = weights(tmp_path / "alone")
     for name, value in weights(tmp_path / "run").items():
         torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-5)
+    hidden = weights(tmp_path / "hidden")
+    assert hidden["network.4.weight"].shape[1] == 2 * 72
+    assert all(bool(value.isfinite().all()) for value in hidden.values())
 
 
 def test_an_error_of_all_ranks_is_rank_zeros_line(tmp_path: Path) -> None:
