@@ -26,6 +26,7 @@ STEPS = 1 << 10  # the published search halves [0, 1] ten times
 LEAST = 0.001  # the published tolerance: no smaller bandwidth is tried
 COARSE = 1001  # points of the grid for all bandwidths that need no finer one
 _BLOCK = 1 << 16  # weights that go onto the grid at once: with many images one replicate, which stays in a core's cache
+_ROWS = 64  # replicates that are smoothed at once
 _STEADY = 0.02 / STEPS  # how far smECE_σ may rise with σ through its grid; it falls otherwise
 
 _Floats = NDArray[np.float64]
@@ -81,6 +82,13 @@ class SmoothingKernel:
         cell = t.long().clamp(0, self.points - 2)
         return cell, t - cell
 
+    def at_points(self, smooth: Tensor) -> Tensor:
+        """On the grid (n,P) -> interpolated at the points t, (n,T)."""
+        if not self.count:
+            return smooth
+        cell, share = self.places
+        return torch.lerp(smooth[:, cell], smooth[:, cell + 1], share)
+
     @cached_property
     def density(self) -> _Floats:
         """g (P,): g · h is the sum over t of the smoothed h, for every histogram h; the adjoint of ``smoothed``."""
@@ -110,15 +118,12 @@ def kernel_of(step: int) -> SmoothingKernel:
 
 
 def smoothed(kernels: Sequence[SmoothingKernel], spectra: Tensor) -> Tensor:
-    """Spectra (n,F) of histograms, each with its kernel, all of one P and T -> smoothed, at the points t, (n,T)."""
+    """Spectra (n,F) of histograms, each with its kernel, all of one grid -> smoothed, on that grid, (n,P)."""
     first = kernels[0]
     alike = all(kernel is first for kernel in kernels)
     response = first.response if alike else torch.stack([kernel.response for kernel in kernels])
     smooth: Tensor = torch.fft.irfft(spectra * response, n=first.period)[:, first.reach : first.reach + first.points]
-    if not first.count:
-        return smooth
-    cell, share = first.places
-    return torch.lerp(smooth[:, cell], smooth[:, cell + 1], share)
+    return smooth
 
 
 class SmoothECECurve:
@@ -225,14 +230,14 @@ class _Search:
     def _smooth_ece(self, steps: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
         """smECE of the replicates ``rows`` (n,), each at a bandwidth of its own: by the smoothed density's integral."""
         kernels = [kernel_of(int(step)) for step in steps]
-        values, forms = np.empty(len(rows)), defaultdict[tuple[int, int], list[int]](list)
-        for i, kernel in enumerate(kernels):
-            forms[kernel.points, kernel.count].append(i)
-        for (_, count), alike in forms.items():
-            spectra = self._spectra(kernels[alike[0]], rows[alike])
-            smooth = smoothed([kernels[i] for i in alike], spectra).abs().sum(1).numpy()
-            density = [self.weights[rows[i]] @ self.curve.density(kernels[i]) for i in alike]
-            values[alike] = smooth / (np.array(density) + count * 1e-4)  # 1e-4: as published
+        values = np.empty(len(rows))
+        for grid in _alike([kernel.points for kernel in kernels]):
+            smooth = smoothed([kernels[i] for i in grid], self._spectra(kernels[grid[0]], rows[grid]))
+            for form in _alike([kernels[i].count for i in grid]):
+                alike = [grid[i] for i in form]
+                sums = kernels[alike[0]].at_points(smooth[form]).abs().sum(1).numpy()
+                density = [self.weights[rows[i]] @ self.curve.density(kernels[i]) for i in alike]
+                values[alike] = sums / (np.array(density) + kernels[alike[0]].count * 1e-4)  # 1e-4: as published
         return values
 
     def _spectra(self, kernel: SmoothingKernel, rows: NDArray[np.int64]) -> Tensor:
@@ -244,6 +249,14 @@ class _Search:
             self.coarse = kernel.spectra(histograms)
             self.residual = histograms.sum(1).abs().numpy() / self.weights[0].sum()
         return self.coarse[rows]
+
+
+def _alike(keys: Sequence[int]) -> list[list[int]]:
+    """The places of each key, as many at once as stay in a core's cache."""
+    places = defaultdict[int, list[int]](list)
+    for i, key in enumerate(keys):
+        places[key].append(i)
+    return [found[i : i + _ROWS] for found in places.values() for i in range(0, len(found), _ROWS)]
 
 
 @lru_cache(maxsize=1)
@@ -308,11 +321,12 @@ class _Halving:
     def _smooth_ece(self, steps: NDArray[np.int64], points: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
         """Bandwidths steps / STEPS (n,) and grids (n,) of the replicates ``rows`` (n,) -> smECE (n,)."""
         values = np.empty(len(steps))
-        for step, grid in sorted(set(zip(steps.tolist(), points.tolist(), strict=True))):
-            here, kernel = np.flatnonzero((steps == step) & (points == grid)), kernel_on(step, grid, True)
+        for here in _alike(points.tolist()):
+            grid = int(points[here[0]])
+            kernels = [kernel_on(int(step), grid, True) for step in steps[here]]
             if grid not in self.spectra:
                 histograms = self.curve.histograms(grid, self.weights, np.arange(len(self.weights)))
-                self.spectra[grid] = kernel.spectra(histograms)
-            smooth = smoothed([kernel], self.spectra[grid][rows[here]]).abs().mean(1).numpy()
+                self.spectra[grid] = kernels[0].spectra(histograms)
+            smooth = smoothed(kernels, self.spectra[grid][rows[here]]).abs().mean(1).numpy()
             values[here] = smooth / self.total[rows[here]]
         return values
