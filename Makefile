@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: demo demo-seeds test test-fast check audit lock clean
 
 demo: $(READY)
-	$(BIN)/anchored study demo -o runs/demo
+	$(BIN)/anchored study demo -o runs/demo --workers 2
 
 demo-seeds: $(READY)
 	$(BIN)/anchored study demo-seeds -o runs/demo-seeds

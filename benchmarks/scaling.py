@@ -26,7 +26,8 @@ from timing import options_of, paired
 
 FAIR = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 TRAINED = [
-    "train", "demo", "--grid.protocols", "[ram]", "--grid.networks", "[resnet18]", "--network.width", "0.5",
+    "train", "demo", "--grid.protocols", "[ram]", "--grid.tail_weights", "[0]",
+    "--grid.networks", "[resnet18]", "--network.width", "0.5",
     "--data.channels", "3", "--data.size", "32", "--data.fraction", "0.15", "--train.epochs", "3",
     "--train.accelerator", "cpu",
 ]  # fmt: skip

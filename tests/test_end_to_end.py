@@ -24,6 +24,7 @@ from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows
 
 TOY = ["study", "demo", "--scale", "0.02", "--evaluate.bootstrap", "100", "--grid.seeds", "[0, 1]"]
+TOY += ["--grid.tail_weights", "[0.0]"]
 TOY += ["--evaluate.severities", "[1, 5]", "--train.accelerator", "cpu", "--anchoring.references", "2"]
 TOY += ["--evaluate.corruptions", "[gaussian_noise, contrast, pixelate, sparkles, ripple]"]
 

@@ -78,7 +78,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["study", "demo", "--data.train", "blobs"], "blobs"),
         (["study", "demo", "--evaluate.adaptation", "[blobs]"], "blobs"),
         (["study", "cifar10"], "cifar-10-binary.tar.gz"),
-        (["train", "demo"], "names 3 trainings: pick one"),
+        (["train", "demo"], "names 4 trainings: pick one"),
         (["evaluate", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["data"], "action"),

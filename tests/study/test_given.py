@@ -24,6 +24,8 @@ TINY = [
     "[ram]",
     "--grid.tail_weights",
     "[0.0]",
+    "--grid.seeds",
+    "[0]",
     "--train.accelerator",
     "cpu",
     *QUICK,

@@ -28,7 +28,7 @@ from anchored.training import fit
 
 WORDS = [
     "study", "demo", "--scale", "0.02", "--grid.protocols", "[standard, ram]", "--grid.tail_weights", "[0.0]",
-    "--train.accelerator", "cpu",
+    "--grid.seeds", "[0]", "--train.accelerator", "cpu",
     "--evaluate.bootstrap", "100", "--evaluate.corruptions", "[contrast]", "--evaluate.severities", "[1]",
     "--evaluate.ood", "[blobs]", "--evaluate.adaptation", "[]",
 ]  # fmt: skip

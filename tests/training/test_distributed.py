@@ -29,7 +29,7 @@ from anchored.training.fit import train
 
 STUDY = [
     "study", "demo", "--scale", "0.03", "--train.epochs", "6", "--train.batch_size", "32", "--train.accelerator", "cpu",
-    "--grid.protocols", "[ram]", "--grid.tail_weights", "[0.1]", "--evaluate.bootstrap", "100",
+    "--grid.protocols", "[ram]", "--grid.tail_weights", "[0.1]", "--grid.seeds", "[0]", "--evaluate.bootstrap", "100",
     "--evaluate.severities", "[1]", "--evaluate.corruptions", "[contrast]", "--evaluate.ood", "[blobs, digits]",
     "--evaluate.adaptation", "[digits]",
 ]  # fmt: skip

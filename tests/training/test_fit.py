@@ -90,6 +90,29 @@ def test_interrupted_training_ends_on_the_same_weights(
         assert [row["epoch"] for row in csv.DictReader(lines)] == ["1", "2", "3"]
 
 
+class StopLate(pl.Callback):
+    """Breaks off before the last but one step."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == trainer.num_training_batches - 2:
+            raise RuntimeError("killed")
+
+
+def test_hard_delta_mining_within_a_single_epoch(tmp_path: Path) -> None:
+    once = replace(TINY, epochs=1, batch_size=16, checkpoint_minutes=0.0)
+    runs = {name: Run(tmp_path / name) for name in ("without", "with", "killed")}
+    settings = cell(tail_weight=0.5, train=once)
+    train(runs["without"], cell(train=once))
+    train(runs["with"], settings)
+    callbacks = [CheckpointCallback(runs["killed"], lambda share, what: None, minutes=0.0), StopLate()]
+    with pytest.raises(RuntimeError, match="killed"):
+        train(runs["killed"], settings, callbacks=callbacks, plugins=[TensorCheckpoints()])
+    train(runs["killed"], settings)
+    found = {name: weights(run)["network.head.weight"] for name, run in runs.items()}
+    assert torch.equal(found["killed"], found["with"])
+    assert not torch.equal(found["without"], found["with"])
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     run, other = Run(tmp_path / "run"), Run(tmp_path / "other")
     with pytest.raises(RuntimeError, match="killed"):

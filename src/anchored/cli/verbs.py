@@ -84,7 +84,7 @@ def _train(recipe: Recipe, *, output: Place = "") -> None:
         output: folder of the run
 
     Examples:
-        anchored train demo -o runs/ram --grid.protocols '[ram]'
+        anchored train demo -o runs/ram --grid.protocols '[ram]' --grid.tail_weights '[0.1]'
     """
     from anchored.store.layout import Run
     from anchored.study import study

@@ -179,7 +179,6 @@ class Recipe:
         size = max(64, 32 * round(size * root / 32)) if size >= 96 else self.data.size
         fixed = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
         width = self.network.width if fixed else max(0.125, self.network.width * root)
-        least = 1 + any(self.grid.tail_weights)
         pool = self.anchoring.training_reference_count
         if self.anchoring.training_references == "images":
             pool = max(1, round(pool * scale))
@@ -189,7 +188,7 @@ class Recipe:
         most = max(2, int(left) // each) * each if images else sys.maxsize
 
         def shrunk(train: Training) -> Any:
-            epochs = max(least, round(train.epochs * scale))
+            epochs = max(1, round(train.epochs * scale))
             return {"epochs": epochs, "batch_size": min(train.batch_size, most)}
 
         per_network = {
@@ -252,8 +251,6 @@ class Recipe:
         for network, method in itertools.product(self.grid.networks, self.grid.methods):
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network, method)
             own = own if method == PLAIN else f" (of {network}, {method})"
-            if train.epochs < 2 and any(self.grid.tail_weights):
-                yield f"train.epochs is 1: hard Δ mining needs a second epoch, after its warm-up{own}"
             mixing = "mixup" if train.mixup else "cutmix"
             if self.tail.per_class and any(self.grid.tail_weights) and (train.mixup or train.cutmix):
                 yield f"tail.per_class is true, but train.{mixing} mixes images of several classes{own}: leave out one"

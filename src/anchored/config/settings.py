@@ -173,7 +173,8 @@ class Tail:
     points: Count = 32
     """Tail points shown a step."""
     warmup: ProperShare = 0.2
-    """Share of training, in whole epochs, before the term is added; the distribution is fitted meanwhile."""
+    """Share of training, in whole epochs (of a single one: in steps), before the term is added; the distribution is
+    fitted meanwhile."""
     pairs: Literal["all", "anchored"] = "all"
     """Fit to the residuals of every two images of a batch, or of each image with its own reference only."""
     per_class: Flag = False

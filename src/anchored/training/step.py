@@ -122,9 +122,11 @@ class TrainingStep(pl.LightningModule):
 
     @property
     def _mining(self) -> bool:
-        """Whether the warm-up of hard Δ mining is over."""
-        epochs = self.cell.train.epochs
-        return self.current_epoch >= min(max(1, round(self.cell.tail.warmup * epochs)), epochs - 1)
+        """Whether the warm-up of hard Δ mining is over: whole epochs, or steps where there is but one epoch."""
+        epochs, share = self.cell.train.epochs, self.cell.tail.warmup
+        if epochs == 1:
+            return self.trainer.global_step >= max(1, round(share * self.trainer.num_training_batches))
+        return self.current_epoch >= min(max(1, round(share * epochs)), epochs - 1)
 
     def _logits(self, images: Tensor, batch: int) -> tuple[Tensor, Tensor]:
         """Logits (B...,N) of a training pass, and (P,N) of tail points ``[0, 0 − t]``, once the warm-up is over.
@@ -136,6 +138,8 @@ class TrainingStep(pl.LightningModule):
         own = batch if len(images) > batch else None
         if self.residuals is None or not self._mining:
             return self.model(images, own=own), images.new_zeros(0)
+        if self.residuals.normal is None:
+            self.residuals.fit()
         points = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.generators.tail)
         far = -points[collectives.get_rank() :: collectives.get_world_size()]  # all ranks draw the same points
         if self.cell.tail.batch_norm == "own":
