@@ -180,14 +180,17 @@ def _evaluate(
 _OF_THE_REPORT = ("evaluation", "test", "output", "label", "devices")
 
 
-def _report(folder: Place) -> None:
+def _report(folder: Place, *, evidence: bool = False) -> None:
     """Write the report of a study again.
 
     Args:
         folder: folder of a study
+        evidence: write evidence.html too - what a review (EU AI Act, Article 15; NIST AI RMF) asks of accuracy,
+            robustness and uncertainty, with hashes, limits and what was not measured; no claim of compliance
 
     Examples:
         anchored report runs/demo
+        anchored report runs/demo --evidence
     """
     from anchored.report import cached
     from anchored.store.layout import StudyFolder
@@ -197,6 +200,10 @@ def _report(folder: Place) -> None:
 
         report.write(StudyFolder(Path(folder)))
     _show_report(Path(folder))
+    if evidence:
+        from anchored.report.evidence import write_evidence
+
+        _say(f"Evidence: {write_evidence(StudyFolder(Path(folder))).resolve()}")
 
 
 def _data(

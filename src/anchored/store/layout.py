@@ -181,6 +181,7 @@ class StudyFolder:
     validation_file = _Entry("validation.csv")  # rows of held-out training images, in the columns of results.csv
     references_file = _Entry("references.csv")  # rows over many references, in the columns of results.csv
     report_file = _Entry("report.html")
+    evidence_file = _Entry("evidence.html")
     examples_file = _Entry("examples.safetensors")
     """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
     made_file = _Entry(".report.json")  # what the report was made of: see report/cached.py
