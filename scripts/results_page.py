@@ -1,4 +1,4 @@
-"""Write ``docs/results.md``, and what README and ``docs/decisions.md`` say of it, from a study's folder.
+"""Write ``docs/explanation/results.md``, and what README and ``docs/how-to/decisions.md`` say of it, from a study's folder.
 
     anchored study demo-seeds -o runs/demo-seeds && python scripts/results_page.py runs/demo-seeds
 
@@ -78,11 +78,11 @@ def main(folder: str) -> None:
     study = StudyFolder(Path(folder))
     summary = read_summary(study)
     run = " ".join(words.what_was_run(summary))
-    write_text(ROOT / "docs" / "results.md", page(summary, study))
+    write_text(ROOT / "docs" / "explanation" / "results.md", page(summary, study))
     between_markers(ROOT / "README.md", f"{run}\n\n{table_text(study, 'headline')}\n\n{said(summary)}\n")
     parts = [f"`{summary.made['command']}`: {run}", *decision_text(summary)]
     parts += [table_text(study, name) for name in DECISIONS]
-    between_markers(ROOT / "docs" / "decisions.md", "\n\n".join(parts) + "\n")
+    between_markers(ROOT / "docs" / "explanation" / "decisions.md", "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
