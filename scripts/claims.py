@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -185,7 +186,7 @@ def evidence_of(key: str, docs: Path) -> Evidence | None:
     told = files.read_json(kept.study_file)
     return Evidence(
         study,
-        " ".join(command_of(key)),
+        shlex.join(command_of(key)),
         (*own, *shared),
         frozenset(row.run for row in shared),
         told.get("made", {}),

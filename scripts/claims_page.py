@@ -1,4 +1,4 @@
-"""What docs/explanation/claims.md says: contrasts of kept rows, the confirmatory test of its protocol, and how rows were made."""
+"""What docs/explanation/claims.md says: contrasts of kept rows, the confirmatory test, and how rows were made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anchor and fold one network of every family of timm, at random weights, and write the table of docs/reference/networks.md.
+"""Anchor and fold one network of every family of timm, at random weights: a table of docs/reference/networks.md.
 
     python scripts/sweep_architectures.py [FAMILY ...] [--write]
 

@@ -321,4 +321,6 @@ def test_the_page_by_hand(claims: ModuleType, tmp_path: Path) -> None:
 def test_the_committed_page_is_made_from_the_committed_rows(claims: ModuleType) -> None:
     docs = SCRIPT.parents[1] / "docs"
     found = {key: each for key in claims.STUDIES if (each := claims.evidence_of(key, docs))}
-    assert (docs / "explanation" / "claims.md").read_text(encoding="utf-8") == claims.page(found), "run scripts/claims.py --page"
+    assert (docs / "explanation" / "claims.md").read_text(encoding="utf-8") == claims.page(found), (
+        "run scripts/claims.py --page"
+    )

@@ -1,4 +1,4 @@
-"""The examples run, learn, and give models that fold; mixing comes before anchoring. Code in docs/how-to/adapters.md runs."""
+"""The examples run, learn, and give models that fold; mixing comes before anchoring. Code of adapters.md runs."""
 
 import importlib.util
 import re

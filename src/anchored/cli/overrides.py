@@ -60,7 +60,9 @@ def described_settings(kind: Any, base: Mapping[str, Any], section: str = "") ->
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
             own = base.get(field.name)
-            yield from described_settings(hints[field.name], own if isinstance(own, dict) else {}, f"{section}{field.name}.")
+            yield from described_settings(
+                hints[field.name], own if isinstance(own, dict) else {}, f"{section}{field.name}."
+            )
             continue
         default = field.default if field.default is not dataclasses.MISSING else {}
         yield f"{section}{field.name}", hints[field.name], base.get(field.name, default), meanings[field.name]
