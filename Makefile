@@ -32,11 +32,11 @@ check: $(READY)
 audit: $(READY)
 	$(BIN)/python scripts/audit.py
 
-# The site, in site/: open site/index.html, no server is needed. A warning (a dead link, say) is an error. Its
-# environment is a light one of its own: pages made of the code need no torch.
+# The site, in site/. A warning (a dead link, say) is an error. Its environment is a light one of its own: pages made
+# of the code need no torch. Nothing on it is loaded from elsewhere.
 docs: $(DOCS)/.ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
-	@echo "Written: $(CURDIR)/site/index.html"
+	@echo "Written: site/index.html; with search: $(PYTHON) -m http.server -d site"
 
 $(DOCS)/.ready: requirements-docs.lock
 	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

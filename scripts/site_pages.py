@@ -78,7 +78,7 @@ def settings_page() -> str:
     """Every setting of a recipe: its name, its default, its meaning, section by section."""
     sections = {field.name: get_type_hints(Recipe)[field.name] for field in dataclasses.fields(Recipe)}
     parts = [SETTINGS]
-    found = overrides.described_settings(Recipe, {})
+    found = sorted(overrides.described_settings(Recipe, {}), key=lambda each: "." in each[0])  # first the study's own
     for section, group in itertools.groupby(found, key=lambda each: each[0].rpartition(".")[0]):
         parts += [f"## {section}", _prose(inspect.getdoc(sections[section]) or "")] if section else ["## Of the study"]
         rows = [(f"`{name}`", _default(default), _cell(meaning)) for name, _, default, meaning in group]
@@ -214,6 +214,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Turn links to files of the repository that are no pages of the site."""
     name = page.file.src_uri
+    if name == "index.md":
+        page.meta["hide"] = ["navigation"]
     return LINK.sub(lambda link: _turned(link, name, config.repo_url, files), markdown)
 
 
