@@ -6,8 +6,10 @@ that shows code which is not there (another library's, or a line that was) is ma
 
 from __future__ import annotations
 
+import argparse
 import ast
-import importlib
+import functools
+import importlib.util
 import inspect
 import itertools
 import re
@@ -92,6 +94,8 @@ class Names(ast.NodeVisitor):
 
 @pages
 def test_python_names_what_is_there(page: Path) -> None:
+    if page.name == "adapters.md":
+        return  # test_examples.py runs it; importing all that it names takes seconds
     names = Names()  # of the whole page: a later block goes on with what an earlier one imported
     for block in found_blocks(page, "python"):
         names.visit(ast.parse(block.code, page.name))
@@ -125,16 +129,16 @@ def commands(page: Path) -> Iterator[list[str]]:
                 yield words[words.index("anchored") + 1 :]
 
 
+@functools.cache
+def parser(verb: str) -> argparse.ArgumentParser:
+    return build_parser(verb, VERBS[verb])
+
+
 def check_command(words: list[str]) -> None:
     """``UserError`` where the command line would not take it; nothing is run."""
-    if words == ["--help"]:
-        return
-    verb, words = VERBS[words[0]], words[1:]
     if "--help" in words:
         return
-    given = vars(
-        build_parser("evaluate" if verb is VERBS["evaluate"] else "a page's", verb).parse_intermixed_args(words)
-    )
+    given = vars(parser(words[0]).parse_intermixed_args(words[1:]))
     settings = {key: value for key, value in given.items() if "." in key and value is not None}
     changed: dict[str, dict[str, Any]] = {}
     for name, value in settings.items():
@@ -184,7 +188,8 @@ def test_the_api_page_has_every_public_name() -> None:
     page = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
     for path in re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE):
         module, _, name = path.rpartition(".")
-        assert hasattr(importlib.import_module(module), name)
+        assert importlib.util.find_spec(module)
+        assert importlib.util.find_spec(path) or hasattr(importlib.import_module(module), name)
     assert {name for name in anchored.__all__ if f".{name}\n" not in page} == set()
 
 
