@@ -35,7 +35,7 @@ audit: $(READY)
 # The site, in site/. A warning (a dead link, say) is an error. Its environment is a light one of its own: pages made
 # of the code need no torch. Nothing on it is loaded from elsewhere.
 docs: $(DOCS)/.ready
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 	@echo "Written: site/index.html; with search: $(PYTHON) -m http.server -d site"
 
 $(DOCS)/.ready: requirements-docs.lock

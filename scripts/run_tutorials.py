@@ -54,7 +54,9 @@ def run_page(path: Path, folder: Path) -> str:
     with _at(folder):  # contextlib.chdir came with 3.11
         for block in blocks(text):
             if "output" in block.marks:
-                changes.append((block.span, _shown(printed.replace(str(folder), "~").replace(str(Path.home()), "~"), block.marks)))
+                changes.append(
+                    (block.span, _shown(printed.replace(str(folder), "~").replace(str(Path.home()), "~"), block.marks))
+                )
             elif "excerpt" in block.marks:
                 continue
             elif block.title:

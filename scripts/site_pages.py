@@ -198,7 +198,8 @@ def on_config(config: Any) -> Any:
     """Take the repository's address from the package's metadata."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("\n[project.urls]\n")[2].partition("\n[")[0]
     urls = dict(re.findall(r'^"?(\w+)"? = "(.+?)"', text, re.MULTILINE))
-    config.repo_url = urls.get("Repository") or urls.get("Source") or urls.get("Homepage") or ""
+    address = urls.get("Source") or urls.get("Homepage") or ""
+    config.repo_url = "" if "/OWNER/" in address else address  # a placeholder until it has its place
     return config
 
 
