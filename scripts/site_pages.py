@@ -150,7 +150,7 @@ def files_page() -> str:
     parts = [FILES, f"```text\n{inspect.cleandoc(tree)}\n```"]
     for heading, kind in (("A study", "StudyFolder"), ("A run", "Run"), ("A corrupted copy", "CorruptedFolder")):
         body = text.partition(f"\nclass {kind}:\n")[2].partition("\n\n\n")[0]
-        entries = re.findall(r'_Entry\(\s*"([^"]+)"\s*\)(?:  # ([^\n]+)|\n    """([^"]+)""")?', body)
+        entries = re.findall(r'_(?:Entry|Subfolder)\(\s*"([^"]+)"\s*\)(?:  # ([^\n]+)|\n    """([^"]+)""")?', body)
         rows = [(f"`{file}`", _cell(comment or doc)) for file, comment, doc in entries]
         parts += [f"## {heading}", _table(("file", "what it holds"), rows)]
     return "\n\n".join(parts)

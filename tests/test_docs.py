@@ -204,3 +204,8 @@ def test_pages_made_of_the_code_have_all_of_it() -> None:
     settings = made["reference/settings.md"]
     assert "| `anchoring.mask_unit` | `batch` | One mask draw" in settings
     assert settings.count("\n| `") > 100
+
+
+def test_pictures_of_the_readme_are_light() -> None:
+    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert 10_000 < (ROOT / name).stat().st_size < 150_000
