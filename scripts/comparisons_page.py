@@ -133,11 +133,11 @@ INTRODUCTION = """\
 # RAM beside what people use, and on top of it
 
 Made by `python scripts/comparisons.py runs/comparisons`: everything but the words is computed from the rows in
-[comparisons/](comparisons). What each method is, and how it meets anchoring: [methods](how-to/methods.md). All
-trainings of a study have the same seeds, images and number of steps. Contrasts are taken seed by seed; intervals are
-95 %, Student's t over seeds, not corrected; **bold** where p < 0.05 after one correction (Holm) over every contrast of
-the study: each method alone against plain training, what anchoring, RAM and RAM with hard Δ mining add to
-each, and whether they add another amount than they add to plain training. Not bold is no evidence of no difference."""
+[comparisons/](comparisons). What each method is, and how it meets anchoring: [methods.md](methods.md). All trainings of
+a study have the same seeds, images and number of steps. Contrasts are taken seed by seed; intervals are 95 %, Student's
+t over seeds, not corrected; **bold** where p < 0.05 after one correction (Holm) over every contrast of the study: each
+method alone against plain training, what anchoring, RAM and RAM with hard Δ mining add to each, and whether they add
+another amount than they add to plain training. Not bold is no evidence of no difference."""
 
 
 def page(studies: Mapping[str, Comparison]) -> str:
