@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := .venv-docs
 
-.PHONY: demo demo-seeds test test-fast check audit lock clean
+.PHONY: demo demo-seeds test test-fast check audit docs lock clean
 
 demo: $(READY)
 	$(BIN)/anchored study demo -o runs/demo --workers 2
@@ -31,6 +32,18 @@ check: $(READY)
 audit: $(READY)
 	$(BIN)/python scripts/audit.py
 
+# The site, in site/. A warning (a dead link, say) is an error. Its environment is a light one of its own: pages made
+# of the code need no torch. Nothing on it is loaded from elsewhere.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
+	@echo "Written: site/index.html; with search: $(PYTHON) -m http.server -d site"
+
+$(DOCS)/.ready: requirements-docs.lock
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet 'uv>=0.5'
+	$(DOCS)/bin/uv pip sync --python $(DOCS)/bin/python --quiet requirements-docs.lock
+	touch $(DOCS)/.ready
+
 # uv installs the locked versions in parallel and shares files between environments. Compiled once here: where Python may
 # not write bytecode (PYTHONDONTWRITEBYTECODE), importing torch would take 7 s instead of 2, in every process.
 $(READY): pyproject.toml requirements.lock
@@ -43,6 +56,8 @@ $(READY): pyproject.toml requirements.lock
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra embed --universal --python-version 3.10 \
 		--no-emit-index-url --upgrade --custom-compile-command 'make lock' -o requirements.lock
+	$(BIN)/uv pip compile --group docs --universal --python-version 3.10 \
+		--no-emit-index-url --upgrade --custom-compile-command 'make lock' -o requirements-docs.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(DOCS) runs site

@@ -1,6 +1,6 @@
-"""Make the pictures of docs/corruptions.md: every corruption at every severity, at 224 and at 32 px.
+"""Make the pictures of docs/reference/corruptions.md: every corruption at every severity, at 224 and at 32 px.
 
-    python scripts/build_corruption_pictures.py [FOLDER, default docs/corruptions]
+    python scripts/build_corruption_pictures.py [FOLDER, default docs/reference/corruptions]
 
 The photograph is skimage's ``astronaut`` (NASA, public domain), its upper middle, resized. 224 px images are shown at
 144 px and kept as JPEG, 32 px images pixel by pixel, three times enlarged, as PNG.
@@ -40,7 +40,7 @@ def photograph(size: int) -> Tensor:
 
 def main() -> None:
     """Write the pictures and say how large they are."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/corruptions")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference/corruptions")
     for size in (224, 32):
         image = photograph(size)
         for name, (family, group) in GROUPS.items():

@@ -1,4 +1,4 @@
-"""Run the studies that the source's claims are looked at with, keep their rows, and write docs/claims.md.
+"""Run the studies that the source's claims are looked at with, keep their rows, and write docs/explanation/claims.md.
 
     python scripts/claims.py runs/claims [--workers 2] [--studies confirm-a,confirm-b] [--page]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -185,7 +186,7 @@ def evidence_of(key: str, docs: Path) -> Evidence | None:
     told = files.read_json(kept.study_file)
     return Evidence(
         study,
-        " ".join(command_of(key)),
+        shlex.join(command_of(key)),
         (*own, *shared),
         frozenset(row.run for row in shared),
         told.get("made", {}),
@@ -229,8 +230,8 @@ def main() -> None:
         else:
             run(key, folder, DOCS, options.workers)
     found = {key: evidence for key in STUDIES if (evidence := evidence_of(key, DOCS))}
-    files.write_text(DOCS / "claims.md", page(found))
-    print(DOCS / "claims.md")
+    files.write_text(DOCS / "explanation" / "claims.md", page(found))
+    print(DOCS / "explanation" / "claims.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What docs/claims.md says: contrasts of kept rows, the confirmatory test of its protocol, and how rows were made."""
+"""What docs/explanation/claims.md says: contrasts of kept rows, the confirmatory test, and how rows were made."""
 
 from __future__ import annotations
 
@@ -214,13 +214,13 @@ INTRODUCTION = """\
 # The source's claims, tested
 
 Made by `python scripts/claims.py runs/claims`: everything but the words is computed from the rows in
-[claims/](claims). A contrast is taken seed by seed on the same test images; intervals are 95 %, Student's t over
+[docs/claims](../claims). A contrast is taken seed by seed on the same test images; intervals are 95 %, Student's t over
 seeds, and not corrected. The source's networks and images are larger: what fails here may hold there, and the other
 way round. With the same seed another processor gives another training (seeds 0 to 4 on a second one: AUROC 75.7 →
 70.1, corruption accuracy 79.4 → 81.2): intervals over seeds hold that noise only as far as the seeds do."""
 
 CONFIRMATORY = """\
-Hypotheses, trainings, seeds and family are those of [claims/protocol.md](claims/protocol.md), committed before any of
+Hypotheses, trainings, seeds and family are those of [the protocol](../claims/protocol.md), committed before any of
 these trainings. p is two-sided and corrected over the whole family (Holm). **Holds**, **does not hold**: p < 0.05, with
 the stated sign or the other; undecided: the seeds do not tell, which is no evidence against the claim."""
 

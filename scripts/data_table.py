@@ -1,4 +1,4 @@
-"""Write the table of data sets in ``docs/data.md`` from the catalog, between its two markers.
+"""Write the table of data sets in ``docs/reference/data-sets.md`` from the catalog, between its two markers.
 
     python scripts/data_table.py [--check]
 
@@ -16,7 +16,7 @@ from anchored.data.catalog.row import DataSet
 from anchored.data.inventory import total_size
 from anchored.store import files as disk
 
-PAGE = Path(__file__).parents[1] / "docs" / "data.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "data-sets.md"
 BEGIN, END = "<!-- scripts/data_table.py -->\n", "<!-- end -->\n"
 REAL = {name for name, row in CATALOG.items() if row.homes or row.reader == "procedural"}
 

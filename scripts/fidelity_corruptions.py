@@ -5,7 +5,7 @@
 Three measurements on scikit-image's photographs, at 224 px (ImageNet-C's constants) and 32 px (CIFAR-C's): pixels, both
 sides given the same random numbers; distributions over seeds, each side with its own random numbers; and the effect on
 a classifier, EfficientNet-Lite0 with its real ImageNet weights, at 224 px. ``--write`` puts the rows of the chosen
-corruptions between the markers of docs/corruptions-fidelity.md; the others' stay.
+corruptions between the markers of docs/explanation/corruptions-fidelity.md; the others' stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "corruptions-fidelity.md"
+PAGE = ROOT / "docs" / "explanation" / "corruptions-fidelity.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from fixtures.corruption_oracle import BY_LAW, FIXED, Levels, Pixels, plain, reference  # noqa: E402

@@ -99,7 +99,7 @@ def put(tree: Any, trail: Sequence[Any], value: Any) -> Any:
 
 def recipe_texts() -> Iterator[str]:
     """Yield every recipe that has one of the values at one place."""
-    names = [name.split(".") for name, *_ in overrides._settings(Recipe, {})]
+    names = [name.split(".") for name, *_ in overrides.described_settings(Recipe, {})]
     own = [[*start, name] for start in (["grid", "per_network", "small"], ["data", "extra"]) for name in ("train", "x")]
     for trail in [*names, *({name[0]: [name[0]] for name in names}.values()), *own, ["grid", "per_network", NAME]]:
         for value in VALUES:

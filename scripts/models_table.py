@@ -1,4 +1,4 @@
-"""Write the table of published models in ``docs/networks.md`` from their rows, between its two markers.
+"""Write the table of published models in ``docs/reference/networks.md`` from their rows, between its two markers.
 
     python scripts/models_table.py [--check]
 
@@ -15,7 +15,7 @@ from anchored.data.catalog.registry import get_dataset
 from anchored.models.published import PREFIX, PUBLISHED, PublishedModel
 from anchored.store import files
 
-PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "networks.md"
 BEGIN, END = "<!-- scripts/models_table.py -->\n", "<!-- end -->\n"
 
 

@@ -1,14 +1,19 @@
-"""Write ``docs/results.md``, and what README and ``docs/decisions.md`` say of it, from a study's folder.
+"""Write ``docs/explanation/results.md`` and what other pages say of it, from a study's folder.
 
     anchored study demo-seeds -o runs/demo-seeds && python scripts/results_page.py runs/demo-seeds
 
+The other pages: the headline in ``docs/explanation/findings.md``, decisions in ``docs/explanation/calibration.md``.
+The rows behind the README's picture (``scripts/effect_picture.py``) are kept beside the page, as ``results.csv``.
 Tables and sentences are the report's own; nothing is typed by hand.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+
+import effect_picture
 
 from anchored.report import narrative as words
 from anchored.report.comparison import Summary, read_summary
@@ -16,6 +21,7 @@ from anchored.report.decisions import decision_text
 from anchored.report.tables import and_list
 from anchored.store.files import write_text
 from anchored.store.layout import StudyFolder
+from anchored.store.rows import read_rows, write_rows
 
 BEGIN, END = "<!-- scripts/results_page.py -->\n", "<!-- end -->\n"
 TABLES = (
@@ -29,7 +35,7 @@ TABLES = (
     "ood_fpr95",
 )
 DECISIONS = ("decisions_alarms", "decisions_sets", "decisions_abstention", "decisions_ranking", "decisions_severity")
-ROOT = Path(__file__).parent.parent
+DOCS = Path(__file__).parent.parent / "docs" / "explanation"
 
 
 def said(summary: Summary) -> str:
@@ -50,13 +56,18 @@ def page(summary: Summary, study: StudyFolder) -> str:
     parts = [
         "# The demo over five seeds",
         " ".join(words.what_was_run(summary)),
-        f"`{summary.made['command']}`: {made}. This page is made from it by `scripts/results_page.py`.",
+        f"`{command(summary)}`: {made}. This page is made from it by `scripts/results_page.py`.",
         said(summary),
         words.caution(summary),
         "\n".join(f"- {note}" for note in words.notes(summary)),
         *(table_text(study, name) for name in TABLES),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def command(summary: Summary) -> str:
+    """How the study was run, to be copied: before 27 November 2026 lists were kept without their quotes."""
+    return re.sub(r"(?<!')(\[[^\]]*\])", r"'\1'", summary.made["command"])
 
 
 def table_text(study: StudyFolder, name: str) -> str:
@@ -74,15 +85,16 @@ def between_markers(path: Path, text: str) -> None:
 
 
 def main(folder: str) -> None:
-    """Read the study, write the page and the parts of the other two."""
+    """Read the study, write the page, its rows, and the parts of the other two."""
     study = StudyFolder(Path(folder))
     summary = read_summary(study)
     run = " ".join(words.what_was_run(summary))
-    write_text(ROOT / "docs" / "results.md", page(summary, study))
-    between_markers(ROOT / "README.md", f"{run}\n\n{table_text(study, 'headline')}\n\n{said(summary)}\n")
-    parts = [f"`{summary.made['command']}`: {run}", *decision_text(summary)]
+    write_text(DOCS / "results.md", page(summary, study))
+    write_rows(DOCS / "results.csv", effect_picture.kept(read_rows(study.results_file)))
+    between_markers(DOCS / "findings.md", f"{run}\n\n{table_text(study, 'headline')}\n\n{said(summary)}\n")
+    parts = [f"`{command(summary)}`: {run}", *decision_text(summary)]
     parts += [table_text(study, name) for name in DECISIONS]
-    between_markers(ROOT / "docs" / "decisions.md", "\n\n".join(parts) + "\n")
+    between_markers(DOCS / "calibration.md", "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

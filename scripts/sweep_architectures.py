@@ -1,4 +1,4 @@
-"""Anchor and fold one network of every family of timm, at random weights, and write the table of docs/networks.md.
+"""Anchor and fold one network of every family of timm, at random weights: a table of docs/reference/networks.md.
 
     python scripts/sweep_architectures.py [FAMILY ...] [--write]
 
@@ -37,7 +37,7 @@ from anchored.models import registry as networks
 from anchored.models.features import penultimate_features
 from anchored.store import files
 
-DOCS = Path(__file__).parent.parent / "docs" / "networks.md"
+DOCS = Path(__file__).parent.parent / "docs" / "reference" / "networks.md"
 START, END = "<!-- sweep -->\n", "<!-- /sweep -->\n"
 HEADINGS = ("family", "network", "pixels", "first layers", "anchored", "folded", "fused", "features")
 
@@ -241,7 +241,7 @@ def main() -> None:
     """Examine the families named, print their rows, and say how many hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", help="families; default all")
-    parser.add_argument("--write", action="store_true", help="renew their rows in docs/networks.md")
+    parser.add_argument("--write", action="store_true", help="renew their rows in docs/reference/networks.md")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     results = []

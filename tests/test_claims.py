@@ -313,7 +313,9 @@ def test_the_page_by_hand(claims: ModuleType, tmp_path: Path) -> None:
     assert "+2.0 [+2.0, +2.0] | 5 |" in text
     assert "53.0 (+1.0 [+1.0, +1.0])" not in text  # RAM: 52 + mean seed 2 = 54, one more with the other setting
     assert "55.0 (+1.0 [+1.0, +1.0])" in text
-    assert "`anchored study demo-alphas --grid.seeds [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]`. 25 trainings: torch 2.15" in text
+    assert (
+        "`anchored study demo-alphas --grid.seeds '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]'`. 25 trainings: torch 2.15" in text
+    )
     assert "of another script" not in text
     assert "Not run yet, or not whole: embedded part of Fashion-MNIST (seeds 5, 6, 7, 8 and 9)." in text
 
@@ -321,4 +323,6 @@ def test_the_page_by_hand(claims: ModuleType, tmp_path: Path) -> None:
 def test_the_committed_page_is_made_from_the_committed_rows(claims: ModuleType) -> None:
     docs = SCRIPT.parents[1] / "docs"
     found = {key: each for key in claims.STUDIES if (each := claims.evidence_of(key, docs))}
-    assert (docs / "claims.md").read_text(encoding="utf-8") == claims.page(found), "run scripts/claims.py --page"
+    assert (docs / "explanation" / "claims.md").read_text(encoding="utf-8") == claims.page(found), (
+        "run scripts/claims.py --page"
+    )

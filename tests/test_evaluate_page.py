@@ -1,4 +1,4 @@
-"""The five ways to a report in docs/evaluate.md, from nothing to the page, as they are printed there."""
+"""The five ways to a report in docs/how-to/evaluate.md, from nothing to the page, as they are printed there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anchored.cli.main import main
 from anchored.data import datasets
 from anchored.store.rows import read_rows
 
-PAGE = (Path(__file__).parent.parent / "docs" / "evaluate.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "how-to" / "evaluate.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^### (.+?)\n.*?```(?:sh|python)\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 TRAIN = "fashion-mini-known"
 

@@ -1,4 +1,4 @@
-"""The examples run, learn, and give models that fold; mixing comes before anchoring. Code in docs/adapters.md runs."""
+"""The examples run, learn, and give models that fold; mixing comes before anchoring. Code of adapters.md runs."""
 
 import importlib.util
 import re
@@ -99,7 +99,7 @@ def blocks(page: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, images: ImageSet) -> Path:
-    """A folder with the models that docs/adapters.md names, and the folder that its command writes."""
+    """A folder with the models that docs/how-to/adapters.md names, and the folder that its command writes."""
     place = tmp_path_factory.mktemp("docs")
     grey = ModelConfig("small", "ram", 0.25, 1, 28, (0.3,), (0.3,), images.classes, "", references=0)
     vit = replace(grey, network="timm:vit_tiny_patch16_224", channels=3, size=48, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -114,12 +114,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, images: ImageSet) -> Path:
 @pytest.mark.parametrize("number", range(5))
 def test_the_page_on_adapters_runs(number: int, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(runs)
-    code = list(blocks("adapters.md"))
+    code = list(blocks("how-to/adapters.md"))
     assert len(code) == 5
     if "shared/vit" in code[number] and not Path("shared").exists():
         assert main(["export", "runs/vit", "timm:shared/vit"]) == 0
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        exec(compile(code[number], f"adapters.md, block {number}", "exec"), {"__name__": "docs"})
+        exec(compile(code[number], f"how-to/adapters.md, block {number}", "exec"), {"__name__": "docs"})
     written = {1: "maite.html", 3: "report.html", 4: "shared/vit/config.json"}
     assert number not in written or Path(written[number]).exists()

@@ -1,4 +1,4 @@
-"""The code of docs/regression.md, as it stands there: what the page promises of its known function holds."""
+"""The code of docs/how-to/regression.md, as it stands there: what the page promises of its known function holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-PAGE = (Path(__file__).parent.parent / "docs" / "regression.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "how-to" / "regression.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

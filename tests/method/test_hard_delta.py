@@ -202,7 +202,7 @@ def test_shown_with_the_batch_tails_are_unsure_in_evaluation_and_shown_alone_the
 
 
 def test_the_loop_in_the_docs_runs() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "explanation" / "method.md").read_text(encoding="utf-8")
     (loop,) = [part.partition("```")[0] for part in text.split("```python")[1:] if "Residuals" in part]
     batches = [(torch.randn(8, 3, 32, 32, generator=generator(i)), torch.arange(8)) for i in range(2)]
     model = anchor(networks.build_network("small", channels=3, classes=10, seed=0), 0.25).train()

@@ -17,7 +17,7 @@ from anchored.training import interruption
 SPIN = "30000"
 """How often torch's threads (GNU OpenMP's) look for one another before they sleep, unless ``GOMP_SPINCOUNT`` says.
 
-The default is ten times as often, which costs time where a core is shared with other work (docs/scale.md).
+The default is ten times as often, which costs time where a core is shared with other work (docs/how-to/scale.md).
 """
 
 

@@ -40,7 +40,7 @@ def add_settings(parser: argparse.ArgumentParser, start: str, base: Mapping[str,
     from anchored.config.recipe import Recipe
 
     parser.usage = f"{' '.join(parser.format_usage().split()[1:])} [--SECTION.KEY VALUE ...]"
-    for name, hint, default, meaning in _settings(Recipe, base):
+    for name, hint, default, meaning in described_settings(Recipe, base):
         if name.startswith(start):
             kind = _type_name(hint)
             text = f"{meaning} (type: {kind}, default: {default})".replace("%", "%%")
@@ -48,7 +48,7 @@ def add_settings(parser: argparse.ArgumentParser, start: str, base: Mapping[str,
             parser.add_argument(f"--{name}", metavar="VALUE", type=read, help=text)
 
 
-def _settings(kind: Any, base: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+def described_settings(kind: Any, base: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any, Any, str]]:
     """Name, type, default and meaning of each setting of a class and its sections; defaults are those of ``base``."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
     meanings = {
@@ -60,7 +60,9 @@ def _settings(kind: Any, base: Mapping[str, Any], section: str = "") -> Iterator
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
             own = base.get(field.name)
-            yield from _settings(hints[field.name], own if isinstance(own, dict) else {}, f"{section}{field.name}.")
+            yield from described_settings(
+                hints[field.name], own if isinstance(own, dict) else {}, f"{section}{field.name}."
+            )
             continue
         default = field.default if field.default is not dataclasses.MISSING else {}
         yield f"{section}{field.name}", hints[field.name], base.get(field.name, default), meanings[field.name]

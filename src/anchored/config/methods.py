@@ -1,7 +1,7 @@
 """What people train with instead of reference masking, or beside it: a method is a name for some settings of ``train``.
 
 ``grid.methods`` names rows of this table, each crossed with the grid's protocols; ``grid.per_method`` changes one, or
-adds one of a name of its own. How each is built, and how it meets anchoring: docs/methods.md.
+adds one of a name of its own. How each is built, and how it meets anchoring: docs/how-to/methods.md.
 """
 
 from dataclasses import dataclass, field

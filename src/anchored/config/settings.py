@@ -478,7 +478,7 @@ class Validation:
 
 @settings_class
 class References:
-    """What is measured of every trained network over many references (docs/references.md)."""
+    """What is measured of every trained network over many references (docs/how-to/references.md)."""
 
     count: Annotated[Integer, within("give 2 to 1,000, or 0 to measure nothing", ge=0, le=1000)] = 0
     """References of an anchored network: its own, then those that its choice would take next. Ways of inference use the

@@ -1,7 +1,7 @@
 """Anchoring: the pair, reference masking, the mean over K references, references saved with the model.
 
 Letters: B batch, C image channels, H×W image size, K references, N classes, α mask probability.
-Sources: docs/method.md; arXiv 2406.00529.
+Sources: docs/explanation/method.md; arXiv 2406.00529.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ them: ``λ · CE(uniform, F([0, 0 − t]))``. A larger λ detects out-of-distrib
 corruption.
 
 Letters: B batch, d = C·H·W numbers of an image, K classes, P points, k rank of the sketch, ε tail mass.
-Sources: docs/method.md; virtual outlier synthesis, the same idea in feature space, arXiv 2202.01197.
+Sources: docs/explanation/method.md; virtual outlier synthesis, the same idea in feature space, arXiv 2202.01197.
 """
 
 import math

@@ -163,7 +163,8 @@ def settled(logits: Tensor, total: int, confidence: float = CONFIDENCE) -> Tenso
     over all ``total`` by a standard error s √(1/k − 1/total), s² being the margins' variance, pooled over the other
     classes. Settled: the mean margin exceeds it, times the ``confidence`` quantile of Student's t with k − 1 degrees of
     freedom, against every other class. The test is repeated after each reference and not corrected for that, so that
-    ``confidence`` is of one comparison: how often the class is the same in the end is measured (docs/references.md).
+    ``confidence`` is of one comparison: how often the class is the same in the end is measured
+    (docs/explanation/references.md).
     """
     k = len(logits)
     if not (2 <= k <= total and 0.5 <= confidence < 1):

@@ -1,8 +1,9 @@
 """Decisions of a classifier, fitted on held-out images: a class or "unknown", a p-value, a set, calibrated chances.
 
-What each part promises, for images that are exchangeable with the held-out ones, is in ``docs/decisions.md``. The parts
-do not spoil one another: a fifth of the images fits the temperature and nothing else that depends on it; foreign images
-are told by a score of the logits as they are, by all images; abstention is fitted on what that does not reject.
+What each part promises, for images that are exchangeable with the held-out ones, is in
+``docs/explanation/calibration.md``. The parts do not spoil one another: a fifth of the images fits the temperature and
+nothing else that depends on it; foreign images are told by a score of the logits as they are, by all images; abstention
+is fitted on what that does not reject.
 """
 
 from __future__ import annotations

@@ -304,7 +304,11 @@ def find_published(name: str) -> PublishedModel:
     if plain in PUBLISHED:
         return PUBLISHED[plain]
     near = difflib.get_close_matches(plain, PUBLISHED, n=3)
-    hint = f"near ones are {', '.join(PREFIX + each for each in near)}" if near else "docs/networks.md lists them"
+    hint = (
+        f"near ones are {', '.join(PREFIX + each for each in near)}"
+        if near
+        else "docs/reference/networks.md lists them"
+    )
     raise UserError(f"no published model '{plain}': {hint}")
 
 

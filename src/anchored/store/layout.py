@@ -180,8 +180,8 @@ class StudyFolder:
     record_file = _Entry("results.json")  # the recipe behind the rows, and the hashes of their files
     validation_file = _Entry("validation.csv")  # rows of held-out training images, in the columns of results.csv
     references_file = _Entry("references.csv")  # rows over many references, in the columns of results.csv
-    report_file = _Entry("report.html")
-    evidence_file = _Entry("evidence.html")
+    report_file = _Entry("report.html")  # the page, with everything that it shows
+    evidence_file = _Entry("evidence.html")  # what a review asks for
     examples_file = _Entry("examples.safetensors")
     """Example images (uint8): clean (M,C,H,W), corruption/NAME (S,C,H,W) by severity, ood/NAME (M,C,H,W)."""
     made_file = _Entry(".report.json")  # what the report was made of: see report/cached.py
@@ -214,7 +214,7 @@ class CorruptedFolder:
     lock_file = _Entry(".lock")  # locked by the process that writes into it
     request_file = _Entry("request.json")  # what was asked for
     done_file = _Entry("done.json")  # how many of the images are done
-    sheet_file = _Entry("contact-sheet.png")
+    sheet_file = _Entry("contact-sheet.png")  # the first image under every corruption and severity
     labels_file = _Entry("labels.npy")  # of all blocks, int64 (5 N,)
 
     def blocks_file(self, corruption: str) -> Path:

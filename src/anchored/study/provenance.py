@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ def provenance() -> dict[str, str]:
     """The command, versions of packages, git revision, machine, processor, threads and device of this process."""
     device = find_device()
     return {
-        "command": " ".join(["anchored", *sys.argv[1:]]), **{name: metadata.version(name) for name in PACKAGES},
+        "command": shlex.join(["anchored", *sys.argv[1:]]), **{name: metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(), "revision": git_revision(Path(__file__).parent),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "processor": _processor(),
         "threads": str(torch.get_num_threads()),
