@@ -62,20 +62,21 @@ def markdown(table: Table) -> str:
     """GitHub's Markdown, the caption below."""
     groups = list(dict.fromkeys(title for title, _ in column_groups(table) if title))
     one = len(groups) == 1  # a single heading above the columns goes into the title, several into the columns
-    headings = [_md(("" if one or not c.group else f"{c.group} · ") + _heading(c)) for c in table.columns]
+    headings = [md_escaped(("" if one or not c.group else f"{c.group} · ") + _heading(c)) for c in table.columns]
     lines = [
-        " · ".join([f"**{_md(table.title)}**", *map(_md, groups * one)]),
+        " · ".join([f"**{md_escaped(table.title)}**", *map(md_escaped, groups * one)]),
         "",
         _md_line(headings),
         _md_line(["---" if i < table.stubs else "---:" for i in range(len(table.columns))]),
-        *(_md_line([_md(" ".join(_lines(cell))) for cell in row]) for row in table.rows),
+        *(_md_line([md_escaped(" ".join(_lines(cell))) for cell in row]) for row in table.rows),
         "",
-        _md(table.caption),
+        md_escaped(table.caption),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _md(text: str) -> str:
+def md_escaped(text: str) -> str:
+    """Return text for Markdown, its signs escaped, on one line."""
     return re.sub(r"([\\`*_<>\[\]|~#])", r"\\\1", " ".join(text.split()))
 
 
