@@ -238,6 +238,8 @@ def _rates(bench: Bench, title: str, count: int) -> list[float]:
     for process in processes:
         process.start()
     for process in processes:
+        process.join(timeout=600)
+        process.kill()  # nothing, where it has ended
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError(f"{sum(bool(process.exitcode) for process in processes)} of {count} processes failed")
