@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -112,22 +113,26 @@ def loop(network: str, channels: int, side: int, count: int, batch: int, turns: 
     bare = random_batches(count, batch, channels, side)
 
     def whole() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            keeper = Clock(Run(Path(folder)), lambda share, what: None)
-            trainer = pl.Trainer(
-                max_epochs=1,
-                accelerator="cpu",
-                devices=1,
-                callbacks=[keeper],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            trainer.fit(TrainingStep(model, cell, 7), batches)
-            return keeper.seconds
+        return epoch_seconds(TrainingStep(model, cell, 7), batches, accelerator="cpu", devices=1)
 
     return paired(whole, lambda: steps(model.train(), bare, None), turns)
+
+
+def epoch_seconds(step: TrainingStep, batches: Batches, **options: Any) -> float:
+    """Seconds of an epoch by Lightning's Trainer with ``options``, from the first batch to the last step."""
+    with tempfile.TemporaryDirectory() as folder:
+        keeper = Clock(Run(Path(folder)), lambda share, what: None)
+        trainer = pl.Trainer(
+            max_epochs=1,
+            callbacks=[keeper],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
+        trainer.fit(step, batches)
+        return keeper.seconds
 
 
 class Clock(CheckpointCallback):
@@ -139,6 +144,8 @@ class Clock(CheckpointCallback):
         self.start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize()  # the last steps are under way
         self.seconds = time.perf_counter() - self.start
 
 

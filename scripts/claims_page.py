@@ -34,6 +34,7 @@ class Study:
     why: str = ""  # what it is to find out, where it is there to explain another one
     shares: str = ""  # another study that has some of its trainings: they are not run, and not shown, twice
     confirms: str = ""  # its letter in the protocol; "" for an exploratory study
+    gpu: bool = False  # of a size for a GPU: run only where it is named
 
 
 @dataclass(frozen=True)

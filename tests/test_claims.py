@@ -190,6 +190,16 @@ def test_every_study_is_a_recipe_that_the_command_knows(claims: ModuleType) -> N
             assert names & {cell.name for cell in claims.recipe_of(study.shares).cells()}
 
 
+def test_the_study_for_a_gpu_is_four_ways_of_five_seeds(claims: ModuleType) -> None:
+    recipe = claims.recipe_of("gpu")
+    cells = list(recipe.cells())
+    ways = {(cell.protocol, cell.mask_probability, cell.tail_weight) for cell in cells}
+    assert len(cells) == 20
+    assert ways == {("standard", 0, 0), ("anchored", 0, 0), ("ram", 0.25, 0), ("ram", 0.25, 0.1)}
+    assert {(cell.network, cell.train.epochs, cell.data.train) for cell in cells} == {("resnet18", 60, "fashion-mnist")}
+    assert [key for key, study in claims.STUDIES.items() if study.gpu] == ["gpu"]
+
+
 def test_only_the_page_s_rows_are_needed(claims: ModuleType) -> None:
     assert claims.needed(row(), "energy")
     assert claims.needed(row(dataset="Data-C", corruption="mean"), "energy")

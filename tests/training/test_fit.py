@@ -270,3 +270,27 @@ def test_average_of_weights_is_kept_and_resumes(tmp_path: Path) -> None:
         )
     train(killed, averaged)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(killed).items())
+
+
+def test_a_compiled_network_trains_on_as_a_step_and_is_saved_as_any_other(tmp_path: Path) -> None:
+    """The compiler itself takes minutes: torch is told to run what it is given to compile as it is."""
+    compiled = []
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            assert isinstance(module.model, AnchoredModel)
+            compiled.append(module.model.network._compiled_call_impl is not None)
+
+    for name in ("none", "reduce-overhead"):
+        settings = replace(TINY, epochs=2, compile=name, channels_last=False, average=0.5)
+        with torch.compiler.set_stance("force_eager"):
+            train(Run(tmp_path / name), cell(train=settings, tail_weight=0.5), callbacks=[Watch()])
+    assert compiled == [False, True]
+    first, second = (weights(Run(tmp_path / name)) for name in ("none", "reduce-overhead"))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert first.keys() == second.keys()
+
+
+def test_settings_that_came_later_leave_what_earlier_results_are_bound_to() -> None:
+    assert not {"compile", "channels_last"} & set(json.loads(canonical(cell()))["train"])
+    assert json.loads(canonical(cell(train=replace(TINY, compile="default"))))["train"]["compile"] == "default"

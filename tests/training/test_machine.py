@@ -1,5 +1,6 @@
 """Accelerators and precisions: refused before training where the machine lacks them, loaded again where it has them."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fixtures.small_trainings import cell
+from torch._inductor import config as inductor
 
 import anchored
 from anchored.cli.main import main
@@ -50,6 +52,14 @@ def test_what_a_machine_lacks_is_one_line(
     lack = machine.lacking(Training(**settings))
     assert said in lack
     assert bool(said) == bool(lack)
+
+
+def test_what_compiling_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with inductor.patch({"cpp.cxx": ("/nowhere/compiler",)}):
+        assert "a C++ compiler" in machine.lacking(Training(compile="default", accelerator="cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "train.compile is default, for which torch needs Triton" in machine.lacking(Training(compile="default"))
 
 
 @pytest.mark.parametrize(

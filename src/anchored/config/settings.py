@@ -42,6 +42,7 @@ BatchNormUpdate = Literal["unmasked", "all"]
 Policy = Literal["none", "rand_augment", "trivial_augment", "auto_augment", "augmix", "pixmix"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Compile = Literal["none", "default", "reduce-overhead", "max-autotune"]
 Alphas = Annotated[
     tuple[Annotated[Number, within("a mask probability is above 0 and below 1", gt=0, lt=1)], ...], distinct
 ]
@@ -272,6 +273,13 @@ class Training:
     precision: Precision = "32-true"
     """Precision of Lightning's Trainer; mixed keeps the weights in single precision. They are saved in single precision
     in any case, and evaluation runs in it. Those of 16 bits need a GPU; bf16 does not."""
+    channels_last: Flag = field(default=True, metadata=LATER)
+    """Keep images and weights with the channels of a pixel side by side, which convolutions are faster with on CPUs and
+    on tensor cores; in rounding results differ. Evaluation always does."""
+    compile: Compile = field(default="none", metadata=LATER)
+    """Mode of torch.compile for the network while it is trained: default fuses operations, reduce-overhead replays CUDA
+    graphs besides (for steps that launching kernels takes longer than running them), max-autotune tries kernels out.
+    The first steps take minutes; a CPU needs a C++ compiler, a GPU Triton. Results differ in rounding."""
     accelerator: Accelerator = "auto"
     """Lightning's accelerator: auto, cpu, gpu (any), cuda, mps."""
     devices: Count = 1

@@ -165,6 +165,7 @@ def shuffled_sources(keys: Tensor, height: int, width: int, glass: Glass) -> Ten
         nodes = torch.cat((before, before))  # a pixel near the image's border keeps the value it had
         # Pixels come in falling order: one further on has changed already.
         nodes[:count].view(place.shape)[inside] = ((step - 1) >> 31).mul_(-count).add_(step).add_(inner)
+        # On a GPU each look waits for it: one to five a round were seen, where 16 doublings may be needed.
         while int(nodes[:count].amin()) < count:
             torch.index_select(nodes, 0, nodes[:count], out=spare[:count])
             nodes, spare = spare, nodes

@@ -103,7 +103,7 @@ def perlin_noise(images: Tensor, severity: float, keys: Tensor) -> Tensor:
     """
     rows, columns = (place * (7 / short_side(images)) for place in pixel_coordinates(images))
     # Lattice points that the finest octave reaches, and one more.
-    height, width = (int(16 * float(place.max())) + 2 for place in (rows, columns))
+    height, width = (int(16 * 7 * (side - 1) / short_side(images)) + 3 for side in images.shape[2:])
     gradients = _lattice(keys, height, width)
     total = torch.zeros(len(images), *images.shape[2:], device=images.device)
     for octave in (1, 2, 4, 8, 16):

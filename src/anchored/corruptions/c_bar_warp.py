@@ -3,7 +3,6 @@
 Definitions, constants and conventions: see ``c_bar.py``.
 """
 
-import functools
 import math
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from anchored.corruptions.pixels import bilinear, pixel_coordinates, short_side, truncate_levels, uniform_in
 from anchored.corruptions.randomness import uniform
 from anchored.corruptions.row import LARGE, published_size
+from anchored.corruptions.tables import kept_tables
 
 _POLE = math.sqrt(3) - 2  # of the cubic B-spline's interpolation filter
 REACH = 12  # taps of that filter on each side: |_POLE| ** 13 is 4e-8
@@ -137,7 +137,7 @@ def _spline_taps(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return _mirrored(first.long() + offsets, size), weights
 
 
-@functools.lru_cache(maxsize=32)
+@kept_tables(32)
 def _zoom_taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
     """Return pixels (4, size) and weights (4, size) that zoom a line by ``scale`` and keep its middle ``size`` px."""
     zoomed = round(size * scale)
@@ -149,7 +149,7 @@ def _zoom_taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
 def _zoomed(levels: Tensor, scale: float) -> Tensor:
     """Return (B,H,W) float32 zoomed by ``scale`` about its middle, cubic B-splines through nothing: they smooth."""
     for axis in (1, 2):
-        places, weights = (part.to(levels.device) for part in _zoom_taps(levels.shape[axis], scale))
+        places, weights = _zoom_taps(levels.device, levels.shape[axis], scale)
         form = (-1, 1) if axis == 1 else (-1,)
         total = torch.zeros_like(levels)
         for place, weight in zip(places, weights, strict=True):
@@ -164,17 +164,24 @@ def transverse_chromatic_abberation(images: Tensor, severity: float, keys: Tenso
     Cubic B-splines whose coefficients are the pixels themselves (``scipy.ndimage.zoom(prefilter=False)``), so that even
     scale 1 is smoothed. Random: which channel gets which scale; a grey image gets one of the three.
     """
-    order = uniform(keys, (3,)).argsort(1)[:, : images.shape[1]]
-    result = torch.empty_like(images)
-    for number, scale in enumerate((1, 1 + 0.025 * severity, 1 + 0.05 * severity)):
-        image, channel = (order == number).nonzero(as_tuple=True)
-        if len(image):
-            levels = _zoomed(images[image, channel].float(), scale)
-            result[image, channel] = truncate_levels(levels.add_(0.5))
+    order = uniform(keys, (3,)).argsort(1)
+    scales = (1, 1 + 0.025 * severity, 1 + 0.05 * severity)
+    result, image = torch.empty_like(images), torch.arange(len(images), device=images.device)
+    if images.shape[1] == 3:
+        for scale, channel in zip(scales, order.argsort(1).unbind(1), strict=True):
+            result[image, channel] = _rounded(_zoomed(images[image, channel].float(), scale))
+        return result
+    for number, scale in enumerate(scales):  # a third of the images each: finding them waits for a GPU, but is less
+        chosen = image[order[:, 0] == number]
+        result[chosen, 0] = _rounded(_zoomed(images[chosen, 0].float(), scale))
     return result
 
 
-@functools.lru_cache(maxsize=32)
+def _rounded(levels: Tensor) -> Tensor:
+    return truncate_levels(levels.add_(0.5))
+
+
+@kept_tables(32)
 def _rotation_taps(height: int, width: int, angle: float) -> tuple[Tensor, Tensor]:
     """Return pixels (H·W, 16) and weights of an image turned by ``angle`` degrees about its middle; 0 from outside."""
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -212,7 +219,7 @@ def circular_motion_blur(images: Tensor, severity: float, keys: Tensor) -> Tenso
     total, sum_of_weights = torch.zeros_like(table), 0.0
     for step in range(-10, 11):
         weight = math.exp(-2 * (step / 10) ** 2)
-        places, taps = (part.to(table.device) for part in _rotation_taps(height, width, step * 0.15 * severity))
+        places, taps = _rotation_taps(table.device, height, width, step * 0.15 * severity)
         total.add_(torch.nn.functional.embedding_bag(places, table, mode="sum", per_sample_weights=taps), alpha=weight)
         sum_of_weights += weight
     levels = total.div_(sum_of_weights).view(height, width, *images.shape[:2])

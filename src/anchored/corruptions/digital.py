@@ -1,6 +1,5 @@
 """Digital corruptions. Images and constants as in ``common.py``, which states the source."""
 
-import functools
 import io
 from typing import NamedTuple
 
@@ -11,6 +10,8 @@ from torch import Tensor
 
 from anchored.corruptions.pixels import gaussian_filter, truncate_levels
 from anchored.corruptions.randomness import uniform
+from anchored.corruptions.tables import kept_tables
+from anchored.method.devices import to_device
 
 
 def contrast(images: Tensor, factor: float, keys: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def saturate(images: Tensor, saturation: Saturation, keys: Tensor) -> Tensor:
     return truncate_levels(away.mul_(saturated).sub_(value).neg_())
 
 
-@functools.lru_cache(maxsize=64)
+@kept_tables(64)
 def _boxes(size: int, small: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return how PIL's BOX filter takes ``size`` px to ``small`` and back: boxes, shares and places.
 
@@ -67,7 +68,7 @@ def _blocks(images: Tensor, small: int) -> Tensor:
     """Average the rows of uint8 (B,C,H,W) in ``small`` boxes, round, and repeat them: uint8 (B,C,H,W)."""
     if small == images.shape[2]:
         return images
-    boxes, shares, places = (table.to(images.device) for table in _boxes(images.shape[2], small))
+    boxes, shares, places = _boxes(images.device, images.shape[2], small)
     padded = F.pad(images, (0, 0, 0, 1))
     total = padded.index_select(2, boxes[0]).to(torch.int16)
     for box in boxes[1:]:
@@ -98,7 +99,7 @@ def jpeg_compression(images: Tensor, quality: int, keys: Tensor) -> Tensor:
         image = Image.frombytes(mode, size, file.getbuffer(), "jpeg", mode, "")
         for band, plane in zip(mode, planes, strict=True):  # a band at a time is faster than an array of RGB pixels
             plane.data.cast("B")[:] = image.tobytes("raw", band)
-    return torch.from_numpy(compressed).to(images.device)
+    return to_device(torch.from_numpy(compressed), images.device)
 
 
 class Elastic(NamedTuple):
@@ -137,21 +138,16 @@ def _affine(keys: Tensor, height: int, width: int, corner: float) -> tuple[Tenso
     """Return the rows and columns, float32 (B,H,W), where the random affine map reads each pixel."""
     shift = uniform(keys, (3, 2), draw=1).to(torch.float64).sub_(0.5).mul_(2 * corner)  # three points, (x, y) each
     span = min(height, width) // 3
-    middle = torch.tensor((width // 2, height // 2), dtype=torch.float64, device=keys.device)
+    left, top = width // 2 - span, height // 2 - span
     # The points are middle + (span, span), + (span, −span) and + (−span, −span): two edges give the linear part.
-    (a, c), (b, d) = (
-        (edge / (2 * span) + unit).unbind(1)
-        for edge, unit in (
-            (shift[:, 1] - shift[:, 2], torch.tensor((1.0, 0.0), device=keys.device)),
-            (shift[:, 0] - shift[:, 1], torch.tensor((0.0, 1.0), device=keys.device)),
-        )
-    )
-    x0, y0 = (middle - span + shift[:, 2]).unbind(1)  # where the third point goes
+    (a, c), (b, d) = ((shift[:, i] - shift[:, i + 1]).div_(2 * span).unbind(1) for i in (1, 0))
+    a, d = a + 1, d + 1
+    x0, y0 = left + shift[:, 2, 0], top + shift[:, 2, 1]  # where the third point goes
     determinant = a * d - b * c
     x = torch.arange(width, dtype=torch.float64, device=keys.device) - x0[:, None, None]
     y = torch.arange(height, dtype=torch.float64, device=keys.device)[:, None] - y0[:, None, None]
     a, b, c, d = (each[:, None, None] / determinant[:, None, None] for each in (a, b, c, d))
-    columns, rows = d * x - b * y + (middle[0] - span), a * y - c * x + (middle[1] - span)
+    columns, rows = d * x - b * y + left, a * y - c * x + top
     return rows.to(torch.float32), columns.to(torch.float32)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anchored.corruptions.pixels import to_grey, truncate_levels
 from anchored.corruptions.randomness import image_keys, uniform
+from anchored.corruptions.tables import kept_tables
 
 _SIDE = 640  # px, of a texture
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -64,15 +65,34 @@ def frost(images: Tensor, frost: Frost, keys: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     side = max(1, round(_SIDE * frost.size))
-    textures = _textures(frost.size, images.shape[1], -(-height // side) + 1, -(-width // side) + 1).to(images.device)
+    tiles = -(-height // side) + 1, -(-width // side) + 1
+    textures = _textures(images.device, frost.size, images.shape[1], *tiles)
+    draws = uniform(keys, (3,)).double() * _sizes(images.device, side)
     levels = images.to(torch.float32).mul_(frost.image)
-    for image, (which, top, left) in zip(levels, uniform(keys, (3,)).double().tolist(), strict=True):
-        texture, row, column = textures[int(which * len(_TEXTURES))], int(top * side), int(left * side)
-        image += texture[:, row : row + height, column : column + width] * frost.ice
+    if images.device.type == "cpu":  # slices, which need no places
+        for image, (which, row, column) in zip(levels, draws.long().tolist(), strict=True):
+            image += textures[which, :, row : row + height, column : column + width] * frost.ice
+    else:
+        levels.add_(_cut(textures, draws.long(), height, width) * frost.ice)
     return truncate_levels(levels)
 
 
-@functools.lru_cache(maxsize=8)
+@kept_tables(8)
+def _sizes(side: int) -> Tensor:
+    return torch.tensor((len(_TEXTURES), side, side), dtype=torch.float64)
+
+
+def _cut(textures: Tensor, places: Tensor, height: int, width: int) -> Tensor:
+    """Return for each of ``places`` (B,3), a texture, a row and a column, the part of it from there on, (B,C,H,W)."""
+    channels, down, right = textures.shape[1:]
+    which, top, left = (each.view(-1, 1, 1, 1) for each in places.unbind(1))
+    rows = top + torch.arange(height, device=places.device)[:, None]
+    columns = left + torch.arange(width, device=places.device)
+    planes = which * channels + torch.arange(channels, device=places.device)[:, None, None]
+    return textures.view(-1).take((planes * down + rows) * right + columns)
+
+
+@kept_tables(8)
 def _textures(size: float, channels: int, down: int, right: int) -> Tensor:
     """Return uint8 (5, channels, S, S), S = 640 · ``size`` px, repeated ``down`` × ``right`` times."""
     drawn = torch.stack([_drawn(which) for which in range(len(_TEXTURES))])

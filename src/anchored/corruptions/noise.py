@@ -1,7 +1,5 @@
 """Noise: every pixel and channel on its own. Images and constants as in ``common.py``, which states the source."""
 
-import functools
-
 import numpy as np
 import scipy.special
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor
 
 from anchored.corruptions.pixels import mask_below, truncate_levels
 from anchored.corruptions.randomness import normal, uniform
+from anchored.corruptions.tables import kept_tables
 
 
 def gaussian_noise(images: Tensor, scale: float, keys: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ def impulse_noise(images: Tensor, amount: float, keys: Tensor) -> Tensor:
     return images.bitwise_or(salt).bitwise_and_(rest)
 
 
-@functools.lru_cache(maxsize=16)
+@kept_tables(16)
 def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return alias tables (Walker 1977) of the Poisson laws of all 256 grey levels v, mean v / 255 · photons.
 
@@ -55,7 +54,7 @@ def _poisson_tables(photons: int) -> tuple[Tensor, Tensor, Tensor]:
 def shot_noise(images: Tensor, photons: int, keys: Tensor) -> Tensor:
     """Poisson(x · photons) / photons, independent for every pixel and channel. Exact but for the steps of the uniform
     numbers, 2**-23."""
-    shares, others, levels = (table.to(images.device) for table in _poisson_tables(photons))
+    shares, others, levels = _poisson_tables(images.device, photons)
     draw = uniform(keys, tuple(images.shape[1:])).mul_(photons + 1).flatten()
     count = draw.to(torch.int32)
     place = images.flatten().to(torch.int32).mul_(photons + 1).add_(count)

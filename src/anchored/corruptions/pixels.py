@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anchored.corruptions.randomness import uniform
+from anchored.corruptions.tables import kept_tables
 
 Border = Literal["repeat", "mirror"]
 _Places = npt.NDArray[np.int64]
@@ -81,7 +82,7 @@ def gaussian_filter(levels: Tensor, sigma: float, truncate: float = 4.0, border:
         if len(weights) <= min(_TAPS, levels.shape[axis]):
             levels = convolve(_pad(levels, len(weights) // 2, axis, border), weights, axis)
         else:
-            matrix = _gaussian_matrix(levels.shape[axis], sigma, truncate, border).to(levels.device)
+            matrix = _gaussian_matrix(levels.device, levels.shape[axis], sigma, truncate, border)
             wide = levels.to(torch.float64)
             levels = (matrix @ wide if axis == 2 else wide @ matrix.T).to(torch.float32)
     return levels
@@ -104,7 +105,7 @@ def _outside_pixels(size: int, reach: int, border: Border) -> Tensor:
     return torch.minimum(places, 2 * size - 1 - places)
 
 
-@functools.lru_cache(maxsize=32)
+@kept_tables(32)
 def _gaussian_matrix(size: int, sigma: float, truncate: float, border: Border) -> Tensor:
     """Return the matrix that smooths ``size`` pixels, float64."""
     weights = torch.tensor(gaussian_weights(sigma, truncate), dtype=torch.float64)
@@ -151,11 +152,11 @@ def zoom(part: Tensor, factor: float, height: int, width: int) -> Tensor:
 
 def zoom_rows(levels: Tensor, top: int, rows: int, factor: float, height: int) -> Tensor:
     """Along one axis: zoom the ``rows`` rows from ``top`` on, (B,C,·,W) -> (B,C,H,W)."""
-    above, below, share = (table.to(levels.device) for table in _zoom_tables(top, rows, factor, height))
+    above, below, share = _zoom_tables(levels.device, top, rows, factor, height)
     return torch.lerp(levels.index_select(2, above), levels.index_select(2, below), share)
 
 
-@functools.lru_cache(maxsize=256)
+@kept_tables(256)
 def _zoom_tables(top: int, size: int, factor: float, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return, for each of the middle ``length`` pixels, those before and after it and the latter's share, (·, 1)."""
     whole = round(size * factor)
@@ -165,31 +166,34 @@ def _zoom_tables(top: int, size: int, factor: float, length: int) -> tuple[Tenso
     return above.to(torch.int64) + top, above.add(1).clamp_(max=size - 1).to(torch.int64) + top, share
 
 
-def random_angles(keys: Tensor, low: float, high: float) -> list[float]:
-    """Return an angle per image, in degrees, uniform between ``low`` and ``high``."""
-    draws: list[float] = uniform(keys, (1,)).double().flatten().tolist()
-    return [low + (high - low) * draw for draw in draws]
+def random_angles(keys: Tensor, low: float, high: float) -> Tensor:
+    """Return an angle per image, in degrees, uniform between ``low`` and ``high``: float64 (B,)."""
+    return low + (high - low) * uniform(keys, (1,)).double().flatten()
 
 
-def motion_kernels(radius: int, sigma: float, degrees: list[float]) -> tuple[_Places, _Places, npt.NDArray[np.float64]]:
-    """Return ImageMagick's motion kernels: rows down (B,S), columns right (B,S) and weights (S,) of S steps.
+def motion_kernels(radius: int, sigma: float, degrees: Tensor) -> tuple[Tensor, Tensor, tuple[float, ...]]:
+    """Return ImageMagick's motion kernels: rows down (B,S), columns right (B,S), int64, and weights (S,) of S steps.
 
-    From the pixel itself up to 2 · ``radius`` steps in the direction of an angle (degrees, 0 to the right, 90
-    downwards), each rounded to the nearest pixel, halves down; weights are one half of a Gaussian of s.d. ``sigma`` px.
+    From the pixel itself up to 2 · ``radius`` steps in the direction of an angle (degrees, float64 (B,), 0 to the
+    right, 90 downwards), each rounded to the nearest pixel, halves down; weights are one half of a Gaussian of s.d.
+    ``sigma`` px.
     """
-    steps = np.arange(2 * radius + 1)
-    weights = np.exp(-0.5 * (steps / sigma) ** 2)
+    weights = np.exp(-0.5 * (np.arange(2 * radius + 1) / sigma) ** 2)
     weights /= weights.sum()
-    steps, weights = steps[weights > _FAINT], weights[weights > _FAINT]
-    directions = np.radians(degrees)[:, None]
-    down, right = (np.ceil(steps * part - 0.5).astype(np.int64) for part in (np.sin(directions), np.cos(directions)))
-    return down, right, weights
+    weights = weights[weights > _FAINT]  # they fall: the first ones
+    steps = torch.arange(len(weights), dtype=torch.float64, device=degrees.device)
+    angles = torch.deg2rad(degrees)[:, None]
+    down, right = ((steps * part - 0.5).ceil_().long() for part in (angles.sin(), angles.cos()))
+    return down, right, tuple(weights.tolist())
 
 
-def blur_along_lines(levels: Tensor, radius: int, sigma: float, degrees: list[float]) -> Tensor:
+def blur_along_lines(levels: Tensor, radius: int, sigma: float, degrees: Tensor) -> Tensor:
     """Blur each image of float32 (B,C,H,W) along its own line (see :func:`motion_kernels`), round: uint8. Border pixels
     are repeated outwards."""
-    rows, columns, weights = motion_kernels(radius, sigma, degrees)
+    down, right, weights = motion_kernels(radius, sigma, degrees)
+    if levels.device.type != "cpu":
+        return _round_levels(_blur_by_places(levels, down, right, weights))
+    rows, columns = down.numpy(), right.numpy()
     top, left = max(0, -rows.min()), max(0, -columns.min())
     border = (left, max(0, columns.max()), top, max(0, rows.max()))
     padded, rows, columns = F.pad(levels, border, mode="replicate"), rows + top, columns + left
@@ -197,13 +201,26 @@ def blur_along_lines(levels: Tensor, radius: int, sigma: float, degrees: list[fl
     if height * width <= _SMALL and _one_dnn_is_fast(levels):
         return _round_levels(_blur_small_images(padded, rows, columns, weights).view(levels.shape))
     blurred = torch.zeros_like(levels)
-    for image, total, down, right in zip(padded, blurred, rows.tolist(), columns.tolist(), strict=True):
-        for row, column, weight in zip(down, right, weights.tolist(), strict=True):
+    for image, total, *places in zip(padded, blurred, rows.tolist(), columns.tolist(), strict=True):
+        for row, column, weight in zip(*places, weights, strict=True):
             total.add_(image[:, row : row + height, column : column + width], alpha=weight)
     return _round_levels(blurred)
 
 
-def _blur_small_images(padded: Tensor, rows: _Places, columns: _Places, weights: npt.NDArray[np.float64]) -> Tensor:
+def _blur_by_places(levels: Tensor, down: Tensor, right: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """The same sums for all images at once, a gather a step: a GPU would have to be waited for to slice each image, and
+    be given B · S small sums."""
+    height, width = levels.shape[2:]
+    y, x = (torch.arange(size, device=levels.device) for size in (height, width))
+    flat, blurred = levels.flatten(2), torch.zeros_like(levels)
+    for rows, columns, weight in zip(down.unbind(1), right.unbind(1), weights, strict=True):
+        row, column = (rows[:, None] + y).clamp_(0, height - 1), (columns[:, None] + x).clamp_(0, width - 1)
+        places = (row[:, :, None] * width + column[:, None, :]).flatten(1)[:, None].expand_as(flat)
+        blurred.add_(flat.gather(2, places).view_as(levels), alpha=weight)
+    return blurred
+
+
+def _blur_small_images(padded: Tensor, rows: _Places, columns: _Places, weights: tuple[float, ...]) -> Tensor:
     """The same for small images, as one depthwise convolution (B·C,H,W), with kernels that are mostly zeros."""
     images = np.arange(len(rows))
     kernels = np.zeros((len(rows), rows.max() + 1, columns.max() + 1), dtype=np.float32)

@@ -16,6 +16,7 @@ from anchored.corruptions.common import COMMON
 from anchored.corruptions.randomness import image_keys
 from anchored.corruptions.row import SMALL, Corruption, at_once, published_size
 from anchored.errors import UserError
+from anchored.method.devices import to_device
 
 __all__ = ["CORRUPTIONS", "FAMILIES", "Corruption", "corrupt", "expand"]
 
@@ -38,12 +39,12 @@ def corrupt(images: Tensor, corruption: str, severity: int, *, seed: int, indice
     """
     row = _row(corruption)
     if indices is None:
-        indices = torch.arange(len(images))
+        indices = torch.arange(len(images), device=images.device)
     _check(row, images, severity, indices)
     if len(images) == 0:
         return images.clone()
     constants = row.constants(severity, *images.shape[2:])
-    keys = image_keys(seed, f"{corruption}/{severity}", indices.to(images.device))
+    keys = image_keys(seed, f"{corruption}/{severity}", to_device(indices, images.device))
     count = row.grouped * at_once(images)
     images = images.contiguous()
     if count >= len(images):

@@ -4,7 +4,6 @@ The original makes the rims with OpenCV's edge detector, distance transform and 
 Here the same whole-number arithmetic runs on all images at once.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -13,11 +12,13 @@ from torch import Tensor
 
 from anchored.corruptions.pixels import GREY, gaussian_filter, mask_below, truncate_levels, zero_below
 from anchored.corruptions.randomness import normal
+from anchored.corruptions.tables import kept_tables
 
 _WATER = (175.0, 238.0, 238.0)  # pale turquoise, grey levels of R, G and B
 _MUD = (63.0, 42.0, 20.0)  # brown
 _WEAK, _STRONG = 50, 150  # thresholds of the edge detector
 _FAR = 20  # px, distances are cut here
+_STEPS = 8  # of growing between two looks at whether it is over, for which a GPU has to be waited for
 
 
 class Spatter(NamedTuple):
@@ -48,7 +49,7 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     liquid = gaussian_filter(noise, spatter.sigma)
     levels = _MUD if spatter.mud else _WATER
     grey = sum(weight * level for weight, level in zip(GREY, levels, strict=True))
-    colour = torch.tensor(levels if images.shape[1] == 3 else (grey,), device=images.device)[:, None, None]
+    colour = _colour(images.device, levels if images.shape[1] == 3 else (grey,))
     if spatter.mud:
         share = zero_below(gaussian_filter(liquid.sub_(spatter.threshold).sign_().clamp_(min=0), spatter.amount), 0.8)
         return truncate_levels((images.to(torch.float32) * (1 - share)).add_(share * colour))
@@ -56,6 +57,11 @@ def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     share = rims(liquid).mul_(liquid)
     greatest = share.flatten(1).amax(1).clamp_(min=1).view(-1, 1, 1, 1)
     return truncate_levels((share * (spatter.amount / greatest) * colour).add_(images.to(torch.float32)))
+
+
+@kept_tables(4)
+def _colour(levels: tuple[float, ...]) -> Tensor:
+    return torch.tensor(levels)[:, None, None]
 
 
 def rims(liquid: Tensor) -> Tensor:
@@ -123,13 +129,15 @@ def canny_edges(levels: Tensor) -> Tensor:
 
 def _connected(region: Tensor, allowed: Tensor) -> Tensor:
     """Return ``region``, bool (B,1,H,W), with all ``allowed`` pixels that touch it, directly or by way of others."""
+    steps = 1 if region.device.type == "cpu" else _STEPS
     while True:
-        padded = F.pad(region, (1, 1, 1, 1))
-        rows = padded[..., :-2, :] | padded[..., 1:-1, :] | padded[..., 2:, :]
-        grown = (rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]) & allowed
-        if torch.equal(grown, region):
+        before = region
+        for _ in range(steps):
+            padded = F.pad(region, (1, 1, 1, 1))
+            rows = padded[..., :-2, :] | padded[..., 1:-1, :] | padded[..., 2:, :]
+            region = (rows[..., :-2] | rows[..., 1:-1] | rows[..., 2:]) & allowed
+        if torch.equal(before, region):
             return region
-        region = grown
 
 
 def edge_distances(edges: Tensor) -> Tensor:
@@ -145,7 +153,7 @@ def edge_distances(edges: Tensor) -> Tensor:
         padded = F.pad(tall, (0, 0, step, step), value=far)
         tall = torch.minimum(tall, torch.minimum(padded[..., : -2 * step, :], padded[..., 2 * step :, :]) + step)
     tall.clamp_(max=far)
-    paths = _paths().to(edges.device)
+    paths = _paths(edges.device)
     nearest = paths[0].index_select(0, tall.flatten())
     padded = F.pad(tall, (_FAR, _FAR, 0, 0), value=far)
     for wide in range(1, min(_FAR, width - 1) + 1):
@@ -155,7 +163,7 @@ def edge_distances(edges: Tensor) -> Tensor:
     return nearest.view(edges.shape)
 
 
-@functools.lru_cache(maxsize=1)
+@kept_tables(1)
 def _paths() -> Tensor:
     """Return the lengths of the shortest paths to (wide, tall), each 0 to 21 px, cut at 20, float32 (22, 22)."""
     span = torch.arange(_FAR + 2, dtype=torch.float32)
@@ -165,11 +173,19 @@ def _paths() -> Tensor:
     return torch.stack(lengths).amax(0).clamp_(max=_FAR)
 
 
+def _counts(places: Tensor, most: int) -> Tensor:
+    """Return how often each whole number below ``most`` stands in int32 ``places``: (most,)."""
+    if places.device.type == "cpu":
+        return torch.bincount(places.view(-1), minlength=most)
+    ones = torch.ones((), dtype=torch.int32, device=places.device).expand(places.numel())
+    return torch.zeros(most, dtype=torch.int32, device=places.device).scatter_add_(0, places.view(-1).long(), ones)
+
+
 def _equalised(levels: Tensor) -> Tensor:
     """Return whole ``levels`` (B,1,H,W), 0 to 20, spread over 0 to 255 by rank: ``cv2.equalizeHist``."""
     flat = levels.flatten(1).to(torch.int32)
     flat += (_FAR + 1) * torch.arange(len(flat), dtype=torch.int32, device=flat.device)[:, None]
-    counts = torch.bincount(flat.view(-1), minlength=(_FAR + 1) * len(flat)).view(len(flat), -1).to(torch.float32)
+    counts = _counts(flat, (_FAR + 1) * len(flat)).view(len(flat), -1)  # whole numbers: exact in any order
     lowest = levels.flatten(1).amin(1, keepdim=True).to(torch.int64)
     first = counts.gather(1, lowest)
     spread = counts.cumsum(1).sub_(first).to(torch.float64) * (255 / (flat.shape[1] - first).to(torch.float64))

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from anchored.corruptions.randomness import image_keys, normal, uniform
 from anchored.data.preprocessing import InputFormat, check_uint8, pil_to_tensor
+from anchored.method.devices import to_device
 
 AutoAugment = Literal["none", "rand_augment", "trivial_augment", "auto_augment"]
 
@@ -40,7 +41,7 @@ def crop_and_flip(
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     columns = columns + offsets[1, :, None]
     wide = width + 2 * padding
-    rows, columns = (rows * wide).to(images.device), columns.to(images.device)
+    rows, columns = (to_device(each, images.device) for each in (rows * wide, columns))
     places = (rows[:, :, None] + columns[:, None, :]).view(count, 1, height * width).expand(-1, channels, -1)
     padded = F.pad(images, (padding,) * 4).view(count, channels, -1)
     return padded.gather(2, places).view(images.shape)
@@ -63,6 +64,7 @@ def erase(inputs: Tensor, keys: Tensor, probability: float) -> Tensor:
     from 3:10 to 10:3 by their logarithm, anywhere within the image. ``keys`` (B,) decide what is drawn.
     """
     height, width = inputs.shape[-2:]
+    keys = to_device(keys, inputs.device)
     chosen, area, ratio, y, x = uniform(keys, (5,)).unbind(1)
     area = (0.02 + (1 / 3 - 0.02) * area) * height * width
     ratio = torch.exp((2 * ratio - 1) * math.log(10 / 3))

@@ -18,6 +18,7 @@ from anchored.data.policies import POLICIES
 from anchored.data.preprocessing import to_input
 from anchored.data.synthetic_ood import make_ood
 from anchored.errors import UserError
+from anchored.method.devices import to_device
 
 
 def _generator(*numbers: int) -> Generator:
@@ -129,7 +130,7 @@ class Batches:
             inputs = to_input(images, self.mean, self.std)
             if self.erasing:
                 inputs[: len(chosen)] = erase(inputs[: len(chosen)], self._keys(chosen, "erasing"), self.erasing)
-            yield inputs, self.images.labels[chosen.to(images.device)]
+            yield inputs, self.images.labels[to_device(chosen, images.device)]
 
     def _shifted(self, images: Tensor, purpose: int, number: int) -> Tensor:
         """Randomly cropped and flipped, if they are to be; ``purpose``: 0 images, 1 outliers."""
@@ -149,8 +150,8 @@ class Batches:
         return torch.cat([images, *copies])
 
     def _keys(self, chosen: Tensor, purpose: str) -> Tensor:
-        """A key per image, (B,) int64 on the set's device, of (seed, purpose, epoch, image), new for each repeat."""
-        return occurrence_keys(self.seed, f"{purpose}/{self.epoch}", chosen).to(self.images.labels.device)
+        """A key per image, (B,) int64 on the CPU, of (seed, purpose, epoch, image), new for each repeat."""
+        return occurrence_keys(self.seed, f"{purpose}/{self.epoch}", chosen)
 
     def _outliers(self, batches: Sequence[Tensor], begin: int) -> Iterator[Tensor | None]:
         """As many outliers, uint8, for each batch, if there are to be any."""

@@ -22,6 +22,7 @@ from anchored.data.augmentation import Augmentation
 from anchored.data.image_sources import ImageIndex
 from anchored.data.preprocessing import InputFormat, check_uint8, fit_to_input, tensor_to_pil
 from anchored.errors import UserError
+from anchored.method.devices import to_device
 
 Item = TypeVar("Item")
 
@@ -75,7 +76,7 @@ class ImageSet:
         """Give the images of each batch of indices (B,) in turn: uint8 (B,C,H,W), on the set's device."""
         shape = self.shown or (self.images.shape[1], self.images.shape[2])
         for chosen in batches:
-            images = self.images[chosen.to(self.images.device)]
+            images = self.images[to_device(chosen, self.images.device)]
             if augmentation is not None:
                 # By PIL, whose resizing and policies differ from those on tensors: the same images as from a stream.
                 augment, keys = augmentation.to(InputFormat(*shape)), augmentation.keys(chosen.cpu())
@@ -151,7 +152,7 @@ class ImageStream:
             if before is not None and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, before)  # else torch raises of a killed worker wherever we are just then
             for images, problems in decoded:
-                yield images.to(self.device, non_blocking=True), problems
+                yield to_device(images, self.device), problems
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anchored.corruptions.tables import kept_tables
+
 Operation = Callable[[Tensor, Tensor], Tensor]
 """Images (B,C,H,W) uint8 and magnitudes (B,) float32 to images of the same shape."""
 
@@ -22,15 +24,21 @@ def affine(images: Tensor, matrices: Tensor, nearest: bool = False) -> Tensor:
     Bilinear between the four nearest pixels, or the nearest one; black where the place is outside of the image.
     """
     height, width = images.shape[2:]
-    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    centres = torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1).to(images.device)
+    centres, sides = _centres_and_sides(images.device, height, width)
     places = (matrices.to(torch.float32) @ centres).view(-1, 2, height, width)
-    sides = places.new_tensor([width, height]).view(2, 1, 1)
     inside = ((places >= 0) & (places < sides)).all(dim=1, keepdim=True)
     # Beyond the middles of the outer pixels their values go on, up to the image's edge.
     grid, mode = (2 * places / sides - 1).permute(0, 2, 3, 1), "nearest" if nearest else "bilinear"
     found = F.grid_sample(images.float(), grid, mode, padding_mode="border", align_corners=False)
     return (found * inside + _ROUNDING).to(torch.uint8)
+
+
+@kept_tables(16)
+def _centres_and_sides(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The middles of all pixels, (3,H·W) of x, y and 1, and the image's width and height, (2,1,1)."""
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    centres = torch.stack([columns, rows, torch.ones_like(rows)]).flatten(1)
+    return centres, torch.tensor([width, height], dtype=torch.float32).view(2, 1, 1)
 
 
 def _matrices(*entries: Tensor | float) -> Tensor:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from anchored.corruptions.randomness import uniform
+from anchored.corruptions.tables import kept_tables
 from anchored.data import operations
 from anchored.data.fractals import draw_fractals
 from anchored.data.operations import Operation
+from anchored.method.devices import to_device
 
 PICTURES = 512
 """Pictures that PixMix mixes with."""
@@ -58,10 +60,16 @@ _TRIVIAL: dict[str, tuple[Operation, Callable[[Tensor, int], Tensor], bool]] = {
 }
 
 
+_pictures = kept_tables(4)(draw_fractals)
+
+
 def _operated(
     images: Tensor, draws: Tensor, space: Mapping[str, tuple[Operation, Callable[[Tensor, int], Tensor], bool]]
 ) -> Tensor:
-    """One operation of a space on each image, drawn, with its side, by ``draws`` (B,3): which, strength, side."""
+    """One operation of a space on each image, drawn, with its side, by ``draws`` (B,3): which, strength, side.
+
+    Draws are on the CPU: on a GPU, finding which images an operation is for would wait for it.
+    """
     which = (draws[:, 0] * len(space)).long()
     outputs = images.clone()
     for number, (operation, magnitude, both) in enumerate(space.values()):
@@ -69,8 +77,13 @@ def _operated(
         if len(where):
             values = magnitude(draws[where, 1], images.shape[-1])
             values = torch.where(draws[where, 2] > 0.5, -values, values) if both else values
-            outputs[where] = operation(images[where], values)
+            places, values = _moved(images.device, where, values)
+            outputs.index_copy_(0, places, operation(images.index_select(0, places), values))
     return outputs
+
+
+def _moved(device: torch.device, *values: Tensor) -> tuple[Tensor, ...]:
+    return tuple(to_device(each, device) for each in values)
 
 
 def _levels(draws: Tensor) -> Tensor:
@@ -84,16 +97,18 @@ def augmix(images: Tensor, keys: Tensor) -> Tensor:
     Three chains of one to three operations, mixed by a Dirichlet(1, 1, 1) law, then with the image by a uniform share
     (its Beta(1, 1)). Chains are uint8 as in the authors' code; their mixture is rounded, which theirs is not.
     """
+    keys = keys.cpu()
     draws = uniform(keys, (_WIDTH, 1 + 3 * _DEPTH + 1))
     depth = (draws[..., 0] * _DEPTH).long() + 1  # (B,W)
     weights = -draws[..., -1].log()
     weights = weights / weights.sum(1, keepdim=True)
-    share = uniform(keys, (1,), 1).view(-1, 1, 1, 1)
+    weights, share = _moved(images.device, weights, uniform(keys, (1,), 1).view(-1, 1, 1, 1))
     chains = images[:, None].expand(-1, _WIDTH, -1, -1, -1).flatten(0, 1)
     for i in range(_DEPTH):
         longer = (depth > i).flatten().nonzero().squeeze(1)
         chosen = draws[..., 1 + 3 * i : 4 + 3 * i].flatten(0, 1)[longer]
-        chains = chains.index_copy(0, longer, _operated(chains[longer], _levels(chosen), _AUGMIX))
+        places = to_device(longer, images.device)
+        chains = chains.index_copy(0, places, _operated(chains.index_select(0, places), _levels(chosen), _AUGMIX))
     mixture = (chains.view(len(images), _WIDTH, *images.shape[1:]) * weights[..., None, None, None]).sum(1)
     return torch.lerp(images.float(), mixture, share).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -101,7 +116,7 @@ def augmix(images: Tensor, keys: Tensor) -> Tensor:
 def trivial_augment(images: Tensor, keys: Tensor) -> Tensor:
     """Return ``images`` (B,C,H,W) uint8 under one operation of the wide space each (arXiv 2103.10158), of 31 strengths,
     for ``keys`` (B,)."""
-    draws = uniform(keys, (3,))
+    draws = uniform(keys.cpu(), (3,))
     draws[:, 1] = (draws[:, 1] * _BINS).floor() / (_BINS - 1)
     return _operated(images, draws, _TRIVIAL)
 
@@ -112,17 +127,16 @@ def pixmix(images: Tensor, keys: Tensor) -> Tensor:
     Zero to four times mixed, by a sum or a product with random powers, with a picture (``draw_fractals``, turned at
     random) or with the image itself under one of AugMix's operations; begun from such a copy at evens.
     """
-    pictures = draw_fractals(PICTURES, images.shape[1], images.shape[-1]).to(images.device)
-    draws = uniform(keys, (4,))
+    keys, pictures = keys.cpu(), _pictures(images.device, PICTURES, images.shape[1], images.shape[-1])
     copies = images[:, None].expand(-1, 1 + _ROUNDS, -1, -1, -1).flatten(0, 1)
     chosen = _levels(uniform(keys, (1 + _ROUNDS, 3), 1).flatten(0, 1))
     copies = _operated(copies, chosen, _AUGMIX).view(len(images), 1 + _ROUNDS, *images.shape[1:]).float() / 255
+    kinds = uniform(keys, (_ROUNDS + 1, 3), 2)  # of each round: with what, sum or product, powers
+    draws, kinds, powers = _moved(images.device, uniform(keys, (4,)), kinds, uniform(keys, (_ROUNDS, 2), 3))
     picture = pictures[(draws[:, 0] * PICTURES).long()]
     for axis, turned in ((2, draws[:, 1]), (3, draws[:, 2])):
         picture = torch.where(turned.view(-1, 1, 1, 1) < 0.5, picture.flip(axis), picture)
     picture = picture.float() / 255
-    kinds = uniform(keys, (_ROUNDS + 1, 3), 2)  # of each round: with what, sum or product, powers
-    powers = uniform(keys, (_ROUNDS, 2), 3)
     mixed = torch.where(kinds[:, _ROUNDS, 0].view(-1, 1, 1, 1) < 0.5, copies[:, _ROUNDS], images.float() / 255)
     rounds = (draws[:, 3] * (_ROUNDS + 1)).long().view(-1, 1, 1, 1)
     for i in range(_ROUNDS):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from anchored.corruptions.tables import kept_tables
 from anchored.errors import UserError
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -109,6 +110,11 @@ def to_input(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     check_uint8(images, "images")
     if not images.shape[1] == len(mean) == len(std):
         raise UserError(f"images have {images.shape[1]} channels, mean has {len(mean)} and std {len(std)} values")
-    shift = torch.tensor(mean, dtype=torch.float32, device=images.device).mul_(255).view(-1, 1, 1)
-    scale = torch.tensor(std, dtype=torch.float32, device=images.device).mul_(255).reciprocal_().view(-1, 1, 1)
+    shift, scale = _shift_and_scale(images.device, tuple(mean), tuple(std))
     return images.to(torch.float32).sub_(shift).mul_(scale)
+
+
+@kept_tables(64)
+def _shift_and_scale(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    shift, scale = (torch.tensor(each, dtype=torch.float32).mul_(255).view(-1, 1, 1) for each in (mean, std))
+    return shift, scale.reciprocal_()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anchored.corruptions.randomness import image_keys, normal, uniform
+from anchored.method.devices import to_device
 
 TILES = 4  # tiles a side of a jigsaw
 
@@ -36,7 +37,7 @@ def make_ood(images: Tensor, name: str, *, seed: int, indices: Tensor) -> Tensor
     ``name``: a key of OUTLIERS. ``indices`` (B,), any integer dtype: each image's place in its set, which with ``seed``
     decides its random numbers.
     """
-    return OUTLIERS[name].function(images, image_keys(seed, f"outlier/{name}", indices.to(images.device)))
+    return OUTLIERS[name].function(images, image_keys(seed, f"outlier/{name}", to_device(indices, images.device)))
 
 
 def _jigsaw(images: Tensor, keys: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from anchored.data.image_sets import GivenInputs, LabelledImages, ahead
 from anchored.errors import UserError, is_out_of_memory
 from anchored.evaluation.classifier import Classifier
 from anchored.method import collectives
+from anchored.method.devices import to_device
 from anchored.store import files
 from anchored.store.layout import Run
 
@@ -77,8 +78,8 @@ class Pass:
         """The indices and the images of each batch, changed, on the device."""
         changed_on = device if device.type == "cuda" else torch.device("cpu")  # MPS lacks float64
         for places, images in zip(batches, self.images.parts(batches), strict=True):
-            images = images.to(changed_on)
-            changed = images if self.change is None else self.change(images, places.to(changed_on))
+            images = to_device(images, changed_on)
+            changed = images if self.change is None else self.change(images, to_device(places, changed_on))
             yield places, changed.to(device)
 
 

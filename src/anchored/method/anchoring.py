@@ -18,6 +18,7 @@ from torch.nn import functional
 from anchored.errors import UserError
 from anchored.method import collectives
 from anchored.method import stem as stems
+from anchored.method.devices import to_device
 
 MaskUnit = Literal["batch", "process", "image"]
 GROUP = 32
@@ -248,7 +249,8 @@ class AnchoredModel(nn.Module):
         group = {"batch": together, "process": self.mask_group, "image": 1}[self.mask_unit]
         masks = torch.rand(-(-together // group), generator=self.generator, device=here) < self.mask_probability
         masked = masks.repeat_interleave(group)[:together].view(world, batch)[rank]
-        return orders[rank].to(device), masked.to(device), bool(masked.all())
+        whole = bool(masked.all())
+        return to_device(orders[rank], device), to_device(masked, device), whole
 
     def _training_references(self, images: Tensor, order: Tensor) -> Tensor:
         assert self.training_references is not None

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from anchored.errors import UserError
 from anchored.method import collectives
+from anchored.method.devices import to_device
 
 FULL_UP_TO = 4096  # largest d with a full covariance (128 MiB of float64, a factorisation of 20 GFLOP); CIFAR has 3,072
 
@@ -47,18 +48,21 @@ class LowRankNormal:
 
     @cached_property
     def _inner(self) -> Tensor:
+        """Cholesky factor (k,k) of the lemma's inner matrix: positive definite, with nothing to check or wait for."""
         one = torch.eye(self.directions.shape[1], dtype=torch.float64, device=self.directions.device)
-        return one + self.directions.T @ (self.directions / self.diagonal[:, None])
+        inner = one + self.directions.T @ (self.directions / self.diagonal[:, None])
+        factor: Tensor = torch.linalg.cholesky_ex(inner).L
+        return factor
 
     def transform(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See ``FullNormal``; radii by the matrix inversion lemma, so that nothing of size d × d ever exists. In
         float64: the lemma takes the difference of two numbers that may be close."""
         count, rank = len(noise), self.directions.shape[1]
-        more = torch.randn(count, rank, generator=generator, dtype=torch.float64).to(noise.device)
-        points = noise * self.diagonal.sqrt() + more @ self.directions.T
+        more = torch.randn(count, rank, generator=generator, dtype=torch.float64)
+        points = noise * self.diagonal.sqrt() + to_device(more, noise.device) @ self.directions.T
         scaled = points / self.diagonal
         projected = scaled @ self.directions
-        squared = (points * scaled).sum(1) - (projected * torch.linalg.solve(self._inner, projected.T).T).sum(1)
+        squared = (points * scaled).sum(1) - (projected * torch.cholesky_solve(projected.T, self._inner).T).sum(1)
         return points, squared.clamp(min=torch.finfo(torch.float64).tiny).sqrt()
 
 
@@ -133,7 +137,7 @@ class Residuals(nn.Module):
         else:
             diagonal = (moment - between.square().sum(0)) / total
             self.normal = _low_rank(collectives.all_gather(self.sketch), between, total, diagonal, self.rank)
-        self.shares = count / total
+        self.shares = (count / total).cpu()  # tail() draws with them at every step, on the CPU
 
     def fitted(self) -> dict[str, Tensor]:
         """The last fit, which the moments no longer give once more was observed; empty before the first one."""
@@ -150,7 +154,7 @@ class Residuals(nn.Module):
         if not fitted:
             return
         tensors = {name: value.to(self.sums.device) for name, value in fitted.items()}
-        self.means, self.shares = tensors.pop("means"), tensors.pop("shares")
+        self.means, self.shares = tensors.pop("means"), tensors.pop("shares").cpu()
         # Columns one after another, as Cholesky leaves them: in another layout products round otherwise.
         self.normal = FullNormal(tensors["factor"].T.contiguous().T) if self.full else LowRankNormal(**tensors)
 
@@ -182,12 +186,13 @@ class Residuals(nn.Module):
         if self.normal is None:
             raise UserError("hard Δ mining has no distribution to sample from: call fit() first")
         size, device = self.sums.shape[1], self.sums.device
-        group = torch.multinomial(self.shares.cpu(), points, replacement=True, generator=generator)
+        group = torch.multinomial(self.shares, points, replacement=True, generator=generator)
         radius = chi_tail(size, mass, 1 - torch.rand(points, generator=generator, dtype=torch.float64))
-        noise = torch.randn(points, size, generator=generator).to(device)
+        noise = to_device(torch.randn(points, size, generator=generator), device)
         with torch.autocast(device.type, enabled=False):  # a radius in bfloat16 would leave its tail
             sampled, norms = self.normal.transform(noise, generator)
-            tail = sampled * (radius.to(device) / norms)[:, None] + self.means[group.to(device)]
+            group, radius = (to_device(each, device) for each in (group, radius))
+            tail = sampled * (radius / norms)[:, None] + self.means[group]
         return tail.float().view(points, *self.shape)
 
 
@@ -220,7 +225,8 @@ def _factor(covariance: Tensor) -> Tensor:
 
 def _compressed(rows: Tensor, rank: int) -> Tensor:
     """Rows (M,d), M > 2·rank -> (2·rank,d) whose outer products are nearly the same: frequent directions. The squared
-    singular values are lowered by that of number 2·rank + 1, which bounds the error in every direction."""
+    singular values are lowered by that of number 2·rank + 1, which bounds the error in every direction. On a GPU the
+    host waits for ``eigh``, which looks whether it found them: once a step."""
     gram = rows @ rows.T  # (M,M): M is far below d
     values, vectors = torch.linalg.eigh(gram)
     leading = values[-2 * rank :]
@@ -238,4 +244,4 @@ def _low_rank(sketch: Tensor, between: Tensor, total: Tensor, diagonal: Tensor, 
     directions = basis @ (vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt())
     rest = diagonal - directions.square().sum(1)
     floor = JITTER * diagonal.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return LowRankNormal(directions, rest.clamp(min=float(floor)))
+    return LowRankNormal(directions, rest.maximum(floor))

@@ -1,6 +1,7 @@
 """Whether this machine can train as a recipe says."""
 
 import contextlib
+import importlib.util
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,23 @@ def lacking(train: Training) -> str:
         return f"train.precision is {precision}, which needs a GPU: set bf16-mixed or 32-true"
     if precision == "64-true" and accelerator != "cpu" and mps and not cuda:
         return "train.precision is 64-true, which mps does not have: set 32-true, or train.accelerator cpu"
+    if train.compile != "none" and not _compiles(cuda and accelerator != "cpu"):
+        needed = "Triton" if cuda and accelerator != "cpu" else "a C++ compiler"
+        return f"train.compile is {train.compile}, for which torch needs {needed}: install it, or set none"
     return ""
+
+
+def _compiles(on_gpu: bool) -> bool:
+    """Whether torch.compile finds what it makes code with."""
+    if on_gpu:
+        return importlib.util.find_spec("triton") is not None
+    from torch._inductor import cpp_builder  # as torch itself asks; takes a second
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except Exception:  # its errors differ between versions
+        return False
+    return True
 
 
 def refuse_unfit_machine(cells: Iterable[Cell]) -> None:

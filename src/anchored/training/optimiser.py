@@ -94,15 +94,35 @@ class WeightAverage(WeightAveraging):
     warm-up it follows the weights. At the end of training it takes their place."""
 
     def __init__(self, decay: float, warmup: float) -> None:
-        super().__init__(multi_avg_fn=get_ema_multi_avg_fn(decay))  # type: ignore[no-untyped-call]
+        self.average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        super().__init__(multi_avg_fn=self.average)
         self.warmup = warmup
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
-        """Average; a count of zero makes torch copy."""
-        if trainer.global_step <= self.warmup * trainer.estimated_stepping_batches:
-            assert self._average_model is not None
-            self._average_model.n_averaged.zero_()
-        super().on_train_batch_end(trainer, *rest)
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *rest: Any) -> None:
+        """Copy in warm-up and after the first step, else average. torch's own way reads a count on the device, which
+        waits for it at every step."""
+        step, averaged = trainer.global_step, self._average_model
+        if step <= self._latest_update_step:
+            return
+        assert averaged is not None
+        copied = step <= max(1, self.warmup * trainer.estimated_stepping_batches)
+        by_type: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for own, now in zip(_state(averaged.module), _state(module), strict=True):
+            owns, nows = by_type.setdefault(own.dtype, ([], []))
+            owns.append(own)
+            nows.append(now)
+        for owns, nows in by_type.values():
+            if copied:
+                torch._foreach_copy_(owns, nows)
+            else:
+                self.average(owns, nows, None)
+        self._latest_update_step = step
+
+
+def _state(module: nn.Module) -> list[torch.Tensor]:
+    """Weights and buffers, without their history."""
+    return [each.detach() for each in (*module.parameters(), *module.buffers())]
 
 
 def averaging_callbacks(settings: Training) -> list[pl.Callback]:

@@ -84,7 +84,7 @@ class TrainingStep(pl.LightningModule):
             return loss
         with torch.no_grad():
             correct = (logits[: len(labels)].argmax(dim=1) == labels).sum()
-            self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+            self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])
             self._finite += self._sums[0].isfinite()
         return loss
 
@@ -168,7 +168,8 @@ class TrainingStep(pl.LightningModule):
         epoch, learning_rate = self.current_epoch + 1, self.cell.train.learning_rate
         hint = f"lower train.learning_rate (now {learning_rate:g}) or set train.clip_norm"
         strategy, loss = self.trainer.strategy, collectives.all_reduce(self._sums)[0].item()
-        finite = all(value.isfinite().all() for value in self.state_dict().values() if value.is_floating_point())
+        values = [value for value in self.state_dict().values() if value.is_floating_point()]
+        finite = bool(torch.stack([value.isfinite().all() for value in values]).all())
         if not math.isfinite(loss):
             step = int(strategy.reduce(self._finite, reduce_op="min")) + 1
             problem = f"the loss became {loss} in epoch {epoch}, step {step}"

@@ -1,0 +1,52 @@
+"""benchmarks/gpu.py at tiny size on the CPU: every line gives its figures, once, and a line that fails ends alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fixtures.benchmarks import benchmark
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return benchmark("gpu", monkeypatch)
+
+
+def test_every_line_runs_and_is_measured_once(gpu: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--device", "cpu", "--tiny", "--turns", "1", "--out", str(tmp_path / "gpu.json")]
+    with torch.compiler.set_stance("force_eager"):  # the compiler itself would take minutes
+        assert gpu.main(words) == 0, capsys.readouterr().out
+    first = json.loads((tmp_path / "gpu.json").read_text())
+    assert {name.partition("/")[0] for name in first["lines"]} == set(gpu.SECTIONS)
+    assert all(len(figures) > 1 and "error" not in figures for figures in first["lines"].values())
+    assert first["made"]["torch"]
+    assert "anchored ÷ standard" in capsys.readouterr().out
+    assert gpu.main(words) == 0
+    assert json.loads((tmp_path / "gpu.json").read_text()) == first
+
+
+def test_what_fails_is_noted_and_tried_again(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    words = ["--device", "cpu", "--tiny", "--sections", "metrics", "--out", str(tmp_path / "gpu.json")]
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu.gpu_evaluation.detection, "auroc", refuse)
+        assert gpu.main(words) == 1
+    lines = json.loads((tmp_path / "gpu.json").read_text())["lines"]
+    assert lines["metrics/AUROC"]["error"] == "out of memory"
+    assert [name for name, figures in lines.items() if "error" in figures] == ["metrics/AUROC"]
+    assert gpu.main(words) == 0
+
+
+def test_another_machine_s_file_is_not_gone_on_with(gpu: Any, tmp_path: Path) -> None:
+    (tmp_path / "gpu.json").write_text(json.dumps({"made": {"torch": "1.0"}, "lines": {}}))
+    words = ["--device", "cpu", "--tiny", "--sections", "peaks", "--out", str(tmp_path / "gpu.json")]
+    assert gpu.main(words) == 2
+    with pytest.raises(SystemExit):
+        gpu.main(["--sections", "peak"])
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            gpu.main([])
