@@ -57,6 +57,22 @@ def test_dropout_is_in_the_blocks_of_training_alone() -> None:
         assert read_recipe(table)["grid"]["networks"] == ["resnet18", "wrn40_2_dropout"]
 
 
+@pytest.mark.parametrize("name", ["small", "wrn40_2", "wrn40_2_dropout", "timm:test_resnet"])
+def test_dropout_as_a_setting_changes_no_weight_and_no_evaluation(name: str) -> None:
+    plain, dropping = (
+        networks.build_network(name, channels=3, classes=10, seed=0, dropout=each).eval() for each in (0.0, 0.25)
+    )
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert plain.state_dict().keys() == dropping.state_dict().keys()
+    assert torch.equal(plain(images), dropping(images))
+    assert {layer.p for layer in dropping.modules() if isinstance(layer, nn.Dropout)} == {0.25}
+
+
+def test_dropout_of_a_network_that_takes_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train.dropout is 0.1, which 'vit_b_16' does not take: take resnet18"):
+        networks.build_network("vit_b_16", channels=3, classes=10, seed=0, dropout=0.1)
+
+
 def test_vit_parameters() -> None:
     with torch.device("meta"):  # 86,567,656 is torchvision's published count
         assert parameters(third_party.vit_b_16(third_party.NetworkSpec(3, 1000))) == 86_567_656

@@ -171,13 +171,16 @@ class Evaluator:
         for number, images in enumerate(sets):
             self.run.refuse_removed()
             self.progress(number / len(sets), f"evaluating, {images.file}")
-            if self.given is not None:
-                inference.load_or_compute(*self._kept_as(images), partial(self._given, images.file))
-            else:
-                inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
+            self._save(images)
         for detector in self.detectors:
             if detector.through_network:
                 self._save_scores(detector)
+
+    def _save(self, images: EvaluationSet) -> None:
+        if self.given is not None:
+            inference.load_or_compute(*self._kept_as(images), partial(self._given, images.file))
+        else:
+            inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
 
     def _given(self, name: str) -> Outputs:
         assert self.given is not None

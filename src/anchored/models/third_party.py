@@ -33,6 +33,7 @@ class NetworkSpec:
     size: int | None = None  # height and width of the images, pixels; None for the network's default
     width: float = 1.0  # factor of the hidden widths
     pretrained: bool = False
+    dropout: float = 0.0
 
     def scaled(self, channels: int, step: int = 1) -> int:
         """A hidden width times the factor, rounded to a multiple of ``step``, which it is at least."""
@@ -70,6 +71,7 @@ def _timm_build(name: str, spec: NetworkSpec) -> nn.Module:
     import timm
 
     def create(**options: Any) -> nn.Module:
+        options |= {"drop_rate": spec.dropout} if spec.dropout else {}
         network: nn.Module = timm.create_model(
             name, spec.pretrained, num_classes=spec.classes, in_chans=spec.channels, **options
         )
