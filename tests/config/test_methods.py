@@ -151,7 +151,7 @@ def test_what_cannot_be_done_after_training_is_one_line(methods: list[str], sett
 
 
 def test_temperature_scaling_needs_held_out_images_and_detectors_single_networks() -> None:
-    with pytest.raises(UserError, match="temperature, fitted on held-out images: give, say, --data.validation"):
+    with pytest.raises(UserError, match="temperature, fitted on held-out images: give"):
         recipe(methods=["temperature"])
     settings = {"evaluate": {"detectors": ["vim"], "ood": ["digits"]}, "data": {"validation": 0.1}}
     with pytest.raises(UserError, match=r"detectors are of single networks, which temperature of grid.methods is not"):

@@ -57,10 +57,10 @@ def test_dropout_is_in_the_blocks_of_training_alone() -> None:
         assert read_recipe(table)["grid"]["networks"] == ["resnet18", "wrn40_2_dropout"]
 
 
-@pytest.mark.parametrize("name", ["small", "wrn40_2", "wrn40_2_dropout", "timm:test_resnet"])
+@pytest.mark.parametrize("name", ["small", "wrn40_2", "wrn40_2_dropout", "timm:test_vit"])
 def test_dropout_as_a_setting_changes_no_weight_and_no_evaluation(name: str) -> None:
     plain, dropping = (
-        networks.build_network(name, channels=3, classes=10, seed=0, dropout=each).eval() for each in (0.0, 0.25)
+        networks.build_network(name, channels=3, classes=10, seed=0, size=32, dropout=each).eval() for each in (0.0, 0.25)
     )
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert plain.state_dict().keys() == dropping.state_dict().keys()
