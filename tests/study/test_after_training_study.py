@@ -30,7 +30,7 @@ AFTER = replace(
         seeds=(0, 1),
     ),
     train=replace(TINY.train, epochs=3, learning_rate=0.2),
-    evaluate=replace(TINY.evaluate, dropout_passes=3),
+    evaluate=replace(TINY.evaluate, dropout_passes=3, shifted=("fashion-mini-known",)),
 ).check()
 
 
@@ -77,6 +77,15 @@ def test_every_axis_has_rows_of_every_method(folder: StudyFolder) -> None:
     for method in ("dropout", "temperature", "ensemble", "mc_dropout"):
         assert axes(method, 0) == axes("", 0)
     assert axes("ensemble", 1) == []  # one ensemble, under its first seed
+
+
+def test_a_shifted_set_that_is_the_test_set_has_its_figures(folder: StudyFolder) -> None:
+    rows = read_rows(folder.results_file)
+    for method in ("", "ensemble", "mc_dropout"):
+        for metric in ("accuracy", "smooth_ece"):
+            name = {"accuracy": "shifted_accuracy", "smooth_ece": "shifted_ece"}[metric]
+            assert value(rows, method, name) == pytest.approx(value(rows, method, metric))
+    assert "On other images of the same classes" in folder.report_file.read_text(encoding="utf-8")
 
 
 def test_an_ensemble_s_rows_are_those_of_the_mean_probability(folder: StudyFolder) -> None:

@@ -91,7 +91,7 @@ def is_setting(option: str) -> bool:
     return "." in option or option in ("name", "title", "choose")
 
 
-_OF_SETS = ("data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.held_out")
+_OF_SETS = ("data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.shifted", "evaluate.held_out")
 
 
 def _with_sets_resolved(settings: dict[str, Any], written: Iterable[str]) -> dict[str, Any]:

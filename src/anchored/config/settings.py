@@ -210,11 +210,15 @@ class Training:
     """Nesterov's form of momentum."""
     weight_decay: Amount = 5e-4
     """L2 penalty on all weights."""
+    decay_vectors: Flag = field(default=True, metadata=LATER)
+    """Whether weight decay is also of biases and norms, parameters of one axis; false leaves them out."""
     clip_norm: Amount = 0.0
     """Longest gradient, all parameters together; longer ones are shortened to it. 0 for no limit."""
     schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
     """Steps multiplies the rate at milestones; cosine goes to zero along half a cosine; one_cycle goes up for a fifth
     of training, then straight to zero."""
+    last_rate: Amount = field(default=0.0, metadata=LATER)
+    """Factor on the rate that cosine ends with."""
     warmup: ShareOrNone = 0.0
     """Share of training in which the rate rises in a straight line, before cosine or steps; in [0, 1)."""
     warmup_start: Amount = 0.01
@@ -452,6 +456,9 @@ class Evaluation:
     """Severities of each corruption, 1 to 5."""
     adaptation: tuple[str, ...] = ()
     """Rows of the catalog that a linear probe on frozen features is trained on."""
+    shifted: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Labelled images of the training set's classes, or of some, from elsewhere (imagenet-r, imagenet-sketch): rows of
+    the catalog or own images. Among the classes that a set has the most probable one is the answer."""
     held_out: str = ""
     """Labelled images that no network was trained or tested on, which decisions are fitted on: a row of the catalog or
     own images. Empty takes the training images that data.validation held out; without any, decisions are not measured.

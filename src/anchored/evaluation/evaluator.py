@@ -144,6 +144,10 @@ class Evaluator:
             return EvaluationSet(f"ood-{name}", self.subject.test, self.split, features=features, outlier=name)
         return EvaluationSet(f"ood-{self.images.file_name(name)}", name, "ood", features=features)
 
+    def shifted(self, name: str) -> EvaluationSet:
+        """Images of the training set's classes from elsewhere."""
+        return EvaluationSet(f"shifted-{self.images.file_name(name)}", name, "all")
+
     def task(self, name: str, split: Literal["train", "test"]) -> EvaluationSet:
         """Images of another task, for a linear probe on their features."""
         return EvaluationSet(f"features-{self.images.file_name(name)}-{split}", name, split, features=True)
@@ -158,6 +162,7 @@ class Evaluator:
             *filter(None, [self.held_out()]),
             *(self.corrupted(name, severity) for severity in settings.severities for name in self.corruptions),
             *map(self.outside, settings.ood),
+            *(map(self.shifted, settings.shifted) if self.split == "test" else ()),
             *(self.task(name, split) for name in settings.adaptation for split in splits),
         ]
 

@@ -112,7 +112,7 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     settings, name = recipe.evaluate, recipe.data.train
     kinds = len(corruptions_of(settings, datasets.input_format(recipe.data))) * len(settings.severities)
     test = count(recipe, name, "test")
-    outside = sum(count(recipe, each, "test") for each in settings.ood)
+    outside = sum(count(recipe, each, "test") for each in (*settings.ood, *settings.shifted))
     adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
     fitted = (settings.detector_images or count(recipe, name, "train")) if settings.detectors else 0
     images = test * (1 + kinds) + outside + adapted + fitted + _chosen_on(recipe)
