@@ -73,6 +73,15 @@ def test_dropout_of_a_network_that_takes_none_is_refused() -> None:
         networks.build_network("vit_b_16", channels=3, classes=10, seed=0, dropout=0.1)
 
 
+def test_the_small_convnext_has_no_batch_norm_and_the_parameters_of_its_blocks() -> None:
+    """A block of d channels: 7×7 depthwise, layer norm, d to 4d and back, scale."""
+    network = networks.build_network("small_convnext", channels=1, classes=7, seed=0)
+    assert not any("BatchNorm" in type(module).__name__ for module in network.modules())
+    block = {d: (49 * d + d) + 2 * d + (4 * d * d + 4 * d) + (4 * d * d + d) + d for d in (32, 64)}
+    stem, between, head = 16 * 32 + 32 + 64, 64 + 4 * 32 * 64 + 64, 128 + 64 * 7 + 7
+    assert parameters(network) == stem + 2 * block[32] + between + 2 * block[64] + head == 102_567
+
+
 def test_vit_parameters() -> None:
     with torch.device("meta"):  # 86,567,656 is torchvision's published count
         assert parameters(third_party.vit_b_16(third_party.NetworkSpec(3, 1000))) == 86_567_656

@@ -68,6 +68,8 @@ NETWORKS: dict[str, Architecture] = {
     ),
     # The demo's: a ResNet-8, seconds per epoch on a laptop's CPU.
     "small": Architecture("ResNet-8", _small_images(16, (16, 32, 64), 1), dropout=True),
+    # Without batch norm, in less than half of ResNet-8's time (docs/methods.md): torchvision's ConvNeXt, two stages.
+    "small_convnext": Architecture("ConvNeXt, 4 blocks", third_party.small_convnext),
     # ImageNet's, of torchvision's classes: 11,689,512, 6,432,512 and 86,567,656 parameters for 1000 classes.
     "resnet18_imagenet": Architecture("ResNet-18", third_party.resnet18, "torchvision:resnet18"),
     "regnety_800mf": Architecture("RegNet", third_party.regnety_800mf, "torchvision:regnet_y_800mf"),
