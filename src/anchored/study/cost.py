@@ -98,7 +98,7 @@ def _after(recipe: Recipe, trained: Sequence[Cost]) -> Iterator[Cost]:
         one = next(cost for cost in trained if (cost.network, cost.protocol.split(",")[0]) == (network, protocol))
         passes = one.passes * recipe.evaluate.dropout_passes * (after_training(method)[0] == "mc_dropout")
         named = f"{protocol}, {method_title(method)}"
-        yield replace(one, protocol=named, trainings=many, steps=0, passes=passes)
+        yield replace(one, protocol=named, trainings=many, step=0.0, steps=0, passes=passes)
 
 
 def count(recipe: Recipe, name: str, split: str) -> float:
