@@ -41,6 +41,7 @@ from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import Row, read_rows, write_rows
 from anchored.study import provenance
 from anchored.study.jobs import Job
+from anchored.study.progress import quiet
 from anchored.training import fit
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -159,8 +160,9 @@ def run_piece(plan: Plan, piece: str, folder: StudyFolder, kept: StudyFolder, wo
 
 def measure_cost(plan: Plan, path: Path) -> None:
     """Time the second epoch of every kind of training, which has hard Δ mining, round after round: seconds a step."""
-    timed = replace(plan, words=(*plan.words, *TIMED))
-    cells = list(timed.recipe(seeds=plan.recipe().grid.seeds[:1]).cells())
+    recipe = replace(plan, words=(*plan.words, *TIMED)).recipe()
+    cells = [cell for cell in recipe.cells() if cell.seed == recipe.grid.seeds[0]]
+    quiet()
     seconds: dict[str, list[float]] = {kind_of(cell): [] for cell in cells}
     for number in range(ROUNDS):
         for cell in cells:
