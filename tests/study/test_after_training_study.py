@@ -152,7 +152,7 @@ def test_what_is_done_after_training_waits_for_it_and_fails_with_it(tmp_path: Pa
     assert not jobs.is_ready(run, cell)
     assert jobs.run_cell(run, cell, AFTER) is None
     assert not run.path.joinpath("cell.json").exists()
-    for member in jobs.members(run, cell):
+    for member in jobs.trainings_of(run, cell):
         jobs.claim(member, next(each for each in cell.members if each.name == member.name))
         jobs.StateWriter(member).end("failed", "lost")
     state = jobs.run_cell(run, cell, AFTER)

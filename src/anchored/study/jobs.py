@@ -75,14 +75,14 @@ Job = Cell | GivenCell | AfterCell
 """What a study works on: a training, a model that was trained elsewhere, or what is done after training."""
 
 
-def members(run: Run, cell: Job) -> list[Run]:
+def trainings_of(run: Run, cell: Job) -> list[Run]:
     """The runs beside a cell's own whose trainings it uses: of what is done after training."""
     return [Run(run.path.with_name(each.name)) for each in cell.members] if isinstance(cell, AfterCell) else []
 
 
 def is_ready(run: Run, cell: Job) -> bool:
     """Whether a cell can be begun: what is done after training waits for its trainings to be measured, or to fail."""
-    return all(is_free(each) and (each.rows_file.exists() or _failed(each)) for each in members(run, cell))
+    return all(is_free(each) and (each.rows_file.exists() or _failed(each)) for each in trainings_of(run, cell))
 
 
 def _failed(run: Run) -> bool:
@@ -95,7 +95,7 @@ def is_done(run: Run, cell: Job, recipe: Recipe) -> bool:
     if not run.cell_file.exists():  # weights alone are no run: nothing says what they were trained on
         run.refuse_foreign()
         return False
-    if not all(each.weights_file.exists() for each in members(run, cell)):
+    if not all(each.weights_file.exists() for each in trainings_of(run, cell)):
         return False
     return claim(run, cell) and not _unmeasured(run, cell, recipe) and not _references_left(run, cell, recipe)
 
@@ -121,7 +121,7 @@ def evaluator(
     if isinstance(cell, GivenCell):
         return given_evaluator(run, cell, settings, progress, root)
     if isinstance(cell, AfterCell):
-        return after_evaluator(run, cell, members(run, cell), settings, progress, root)
+        return after_evaluator(run, cell, trainings_of(run, cell), settings, progress, root)
     return evaluator_of(run, cell, settings, progress, root, split)
 
 
@@ -162,7 +162,7 @@ def run_cell(
             return None
         writer = StateWriter(run, show)
         try:
-            if failed := [each.name for each in members(run, cell) if _failed(each)]:
+            if failed := [each.name for each in trainings_of(run, cell) if _failed(each)]:
                 raise UserError(f"{failed[0]} failed, which it is made of")
             if not from_rank_zero(lambda: _begin(run, cell, recipe)):
                 if isinstance(cell, Cell):
