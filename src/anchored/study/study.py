@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anchored.config.recipe import AfterCell, Cell, GivenCell, Recipe, canonical
+from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.config.trust import refuse_code
 from anchored.data.catalog.names import resolve_name
@@ -261,8 +261,8 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):
             check_given(jobs.evaluator(folder.run(cell.name), cell, recipe.evaluate, root=root), cell)
-        if isinstance(cell, AfterCell):
-            check_after(cell)
+    for after in {(each.first.network, each.method): each for each in recipe.after_cells()}.values():
+        check_after(after)
     return recipe
 
 
