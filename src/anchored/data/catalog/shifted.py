@@ -20,9 +20,9 @@ _IMAGENET_R = DataSet(
 )  # fmt: skip
 
 # The official address (README of HaohanWang/ImageNet-Sketch) is a page of a drive, not one for programs: that here is
-# the copy of one of the authors. Size and sha256, of the official file: TensorFlow Datasets' checksums
-# (datasets/imagenet_sketch), whose catalog counts 50,889 images (the authors say 50,000); the folder inside: its
-# builder.
+# the copy of one of the authors, not compared with it. Size and sha256, of the official file: TensorFlow Datasets'
+# checksums (datasets/imagenet_sketch); the folder inside: its builder. The authors say 50,000 images; 50,889 is what
+# TensorFlow Datasets is known to count, which could not be looked up here.
 _IMAGENET_SKETCH = DataSet(
     name="imagenet-sketch", title="ImageNet-Sketch", classes=imagenet.NAMES, varied=True, test=50_889,
     roles=("shifted",),
