@@ -94,8 +94,8 @@ _DTD = DataSet(
 # Addresses, and how many images each domain has in all: ai.bu.edu/M3SDA, its cleaned version; how they are divided:
 # ddg's domainnet.py, but painting, of which that counts 15 more than the page (images that no list names): the
 # division that adds up to the page's, which could not be looked up here. md5 of the archives: ddg's and another
-# public loader agree; of the lists: ddg's. No source states sizes in bytes. The lists number classes by names, letters' case
-# and hyphens aside ("t-shirt" is 327).
+# public loader agree; of the lists: ddg's. No source states sizes in bytes. The lists number classes by names,
+# letters' case and hyphens aside ("t-shirt" is 327).
 def _domainnet(domain: str, train: int, test: int, note: str = "") -> DataSet:
     """Return the row of one of DomainNet's six domains: 345 classes, the official lists."""
     lists = (f"{domain}_train.txt", f"{domain}_test.txt")
