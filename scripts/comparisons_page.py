@@ -1,21 +1,20 @@
-"""What docs/comparisons.md says: methods beside RAM and under it, by rows that are kept."""
+"""What docs/explanation/comparisons.md says: methods beside RAM and under it, by rows that are kept."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from claims_page import ANCHORED, FIGURES, LAMBDAS, RAM, STANDARD, Way, by_seed, interval_text, number
 
-from anchored.config.methods import METHODS, PLAIN, method_title
+from anchored.config.methods import METHODS, PLAIN, after_training, method_title
 from anchored.metrics import intervals, selection
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import SIGNIFICANT
-from anchored.report.tables import number_list
 from anchored.store.rows import Row
 
 WAYS = {STANDARD: "alone", ANCHORED: "+ anchored", RAM: "+ RAM α=0.25", LAMBDAS[2]: "+ RAM α=0.25, λ=0.1"}
@@ -30,15 +29,27 @@ ALONE, GAIN, INTERACTION = "alone", "gain", "interaction"
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a method of a study is."""
+
+    method: str  # as grid.methods has it
+    done: int
+    planned: int
+    left: tuple[str, ...]  # how what is not done is called
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A study of methods: its title and command, what is kept of it, and seeds of which a training is not done."""
+    """A study of methods: its title and command, what is kept of it, and how far it is."""
 
     title: str
     command: str
     rows: tuple[Row, ...]
-    seconds: Mapping[str, float]  # run -> of its training
     runs: Mapping[str, Mapping[str, Any]]  # run -> how it was made
-    missing: Sequence[int]
+    progress: Sequence[Progress]
+    costs: Mapping[str, float]  # run -> training time over that of plain standard training, of all networks it takes
+    passes: Mapping[str, int]  # run -> passes an image
+    timing: str = ""  # how the times were measured; "" where they were not
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
@@ -82,10 +93,20 @@ class Comparison:
         return {key: values for key, values in found.items() if len(values) > 1}
 
     @cached_property
+    def planned(self) -> int:
+        """How many contrasts the whole study has: of methods with several seeds, in figures that were measured."""
+        figures = {figure for (_, _, figure), values in self._values.items() if values}
+        methods = [each.method for each in self.progress if not _is_ensemble(each.method)]
+        ways = len(WAYS) - 1
+        return len(figures) * (len(methods) - 1 + ways * (2 * len(methods) - 1))
+
+    @cached_property
     def tested(self) -> dict[Contrast, tuple[intervals.Interval, float]]:
-        """Interval over seeds, not corrected, and the p-value of each contrast by one Holm correction over all."""
+        """Interval over seeds, not corrected, and the p-value of each contrast by one Holm correction over all that the
+        whole study has: what is not there yet counts as if it were not clear."""
         values = self.contrasts()
-        p_values = intervals.holm([intervals.paired_t_test(each, [0.0] * len(each)) for each in values.values()])
+        known = [intervals.paired_t_test(each, [0.0] * len(each)) for each in values.values()]
+        p_values = intervals.holm(known + [1.0] * max(0, self.planned - len(known)))[: len(known)]
         return {key: (intervals.over_seeds(each), p) for (key, each), p in zip(values.items(), p_values, strict=True)}
 
     @cached_property
@@ -94,31 +115,33 @@ class Comparison:
         ways = [(method, way) for method in self.methods for way in WAYS]
         known = {key: [self.values(*key, aim) for aim in AIMS] for key in ways}
         whole = {key: values for key, values in known.items() if all(values)}
-        seeds = set.intersection(*(set(each) for values in whole.values() for each in values)) if whole else set()
+        several = [each for (method, _), values in whole.items() if not _is_ensemble(method) for each in values]
+        seeds = set.intersection(*map(set, several)) if several else set()
         if not seeds:
             return set()
         n = max(row.n for row in self.rows)
         errors = [
             [
-                selection.error(FIGURES[aim].metric, statistics.fmean(each[seed] for seed in seeds), n)
+                selection.error(FIGURES[aim].metric, _mean_of(each, seeds, _is_ensemble(method)), n)
                 for aim, each in zip(AIMS, values, strict=True)
             ]
-            for values in whole.values()
+            for (method, _), values in whole.items()
         ]
         return {key for key, optimal in zip(whole, selection.pareto(errors), strict=True) if optimal}
 
-    def cost(self, method: str, way: Way) -> float | None:
-        """Training time over that of plain standard training with the same seed, the median over seeds."""
-        spent, plain = self._seconds(method, way), self._seconds("", STANDARD)
-        ratios = [spent[seed] / plain[seed] for seed in spent.keys() & plain.keys()]
-        return statistics.median(ratios) if ratios else None
+    def cost(self, method: str, way: Way) -> tuple[float | None, int | None]:
+        """Training time over that of plain standard training, if it was measured, and passes an image."""
+        runs = [r.run for r in self.rows if (r.method, r.protocol, r.alpha, r.tail_weight) == (method, *way)]
+        return (self.costs.get(runs[0]), self.passes.get(runs[0])) if runs else (None, None)
 
-    def _seconds(self, method: str, way: Way) -> dict[int, float]:
-        return {
-            row.seed: self.seconds[row.run]
-            for row in self.rows
-            if (row.method, row.protocol, row.alpha, row.tail_weight) == (method, *way) and row.run in self.seconds
-        }
+
+def _is_ensemble(method: str) -> bool:
+    return after_training(method)[0] == "ensemble"
+
+
+def _mean_of(values: Mapping[int, float], seeds: Collection[int], single: bool) -> float:
+    """The mean over seeds; of an ensemble of all of them its one value."""
+    return statistics.fmean(values.values() if single else (values[seed] for seed in seeds))
 
 
 def _by_seed_difference(after: Mapping[int, float], before: Mapping[int, float]) -> dict[int, float]:
@@ -133,22 +156,51 @@ INTRODUCTION = """\
 # RAM beside what people use, and on top of it
 
 Made by `python scripts/comparisons.py runs/comparisons`: everything but the words is computed from the rows in
-[comparisons/](comparisons). What each method is, and how it meets anchoring: [methods.md](methods.md). All trainings of
+`docs/comparisons/`. What each method is, and how it meets anchoring: [methods](../how-to/methods.md). All trainings of
 a study have the same seeds, images and number of steps. Contrasts are taken seed by seed; intervals are 95 %, Student's
-t over seeds, not corrected; **bold** where p < 0.05 after one correction (Holm) over every contrast of the study: each
-method alone against plain training, what anchoring, RAM and RAM with hard Δ mining add to each, and whether they add
-another amount than they add to plain training. Not bold is no evidence of no difference."""
+t over seeds, not corrected; **bold** where p < 0.05 after one correction (Holm) over every contrast that the whole
+study has, those that are not run yet included: each method alone against plain training, what anchoring, RAM and RAM
+with hard Δ mining add to each, and whether they add another amount than they add to plain training. Not bold is no
+evidence of no difference. A deep ensemble is one of all seeds: it has a value and no test."""
 
 
 def page(studies: Mapping[str, Comparison]) -> str:
     """The whole page."""
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, "## How far it is", "\n".join(_state(studies))]
     for study in studies.values():
-        parts += [f"## {study.title}", *_answer(study), "\n".join(_table(study)), "### What they add", _GAINS]
-        parts += ["\n".join(_contrast_table(study, GAIN))]
+        parts += [f"## {study.title}"]
+        if not study.rows:
+            parts += [f"Nothing of it has been run yet: `{study.command}`."]
+            continue
+        parts += [*_left(study), *_answer(study), "\n".join(_table(study)), *_ensembles(study)]
+        parts += ["### What they add", _GAINS, "\n".join(_contrast_table(study, GAIN))]
         parts += ["### Whether they add as much as they add to plain training", _INTERACTIONS]
         parts += ["\n".join(_contrast_table(study, INTERACTION)), *_made(study)]
     return "\n\n".join(parts) + "\n"
+
+
+def _state(studies: Mapping[str, Comparison]) -> Iterator[str]:
+    """A line a study: what is run, what is not."""
+    yield "| study | done | methods that are whole | begun | not run yet |"
+    yield "|---|---|---|---|---|"
+    for key, study in studies.items():
+        done, planned = (sum(getattr(each, name) for each in study.progress) for name in ("done", "planned"))
+        kinds: dict[str, list[str]] = {"whole": [], "begun": [], "none": []}
+        for each in study.progress:
+            kind = "whole" if each.done == each.planned else "begun" if each.done else "none"
+            counted = f" ({each.done} of {each.planned})" if kind == "begun" else ""
+            kinds[kind].append(method_title(each.method) + counted)
+        yield f"| `{key}` | {done} of {planned} | {' | '.join(', '.join(names) or '–' for names in kinds.values())} |"
+
+
+def _left(study: Comparison) -> Iterator[str]:
+    """That figures below are of a part, where they are."""
+    done, planned = (sum(getattr(each, name) for each in study.progress) for name in ("done", "planned"))
+    if done < planned:
+        yield (
+            f"**Not whole: {done} of {planned} are done.** Means are over the seeds that a training has, which need "
+            "not be those of another; contrasts over those that both have, where they are two or more."
+        )
 
 
 _GAINS = "The figure with anchoring, RAM or RAM and hard Δ mining, less that of the method alone."
@@ -188,8 +240,8 @@ def _title(method: str) -> str:
 
 def _table(study: Comparison) -> Iterator[str]:
     """Every method and way: means over seeds, half the interval, cost, front."""
-    yield f"| method | way | {' | '.join(SHOWN)} | training time | front |"
-    yield "|---" * (4 + len(SHOWN)) + "|"
+    yield f"| method | way | {' | '.join(SHOWN)} | training time | passes | front |"
+    yield "|---" * (5 + len(SHOWN)) + "|"
     for method in study.methods:
         for way, name in WAYS.items():
             cells = []
@@ -203,8 +255,9 @@ def _table(study: Comparison) -> Iterator[str]:
                 cells.append(f"**{text}**" if test and test[1] < SIGNIFICANT else text)
             if all(cell == "–" for cell in cells):
                 continue
-            cost = study.cost(method, way)
-            cells += [f"{cost:.2f}" if cost else "–", "yes" if (method, way) in study.front else ""]
+            cost, passes = study.cost(method, way)
+            cells += [f"{cost:.2f}" if cost else "–", str(passes or "–")]
+            cells.append("yes" if (method, way) in study.front else "")
             yield f"| {_title(method)} | {name} | {' | '.join(cells)} |"
 
 
@@ -226,19 +279,42 @@ def _contrast_cell(test: tuple[intervals.Interval, float] | None, figure: str) -
     return f"**{text}**" if test[1] < SIGNIFICANT else text
 
 
+def _ensembles(study: Comparison) -> Iterator[str]:
+    """An ensemble against the mean of the networks that it is made of."""
+    lines = []
+    for method in filter(_is_ensemble, study.methods):
+        of = after_training(method)[1]
+        for way, name in WAYS.items():
+            cells = []
+            for figure in SHOWN:
+                made, single = study.values(method, way, figure), study.values("" if of == PLAIN else of, way, figure)
+                mean = statistics.fmean(single.values()) if single else math.nan
+                differences = [value - mean for value in made.values()]
+                cells.append(number(statistics.fmean(differences), figure, True) if made and single else "–")
+            if any(cell != "–" for cell in cells):
+                lines.append(f"| {_title(method)} | {name} | {' | '.join(cells)} |")
+    if lines:
+        heading = [f"| ensemble | way | {' | '.join(SHOWN)} |", "|---" * (2 + len(SHOWN)) + "|"]
+        yield "Ensembles, less the mean of the networks that they are made of (one of each, so that nothing is tested):"
+        yield "\n".join([*heading, *lines])
+
+
 def _made(study: Comparison) -> Iterator[str]:
-    """How it was made, and what is left."""
+    """How it was made."""
     records: dict[str, int] = {}
     for run in {row.run for row in study.rows}:
         record = {key: value for key, value in study.runs.get(run, {}).items() if key not in ("command", "started")}
         text = ", ".join(f"{key} {value}" for key, value in record.items() if value)
         records[text] = records.get(text, 0) + 1
-    counted = "; ".join(f"{count} trainings: {text}" for text, count in sorted(records.items()))
-    yield (
-        f"`anchored {study.command}`. {counted}. In bold in the first table: a method alone that differs from plain. "
-        "Training time is over that of plain standard training with the same seed, the median over seeds, on a machine "
-        "that others used too. Inference is one pass for all. Front: no other training here is as good in all of "
-        f"{', '.join(AIMS)} and better in one, by means."
+    counted = "; ".join(f"{count} runs: {text}" for text, count in sorted(records.items()))
+    timed = (
+        f"Training time is that of a step over plain standard training's, the median of rounds of all kinds one after "
+        f"another, times the networks that are trained ({study.timing})."
+        if study.timing
+        else "Training times have not been measured yet (`--cost`)."
     )
-    if study.missing:
-        yield f"Not whole yet: {number_list(study.missing, 'seed')}. The same command goes on there."
+    yield (
+        f"`{study.command}`, piece by piece. {counted}. In bold in the first table: a method alone that differs from "
+        f"plain. {timed} Passes are through a network, an image. Front: no other training here is as good in all of "
+        f"{', '.join(AIMS)} and better in one, by means. {study.planned} contrasts are corrected for."
+    )

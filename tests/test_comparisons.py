@@ -1,16 +1,21 @@
 """The comparisons' page: contrasts, one correction, the front, on figures made by hand."""
 
 import dataclasses
+import json
 import runpy
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import comparisons_page
 import pytest
 from claims_page import RAM, STANDARD
-from comparisons_page import ALONE, GAIN, INTERACTION, Comparison
+from comparisons_page import ALONE, GAIN, INTERACTION, Comparison, Progress
 from fixtures.report_studies import row
 
-from anchored.store.rows import Row
+from anchored.config.methods import METHODS
+from anchored.report import page as report_page
+from anchored.store.rows import Row, read_rows
 
 
 def rows_of(method: str, way: tuple[str, float | None, float | None], figures: tuple[float, float, float]) -> list[Row]:
@@ -34,8 +39,28 @@ def study() -> Comparison:
     ]  # fmt: skip
     jitter = {row.run: 0.02 * i for i, row in enumerate(rows)}
     moved = [dataclasses.replace(each, value=each.value + jitter[each.run] % 0.1) for each in rows]
-    seconds = {row.run: 30.0 if "augmix" in row.run else 10.0 for row in rows}
-    return Comparison("By hand", "study compare-demo", tuple(moved), seconds, {}, [4])
+    costs = {row.run: 3.0 if "augmix" in row.run else 1.0 for row in rows}
+    progress = [Progress("plain", 10, 20, ("RAM, seed 4",)), Progress("augmix", 10, 10, ()), Progress("sam", 0, 20, ())]
+    passes = dict.fromkeys(costs, 1)
+    return Comparison("By hand", "anchored study compare-demo", tuple(moved), {}, progress, costs, passes)
+
+
+def with_ensemble() -> Comparison:
+    """One ensemble of plain's networks, under the first seed, 3 points above their mean under corruption."""
+    before = study()
+    plain = before.values("", STANDARD, "corruption accuracy")
+    made = [row for row in rows_of("ensemble", STANDARD, (95, 0, 70)) if row.seed == 0]
+    mean = sum(plain.values()) / len(plain)
+    moved = [replace(row, value=mean + 3, n=made[0].n) if row.corruption else row for row in made]
+    more = Progress("ensemble", 1, 4, ())
+    ensemble = {row.run: 5 for row in made}
+    return replace(
+        before,
+        rows=(*before.rows, *moved),
+        progress=[*before.progress, more],
+        passes={**before.passes, **ensemble},
+        costs={**before.costs, **dict.fromkeys(ensemble, 5.0)},
+    )
 
 
 def test_contrasts_are_taken_seed_by_seed() -> None:
@@ -56,23 +81,107 @@ def test_one_correction_over_all() -> None:
     assert max(p for _, p in tested.values()) <= 1
 
 
-def test_cost_is_over_plain_standard() -> None:
-    assert study().cost("augmix", RAM) == 3
-    assert study().cost("sam", RAM) is None
+def test_contrasts_that_are_not_run_yet_are_corrected_for() -> None:
+    """Three methods in three figures: 2 alone, 3 × 3 gains, 2 × 3 interactions each."""
+    assert study().planned == 3 * (2 + 9 + 6)
+    now = study()
+    alone = replace(now, progress=[each for each in now.progress if each.method != "sam"])
+    key = (INTERACTION, "augmix", RAM, "corruption accuracy")
+    assert alone.planned == 3 * (1 + 6 + 3)
+    assert alone.tested[key][1] < now.tested[key][1]
+    assert alone.tested[key][0] == now.tested[key][0]
+
+
+def test_cost_is_of_all_networks_and_passes() -> None:
+    assert study().cost("augmix", RAM) == (3.0, 1)
+    assert study().cost("sam", RAM) == (None, None)
+    assert with_ensemble().cost("ensemble", STANDARD) == (5.0, 5)
+
+
+def test_an_ensemble_has_no_test_and_stands_beside_the_mean_of_its_networks() -> None:
+    made = with_ensemble()
+    assert made.planned == study().planned
+    assert not any("ensemble" in key for key in made.tested)
+    assert ("ensemble", STANDARD) not in made.front  # one aim was not measured of anything
+    text = comparisons_page.page({"demo": made})
+    assert "| Deep ensemble | alone | " in text
+    ensembles = text.partition("Ensembles, less the mean")[2]
+    assert "| Deep ensemble | alone | " in ensembles
+    assert "| +3.0 |" in ensembles.partition("### ")[0]
+    assert "| 5.00 | 5 |" in text
+
+
+def test_a_study_of_which_nothing_is_run_says_so() -> None:
+    none = replace(study(), rows=(), progress=[Progress("plain", 0, 20, ())], title="Other")
+    text = comparisons_page.page({"demo": study(), "other": none})
+    assert "## Other\n\nNothing of it has been run yet: `anchored study compare-demo`." in text
+    assert "| `other` | 0 of 20 | – | – | Plain |" in text
+    assert "| `demo` | 20 of 50 | AugMix | Plain (10 of 20) | SAM |" in text
 
 
 def test_the_page_says_what_is_clear_and_what_is_missing() -> None:
     text = comparisons_page.page({"demo": study()})
     assert "- RAM α=0.25, corruption accuracy: better on Plain, AugMix; worse on none; undecided on 0 of 2." in text
     assert "| AugMix | + RAM α=0.25 | – |" not in text
-    assert "Not whole yet: seed 4" in text
+    assert "**Not whole: 20 of 50 are done.**" in text
     assert "| AugMix | alone |" in text
 
 
-def test_every_study_is_one_that_the_command_can_run() -> None:
-    script = Path(__file__).parents[1] / "scripts" / "comparisons.py"
-    module = runpy.run_path(str(script), run_name="comparisons")
-    for key in module["STUDIES"]:
-        recipe = module["recipe_of"](key)
-        assert recipe.grid.methods[0] == "plain"
-        assert len(recipe.grid.seeds) >= 5
+SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "comparisons.py"), run_name="comparisons")
+
+
+def test_every_study_is_one_that_the_command_can_run_in_pieces() -> None:
+    for plan in SCRIPT["STUDIES"].values():
+        pieces = plan.pieces()
+        assert next(iter(pieces)) == "plain"
+        assert {name for each in pieces.values() for name in each} <= set(METHODS)
+        whole = {job.name for job in plan.recipe().jobs()}
+        parts = [{job.name for job in plan.recipe(methods).jobs()} for methods in pieces.values()]
+        assert set.union(*parts) == whole
+        assert sum(map(len, parts)) == len(whole)  # no training is in two pieces
+        assert len(plan.recipe().grid.seeds) >= 5
+    assert SCRIPT["STUDIES"]["demo"].pieces()["plain"] == ("plain", "temperature", "ensemble")
+    assert SCRIPT["STUDIES"]["demo"].pieces()["dropout"] == ("dropout", "mc_dropout")
+
+
+def test_a_piece_is_run_kept_and_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial of plain and what is done after it, two seeds, one way."""
+    monkeypatch.setattr(report_page, "draw_pictures", lambda summary: iter(()))  # no page is looked at
+    changes = (
+        "--data.fraction 0.02 --train.epochs 2 --train.batch_size 32 "
+        "--grid.seeds '[0, 1]' --grid.protocols '[standard]' "
+        "--evaluate.bootstrap 100 --evaluate.corruptions '[contrast]' --evaluate.severities '[1]' "
+        "--evaluate.ood '[blobs]' --evaluate.adaptation '[]' --data.validation 0.2 --train.accelerator cpu"
+    )
+    words = [str(tmp_path / "runs"), "--docs", str(tmp_path), "--changes", changes, "--studies", "convnext"]
+    SCRIPT["main"]([*words, "--methods", "plain"])
+    kept = tmp_path / "comparisons/convnext/plain"
+    rows = read_rows(kept / "results.csv")
+    assert {(row.method, row.seed) for row in rows} == {
+        ("", 0), ("", 1), ("temperature", 0), ("temperature", 1), ("ensemble", 0),
+    }  # fmt: skip
+    page = (tmp_path / "explanation/comparisons.md").read_text()
+    assert "| `convnext` | 5 of 15 | Plain, Temperature scaling, Deep ensemble | – | AugMix" in page
+    assert "Nothing of it has been run yet: `anchored study compare-demo" in page
+    shutil.rmtree(tmp_path / "runs")
+    capsys.readouterr()
+    SCRIPT["main"]([*words, "--methods", "plain"])
+    assert not (tmp_path / "runs").exists()
+    assert capsys.readouterr().out == f"{tmp_path / 'explanation/comparisons.md'}\n"
+    assert (tmp_path / "explanation/comparisons.md").read_text() == page
+    with pytest.raises(SystemExit, match="convnext has no piece ensemble: there are plain, augmix"):
+        SCRIPT["main"]([*words, "--methods", "ensemble"])
+
+
+def test_costs_are_ratios_of_the_same_round(tmp_path: Path) -> None:
+    plan = SCRIPT["STUDIES"]["convnext"]
+    seconds = {"small_convnext-standard": [1.0, 10.0, 2.0], "small_convnext-augmix-standard": [3.0, 31.0, 5.0]}
+    (tmp_path / "cost.json").write_text(json.dumps({"made": {"revision": "abc"}, "seconds": seconds}))
+    costs, passes, how = SCRIPT["costs_of"](plan.recipe(), tmp_path / "cost.json")
+    assert costs["small_convnext-augmix-standard-seed10"] == 3.0  # of 3, 3.1 and 2.5
+    assert costs["small_convnext-ensemble-standard-seed10-to-14"] == 5.0
+    assert passes["small_convnext-ensemble-standard-seed10-to-14"] == 5
+    assert passes["small_convnext-temperature-standard-seed10"] == 1
+    assert how == "revision abc"

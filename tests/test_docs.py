@@ -140,12 +140,12 @@ def check_command(words: list[str]) -> None:
         return
     given = vars(parser(words[0]).parse_intermixed_args(words[1:]))
     settings = {key: value for key, value in given.items() if "." in key and value is not None}
-    changed: dict[str, dict[str, Any]] = {}
+    recipe = given.get("recipe", "")
+    changed: dict[str, Any] = recipe_file.read_recipe(recipe) if recipe in recipe_file.recipe_names() else {}
     for name, value in settings.items():
         section, _, key = name.partition(".")
-        changed.setdefault(section, {})[key] = value
+        changed[section] = {**changed.get(section, {}), key: value}
     Recipe.parse(changed, words)
-    recipe = given.get("recipe", "")
     assert recipe in recipe_file.recipe_names() or recipe.endswith(".yaml") or recipe.isupper() or not recipe, recipe
 
 

@@ -1,6 +1,7 @@
 """Methods of a grid: names for settings of ``train``, crossed with protocols, under one budget of steps."""
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ def recipe(**grid: Any) -> Recipe:
 
 
 def test_every_row_is_settings_of_train_that_go_together() -> None:
-    cells = list(recipe(methods=list(METHODS), tail_weights=[0.0, 0.1]).cells())
-    assert len({cell.name for cell in cells}) == len(cells) == 4 * len(METHODS)
+    trained = [name for name, row in METHODS.items() if not row.of]
+    cells = list(recipe(methods=trained, tail_weights=[0.0, 0.1]).cells())
+    assert len({cell.name for cell in cells}) == len(cells) == 4 * len(trained)
     for cell in cells:
         wanted = METHODS[cell.method or "plain"].train
         assert {name: getattr(cell.train, name) for name in wanted} == wanted
@@ -93,6 +95,64 @@ def test_comparisons_are_of_every_method_and_protocol_with_the_same_seeds_and_st
     assert made.grid.methods == tuple(METHODS)
     cells = list(made.cells())
     ways = {(cell.network, cell.method, cell.protocol, cell.tail_weight) for cell in cells}
-    assert len(ways) == 4 * len(METHODS)
+    assert len(ways) == 4 * sum(not row.of for row in METHODS.values())
     assert len(cells) == 5 * len(ways)
     assert len({(cell.train.epochs, cell.train.batch_size) for cell in cells}) == 1
+    after = Counter(cell.method for cell in made.after_cells())
+    assert after == {"temperature": 20, "ensemble": 4, "mc_dropout": 20}
+
+
+# --- After training
+
+
+def after(methods: list[str], **grid: Any) -> Recipe:
+    settings = {"data": {"validation": 0.1}, "grid": {"networks": ["small"], "methods": methods, **grid}}
+    return Recipe.parse(settings).check()
+
+
+def test_what_is_done_after_training_brings_the_trainings_that_it_uses() -> None:
+    made = after(["temperature", "ensemble:augmix", "mc_dropout"], protocols=["standard"], seeds=[3, 4])
+    assert made.trained_methods == ("plain", "augmix", "dropout")
+    assert [cell.name for cell in made.jobs()] == [
+        *("small-standard-seed3", "small-augmix-standard-seed3", "small-dropout-standard-seed3"),
+        *("small-standard-seed4", "small-augmix-standard-seed4", "small-dropout-standard-seed4"),
+        *("small-temperature-standard-seed3", "small-temperature-standard-seed4"),
+        "small-ensemble-augmix-standard-seed3-to-4",
+        *("small-mc_dropout-standard-seed3", "small-mc_dropout-standard-seed4"),
+    ]
+    titles = [method_title(name) for name in ("temperature", "ensemble:augmix", "mc_dropout:plain")]
+    assert titles == ["Temperature scaling", "Deep ensemble of AugMix", "MC dropout of plain"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "members", "ensembles"),
+    [(2, 5, [(0, 1)]), (5, 5, [(0, 4)]), (7, 3, [(0, 2), (3, 5)]), (10, 5, [(0, 4), (5, 9)])],
+)
+def test_no_seed_is_in_two_ensembles(seeds: int, members: int, ensembles: list[tuple[int, int]]) -> None:
+    made = after(["ensemble"], protocols=["standard"], seeds=list(range(seeds)), members=members)
+    found = [cell.members for cell in made.after_cells()]
+    assert [(cells[0].seed, cells[-1].seed) for cells in found] == ensembles
+    assert all(len(cells) == cells[-1].seed - cells[0].seed + 1 for cells in found)
+
+
+@pytest.mark.parametrize(
+    ("methods", "settings", "said"),
+    [
+        (["ensemble"], {}, "which is of several seeds: give grid.seeds two or more"),
+        (["temperature:sum"], {}, "grid.methods has temperature:sum: there are plain"),
+        (["ensemble:temperature"], {"seeds": [0, 1]}, "grid.methods has ensemble:temperature"),
+        (["augmix:sam"], {}, "grid.methods has augmix:sam"),
+        (["ensemble"], {"seeds": [0, 1], "per_method": {"ensemble": {"sam": 0.1}}}, "ensemble, which trains nothing"),
+    ],
+)
+def test_what_cannot_be_done_after_training_is_one_line(methods: list[str], settings: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        after(methods, **settings)
+
+
+def test_temperature_scaling_needs_held_out_images_and_detectors_single_networks() -> None:
+    with pytest.raises(UserError, match="temperature, fitted on held-out images: give"):
+        recipe(methods=["temperature"])
+    settings = {"evaluate": {"detectors": ["vim"], "ood": ["digits"]}, "data": {"validation": 0.1}}
+    with pytest.raises(UserError, match=r"detectors are of single networks, which temperature of grid.methods is not"):
+        Recipe.parse({**settings, "grid": {"networks": ["small"], "methods": ["temperature"]}}).check()

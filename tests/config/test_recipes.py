@@ -62,7 +62,7 @@ def test_every_recipe_is_sound(name: str) -> None:
     assert len({cell.name for cell in cells}) == len(cells)
     for cell in cells:
         networks.find_network(cell.network)
-    for row in (recipe.data.train, *recipe.evaluate.ood, *recipe.evaluate.adaptation):
+    for row in (recipe.data.train, *recipe.evaluate.ood, *recipe.evaluate.shifted, *recipe.evaluate.adaptation):
         catalog.get_dataset(row)
     assert recipe.title
 
@@ -114,6 +114,21 @@ def test_schedules_are_the_published_ones() -> None:
     assert vit.average == pytest.approx((1 - 2e-5 * 8 * 512 * 32 / 300) ** (1 / 32), abs=5e-6)
     assert {vit.crop, regnet.crop, resnet.crop} == {"resized"}
     assert (vit.policy, regnet.policy, resnet.policy) == ("rand_augment", "none", "none")
+
+
+def test_swin_v2_is_torchvision_s_recipe() -> None:
+    """references/classification/README.md of pytorch/vision: SwinTransformer V2."""
+    recipe = read("imagenet-swin")
+    (train,) = {cell.network: cell.train for cell in recipe.cells() if cell.network.endswith("_t")}.values()
+    assert (train.epochs, train.batch_size, train.optimizer, train.learning_rate) == (300, 8 * 128, "adamw", 0.001)
+    assert (train.weight_decay, train.decay_vectors, train.clip_norm) == (0.05, False, 5.0)
+    assert (train.schedule, train.warmup_start) == ("cosine", 0.01)
+    assert [train.last_rate * train.learning_rate, train.epochs * train.warmup] == pytest.approx([1e-5, 20])
+    assert (train.label_smoothing, train.mixup, train.cutmix, train.random_erasing) == (0.1, 0.8, 1.0, 0.25)
+    assert (train.policy, train.crop, train.repeats) == ("trivial_augment", "resized", 4)
+    assert train.average == pytest.approx((1 - 2e-5 * 8 * 128 * 32 / 300) ** (1 / 32), abs=5e-7)
+    assert (recipe.data.size, recipe.data.interpolation, recipe.grid.alphas) == (256, "bicubic", (0.2,))
+    assert recipe.anchoring.references == 5
 
 
 # --- What one network has of its own ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every set of encoded images, read from a small copy in its original layout, and from damaged copies."""
 
 import io
+import itertools
 import pickle
 import tarfile
 import warnings
@@ -10,20 +11,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from fixtures.catalog_copies import ADAPTATION, by_class, dtd, imagenet_kit, pack, picture, places, ucf101, write
 from PIL import Image
 from torchvision import datasets
 
+from anchored.config.settings import Data
 from anchored.data import image_sources
 from anchored.data.catalog import registry as catalog
+from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet
 from anchored.data.decoding import decode_image, open_encoded
+from anchored.data.given import relabelled
+from anchored.data.image_sets import ImageStream
 from anchored.data.image_sources import FileSource, ImageIndex, ZipSource
+from anchored.data.preprocessing import InputFormat
 from anchored.data.readers import tars, verify
 from anchored.data.readers.files import is_here
 from anchored.data.readers.layouts import read_index
 from anchored.errors import UserError
+from anchored.evaluation.overlap import shares_images
 
 
 def refused(row: DataSet, root: Path, text: str, split: str = "test") -> None:
@@ -116,6 +125,88 @@ def test_class_folders(tmp_path: Path, name: str, folder: str) -> None:
     for path in (tmp_path / folder / row.classes[3]).iterdir():
         path.unlink()
     refused(row, tmp_path, f"no images of class '{row.classes[3]}'")
+
+
+# --- Shifted images of ImageNet's classes, DomainNet
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_imagenet_r_is_read_from_its_tar_or_its_folder(tmp_path: Path, packed: bool) -> None:
+    whole = catalog.get_dataset("imagenet-r")
+    wnids = whole.folders[:2]
+    names = [f"imagenet-r/{wnid}/{kind}_{i}.jpg" for wnid in reversed(wnids) for i, kind in enumerate(("art", "toy"))]
+    files = {**{name: picture() for name in names}, "imagenet-r/README.txt": b"renditions"}
+    if packed:
+        pack(tmp_path / "imagenet-r/imagenet-r.tar", files)
+    else:
+        for name, each in files.items():
+            write(tmp_path / "imagenet-r" / name, each)
+    row = replace(whole, classes=whole.classes[:2], folders=wnids, file_classes=2, test=4)
+    assert is_here(row, tmp_path)
+    found = read_index(row, "test", tmp_path)
+    assert content(found) == [(name.removeprefix("imagenet-r/"), i // 2) for i, name in enumerate(sorted(names))]
+    assert content_of(found, 0) == files[sorted(names)[0]]
+
+
+def test_imagenet_r_and_sketch_have_labels_of_imagenet() -> None:
+    """The places that ImageNet-R's authors list begin with 1, 2, 4, 6, 8 and end with 980, 981, 983, 988."""
+    imagenet, rendered, drawn = (catalog.get_dataset(name) for name in ("imagenet", "imagenet-r", "imagenet-sketch"))
+    places_of = [imagenet.folders.index(wnid) for wnid in rendered.folders]
+    assert (places_of[:5], places_of[-4:]) == ([1, 2, 4, 6, 8], [980, 981, 983, 988])
+    assert [imagenet.classes[i] for i in places_of] == list(rendered.classes)
+    assert (drawn.folders, drawn.classes) == (imagenet.folders, imagenet.classes)
+    images = ImageStream("rendered", ImageIndex(FileSource(Path()), ("a",), np.array([1]), "r"), rendered.classes[:2],
+                         InputFormat(3, 64), torch.arange(1), 0)  # fmt: skip
+    assert relabelled(images, imagenet.classes).labels.tolist() == [2]
+
+
+def test_imagenet_sketch_is_read_from_its_zip(tmp_path: Path) -> None:
+    whole = catalog.get_dataset("imagenet-sketch")
+    names = [f"sketch/{wnid}/sketch_{i}.JPEG" for wnid in whole.folders[:3] for i in (0, 1)]
+    (tmp_path / "imagenet-sketch").mkdir()
+    with zipfile.ZipFile(tmp_path / "imagenet-sketch/ImageNet-Sketch.zip", "w") as file:
+        for name in names:
+            file.writestr(name, picture())
+    row = replace(whole, classes=whole.classes[:3], folders=whole.folders[:3], file_classes=3, test=6)
+    assert content(read_index(row, "test", tmp_path)) == [
+        (name.removeprefix("sketch/"), i // 2) for i, name in enumerate(names)
+    ]
+    refused(replace(row, test=7), tmp_path, "has 6 test images; the catalog says 7")
+
+
+def test_a_domain_of_domainnet_is_read_from_its_zip_by_its_lists(tmp_path: Path) -> None:
+    whole = catalog.get_dataset("domainnet-clipart")
+    assert (len(whole.classes), whole.classes.index("t-shirt"), whole.classes.index("axe")) == (345, 327, 11)
+    lists = {
+        "train": ["clipart/t-shirt/clipart_328_000001.jpg 327", "clipart/axe/clipart_012_000001.jpg 11"],
+        "test": ["clipart/The_Mona_Lisa/clipart_311_000002.png 310"],
+    }
+    (tmp_path / "domainnet").mkdir()
+    with zipfile.ZipFile(tmp_path / "domainnet/clipart.zip", "w") as file:
+        for line in [*lists["train"], *lists["test"], "clipart/axe/clipart_012_000009.jpg 11"]:
+            file.writestr(line.split()[0], picture())
+    for split, lines in lists.items():
+        write(tmp_path / f"domainnet/clipart_{split}.txt", "".join(f"{line}\n" for line in lines))
+    row = replace(whole, train=2, test=1)
+    assert is_here(row, tmp_path)
+    assert content(read_index(row, "train", tmp_path)) == [
+        ("t-shirt/clipart_328_000001.jpg", 327), ("axe/clipart_012_000001.jpg", 11),
+    ]  # fmt: skip
+    assert content(read_index(row, "test", tmp_path)) == [("The_Mona_Lisa/clipart_311_000002.png", 310)]
+    write(tmp_path / "domainnet/clipart_test.txt", "clipart/axes/clipart_012_000001.jpg 11\n")
+    refused(row, tmp_path, "its list names 'axes/clipart_012_000001.jpg', which is in none of its classes")
+    write(tmp_path / "domainnet/clipart_test.txt", "real/axe/real_012_000001.jpg 11\n")
+    refused(row, tmp_path, "has the line 'real/axe/real_012_000001.jpg', which is no image of clipart/ and its class")
+    write(tmp_path / "domainnet/clipart_test.txt", "clipart/axe/clipart_012_000007.jpg 11\n")
+    refused(row, tmp_path, r"clipart_012_000007\.jpg is missing, but DomainNet clipart's list has it")
+
+
+def test_domains_of_domainnet_share_no_images() -> None:
+    names = [name for name in CATALOG if name.startswith("domainnet-")]
+    assert len(names) == 6
+    totals = {name: CATALOG[name].train + CATALOG[name].test for name in names}
+    assert list(totals.values()) == [48_129, 51_605, 72_266, 172_500, 172_947, 69_128]  # as its authors' page counts
+    assert not any(shares_images(one, other, Data()) for one, other in itertools.combinations(names, 2))
 
 
 def test_places_of_mos_has_no_labels(tmp_path: Path) -> None:

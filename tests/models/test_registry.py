@@ -2,6 +2,7 @@
 
 import sys
 import types
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,6 +56,30 @@ def test_dropout_is_in_the_blocks_of_training_alone() -> None:
     assert [m.p for m in dropping.modules() if isinstance(m, torch.nn.Dropout)] == [0.3] * 18  # one a block
     for table in ("table8", "table9"):
         assert read_recipe(table)["grid"]["networks"] == ["resnet18", "wrn40_2_dropout"]
+
+
+@pytest.mark.parametrize("name", ["small", "wrn40_2", "wrn40_2_dropout", "timm:test_vit"])
+def test_dropout_as_a_setting_changes_no_weight_and_no_evaluation(name: str) -> None:
+    build = partial(networks.build_network, name, channels=3, classes=10, seed=0, size=32)
+    plain, dropping = build().eval(), build(dropout=0.25).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert plain.state_dict().keys() == dropping.state_dict().keys()
+    assert torch.equal(plain(images), dropping(images))
+    assert {layer.p for layer in dropping.modules() if isinstance(layer, nn.Dropout) and layer.p} == {0.25}
+
+
+def test_dropout_of_a_network_that_takes_none_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train.dropout is 0.1, which 'vit_b_16' does not take: take resnet18"):
+        networks.build_network("vit_b_16", channels=3, classes=10, seed=0, dropout=0.1)
+
+
+def test_the_small_convnext_has_no_batch_norm_and_the_parameters_of_its_blocks() -> None:
+    """A block of d channels: 7×7 depthwise, layer norm, d to 4d and back, scale."""
+    network = networks.build_network("small_convnext", channels=1, classes=7, seed=0)
+    assert not any("BatchNorm" in type(module).__name__ for module in network.modules())
+    block = {d: (49 * d + d) + 2 * d + (4 * d * d + 4 * d) + (4 * d * d + d) + d for d in (32, 64)}
+    stem, between, head = 16 * 32 + 32 + 64, 64 + 4 * 32 * 64 + 64, 128 + 64 * 7 + 7
+    assert parameters(network) == stem + 2 * block[32] + between + 2 * block[64] + head == 102_567
 
 
 def test_vit_parameters() -> None:

@@ -290,3 +290,16 @@ def test_what_a_study_would_refuse_is_not_ready(
     assert said in " ".join(capsys.readouterr().out.split())
     assert main(["study", "mine.yaml", *changed]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_what_is_done_after_training_costs_its_passes_and_no_training() -> None:
+    methods = ("temperature", "ensemble", "mc_dropout")
+    grid = Grid(networks=("small",), protocols=("standard",), methods=methods, seeds=(0, 1, 2))
+    recipe = Recipe(data=Data("fashion-mini-known"), grid=grid, evaluate=Evaluation(dropout_passes=7))
+    plain = Cost("small", "standard", 3, 128, 128, 0.1, 600, 0.01, 1000, 1)
+    found = {cost.protocol: cost for cost in forecast._after(recipe, [plain])}
+    assert [(name, cost.trainings) for name, cost in found.items()] == [
+        ("standard, Temperature scaling", 3), ("standard, Deep ensemble", 1), ("standard, MC dropout", 3),
+    ]  # fmt: skip
+    assert {cost.training for cost in found.values()} == {0.0}
+    assert [cost.evaluation for cost in found.values()] == pytest.approx([0.0, 0.0, 7 * plain.evaluation])

@@ -100,3 +100,24 @@ def test_warm_up_and_cosine_are_those_of_torch() -> None:
         peer.step()
         schedule.step()
     assert math.isclose(schedule_factor(settings, 1.0), 0.0, abs_tol=1e-12)
+
+
+def test_biases_and_norms_can_be_left_out_of_weight_decay() -> None:
+    net = network()
+    of = rate_factors(net, {"head": 2.0}, PARTS)
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    groups = optimizer(net, Training(optimizer="adamw", decay_vectors=False), of).param_groups
+    assert [([names[id(p)] for p in group["params"]], group["weight_decay"], group["factor"]) for group in groups] == [
+        (["first.weight", "blocks.1.weight"], 5e-4, 1.0),
+        (["first.bias", "blocks.0.weight", "blocks.0.bias", "blocks.1.bias"], 0.0, 1.0),
+        (["last.1.weight"], 5e-4, 2.0),
+        (["last.1.bias"], 0.0, 2.0),
+    ]
+    assert len(optimizer(net, Training(optimizer="adamw"), of).param_groups) == 2
+
+
+def test_cosine_ends_at_the_last_rate() -> None:
+    settings = Training(schedule="cosine", warmup=0.1, last_rate=0.01)
+    assert schedule_factor(settings, 0.1) == 1.0
+    assert schedule_factor(settings, 0.55) == pytest.approx(0.505)  # the middle of 1 and 0.01
+    assert schedule_factor(settings, 1.0) == pytest.approx(0.01)

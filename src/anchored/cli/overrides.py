@@ -94,8 +94,8 @@ def is_setting(option: str) -> bool:
 
 
 _OF_SETS = (
-    "data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.held_out", "train.outliers",
-    "anchoring.reference_images",
+    "data.train", "evaluate.ood", "evaluate.adaptation", "evaluate.shifted", "evaluate.held_out",
+    "train.outliers", "anchoring.reference_images",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import field, replace
 from typing import Any, Literal
 
 from anchored.config import settings as sections
-from anchored.config.methods import METHODS, PLAIN, method_title
+from anchored.config.methods import METHODS, PLAIN, after_training, method_title
 from anchored.config.settings import Amount, Anchoring, Data, MaskProbability, Network, Protocol, Seed, Tail, Training
 from anchored.config.validation import PlainName, parse, settings_class
 from anchored.errors import UserError
@@ -86,6 +86,35 @@ class GivenCell:
 
 
 @settings_class
+class AfterCell:
+    """A use of trained networks of a study: what is done after training, and with which of its trainings."""
+
+    method: str  # of grid.methods
+    members: tuple[Cell, ...]  # of one network and protocol, each of another seed; one but of an ensemble
+
+    def digests(self) -> dict[str, Any]:
+        """What ``cell.json`` holds: the method, and the hashes of the trainings."""
+        return {"method": self.method, "members": {cell.name: cell.digest() for cell in self.members}}
+
+    @property
+    def first(self) -> Cell:
+        """The training of the smallest place, whose seed the rows have."""
+        return self.members[0]
+
+    @property
+    def name(self) -> str:
+        """Folder name of the cell: ``small-temperature-ram-0.25-seed0``, ``small-ensemble-standard-seed0-to-4``."""
+        until = f"-to-{self.members[-1].seed}" if len(self.members) > 1 else ""
+        return replace(self.first, method=self.method).name + until
+
+    @property
+    def label(self) -> str:
+        """The cell's name in sentences."""
+        until = f" to {self.members[-1].seed}" if len(self.members) > 1 else ""
+        return replace(self.first, method=self.method).label + until
+
+
+@settings_class
 class Recipe:
     """A whole study."""
 
@@ -116,18 +145,40 @@ class Recipe:
     def cells(self) -> Iterator[Cell]:
         """The grid's trainings, seed by seed, so that an interrupted study has whole comparisons."""
         for seed in self.grid.seeds:
-            for network, method in itertools.product(self.grid.networks, self.grid.methods):
+            for network, method in itertools.product(self.grid.networks, self.trained_methods):
                 train, named = self.training(network, method), "" if method == PLAIN else method
                 for protocol, mask_probability, weight in self._trainings(network):
                     tail = self.tail if weight else Tail()  # without the term its settings decide nothing
                     fixed = (self.data, self.anchoring, tail, train, self.network, named)
                     yield Cell(network, protocol, mask_probability, weight, seed, *fixed)
 
-    def jobs(self) -> list[Cell | GivenCell]:
-        """Return the models that were given, whose measuring takes little time, then the trainings."""
+    @property
+    def trained_methods(self) -> tuple[str, ...]:
+        """Methods that are trained: those of the grid, and those whose networks others use after training."""
+        return tuple(dict.fromkeys(after_training(method)[1] for method in self.grid.methods))
+
+    def after_cells(self) -> Iterator[AfterCell]:
+        """What is done with the trainings afterwards, method by method: each by itself, ensembles of several seeds."""
+        cells = list(self.cells())
+        for method in self.grid.methods:
+            way, of = after_training(method)
+            alike: dict[tuple[object, ...], list[Cell]] = {}
+            for cell in cells if way else ():
+                if cell.method == ("" if of == PLAIN else of):
+                    kind = cell.network, cell.protocol, cell.mask_probability, cell.tail_weight
+                    alike.setdefault(kind, []).append(cell)
+            for group in alike.values():
+                many = min(len(group), self.grid.members) if way == "ensemble" else 1
+                whole = len(group) - len(group) % many
+                yield from (AfterCell(method, tuple(group[at : at + many])) for at in range(0, whole, many))
+
+    def jobs(self) -> list[Cell | GivenCell | AfterCell]:
+        """Return the models that were given, whose measuring takes little time, the trainings, and what is done with
+        these."""
         whole, accelerator = not self.grid.networks, self.train.accelerator
         given = self.grid.given.items()
-        return [*(GivenCell(title, each, self.data, whole, accelerator) for title, each in given), *self.cells()]
+        measured = (GivenCell(title, each, self.data, whole, accelerator) for title, each in given)
+        return [*measured, *self.cells(), *self.after_cells()]
 
     def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
         for protocol in self.grid.protocols:
@@ -156,7 +207,7 @@ class Recipe:
         return training
 
     def _repeats(self, network: str) -> int:
-        return max(self.training(network, method).repeats for method in self.grid.methods)
+        return max(self.training(network, method).repeats for method in self.trained_methods)
 
     def alphas(self, network: str) -> tuple[float, ...]:
         """Mask probabilities of one network of the grid."""
@@ -240,6 +291,11 @@ class Recipe:
             yield f"choose is {self.choose}, but {name} of the ram protocol leaves nothing to choose from"
         if self.evaluate.detectors and not self.evaluate.ood:
             yield "evaluate.detectors names detectors, but evaluate.ood no images to detect: name some"
+        after = {after_training(method)[0] for method in self.grid.methods}
+        if "temperature" in after and not (self.data.validation or self.evaluate.held_out):
+            yield "grid.methods has temperature, fitted on held-out images: give, say, --data.validation 0.1"
+        if self.evaluate.detectors and after != {""}:
+            yield f"evaluate.detectors are of single networks, which {max(after)} of grid.methods is not: leave out one"
         labels: dict[str, str] = {}
         for cell in self.jobs():
             if cell.name in labels:
@@ -248,7 +304,7 @@ class Recipe:
                     "of networks it keeps letters and digits, of α and λ six digits; leave out or rename one"
                 )
             labels[cell.name] = cell.label
-        for network, method in itertools.product(self.grid.networks, self.grid.methods):
+        for network, method in itertools.product(self.grid.networks, self.trained_methods):
             own, train = f" (of {network})" * (network in self.grid.per_network), self.training(network, method)
             own = own if method == PLAIN else f" (of {network}, {method})"
             mixing = "mixup" if train.mixup else "cutmix"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args, get_type_hints
 from pydantic import ConfigDict, Strict, model_validator
 from typing_extensions import Self, TypedDict
 
-from anchored.config.methods import METHODS, PLAIN
+from anchored.config.methods import METHODS, PLAIN, after_training
 from anchored.config.validation import PlainName, distinct, not_empty, settings_class, within
 
 Integer = Annotated[int, Strict()]
@@ -212,11 +212,15 @@ class Training:
     """Nesterov's form of momentum."""
     weight_decay: Amount = 5e-4
     """L2 penalty on all weights."""
+    decay_vectors: Flag = field(default=True, metadata=LATER)
+    """Whether weight decay is also of biases and norms, parameters of one axis; false leaves them out."""
     clip_norm: Amount = 0.0
     """Longest gradient, all parameters together; longer ones are shortened to it. 0 for no limit."""
     schedule: Literal["steps", "cosine", "one_cycle"] = "steps"
     """Steps multiplies the rate at milestones; cosine goes to zero along half a cosine; one_cycle goes up for a fifth
     of training, then straight to zero."""
+    last_rate: Amount = field(default=0.0, metadata=LATER)
+    """Factor on the rate that cosine ends with."""
     warmup: ShareOrNone = 0.0
     """Share of training in which the rate rises in a straight line, before cosine or steps; in [0, 1)."""
     warmup_start: Amount = 0.01
@@ -267,6 +271,9 @@ class Training:
     sam: Amount = 0.0
     """Radius of sharpness-aware minimisation (arXiv 2010.01412), 0.05 there: the gradient is taken at the weights moved
     so far along it. A step has two passes. 0 for none."""
+    dropout: ShareOrNone = field(default=0.0, metadata=LATER)
+    """Probability of dropout (Srivastava et al. 2014) in the blocks of the package's own networks, before the head of
+    timm's; in [0, 1). 0 leaves a network as it is."""
     average: ShareOrNone = 0.0
     """Decay per step of a moving average of the weights, which is what is kept in the end (up to the end of warm-up it
     follows the weights); in [0, 1), 0 for none."""
@@ -402,6 +409,9 @@ class Grid:
     """What each protocol is trained with (config/methods.py): plain, the recipe as it is, augmix, mixup ..."""
     seeds: Annotated[tuple[Seed, ...], not_empty, distinct] = (0,)
     """Each seed is one training of every network, protocol and method."""
+    members: Annotated[Integer, within("give 2 to 1,000 networks", ge=2, le=1000)] = field(default=5, metadata=LATER)
+    """Networks of an ensemble: seeds in their order, so many at a time, none in two ensembles. With fewer seeds there
+    is one, of all of them."""
     per_network: dict[str, PerNetwork] = field(default_factory=dict)
     """Name of a network -> its own mask probabilities and training settings."""
     per_method: dict[PlainName, TrainingPart] = field(default_factory=dict)
@@ -416,13 +426,18 @@ class Grid:
         if "ram" in self.protocols and not self.alphas:
             raise ValueError("grid.alphas is empty: the ram protocol needs a mask probability")
         known = {**METHODS, **self.per_method}
-        if unknown := next((name for name in self.methods if name not in known), None):
+        trained = {name for name in known if name not in METHODS or not METHODS[name].of}
+        if unknown := next((name for name in self.methods if after_training(name)[1] not in trained), None):
             raise ValueError(f"grid.methods has {unknown}: there are {', '.join(known)}; grid.per_method adds others")
+        if len(self.seeds) < 2 and any(after_training(name)[0] == "ensemble" for name in self.methods):
+            raise ValueError("grid.methods has ensemble, which is of several seeds: give grid.seeds two or more")
         if PLAIN in self.per_method:
             raise ValueError(
                 f"grid.per_method has {PLAIN}, which is the recipe as it is: set train, or take another name"
             )
         for name, part in self.per_method.items():
+            if name in METHODS and METHODS[name].of:
+                raise ValueError(f"grid.per_method has {name}, which trains nothing: set {METHODS[name].of} or another")
             if budget := next((key for key in ("epochs", "batch_size", "devices") if key in part), None):
                 raise ValueError(f"grid.per_method.{name} sets {budget}: all methods have the recipe's, as many steps")
         return self
@@ -450,6 +465,9 @@ class Evaluation:
     """Severities of each corruption, 1 to 5."""
     adaptation: tuple[str, ...] = ()
     """Rows of the catalog that a linear probe on frozen features is trained on."""
+    shifted: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Labelled images of the training set's classes, or of some, from elsewhere (imagenet-r, imagenet-sketch): rows of
+    the catalog or own images. Among the classes that a set has the most probable one is the answer."""
     held_out: str = ""
     """Labelled images that no network was trained or tested on, which decisions are fitted on: a row of the catalog or
     own images. Empty takes the training images that data.validation held out; without any, decisions are not measured.
@@ -461,6 +479,8 @@ class Evaluation:
     error: ProperShare = 0.05
     """Share of wrong classes among those that are given, by abstaining; in (0, 1). With too few held-out images to show
     it nothing abstains."""
+    dropout_passes: Count = field(default=10, metadata=LATER)
+    """Passes of MC dropout (grid.methods has mc_dropout), each with masks of its own."""
     batch_size: Count = 500
     """Images a forward pass."""
     bootstrap: Replicates = 1000

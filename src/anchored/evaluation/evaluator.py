@@ -144,6 +144,10 @@ class Evaluator:
             return EvaluationSet(f"ood-{name}", self.subject.test, self.split, features=features, outlier=name)
         return EvaluationSet(f"ood-{self.images.file_name(name)}", name, "ood", features=features)
 
+    def shifted(self, name: str) -> EvaluationSet:
+        """Images of the training set's classes from elsewhere."""
+        return EvaluationSet(f"shifted-{self.images.file_name(name)}", name, "all")
+
     def task(self, name: str, split: Literal["train", "test"]) -> EvaluationSet:
         """Images of another task, for a linear probe on their features."""
         return EvaluationSet(f"features-{self.images.file_name(name)}-{split}", name, split, features=True)
@@ -158,6 +162,7 @@ class Evaluator:
             *filter(None, [self.held_out()]),
             *(self.corrupted(name, severity) for severity in settings.severities for name in self.corruptions),
             *map(self.outside, settings.ood),
+            *(map(self.shifted, settings.shifted) if self.split == "test" else ()),
             *(self.task(name, split) for name in settings.adaptation for split in splits),
         ]
 
@@ -171,13 +176,16 @@ class Evaluator:
         for number, images in enumerate(sets):
             self.run.refuse_removed()
             self.progress(number / len(sets), f"evaluating, {images.file}")
-            if self.given is not None:
-                inference.load_or_compute(*self._kept_as(images), partial(self._given, images.file))
-            else:
-                inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
+            self._save(images)
         for detector in self.detectors:
             if detector.through_network:
                 self._save_scores(detector)
+
+    def _save(self, images: EvaluationSet) -> None:
+        if self.given is not None:
+            inference.load_or_compute(*self._kept_as(images), partial(self._given, images.file))
+        else:
+            inference.save_outputs(*self._kept_as(images), partial(self._pass, images))
 
     def _given(self, name: str) -> Outputs:
         assert self.given is not None

@@ -70,6 +70,7 @@ class GivenOutputs:
             corruptions=tuple(name for name in CORRUPTIONS if name in kinds),  # in the order of a study's
             severities=severities or settings.severities,
             adaptation=tuple(self.matches("task")),
+            shifted=(),
             held_out=HELD_OUT if HELD_OUT in self.sets else "",
         )
 

@@ -28,6 +28,7 @@ def settings_of(recipe: Recipe) -> Evaluation:
         corruptions=_corruptions(recipe) if test.corruptions else (),
         corruption_source="generated",  # archives hold test images
         detectors=(),  # nothing is chosen by them
+        shifted=(),  # these are test images
         adaptation=(chosen.adaptation or test.adaptation) if test.adaptation else (),
     )
 

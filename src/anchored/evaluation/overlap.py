@@ -28,6 +28,7 @@ def check_outliers(outliers: str, settings: Evaluation, data: Data, section: str
             f"train.outliers is '{outliers}': name a row of the catalog, own images, or one of {', '.join(OUTLIERS)}"
         )
     measured = [(f"{section}.ood", name) for name in settings.ood]
+    measured += [(f"{section}.shifted", name) for name in settings.shifted]
     measured += [(f"{section}.adaptation", name) for name in settings.adaptation] + [("data.train", data.train)]
     for where, name in measured:
         made = {outliers, name} & set(OUTLIERS)

@@ -6,7 +6,7 @@ A suite is a function from an ``Evaluator`` (one classifier, its settings, its o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -51,6 +51,7 @@ ADAPTED = {  # image metric -> its name in rows
     "smooth_ece": "linear_probe_ece",
     "smooth_ece_old": "linear_probe_ece_old",
 }
+SHIFTED = {"accuracy": "shifted_accuracy", "smooth_ece": "shifted_ece", "smooth_ece_old": "shifted_ece_old"}
 EXAMPLES = 8  # images of each kind kept for the report
 
 
@@ -114,23 +115,49 @@ def ood(evaluator: Evaluator) -> Iterator[Row]:
             yield from rows_by_set(evaluator, metric, score, weighted, sizes)
 
 
+def shifted(evaluator: Evaluator) -> Iterator[Row]:
+    """Accuracy and calibration on images of the same classes from elsewhere, and the means over these sets.
+
+    Of a set that has some of the classes the others' logits are left out, as its authors do of ImageNet-R.
+    """
+    names = evaluator.settings.shifted if evaluator.split == "test" else ()
+    if not names:
+        return
+    found = [_among_its_classes(evaluator.outputs(evaluator.shifted(name))) for name in names]
+    yield from _rows_by_task(evaluator, SHIFTED, names, found, "shifted")
+
+
+def _among_its_classes(outputs: Outputs) -> Outputs:
+    """The logits of the classes that occur, labels counting through these."""
+    there = torch.unique(outputs.labels)
+    return Outputs(outputs.logits[:, there], torch.searchsorted(there, outputs.labels))
+
+
 def adaptation(evaluator: Evaluator) -> Iterator[Row]:
     """A linear probe on the frozen penultimate features, its strength chosen on held-out training images."""
     if not evaluator.settings.adaptation:
         return
-    probed = [_probed(evaluator, name) for name in evaluator.settings.adaptation]
-    sizes = [len(each.labels) for each in probed]
-    titles = [evaluator.images.title(name) for name in evaluator.settings.adaptation]
-    images = [per_image(each.logits, each.labels) for each in probed]
-    for metric, named in ADAPTED.items():
+    names = evaluator.settings.adaptation
+    probed = [_probed(evaluator, name) for name in names]
+    yield from _rows_by_task(evaluator, ADAPTED, names, probed, "adaptation")
+
+
+def _rows_by_task(
+    evaluator: Evaluator, metrics: Mapping[str, str], names: Sequence[str], found: Sequence[Outputs], purpose: str
+) -> Iterator[Row]:
+    """Rows of some metrics of each labelled set, and of their means; ``metrics``: an image metric -> its row's name."""
+    sizes = [len(each.labels) for each in found]
+    titles = [evaluator.images.title(name) for name in names]
+    images = [per_image(each.logits, each.labels) for each in found]
+    for metric, named in metrics.items():
         weighted = [IMAGE_METRICS[metric](each) for each in images]
 
         def statistic(*weights: Tensor, each: list[WeightedMetric] = weighted) -> Tensor:
             return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
 
         figures = [*(Figure(metric, (n,)) for n in sizes), Figure(metric, (sum(sizes),), mean=True)]
-        found = evaluator.estimate("adaptation", figures, statistic, sizes)
-        for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], found, strict=True):
+        estimates = evaluator.estimate(purpose, figures, statistic, sizes)
+        for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], estimates, strict=True):
             yield evaluator.row(named, each, title, n)
 
 
@@ -168,7 +195,7 @@ def _some(outputs: Outputs, places: Tensor) -> Outputs:
     return Outputs(outputs.logits[places], outputs.labels[places], _features(outputs)[places])
 
 
-SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, adaptation, decisions)
+SUITES: tuple[Callable[[Evaluator], Iterator[Row]], ...] = (clean, corruption, ood, shifted, adaptation, decisions)
 
 
 def measure(evaluator: Evaluated, suites: Iterable[Callable[[Evaluated], Iterator[Row]]] = SUITES) -> list[Row]:
@@ -212,6 +239,7 @@ def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     for name in () if settings.detectors else ("detectors", "detector_images"):
         del asked[name]  # without detectors, measured as before there were any
     names = [evaluator.subject.test, *settings.ood, *settings.adaptation, *filter(None, [settings.held_out])]
+    names += settings.shifted
     names = [name for name in names if name not in OUTLIERS]
     own = {name: content for name in names if (content := images.content(name))}
     made = {"weights": evaluator.subject.weights, "settings": asked}
@@ -239,6 +267,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         datasets.learnable_row(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
     needed += [(name, split) for name in settings.adaptation for split in ("train", "test")]
+    needed += [(name, "all") for name in settings.shifted]
     if held_out := settings.held_out:
         if shares_images(held_out, row.name, recipe.data):
             raise UserError(
@@ -252,12 +281,14 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         first += [(row.name, "train")]
     for name, split in [*first, *needed]:
         datasets.check_readable(name, split, recipe.data, root)
-    for names in (settings.ood, settings.adaptation):
+    for names in (settings.ood, settings.shifted, settings.adaptation):
         titles = [catalog.dataset_title(name) for name in names]
         if len(set(titles)) < len(titles):
             twice = next(title for title in titles if titles.count(title) > 1)
             raise UserError(f"two sets of one suite are called '{twice}' in the report: rename a folder or file")
     seen = datasets.input_format(recipe.data)
+    for name in settings.shifted:
+        NamedSets(recipe.data, seen, root).open(name, "all")  # its classes are the training set's
     check_own_images(recipe.anchoring, recipe.data, seen, root)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in corruptions_of(settings, seen):

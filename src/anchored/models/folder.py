@@ -35,6 +35,7 @@ from anchored.config.settings import (
     Positive,
     Protocol,
     ReferenceChoice,
+    ShareOrNone,
     Width,
 )
 from anchored.config.validation import not_empty, parse, settings_class, within
@@ -71,6 +72,7 @@ class ModelConfig:
     masked_target: MaskedTarget = Anchoring.masked_target
     batch_norm: BatchNormUpdate = Anchoring.batch_norm
     width: Width = Network.width  # factor on the hidden widths of networks that are rows
+    dropout: ShareOrNone = field(default=0.0, metadata=LATER)  # of networks that take one
     stem: str = ""  # name of the first layer; "" where it is found without
     at: str = field(default=Anchoring.at, metadata=LATER)  # name of the hidden layer that is anchored; "" for the image
     interpolation: Interpolation = "bilinear"
@@ -156,6 +158,7 @@ def build_plain_network(
         width=config.width,
         pretrained=pretrained,
         allow_import=allow_import,
+        dropout=config.dropout,
     )
 
 

@@ -39,6 +39,7 @@ def model_config(cell: Cell) -> ModelConfig:
         mask_group=cell.anchoring.mask_group, reference_choice=cell.anchoring.reference_choice,
         masked_target=cell.anchoring.masked_target, batch_norm=cell.anchoring.batch_norm, width=cell.start.width,
         at="" if cell.protocol == "standard" else cell.anchoring.at, interpolation=view.interpolation, crop=view.crop,
+        dropout=cell.train.dropout,
     )  # fmt: skip
 
 

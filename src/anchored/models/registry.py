@@ -36,6 +36,7 @@ class Architecture:
     title: str
     build: Callable[[NetworkSpec], nn.Module]
     weights: str = ""
+    dropout: bool = False  # whether its builder takes one
 
 
 def _small_images(
@@ -50,7 +51,7 @@ def _small_images(
             widths=scaled,
             depth=depth,
             block=block,
-            dropout=dropout,
+            dropout=spec.dropout or dropout,
         )
 
     return build
@@ -58,13 +59,17 @@ def _small_images(
 
 NETWORKS: dict[str, Architecture] = {
     # 11,173,962 parameters for CIFAR-10 (kuangliu/pytorch-cifar's ResNet18, the network of the CIFAR literature).
-    "resnet18": Architecture("ResNet-18", _small_images(64, (64, 128, 256, 512), 2)),
+    "resnet18": Architecture("ResNet-18", _small_images(64, (64, 128, 256, 512), 2), dropout=True),
     # 2.2 M parameters (arXiv 1605.07146, table 4).
-    "wrn40_2": Architecture("WRN-40-2", _small_images(16, (32, 64, 128), 6, block=PreActivationBlock)),
+    "wrn40_2": Architecture("WRN-40-2", _small_images(16, (32, 64, 128), 6, PreActivationBlock), dropout=True),
     # The same with dropout 0.3 in its blocks, as the paper's reference code trains it: tables 8 and 9.
-    "wrn40_2_dropout": Architecture("WRN-40-2", _small_images(16, (32, 64, 128), 6, PreActivationBlock, dropout=0.3)),
+    "wrn40_2_dropout": Architecture(
+        "WRN-40-2", _small_images(16, (32, 64, 128), 6, PreActivationBlock, dropout=0.3), dropout=True
+    ),
     # The demo's: a ResNet-8, seconds per epoch on a laptop's CPU.
-    "small": Architecture("ResNet-8", _small_images(16, (16, 32, 64), 1)),
+    "small": Architecture("ResNet-8", _small_images(16, (16, 32, 64), 1), dropout=True),
+    # torchvision's ConvNeXt with two stages: no batch norm, less than half of ResNet-8's time (docs/how-to/methods.md).
+    "small_convnext": Architecture("ConvNeXt, 4 blocks", third_party.small_convnext),
     # ImageNet's, of torchvision's classes: 11,689,512, 6,432,512 and 86,567,656 parameters for 1000 classes.
     "resnet18_imagenet": Architecture("ResNet-18", third_party.resnet18, "torchvision:resnet18"),
     "regnety_800mf": Architecture("RegNet", third_party.regnety_800mf, "torchvision:regnet_y_800mf"),
@@ -83,7 +88,7 @@ def find_network(name: str) -> Architecture:
             near = difflib.get_close_matches(rest, library.names(), n=3)
             hint = f"near ones are {', '.join(f'{prefix}:{each}' for each in near)}" if near else "see its list"
             raise UserError(f"no network '{name}': {prefix} does not have it; {hint}")
-        return Architecture(rest, lambda spec: library.build(rest, spec), name)
+        return Architecture(rest, lambda spec: library.build(rest, spec), name, dropout=prefix == "timm")
     if prefix == PUBLISHED:
         return _published(name)
     if f"{prefix}:" == CODE:
@@ -115,6 +120,7 @@ def build_network(
     width: float = 1.0,
     pretrained: bool = False,
     allow_import: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """A network for images (B,channels,size,size) and logits (B,classes); the global random state is left alone.
 
@@ -129,13 +135,16 @@ def build_network(
             classes, and its first layer summed or spread over another number of channels.
         allow_import: import the code that a ``python:`` name leads to. Only for names that your own command line or
             recipe gives, never for one that was read from a downloaded file.
+        dropout: its probability, in [0, 1); 0 leaves the network as it is. Of the package's own networks for small
+            images and of timm's.
 
     Raises:
-        UserError: an unknown name, a width or pretrained weights that the network does not have, weights that cannot be
-            downloaded, a name that leads to code without ``allow_import``, or a network that does not take such images.
+        UserError: an unknown name, a width, dropout or pretrained weights that the network does not have, weights that
+            cannot be downloaded, a name that leads to code without ``allow_import``, or a network that does not take
+            such images.
     """
     architecture = find_network(name)
-    spec = NetworkSpec(channels, classes, size, width, pretrained)
+    spec = NetworkSpec(channels, classes, size, width, pretrained, dropout)
     refuse_code(name, (name,) if allow_import else ())
     if not 0 < width <= 16:
         raise UserError(f"network.width is {width:g}: give a factor above 0 and at most 16")
@@ -143,6 +152,9 @@ def build_network(
         raise UserError(
             f"network '{name}'{' pretrained' if pretrained else ''} has one width: leave network.width at 1"
         )
+    if dropout and not architecture.dropout:
+        own = ", ".join(each for each, row in NETWORKS.items() if row.dropout)
+        raise UserError(f"train.dropout is {dropout:g}, which '{name}' does not take: take {own} or one of timm")
     if pretrained and not architecture.weights:
         raise UserError(f"network '{name}' has no pretrained weights: take one of timm or torchvision, or train it")
     with torch.random.fork_rng(devices=[]):

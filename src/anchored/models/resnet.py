@@ -14,19 +14,21 @@ def _conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Conv2
 
 
 class PostActivationBlock(nn.Module):
-    """Residual block of He et al. (arXiv 1512.03385): conv, norm, relu, conv, norm, add, relu."""
+    """Residual block of He et al. (arXiv 1512.03385): conv, norm, relu, conv, norm, add, relu; dropout after the first
+    relu, where wide residual networks have it."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.conv1, self.norm1 = _conv(inputs, outputs, stride), nn.BatchNorm2d(outputs)
         self.conv2, self.norm2 = _conv(outputs, outputs), nn.BatchNorm2d(outputs)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             self.shortcut = nn.Sequential(_conv(inputs, outputs, stride, 1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
-        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        y = self.norm2(self.conv2(self.dropout(self.norm1(self.conv1(x)).relu())))
         return torch.relu(y + self.shortcut(x))
 
 
@@ -50,12 +52,12 @@ class PreActivationBlock(nn.Module):
         return y + skipped
 
 
-Block = Callable[..., nn.Module]  # of input channels, output channels, stride
+Block = Callable[[int, int, int, float], nn.Module]  # of input channels, output channels, stride, dropout
 
 
 class ResNet(nn.Module):
     """Residual network for small images: 3×3 stem without pooling, stages of blocks, global average, ``head``.
-    ``dropout``: the probability within pre-activation blocks."""
+    ``dropout``: the probability within blocks."""
 
     def __init__(
         self,
@@ -71,12 +73,11 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = _conv(channels, stem)
         before = block is PreActivationBlock
-        options = {"dropout": dropout} if before else {}
         self.stem_norm = nn.Identity() if before else nn.Sequential(nn.BatchNorm2d(stem), nn.ReLU())
         blocks, inputs = [], stem
         for stage, width in enumerate(widths):
             for index in range(depth):
-                blocks.append(block(inputs, width, 2 if stage > 0 and index == 0 else 1, **options))
+                blocks.append(block(inputs, width, 2 if stage > 0 and index == 0 else 1, dropout))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
         self.last_norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()) if before else nn.Identity()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
@@ -33,6 +34,7 @@ class NetworkSpec:
     size: int | None = None  # height and width of the images, pixels; None for the network's default
     width: float = 1.0  # factor of the hidden widths
     pretrained: bool = False
+    dropout: float = 0.0
 
     def scaled(self, channels: int, step: int = 1) -> int:
         """A hidden width times the factor, rounded to a multiple of ``step``, which it is at least."""
@@ -70,6 +72,7 @@ def _timm_build(name: str, spec: NetworkSpec) -> nn.Module:
     import timm
 
     def create(**options: Any) -> nn.Module:
+        options |= {"drop_rate": spec.dropout} if spec.dropout else {}
         network: nn.Module = timm.create_model(
             name, spec.pretrained, num_classes=spec.classes, in_chans=spec.channels, **options
         )
@@ -214,6 +217,17 @@ def regnety_800mf(spec: NetworkSpec) -> nn.Module:
     norm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
     network = RegNet(params, num_classes=spec.classes, stem_width=spec.scaled(32, 8), norm_layer=norm)
     return _with_weights_and_channels(network, "regnet_y_800mf", spec)
+
+
+def small_convnext(spec: NetworkSpec) -> nn.Module:
+    """A ConvNeXt (arXiv 2201.03545) for small images: patches of 4 pixels, two blocks of 32 channels and two of 64.
+
+    Layer norm throughout. Layer scale begins at 1, since few blocks and short trainings need no slow start.
+    """
+    first, second = spec.scaled(32), spec.scaled(64)
+    stages = [CNBlockConfig(first, second, 2), CNBlockConfig(second, None, 2)]
+    network = ConvNeXt(stages, layer_scale=1.0, num_classes=spec.classes)
+    return _with_weights_and_channels(network, "small_convnext", spec)
 
 
 def vit_b_16(spec: NetworkSpec) -> nn.Module:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from anchored.config.settings import GIVEN
+from anchored.config.methods import after_training
+from anchored.config.settings import GIVEN, Evaluation, Grid
 from anchored.report.aggregate import Difference
 from anchored.report.comparison import Measure, Summary, Variant, is_mean
 from anchored.report.table import Tone
@@ -214,6 +215,16 @@ def notes(summary: Summary) -> Iterator[str]:
     """Settings that must be known to judge the results."""
     if summary.without_methods is not summary:
         yield "Figures are of the recipe as it is; tables and comparisons have all methods."
+    ways = {after_training(method)[0] for method in summary.methods}
+    if "ensemble" in ways:
+        most, seeds = summary.recipe["grid"].get("members", Grid.members), summary.recipe["grid"]["seeds"]
+        yield (
+            f"A deep ensemble is the networks of {min(most, len(seeds))} seeds and takes as many passes an image. Its "
+            "rows bear the first of these seeds, with whose network it is compared."
+        )
+    if "mc_dropout" in ways:
+        passes = summary.recipe["evaluate"].get("dropout_passes", Evaluation.dropout_passes)
+        yield f"MC dropout takes {passes} passes an image."
     share = float(summary.setting("data", "fraction"))
     if share < 1:
         yield f"A trial: only {100 * share:g} % of every set's images were used (the first ones of each class)."

@@ -171,6 +171,7 @@ def _sections(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequen
         block(table=("ood_detectors",), folded="Each detector against the headline's score"),
         block(table=("ood_auroc", "ood_fpr95", "ood_aupr"), folded="All scores: AUROC, FPR at 95 % TPR, AUPR"),
     )
+    yield section("shifted", "On other images of the same classes", block(table=("shifted",)))
     yield section("adaptation", "Adapting to other tasks", block(table=("adaptation",)))
     yield section(
         "calibration",

@@ -280,18 +280,30 @@ def ood_scores_table(summary: Summary, metric: str) -> Table:
 
 
 ADAPTATION = ("linear_probe_accuracy", "linear_probe_ece")
+SHIFTED = ("shifted_accuracy", "shifted_ece")
 
 
 def adaptation_table(summary: Summary) -> Table:
     """Linear probes: accuracy / smooth ECE, in the layout of the lower half of the paper's table 8."""
-    sets = summary.sets(ADAPTATION[0])
-    columns = set_columns(sets, "Adaptation (accuracy, % ↑ / smooth ECE ↓)")
+    return _pairs_by_set(summary, ADAPTATION, "Adaptation", "A linear classifier on frozen features.")
+
+
+def shifted_table(summary: Summary) -> Table:
+    """Accuracy / smooth ECE on images of the same classes from elsewhere."""
+    text = "The same classes in images from elsewhere; of a set with some of them, these alone can be predicted."
+    return _pairs_by_set(summary, SHIFTED, "Shifted images", text)
+
+
+def _pairs_by_set(summary: Summary, metrics: tuple[str, str], title: str, caption: str) -> Table:
+    """A column for each set, with an accuracy and a smooth ECE."""
+    sets = summary.sets(metrics[0])
+    columns = set_columns(sets, f"{title} (accuracy, % ↑ / smooth ECE ↓)")
     rows = [
-        (_setting_names(summary, v), [[summary.get(v, metric, name) for metric in ADAPTATION] for name in sets])
+        (_setting_names(summary, v), [[summary.get(v, metric, name) for metric in metrics] for name in sets])
         for v in summary.variants
     ]
-    caption = ("A linear classifier on frozen features.", "")
-    return named_table(summary, "adaptation", "Adaptation", _setting_names(summary), columns, rows, caption)
+    name = title.split(" ")[0].lower()
+    return named_table(summary, name, title, _setting_names(summary), columns, rows, (caption, ""))
 
 
 def result_tables(summary: Summary) -> Iterator[Table]:
@@ -304,5 +316,7 @@ def result_tables(summary: Summary) -> Iterator[Table]:
     if summary.sets("auroc"):
         yield ood_table(summary)
         yield from (ood_scores_table(summary, m) for m in ("auroc", "fpr95", "aupr") if summary.sets(m))
+    if summary.sets(SHIFTED[0]):
+        yield shifted_table(summary)
     if summary.sets(ADAPTATION[0]):
         yield adaptation_table(summary)

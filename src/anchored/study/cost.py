@@ -1,15 +1,15 @@
 """How long a study will run on this machine, from a few steps of each network on random images."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anchored.config.methods import method_title
+from anchored.config.methods import after_training, method_title
 from anchored.config.recipe import Cell, Recipe
 from anchored.corruptions import registry as corruptions
 from anchored.data import datasets
@@ -87,7 +87,20 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
             images=images, outputs=timing.weights + outputs, fits=timing.fits,
         )  # fmt: skip
         measured.append(cost)
-    return measured
+    return [*measured, *_after(recipe, measured)]
+
+
+def _after(recipe: Recipe, trained: Sequence[Cost]) -> Iterator[Cost]:
+    """What is done after training: several passes of MC dropout, none of what is made of outputs."""
+    count: dict[tuple[str, str, str], int] = {}
+    for cell in recipe.after_cells():
+        key = (cell.first.network, cell.first.protocol, cell.method)
+        count[key] = count.get(key, 0) + 1
+    for (network, protocol, method), many in count.items():
+        one = next(cost for cost in trained if (cost.network, cost.protocol.split(",")[0]) == (network, protocol))
+        passes = one.passes * recipe.evaluate.dropout_passes * (after_training(method)[0] == "mc_dropout")
+        named = f"{protocol}, {method_title(method)}"
+        yield replace(one, protocol=named, trainings=many, step=0.0, steps=0, passes=passes)
 
 
 def count(recipe: Recipe, name: str, split: str) -> float:
@@ -101,7 +114,7 @@ def _evaluated(recipe: Recipe, width: int) -> tuple[int, int]:
     settings, name = recipe.evaluate, recipe.data.train
     kinds = len(corruptions_of(settings, datasets.input_format(recipe.data))) * len(settings.severities)
     test = count(recipe, name, "test")
-    outside = sum(count(recipe, each, "test") for each in settings.ood)
+    outside = sum(count(recipe, each, "test") for each in (*settings.ood, *settings.shifted))
     adapted = sum(count(recipe, each, split) for each in settings.adaptation for split in ("train", "test"))
     fitted = (settings.detector_images or count(recipe, name, "train")) if settings.detectors else 0
     images = test * (1 + kinds) + outside + adapted + fitted + _chosen_on(recipe)

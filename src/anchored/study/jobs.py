@@ -18,11 +18,12 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
+from anchored.config.recipe import AfterCell, Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Number
 from anchored.config.validation import parse, settings_class
 from anchored.errors import UserError, told
 from anchored.evaluation import holdout, reference_suites, suites
+from anchored.evaluation.after_training import after_evaluator
 from anchored.evaluation.evaluator import Evaluator, Progress, Split, evaluator_of
 from anchored.evaluation.given_models import given_evaluator
 from anchored.evaluation.over_references import references_evaluator
@@ -70,14 +71,31 @@ def is_free(run: Run) -> bool:
     return not files.is_locked(run.lock_file)
 
 
-Job = Cell | GivenCell
-"""What a study works on: a training, or a model that was trained elsewhere."""
+Job = Cell | GivenCell | AfterCell
+"""What a study works on: a training, a model that was trained elsewhere, or what is done after training."""
+
+
+def trainings_of(run: Run, cell: Job) -> list[Run]:
+    """The runs beside a cell's own whose trainings it uses: of what is done after training."""
+    return [Run(run.path.with_name(each.name)) for each in cell.members] if isinstance(cell, AfterCell) else []
+
+
+def is_ready(run: Run, cell: Job) -> bool:
+    """Whether a cell can be begun: what is done after training waits for its trainings to be measured, or to fail."""
+    return all(is_free(each) and (each.rows_file.exists() or _failed(each)) for each in trainings_of(run, cell))
+
+
+def _failed(run: Run) -> bool:
+    state = read_state(run)
+    return state is not None and state.phase == "failed"
 
 
 def is_done(run: Run, cell: Job, recipe: Recipe) -> bool:
     """Whether a cell is trained and measured as the recipe says. ``UserError`` where its folder holds another cell."""
     if not run.cell_file.exists():  # weights alone are no run: nothing says what they were trained on
         run.refuse_foreign()
+        return False
+    if not all(each.weights_file.exists() for each in trainings_of(run, cell)):
         return False
     return claim(run, cell) and not _unmeasured(run, cell, recipe) and not _references_left(run, cell, recipe)
 
@@ -86,8 +104,8 @@ def claim(run: Run, cell: Job) -> bool:
     """Claim a folder for a cell; whether there is nothing to train (left). ``UserError`` where it holds another."""
     if isinstance(cell, Cell):
         return fit.claim_run(run, cell)
-    advice = "choose another folder, or another title"
-    run.claim(json.loads(canonical(cell)), lambda found: found, "model", advice)
+    settings = json.loads(canonical(cell)) if isinstance(cell, GivenCell) else cell.digests()
+    run.claim(settings, lambda found: found, "model", "choose another folder, or another title")
     return True
 
 
@@ -102,6 +120,8 @@ def evaluator(
     """The evaluator of a cell."""
     if isinstance(cell, GivenCell):
         return given_evaluator(run, cell, settings, progress, root)
+    if isinstance(cell, AfterCell):
+        return after_evaluator(run, cell, trainings_of(run, cell), settings, progress, root)
     return evaluator_of(run, cell, settings, progress, root, split)
 
 
@@ -132,16 +152,18 @@ def run_locked(run: Run) -> Iterator[bool]:
 def run_cell(
     run: Run, cell: Job, recipe: Recipe, root: Path | None = None, show: Callable[[State], None] = lambda state: None
 ) -> State | None:
-    """Train and measure a cell, on every rank; its last state, or None where another process holds it.
+    """Train and measure a cell, on every rank; its last state, or None where another process holds it or its trainings.
 
     An error fails the cell, not the study: it is kept in the state. With several ranks, which may not have it alike,
     it is raised instead, unless it is a loss that diverges.
     """
     with run_locked(run) as mine:
-        if not mine:
+        if not mine or not from_rank_zero(lambda: is_ready(run, cell)):
             return None
         writer = StateWriter(run, show)
         try:
+            if failed := [each.name for each in trainings_of(run, cell) if _failed(each)]:
+                raise UserError(f"{failed[0]} failed, which it is made of")
             if not from_rank_zero(lambda: _begin(run, cell, recipe)):
                 if isinstance(cell, Cell):
                     with writer.phase("training"):

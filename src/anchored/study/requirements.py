@@ -48,6 +48,7 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
     settings = recipe.evaluate
     uses: list[tuple[str, str, tuple[str, ...]]] = [(recipe.data.train, "training", ())]
     uses += [(name, "out-of-distribution", ()) for name in settings.ood]
+    uses += [(name, "shifted images", ()) for name in settings.shifted]
     uses += [(name, "adaptation", ()) for name in settings.adaptation]
     if recipe.choose:
         chosen = holdout.settings_of(recipe)
@@ -129,7 +130,8 @@ class Diagnosis:
         if not self.costs:
             return _largest()
         seen, settings = datasets.input_format(self.recipe.data), self.recipe.data
-        names = {settings.train, *self.recipe.evaluate.ood, *self.recipe.evaluate.adaptation}
+        asked = self.recipe.evaluate
+        names = {settings.train, *asked.ood, *asked.shifted, *asked.adaptation}
         images = sum(count(self.recipe, name, split) for name in names for split in ("train", "test"))
         return _largest() + round(min(settings.memory * 1e9, images * seen.channels * seen.size**2))
 

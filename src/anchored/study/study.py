@@ -20,6 +20,7 @@ from anchored.config.trust import refuse_code
 from anchored.data.catalog.names import resolve_name
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
+from anchored.evaluation.after_training import check_after
 from anchored.evaluation.evaluator import evaluator_of
 from anchored.evaluation.given_models import TEST, check_given
 from anchored.method.collectives import from_rank_zero
@@ -124,7 +125,8 @@ def write_results(folder: StudyFolder, recipe: Recipe, done: Sequence[Run]) -> N
     """Write the rows of all runs, then the recipe that they are of and the files' hashes; while ``finishing``."""
     texts = {folder.results_file: rows_text(row for run in done for row in read_rows(run.rows_file))}
     if recipe.choose:
-        texts[folder.validation_file] = rows_text(row for run in done for row in read_rows(run.validation.rows_file))
+        chosen_on = [file for run in done if (file := run.validation.rows_file).exists()]  # of trainings alone
+        texts[folder.validation_file] = rows_text(row for file in chosen_on for row in read_rows(file))
     if recipe.references.count:
         measured = [file for run in done if (file := run.references.rows_file).exists()]  # not of given models
         texts[folder.references_file] = rows_text(row for file in measured for row in read_rows(file))
@@ -259,6 +261,8 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):
             check_given(jobs.evaluator(folder.run(cell.name), cell, recipe.evaluate, root=root), cell)
+    for after in {(each.first.network, each.method): each for each in recipe.after_cells()}.values():
+        check_after(after)
     return recipe
 
 

@@ -159,7 +159,8 @@ def _supervise(workload: Workload, start: Callable[[], WorkerProcess], count: in
             idle |= len(lost) < len(ended)
             room = min(count, len(left)) - len(running)
             if idle and room > 0:  # one found nothing to do: another study may hold what is left
-                room = min(room, sum(jobs.is_free(workload.folder.run(cell.name)) for cell in left))
+                runs = [(workload.folder.run(cell.name), cell) for cell in left]
+                room = min(room, sum(jobs.is_free(run) and jobs.is_ready(run, cell) for run, cell in runs))
             running += [start() for _ in range(room)]
             time.sleep(POLL)
     finally:

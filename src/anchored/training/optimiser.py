@@ -46,14 +46,17 @@ def freeze(network: nn.Module, of: Mapping[str, float]) -> list[nn.Module]:
 
 
 def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parts that are not frozen, one group for each factor (kept in the group)."""
-    groups: dict[float, list[nn.Parameter]] = {}
+    """SGD or AdamW over the parts that are not frozen, one group for each factor (kept in the group), and one for those
+    of its parameters that do not decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault(of[name], []).append(parameter)
+            decays = settings.decay_vectors or parameter.dim() > 1
+            groups.setdefault((of[name], decays), []).append(parameter)
     parts = [
         {"params": parameters, "lr": settings.learning_rate * factor, "factor": factor}
-        for factor, parameters in groups.items()
+        | ({} if decays else {"weight_decay": 0.0})
+        for (factor, decays), parameters in groups.items()
     ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parts, weight_decay=settings.weight_decay)
@@ -66,7 +69,8 @@ def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -
 def schedule_factor(settings: Training, done: float) -> float:
     """The learning rate's factor after the share ``done`` of training.
 
-    ``steps``: times ``decay`` after each milestone. ``cosine``: (1 + cos πt)/2, where t goes from 0 to 1 after warm-up.
+    ``steps``: times ``decay`` after each milestone. ``cosine``: (1 + cos πt)/2, where t goes from 0 to 1 after warm-up,
+    towards ``last_rate``.
     Both rise straight from ``warmup_start`` over the share ``warmup``. ``one_cycle``: straight up over the first fifth,
     straight to zero.
     """
@@ -75,7 +79,8 @@ def schedule_factor(settings: Training, done: float) -> float:
     if done < settings.warmup:
         return settings.warmup_start + (1 - settings.warmup_start) * done / settings.warmup
     if settings.schedule == "cosine":
-        return (1 + math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))) / 2
+        left = (1 + math.cos(math.pi * (done - settings.warmup) / (1 - settings.warmup))) / 2
+        return settings.last_rate + (1 - settings.last_rate) * left
     return settings.decay ** sum(done >= milestone for milestone in settings.milestones)
 
 

@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from anchored.data.catalog import corrupted, imagenet, openood, outside, small, transfer
+from anchored.data.catalog import corrupted, imagenet, openood, outside, shifted, small, transfer
 from anchored.data.catalog.row import DataSet
 from anchored.errors import UserError
 
 #: Every data set by name.
 CATALOG: dict[str, DataSet] = {
     row.name: row
-    for rows in (small.ROWS, imagenet.ROWS, outside.ROWS, openood.ROWS, corrupted.ROWS, transfer.ROWS)
+    for rows in (*(small.ROWS, imagenet.ROWS, outside.ROWS, openood.ROWS, corrupted.ROWS, shifted.ROWS, transfer.ROWS),)
     for row in rows
 }
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Role = Literal["train", "ood", "adaptation", "corrupted"]
+Role = Literal["train", "ood", "adaptation", "corrupted", "shifted"]
 Reader = Literal[
     "idx", "cifar_binary", "procedural", "corrupted_blocks", "corrupted_folders", "flat_folder", "class_folders",
-    "imagenet", "dtd", "pets", "flowers", "cars", "food", "ucf101", "openood", "own",
+    "imagenet", "dtd", "pets", "flowers", "cars", "food", "ucf101", "openood", "domainnet", "own",
 ]  # fmt: skip
 
 

@@ -199,6 +199,19 @@ def _ucf101(row: DataSet, split: str, root: str | Path | None) -> Listed:
     return _check_listed(row, _source(row, row.images, root), keys, labels)
 
 
+def _domainnet(row: DataSet, split: str, root: str | Path | None) -> Listed:
+    """Read a domain of DomainNet by ``clipart_train.txt``: lines ``clipart/axe/clipart_012_000001.jpg 11``.
+
+    A label is the class that the folder names; the list's numbers say the same.
+    """
+    name, top = f"{row.images}_{split}.txt", f"{row.images}/"
+    lines = [" ".join(line[:-1]) for line in _text(row, name, root)]
+    if wrong := next((line for line in lines if not line.startswith(top)), None):
+        raise UserError(f"{name} of {row.title} has the line '{wrong}', which is no image of {top} and its class")
+    keys = [line.removeprefix(top) for line in lines]
+    return _check_listed(row, _source(row, row.images, root), keys, _labels_in_names(row, keys))
+
+
 def _openood(row: DataSet, split: str, root: str | Path | None) -> Listed:
     """Read a list of OpenOOD's: lines ``tin/val/n01443537/images/x.JPEG -1``, the first part being the set's folder.
 
@@ -219,6 +232,7 @@ def _openood(row: DataSet, split: str, root: str | Path | None) -> Listed:
 INDEXES: dict[str, Callable[[DataSet, str, str | Path | None], Listed]] = {
     "flat_folder": _flat, "class_folders": _class_folders, "imagenet": _imagenet, "dtd": _dtd, "pets": _pets,
     "flowers": _flowers, "cars": _cars, "food": _food, "ucf101": _ucf101, "openood": _openood,
+    "domainnet": _domainnet,
 }  # fmt: skip
 
 
