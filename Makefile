@@ -5,7 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo demo-seeds test test-fast check audit lock clean
+.PHONY: environment demo demo-seeds test test-fast test-lowest coverage check audit dist lock clean
+
+environment: $(READY)
 
 demo: $(READY)
 	$(BIN)/anchored study demo -o runs/demo
@@ -20,6 +22,19 @@ test: $(READY)
 # All but what trains for long, kills processes or starts clusters.
 test-fast: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# The lowest versions that pyproject.toml allows, for what it names: ranges are promises. Take the oldest Python.
+test-lowest:
+	test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install --quiet 'uv>=0.5'; }
+	.venv-lowest/bin/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --no-emit-index-url --quiet \
+		--python .venv-lowest/bin/python -o .venv-lowest/lowest.txt
+	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --quiet -r .venv-lowest/lowest.txt
+	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --quiet --no-deps --editable .
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Lines of src/ that the fast tests run, and those that they do not.
+coverage: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --cov=src/anchored --cov-report=term-missing:skip-covered
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -39,6 +54,15 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/uv pip sync --python $(BIN)/python --quiet --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	touch $(READY)
+
+# Wheel and sdist, checked, in dist/. Needs no torch.
+dist:
+	test -x .venv-dist/bin/twine || { $(PYTHON) -m venv .venv-dist && \
+		.venv-dist/bin/python -m pip install --quiet build twine check-wheel-contents; }
+	rm -rf dist
+	.venv-dist/bin/python -m build --outdir dist .
+	.venv-dist/bin/twine check --strict dist/*
+	.venv-dist/bin/check-wheel-contents dist/*.whl
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra embed --universal --python-version 3.10 \
