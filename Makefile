@@ -30,7 +30,7 @@ test-lowest:
 		--python .venv-lowest/bin/python -o .venv-lowest/lowest.txt
 	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --quiet -r .venv-lowest/lowest.txt
 	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --quiet --no-deps --editable .
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -o filterwarnings=default
 
 # Lines of src/ that the fast tests run, and those that they do not.
 coverage: $(READY)
