@@ -1,4 +1,4 @@
-# CPU (about 1.5 GB):  docker build -t anchored .
+# CPU:  docker build -t anchored .
 # GPU:  docker build -t anchored:cuda --build-arg TORCH_BACKEND=cu130 .
 #       PyTorch's wheels carry CUDA's libraries; the host has the driver and NVIDIA's container toolkit. A base with CUDA's
 #       own tools: --build-arg BASE=nvidia/cuda:13.0.2-runtime-ubuntu24.04
