@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := .venv-docs
 
-.PHONY: demo demo-seeds test test-fast check audit docs lock clean
+.PHONY: environment demo demo-seeds test test-fast test-lowest coverage check audit docs dist lock clean
+
+environment: $(READY)
 
 demo: $(READY)
 	$(BIN)/anchored study demo -o runs/demo --workers 2
@@ -21,6 +23,19 @@ test: $(READY)
 # All but what trains for long, kills processes or starts clusters.
 test-fast: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+# The lowest versions that pyproject.toml allows, for what it names: ranges are promises. Take the oldest Python.
+test-lowest:
+	test -x .venv-lowest/bin/uv || { $(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install --quiet 'uv>=0.5'; }
+	.venv-lowest/bin/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --no-emit-index-url --quiet \
+		--python .venv-lowest/bin/python -o .venv-lowest/lowest.txt
+	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --quiet -r .venv-lowest/lowest.txt
+	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --quiet --no-deps --editable .
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow" -o filterwarnings=default
+
+# Lines of src/ that the fast tests run, and those that they do not.
+coverage: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow" --cov=src/anchored --cov-report=term-missing:skip-covered
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -53,6 +68,15 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	touch $(READY)
 
+# Wheel and sdist, checked, in dist/. Needs no torch.
+dist:
+	test -x .venv-dist/bin/twine || { $(PYTHON) -m venv .venv-dist && \
+		.venv-dist/bin/python -m pip install --quiet build twine check-wheel-contents; }
+	rm -rf dist
+	.venv-dist/bin/python -m build --outdir dist .
+	.venv-dist/bin/twine check --strict dist/*
+	.venv-dist/bin/check-wheel-contents dist/*.whl
+
 lock:
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra embed --universal --python-version 3.10 \
 		--no-emit-index-url --upgrade --custom-compile-command 'make lock' -o requirements.lock
@@ -60,4 +84,4 @@ lock:
 		--no-emit-index-url --upgrade --custom-compile-command 'make lock' -o requirements-docs.lock
 
 clean:
-	rm -rf $(VENV) $(DOCS) runs site
+	rm -rf $(VENV) $(DOCS) .venv-dist .venv-lowest dist runs site

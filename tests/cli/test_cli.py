@@ -53,7 +53,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     from importlib.metadata import version
 
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"anchored {version('anchored')}\n"
+    assert capsys.readouterr().out.startswith(f"anchored {version('anchored').partition('+')[0]}")
 
 
 @pytest.mark.parametrize(

@@ -459,9 +459,9 @@ def test_an_archive_is_unpacked_whole(
     assert len(server.requests) == 1
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
+def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size = kind, link, size
+    info.type, info.linkname = kind, link
     return info
 
 
@@ -529,11 +529,11 @@ def test_damaged_archives_leave_what_was_there(tmp_path: Path, server: Server, m
     serve(server, monkeypatch, "good", good, makes=("top",), holds=())
     top = fetch(tmp_path)
     plain = gzip.decompress(good)
-    lying = bytearray(packed({"top/a": b"a"}, member("top/b", size=9999), mode="w"))
+    lying = packed({"top/a": b"a", "top/b": bytes(9999)}, mode="w")[: 3 * 512] + bytes(8704)  # two headers, one content
     for data, text in (
         (good[: len(good) // 2], r"x\.tar is (damaged|cut short)"),
         (gzip.compress(plain[:700]), r"x\.tar is (damaged|cut short)"),
-        (bytes(lying), r"x\.tar is (damaged|cut short)"),
+        (lying, r"x\.tar is (damaged|cut short)"),
         (b"neither", r"x\.tar is damaged"),
         (packed({"other/a": b"a"}), r"x\.tar does not hold top"),
     ):

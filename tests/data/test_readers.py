@@ -1,6 +1,6 @@
 import gzip
 import hashlib
-import os
+import pwd
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +93,8 @@ def test_the_root_comes_from_the_environment(small: tuple[DataSet, Path], monkey
 
 
 def test_without_a_home_the_root_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no home is known
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user whom the system does not know
     monkeypatch.delenv("ANCHORED_DATA", raising=False)
     with pytest.raises(UserError, match=r"there is no home folder for .*: set ANCHORED_DATA"):
         data_root()

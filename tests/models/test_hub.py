@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,9 +107,14 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{listening.server_address[1]}"
-    for name, value in (("ENDPOINT", address), ("HF_HUB_CACHE", str(tmp_path / "cache")), ("HF_HUB_OFFLINE", False)):
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    places = {
+        "ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": False,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+    }  # fmt: skip
+    assert all(hasattr(constants, name) for name in places)
+    for module in [each for name, each in sys.modules.items() if name.startswith("huggingface_hub.")]:
+        for name in places.keys() & vars(module).keys():  # before 1.0, modules had copies of what constants say
+            monkeypatch.setattr(module, name, places[name])
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     yield Hub
     listening.shutdown()

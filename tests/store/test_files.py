@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchored.errors import UserError
@@ -26,6 +26,7 @@ trees = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(tree=trees)
 def test_trees_survive(tmp_path_factory: pytest.TempPathFactory, tree: object) -> None:
     path = tmp_path_factory.mktemp("tree") / "t.safetensors"

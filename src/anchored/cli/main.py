@@ -71,9 +71,9 @@ def _run(words: list[str]) -> int:
     if verb in ("-h", "--help"):
         print(_overview(), end="")
     elif verb == "--version":
-        from importlib.metadata import version
+        from anchored.study.revision import version_line
 
-        print(f"anchored {version('anchored')}")
+        print(version_line())
     elif verb in VERBS:
         options = parse_arguments(verb, VERBS[verb], words[1:])
         from anchored.study.progress import quiet  # after --help, which must not wait for it

@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from functools import lru_cache
@@ -17,6 +16,7 @@ import torch
 from anchored.errors import UserError
 from anchored.store import files
 from anchored.store.layout import Run
+from anchored.study.revision import revision
 from anchored.training.devices import find_device
 
 PACKAGES = ("anchored", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy")
@@ -27,7 +27,7 @@ def provenance() -> dict[str, str]:
     device = find_device()
     return {
         "command": shlex.join(["anchored", *sys.argv[1:]]), **{name: metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(), "revision": git_revision(Path(__file__).parent),
+        "python": platform.python_version(), "revision": revision(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "processor": _processor(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -71,18 +71,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-@lru_cache(maxsize=1)
-def git_revision(folder: Path) -> str:
-    """Git revision of the source tree that runs, and whether it has changes; "" for an installed package."""
-
-    def git(*words: str) -> str:
-        command = ["git", "--no-optional-locks", "-C", str(folder), *words]  # a kill would leave its lock
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        changes = " with changes" if git("status", "--porcelain", "-uno") else ""
-        return git("rev-parse", "--short=12", "HEAD") + changes
-    return ""
