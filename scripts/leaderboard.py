@@ -152,9 +152,9 @@ def _names(each: Entry, variant: Variant) -> list[str]:
 
 
 def _about(each: Entry) -> str:
-    link, seeds = f"[{each.folder.name}](../../{each.name}/study.json)", number_list(each.summary.seeds, "seed")
+    seeds = number_list(each.summary.seeds, "seed")
     by, title = map(formats.md_escaped, (each.by, each.summary.title))
-    return f"- {link}, by {by}: {title}; {seeds}; anchored {each.summary.made.get('anchored')}."
+    return f"- `{each.name}`, by {by}: {title}; {seeds}; anchored {each.summary.made.get('anchored')}."
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -75,7 +75,7 @@ def test_make_has_what_workflows_run() -> None:
         for step in steps(read(path))
         for word in re.findall(r"make (\S+)", step.get("run", ""))
     }
-    assert asked - made <= {"docs"}
+    assert asked <= made
 
 
 def test_each_python_that_is_named_is_tested() -> None:

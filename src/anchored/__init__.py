@@ -2,7 +2,7 @@
 
 >>> model = anchored.anchor(network, mask_probability=0.25)  # same images in, same logits out before training
 >>> plain = anchored.fold(model)  # a plain network again, to deploy
->>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
+>>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed10")
 >>> answer = anchored.infer(model, images, "adaptive", references=training_images[:10])  # docs/how-to/references.md
 >>> result = anchored.evaluate(model, "fashion-mini-known", ood=["digits"])  # of any classifier
 >>> decision = anchored.calibrate(model, held_out, labels)  # thresholds and sets with a bounded error

@@ -195,7 +195,7 @@ def load(source: str | Path, *, network: nn.Module | str | None = None) -> nn.Mo
     Nothing is unpickled. Raises ``UserError`` where the folder holds no complete model, or weights of another network.
 
     Example:
-        >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed0")
+        >>> model = anchored.load("runs/demo/runs/small-ram-0.25-seed10")
         >>> names = [model.classes[i] for i in model(model.preprocess(images)).argmax(dim=1)]
     """
     if Path(source).suffix.lower() == ".safetensors":
