@@ -34,7 +34,7 @@ def test_grid_expands_tail_weights_and_their_settings_bind_only_them() -> None:
     ]
     assert [cell.tail.points for cell in cells] == [32, 32, 8]
     assert [cell.tail_weight for cell in cells] == [0.0, 0.0, 0.1]
-    assert Recipe(grid=grid).scaled(0.001).train.epochs == 1
+    assert Recipe(grid=grid).scaled(0.001).train.epochs == 2
 
 
 def test_digest_follows_what_decides_the_weights() -> None:

@@ -189,7 +189,7 @@ def test_scale_shrinks_every_part_and_none_vanishes() -> None:
     assert recipe.scaled(0.25).network.width == 0.5
     assert recipe.scaled(1) is recipe
     with_tails = replace(recipe, grid=replace(recipe.grid, tail_weights=(0.0, 0.1), per_network={}))
-    assert with_tails.scaled(0.001).train.epochs == 1
+    assert with_tails.scaled(0.001).train.epochs == 2
 
 
 def test_scale_leaves_networks_that_cannot_be_narrowed() -> None:

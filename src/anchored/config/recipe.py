@@ -230,6 +230,7 @@ class Recipe:
         size = max(64, 32 * round(size * root / 32)) if size >= 96 else self.data.size
         fixed = any(":" in name for name in self.grid.networks) or self.network.pretrained or self.network.checkpoint
         width = self.network.width if fixed else max(0.125, self.network.width * root)
+        least = 1 + any(self.grid.tail_weights)  # hard Δ mining after a warm-up of an epoch
         pool = self.anchoring.training_reference_count
         if self.anchoring.training_references == "images":
             pool = max(1, round(pool * scale))
@@ -239,7 +240,7 @@ class Recipe:
         most = max(2, int(left) // each) * each if images else sys.maxsize
 
         def shrunk(train: Training) -> Any:
-            epochs = max(1, round(train.epochs * scale))
+            epochs = max(least, round(train.epochs * scale))
             return {"epochs": epochs, "batch_size": min(train.batch_size, most)}
 
         per_network = {
