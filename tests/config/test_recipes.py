@@ -210,6 +210,7 @@ def small(name: str) -> list[str]:
     kinds = [kind for family in settings.corruptions for kind in FEW[family]]
     probed = settings.adaptation if name in TABLES else settings.adaptation[:1]
     weights = ["--grid.tail_weights", "[0, 1]"] if name == "fig4b" else []
+    weights += ["--evaluate.severities", "[3]"] if name in FIGURES else []
     listed = {"corruptions": kinds, "adaptation": probed}
     changes = [word for key, value in listed.items() for word in (f"--evaluate.{key}", f"[{','.join(value)}]")]
     return ["study", name, *SMALL, *changes, *weights]

@@ -34,7 +34,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(tmp_path_factory.mktemp("run") / "ram")
     few = ["--train.epochs", "5", "--train.accelerator", "cpu", "--data.fraction", "0.1", "--data.validation", "0.3"]
     assert (
-        main(["train", "demo", "--grid.protocols", "[ram]", "--grid.tail_weights", "[0.0]", *few, "-o", str(run.path)])
+        main(
+            [
+                "train",
+                "demo",
+                "--grid.protocols",
+                "[ram]",
+                "--grid.tail_weights",
+                "[0.0]",
+                "--grid.seeds",
+                "[0]",
+                *few,
+                "-o",
+                str(run.path),
+            ]
+        )
         == 0
     )
     return run
