@@ -16,9 +16,9 @@ demo: $(READY)
 demo-seeds: $(READY)
 	$(BIN)/anchored study demo-seeds -o runs/demo-seeds
 
-# Three files at once, one thread each, on two cores: some tests wait for processes that they have started.
+# Two files at once, one thread each: threads that share a core with others wait for one another most of the time.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # All but what trains for long, kills processes or starts clusters.
 test-fast: $(READY)
