@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from fixtures.browser import Page, opened
+from fixtures.small_studies import MASKED
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,24 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A network that was trained for a second on 490 of 700 images."""
     run = Run(tmp_path_factory.mktemp("run") / "ram")
     few = ["--train.epochs", "5", "--train.accelerator", "cpu", "--data.fraction", "0.1", "--data.validation", "0.3"]
-    assert (
-        main(
-            [
-                "train",
-                "demo",
-                "--grid.protocols",
-                "[ram]",
-                "--grid.tail_weights",
-                "[0.0]",
-                "--grid.seeds",
-                "[0]",
-                *few,
-                "-o",
-                str(run.path),
-            ]
-        )
-        == 0
-    )
+    assert main(["train", "demo", *MASKED, *few, "-o", str(run.path)]) == 0
     return run
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.small_studies import MASKED
 
 from anchored.cli.main import main
 from anchored.data import datasets
@@ -17,19 +18,7 @@ from anchored.store.layout import StudyFolder
 from anchored.store.rows import read_rows
 
 QUICK = ["--evaluate.bootstrap", "100", "--evaluate.adaptation", "[]"]
-TINY = [
-    "--scale",
-    "0.02",
-    "--grid.protocols",
-    "[ram]",
-    "--grid.tail_weights",
-    "[0.0]",
-    "--grid.seeds",
-    "[0]",
-    "--train.accelerator",
-    "cpu",
-    *QUICK,
-]
+TINY = ["--scale", "0.02", *MASKED, "--train.accelerator", "cpu", *QUICK]
 TINY += ["--evaluate.corruptions", "[fog]", "--evaluate.severities", "[2]", "--evaluate.ood", "[blobs]"]
 
 

@@ -297,7 +297,8 @@ def test_what_is_done_after_training_costs_its_passes_and_no_training() -> None:
     grid = Grid(networks=("small",), protocols=("standard",), methods=methods, seeds=(0, 1, 2))
     recipe = Recipe(data=Data("fashion-mini-known"), grid=grid, evaluate=Evaluation(dropout_passes=7))
     plain = Cost("small", "standard", 3, 128, 128, 0.1, 600, 0.01, 1000, 1)
-    found = {cost.protocol: cost for cost in forecast._after(recipe, [plain])}
+    trained = {("small", "standard", method): plain for method in ("", "dropout")}
+    found = {cost.protocol: cost for cost in forecast._after(recipe, trained)}
     assert [(name, cost.trainings) for name, cost in found.items()] == [
         ("standard, Temperature scaling", 3), ("standard, Deep ensemble", 1), ("standard, MC dropout", 3),
     ]  # fmt: skip

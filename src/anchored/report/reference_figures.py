@@ -100,7 +100,7 @@ def _measures(summary: Summary) -> list[Measure]:
 
 def _drawn_measures(summary: Summary) -> list[Measure]:
     """The headline's figures that were measured for each draw of references."""
-    adapted = Measure("Adaptation accuracy, %", "", "linear_probe_accuracy", "mean")
+    adapted = Measure("Adaptation accuracy, %", "", "linear_probe_accuracy", MEAN)
     drawn = {(row.metric, row.dataset) for row in summary.rows if row.score.startswith("draw-")}
     return [measure for measure in (*_measures(summary), adapted) if (measure.metric, measure.dataset) in drawn]
 

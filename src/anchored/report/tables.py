@@ -285,24 +285,23 @@ SHIFTED = ("shifted_accuracy", "shifted_ece")
 
 def adaptation_table(summary: Summary) -> Table:
     """Linear probes: accuracy / smooth ECE, in the layout of the lower half of the paper's table 8."""
-    return _pairs_by_set(summary, ADAPTATION, "Adaptation", "A linear classifier on frozen features.")
+    return _pairs_by_set(summary, "adaptation", ADAPTATION, "Adaptation", "A linear classifier on frozen features.")
 
 
 def shifted_table(summary: Summary) -> Table:
     """Accuracy / smooth ECE on images of the same classes from elsewhere."""
     text = "The same classes in images from elsewhere; of a set with some of them, these alone can be predicted."
-    return _pairs_by_set(summary, SHIFTED, "Shifted images", text)
+    return _pairs_by_set(summary, "shifted", SHIFTED, "Shifted images", text)
 
 
-def _pairs_by_set(summary: Summary, metrics: tuple[str, str], title: str, caption: str) -> Table:
+def _pairs_by_set(summary: Summary, name: str, metrics: tuple[str, str], title: str, caption: str) -> Table:
     """A column for each set, with an accuracy and a smooth ECE."""
     sets = summary.sets(metrics[0])
     columns = set_columns(sets, f"{title} (accuracy, % ↑ / smooth ECE ↓)")
     rows = [
-        (_setting_names(summary, v), [[summary.get(v, metric, name) for metric in metrics] for name in sets])
+        (_setting_names(summary, v), [[summary.get(v, metric, each) for metric in metrics] for each in sets])
         for v in summary.variants
     ]
-    name = title.split(" ")[0].lower()
     return named_table(summary, name, title, _setting_names(summary), columns, rows, (caption, ""))
 
 

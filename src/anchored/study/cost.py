@@ -1,7 +1,8 @@
 """How long a study will run on this machine, from a few steps of each network on random images."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -68,7 +69,8 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     kinds: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol, cell.method), []).append(cell)
-    limit, measured = SECONDS / len({(network, protocol == "standard") for network, protocol, _ in kinds}), []
+    limit = SECONDS / len({(network, protocol == "standard") for network, protocol, _ in kinds})
+    measured: dict[tuple[str, str, str], Cost] = {}
     timed: dict[tuple[str, bool], _Timing] = {}
     for (network, protocol, method), alike in kinds.items():
         key = (network, protocol == "standard")
@@ -80,24 +82,21 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
         further = _over_references(recipe, protocol, timing.features)
         images, outputs = images + further[0], outputs + further[1]
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
-        cost = Cost(
+        measured[network, protocol, method] = Cost(
             network=network, protocol=f"{protocol}, {method_title(method)}" if method else protocol,
             trainings=len(alike), batch=train.batch_size // train.devices, measured=timing.images,
             step=timing.step * train.work, steps=steps, passes=timing.passes / train.devices,
             images=images, outputs=timing.weights + outputs, fits=timing.fits,
         )  # fmt: skip
-        measured.append(cost)
-    return [*measured, *_after(recipe, measured)]
+    return [*measured.values(), *_after(recipe, measured)]
 
 
-def _after(recipe: Recipe, trained: Sequence[Cost]) -> Iterator[Cost]:
+def _after(recipe: Recipe, trained: Mapping[tuple[str, str, str], Cost]) -> Iterator[Cost]:
     """What is done after training: several passes of MC dropout, none of what is made of outputs."""
-    count: dict[tuple[str, str, str], int] = {}
-    for cell in recipe.after_cells():
-        key = (cell.first.network, cell.first.protocol, cell.method)
-        count[key] = count.get(key, 0) + 1
-    for (network, protocol, method), many in count.items():
-        one = next(cost for cost in trained if (cost.network, cost.protocol.split(",")[0]) == (network, protocol))
+    firsts = ((cell.first, cell.method) for cell in recipe.after_cells())
+    uses = Counter((first.network, first.protocol, first.method, method) for first, method in firsts)
+    for (network, protocol, of, method), many in uses.items():
+        one = trained[network, protocol, of]
         passes = one.passes * recipe.evaluate.dropout_passes * (after_training(method)[0] == "mc_dropout")
         named = f"{protocol}, {method_title(method)}"
         yield replace(one, protocol=named, trainings=many, step=0.0, steps=0, passes=passes)

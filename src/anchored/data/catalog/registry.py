@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from anchored.data.catalog import corrupted, imagenet, openood, outside, shifted, small, transfer
@@ -19,8 +20,7 @@ from anchored.errors import UserError
 #: Every data set by name.
 CATALOG: dict[str, DataSet] = {
     row.name: row
-    for rows in (*(small.ROWS, imagenet.ROWS, outside.ROWS, openood.ROWS, corrupted.ROWS, shifted.ROWS, transfer.ROWS),)
-    for row in rows
+    for row in chain(small.ROWS, imagenet.ROWS, outside.ROWS, openood.ROWS, corrupted.ROWS, shifted.ROWS, transfer.ROWS)
 }
 
 
