@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from gpu_bench import CLASSES, Bench, Figures, Line, case, ratio, spread, titles, wait
+from bench import CLASSES, Bench, Figures, Line, case, ratio, spread, titles, wait
 from gpu_training import waits
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
-from gpu_bench import (
+from bench import (
     CLASSES,
     USUAL,
     WAYS,

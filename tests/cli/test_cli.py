@@ -1,6 +1,7 @@
 """The door: instant help with examples, and one line with exit status 2 for bad input."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -256,6 +257,26 @@ def test_threads_sleep_soon_unless_told_otherwise(given: str | None, found: str)
     environment = others if given is None else {**others, "GOMP_SPINCOUNT": given}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == found
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+@pytest.mark.parametrize(("given", "kept"), [(None, True), ("100000", False)])
+def test_freed_memory_is_kept_unless_told_otherwise(given: str | None, kept: bool) -> None:
+    """Here and in processes that are started: counted are pages that the system had to give, for 20 × 40 MB."""
+    work = (
+        "import resource\nfor _ in range(20):\n    b'x' * 40_000_000\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)"
+    )
+    begun = "import subprocess, sys\nfrom anchored.cli.main import main\nmain(['--version'])"
+    child = f"subprocess.run([sys.executable, '-c', {work!r}])"
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    if given is not None:
+        environment |= dict.fromkeys(names, given)
+    for code in (work, child):
+        words = [sys.executable, "-c", f"{begun}\n{code}"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        assert (int(done.stdout.splitlines()[-1]) < 100_000) == kept  # all of 20 times are 195,000 pages
 
 
 def in_a_shell(line: str, tmp_path: Path, **environment: str) -> tuple[int, str]:

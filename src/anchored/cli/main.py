@@ -21,6 +21,13 @@ The default is ten times as often, which costs time where a core is shared with 
 """
 
 
+KEPT = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 28), "MALLOC_TRIM_THRESHOLD_": (-1, 1 << 30)}
+"""Bytes of glibc's settings, by the variables of theirs, with the numbers they have in ``mallopt``.
+
+By default a training step's tensors go back to the system, which fills the pages of the next with zeros: a tenth of a
+step's time on a CPU (``benchmarks/cpu.py``, section ``allocator``).
+"""
+
 GARBAGE = 100_000
 """New objects after which Python looks for garbage in circles, not 700: a fifth of the time of imports and drawing."""
 
@@ -41,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 where ``doctor`` finds something missing or ``predict`` an image that
     cannot be read, 2 for bad input, 128 + N when signal N interrupted it (130: Ctrl-C)."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported, which is later
+    _keep_memory()
     gc.set_threshold(GARBAGE)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -64,6 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _complain(_refusal(error))
     return 2
+
+
+def _keep_memory() -> None:
+    """Let this process keep freed memory, and those that it starts: where the environment does not say otherwise."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    for variable, (number, size) in KEPT.items():
+        if variable not in os.environ:
+            os.environ[variable] = str(size)
+            if mallopt is not None:
+                mallopt(number, size)
 
 
 def _run(words: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What the lines of ``gpu.py`` share: the device and its clock, networks, ways of computing a step."""
+"""What lines of benchmarks share: the device and its clock, networks, ways of computing a step."""
 
 from __future__ import annotations
 
