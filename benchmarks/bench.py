@@ -133,7 +133,7 @@ def titles(bench: Bench) -> list[str]:
 
 def matrix_rate(bench: Bench, kind: str) -> list[float]:
     """Operations a second of the product of square matrices that fill the card: float32, tf32 or bfloat16."""
-    side = 64 if bench.tiny else 8192
+    side = 64 if bench.tiny else 8192 if bench.device.type == "cuda" else 2048
     matrix = bench.random(side, side).to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
@@ -155,11 +155,11 @@ def case(bench: Bench, title: str) -> tuple[nn.Module, int, int]:
     return networks.build_network(name, channels=3, classes=CLASSES, seed=0, size=size), size, count
 
 
-def stepping(bench: Bench, model: nn.Module, size: int, count: int, way: Way) -> Work:
+def stepping(bench: Bench, model: nn.Module, size: int, count: int, way: Way, channels: int = 3) -> Work:
     """A whole step on one batch: forward, loss, backward, SGD too slow to change anything."""
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     model = model.to(bench.device).to(memory_format=layout).train()
-    images = bench.random(count, 3, size, size).contiguous(memory_format=layout)
+    images = bench.random(count, channels, size, size).contiguous(memory_format=layout)
     labels = torch.arange(count, device=bench.device) % CLASSES
     optimizer = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9)
     if way.compiled:

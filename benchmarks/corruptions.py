@@ -36,6 +36,7 @@ from anchored.models import registry as networks
 
 BATCH = {32: 256, 224: 8}
 SEVERITIES = (1, 2, 3, 4, 5)
+COMMON = [name for name, row in CORRUPTIONS.items() if "c" in row.families]
 
 
 def photos(size: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -109,7 +110,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(chosen.cores)
     cv2.setNumThreads(chosen.cores)
-    names = chosen.names.split(",") if chosen.names else [n for n, row in CORRUPTIONS.items() if "c" in row.families]
+    names = chosen.names.split(",") if chosen.names else COMMON
     for size in map(int, chosen.sizes.split(",")):
         compare(names, size, chosen.turns)
     torch.set_num_threads(threads)

@@ -29,9 +29,9 @@ from bench import (
     titles,
     wait,
 )
+from cpu_training import epoch_seconds
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from training import epoch_seconds
 
 from anchored import anchor
 from anchored.config.recipe import Cell

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py at tiny size on the CPU: every line gives its figures, once, and a line that fails ends alone."""
+"""benchmarks/gpu.py and cpu.py at tiny size: every line gives its figures, once, and a line that fails ends alone."""
 
 import json
 from pathlib import Path
@@ -50,3 +50,19 @@ def test_another_machine_s_file_is_not_gone_on_with(gpu: Any, tmp_path: Path) ->
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit):
             gpu.main([])
+
+
+def test_every_line_beside_peers_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two peers are not among what tests install: their lines say so, and the next call tries them again."""
+    cpu = benchmark("cpu", monkeypatch)
+    monkeypatch.delenv("LLNL_ANCHORING", raising=False)
+    cpu.main(["--tiny", "--turns", "1", "--out", str(tmp_path / "cpu.json")])
+    lines = json.loads((tmp_path / "cpu.json").read_text())["lines"]
+    assert {name.partition("/")[0] for name in lines} == set(cpu.SECTIONS)
+    failed = {name: figures["error"] for name, figures in lines.items() if "error" in figures}
+    assert all(error.startswith("NotHere: ") for error in failed.values()), failed
+    assert all("LLNL" in name or "torch-uncertainty" in name for name in failed)
+    assert all(len(figures) > 1 for figures in lines.values())
+    assert "anchored ÷ standard" in capsys.readouterr().out
