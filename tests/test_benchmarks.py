@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py and cpu.py at tiny size: every line gives its figures, once, and a line that fails ends alone."""
+"""benchmarks/gpu.py, cpu.py and growth.py at tiny size: every line gives its figures, once, and a line that fails ends alone."""
 
 import json
 from pathlib import Path
@@ -66,3 +66,20 @@ def test_every_line_beside_peers_runs(
     assert all("LLNL" in name or "torch-uncertainty" in name for name in failed)
     assert all(len(figures) > 1 for figures in lines.values())
     assert "anchored ÷ standard" in capsys.readouterr().out
+
+
+def test_growth_is_measured_along_every_axis(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every work at its least size; the processes of the points are left out."""
+    growth = benchmark("growth", monkeypatch)
+    threads = torch.get_num_threads()
+    for work, sizes in growth.AXES.values():
+        work(sizes[0])
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(growth, "AXES", {name: growth.AXES[name] for name in ("classes, linear probe",)})
+    monkeypatch.setattr(growth, "point", lambda axis, size: {"size": size, "seconds": size**2 / 10, "MiB": 1.0})
+    growth.main(["--tiny", "--out", str(tmp_path / "g.json"), "--picture", str(tmp_path / "g.png")])
+    assert json.loads((tmp_path / "g.json").read_text())["points"]["classes, linear probe"][1]["seconds"] == 6.4
+    assert (tmp_path / "g.png").stat().st_size > 10_000
+    assert "2.00" in capsys.readouterr().out  # time grows with the square
