@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, cpu.py and growth.py at tiny size: every line gives its figures, once, and a line that fails ends alone."""
+"""benchmarks/gpu.py, cpu.py and growth.py at tiny size: every line gives figures, once; what fails ends its line alone."""
 
 import json
 from pathlib import Path
