@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import multiprocessing
+import os
 import platform
 import statistics
 import tempfile
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import peers
 import pytorch_lightning as pl
@@ -170,29 +172,44 @@ def _ways(bench: Bench, title: str) -> Figures:
 
 
 def allocator_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
-    for title in list(cases(bench))[:2]:
+    for title in list(cases(bench))[: 1 if bench.tiny else 2]:
         yield title, partial(_allocator, bench, title)
 
 
 def _allocator(bench: Bench, title: str) -> Figures:
-    """Same step, glibc's settings changed in between; both sides leave them as the command has them."""
+    """Processor time of steps of one thread, in processes of their own: glibc reads the environment as they start."""
     if platform.libc_ver()[0] != "glibc":
         raise peers.NotHere("the settings are glibc's")
+    kept = {variable: str(size) for variable, (_, size) in KEPT.items()}
+    found = turned(
+        bench.turns, lambda: _fresh_process(bench, title, kept), lambda: _fresh_process(bench, title, {}), warm_up=0
+    )
+    return {"kept ÷ default": ratio(*found), "ms a step": spread([1e3 * each for each in found[0]])}
+
+
+def _fresh_process(bench: Bench, title: str, environment: dict[str, str]) -> float:
+    """Processor seconds of a step in a new process with these of the allocator's settings and no others."""
+    context = multiprocessing.get_context("spawn")
+    found = context.SimpleQueue()
+    others = {name: value for name, value in os.environ.items() if name not in KEPT}
+    with mock.patch.dict(os.environ, {**others, **environment}, clear=True):
+        process = context.Process(target=_processor_seconds, args=(bench, title, found))
+        process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"a process ended with exit status {process.exitcode}")
+    return float(found.get())
+
+
+def _processor_seconds(bench: Bench, title: str, found: Any) -> None:
+    torch.set_num_threads(1)
     network, shape, count = built(bench, title)
-    step, mallopt = shaped_step(bench, network, shape, count, USUAL), ctypes.CDLL(None).mallopt
-    repeats = 1 if bench.tiny else 10
-
-    def steps(default: bool) -> None:
-        for number, size in KEPT.values():
-            mallopt(number, 1 << 25 if default else size)  # what glibc comes to by itself
-        for _ in range(repeats):
-            step()
-
-    try:
-        found = bench.in_turn(kept=lambda: steps(False), default=lambda: steps(True))
-    finally:
-        steps(False)
-    return {"kept ÷ default": ratio(found["kept"], found["default"])}
+    step, steps = shaped_step(bench, network, shape, count, USUAL), 1 if bench.tiny else 60 if title == DEMO else 4
+    step()
+    began = time.process_time()
+    for _ in range(steps):
+        step()
+    found.put((time.process_time() - began) / steps)
 
 
 # --- The loop ---------------------------------------------------------------------------------------------------------
@@ -220,13 +237,13 @@ def whole_epoch(images: Tensor, labels: Tensor, model: nn.Module, protocol: str,
     return epoch_seconds(TrainingStep(model, cell, CLASSES), batches, accelerator="cpu", devices=1)
 
 
-def turned(turns: int, *works: Callable[[], float]) -> list[list[float]]:
-    """Seconds as the works tell them, in turn, forwards and backwards, after one turn that does not count."""
+def turned(turns: int, *works: Callable[[], float], warm_up: int = 1) -> list[list[float]]:
+    """Seconds as the works tell them, in turn, forwards and backwards, after ``warm_up`` turns that do not count."""
     found: list[list[float]] = [[] for _ in works]
-    for turn in range(turns + 1):
+    for turn in range(turns + warm_up):
         for place in range(len(works))[:: -1 if turn % 2 else 1]:
             found[place].append(works[place]())
-    return [each[1:] for each in found]
+    return [each[warm_up:] for each in found]
 
 
 def _loop(bench: Bench, title: str) -> Figures:
