@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, cpu.py and growth.py at tiny size: every line gives figures, once; what fails ends its line alone."""
+"""Benchmarks at tiny size: every line gives its figures, once, and what fails ends its own line alone."""
 
 import json
 from pathlib import Path

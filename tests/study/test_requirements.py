@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anchored.cli.main import main
 from anchored.config.recipe import Recipe
-from anchored.config.settings import Data, Evaluation, Grid, Training, Validation
+from anchored.config.settings import Data, Evaluation, Grid, References, Training, Validation
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.registry import CATALOG
 from anchored.errors import UserError
@@ -304,3 +304,16 @@ def test_what_is_done_after_training_costs_its_passes_and_no_training() -> None:
     ]  # fmt: skip
     assert {cost.training for cost in found.values()} == {0.0}
     assert [cost.evaluation for cost in found.values()] == pytest.approx([0.0, 0.0, 7 * plain.evaluation])
+
+
+def test_passes_over_references_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are measured of what is trained, and of nothing that is done after it."""
+    monkeypatch.setattr(forecast, "_measured", lambda *_: forecast._Timing(8, 0.1, 0.01, 100, 64, True))
+    grid = Grid(networks=("small",), protocols=("anchored",), methods=("dropout", "mc_dropout"), seeds=(0,))
+    recipe = Recipe(data=Data("fashion-mini-known"), grid=grid, train=Training(dropout=0.1))
+    plain = forecast.costs(recipe)
+    found = forecast.costs(replace(recipe, references=References(count=20)))
+    assert [cost.protocol for cost in found] == [cost.protocol for cost in plain]
+    more = [after.images > before.images for before, after in zip(plain, found, strict=True)]
+    assert more == ["MC" not in cost.protocol for cost in found]
+    assert {False, True} == set(more)

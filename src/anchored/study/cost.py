@@ -70,7 +70,8 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol, cell.method), []).append(cell)
     limit = SECONDS / len({(network, protocol == "standard") for network, protocol, _ in kinds})
-    measured: dict[tuple[str, str, str], Cost] = {}
+    measured: dict[tuple[str, str, str], Cost] = {}  # without what the section ``references`` adds
+    added: list[Cost] = []
     timed: dict[tuple[str, bool], _Timing] = {}
     for (network, protocol, method), alike in kinds.items():
         key = (network, protocol == "standard")
@@ -80,7 +81,6 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
         timing, train = timed[key], alike[0].train
         images, outputs = _evaluated(recipe, timing.features)
         further = _over_references(recipe, protocol, timing.features)
-        images, outputs = images + further[0], outputs + further[1]
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
         measured[network, protocol, method] = Cost(
             network=network, protocol=f"{protocol}, {method_title(method)}" if method else protocol,
@@ -88,7 +88,9 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
             step=timing.step * train.work, steps=steps, passes=timing.passes / train.devices,
             images=images, outputs=timing.weights + outputs, fits=timing.fits,
         )  # fmt: skip
-    return [*measured.values(), *_after(recipe, measured)]
+        whole = measured[network, protocol, method]
+        added.append(replace(whole, images=images + further[0], outputs=whole.outputs + further[1]))
+    return [*added, *_after(recipe, measured)]
 
 
 def _after(recipe: Recipe, trained: Mapping[tuple[str, str, str], Cost]) -> Iterator[Cost]:
