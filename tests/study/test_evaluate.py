@@ -93,6 +93,22 @@ def test_a_run_a_module_and_outputs_have_equal_figures(run: Run, tmp_path: Path)
     ]
 
 
+def test_shifted_images_of_the_same_classes(images: ImageSet) -> None:
+    """The test images again have their accuracy; of three classes alone the other logits are left out."""
+    model, some = Plain(), images.labels < 3
+    few = (images.images[some], images.labels[some])
+    asked = {**QUICK, "corruptions": (), "shifted": {"again": (images.images, images.labels), "three classes": few}}
+    result = anchored.evaluate(model, (images.images, images.labels), **asked)
+    clean = next(row for row in result.rows if row["metric"] == "accuracy")
+    found = {row["dataset"]: row for row in result.rows if row["metric"] == "shifted_accuracy"}
+    assert (found["again"]["value"], found["again"]["n"]) == (clean["value"], len(images))
+    with torch.no_grad():
+        right = (model(few[0].float() / 255)[:, :3].argmax(1) == few[1]).double().mean()
+    assert found["three classes"]["value"] == pytest.approx(100 * float(right))
+    with pytest.raises(anchored.UserError, match="which are the test images"):
+        anchored.evaluate(model, (images.images, images.labels), **{**asked, "shifted": {"test": few}})
+
+
 def test_forms_of_the_same_images_give_the_same_rows(images: ImageSet) -> None:
     model, unit = Plain(), images.images.float() / 255
     items = TensorDataset(unit, images.labels)

@@ -79,6 +79,15 @@ class SetOpener:
             raise UserError("held_out are the test images: decisions are fitted on images that are not measured")
         return replace(settings, held_out=name)
 
+    def with_shifted(self, settings: Evaluation, shifted: Sets) -> Evaluation:
+        """Open labelled images of the test images' classes from elsewhere; the settings with their titles."""
+        sources = shifted if isinstance(shifted, Mapping) else {name: name for name in shifted}
+        if self.name in sources:
+            raise UserError(f"shifted has '{self.name}', which are the test images: give them another title")
+        for title, source in sources.items():
+            self._keep(title, "all", self._labelled(_resolved(source), title, "all"))
+        return replace(settings, shifted=tuple(sources))
+
     def keep_training(self, train: Any) -> None:
         """Keep labelled training images, likewise, or leave it to the catalog, which knows those of its sets."""
         if train is not None:

@@ -46,6 +46,7 @@ def evaluate(
     outputs: str | Path | Mapping[str, Any] | None = None,
     ood: Mapping[str, Any] | Sequence[str] = (),
     near: Sequence[str] = (),
+    shifted: Mapping[str, Any] | Sequence[str] = (),
     detectors: Mapping[str, Any] | Sequence[str] = (),
     train: Any = None,
     corruptions: str | Sequence[str] = "c",
@@ -89,6 +90,8 @@ def evaluate(
             :mod:`anchored.evaluation.given_outputs`.
         ood: title -> out-of-distribution images, as ``test`` (labels do not count); or names of the catalog.
         near: which of them are near; the catalog's are as it says, others far.
+        shifted: title -> labelled images of the same classes from elsewhere, as ``test``; or names. Of a set that has
+            some of the classes the others' logits are left out.
         detectors: names of pytorch-ood's ("vim", "knn:k=200"), or title -> a detector: an object of pytorch-ood's, or
             a callable whose parameters are called ``logits``, ``features`` or ``images`` (what the model takes), which
             gives scores (B,), higher = more out-of-distribution, and perhaps has a method ``fit``.
@@ -145,7 +148,8 @@ def evaluate(
         opener.keep_test(images)
         if any(each.needs_fit for each in known):
             opener.keep_training(train)
-        settings = opener.with_held_out(opener.with_sets(settings, ood, adaptation), held_out)
+        settings = opener.with_shifted(opener.with_sets(settings, ood, adaptation), shifted)
+        settings = opener.with_held_out(settings, held_out)
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
