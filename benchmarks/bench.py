@@ -155,11 +155,11 @@ def case(bench: Bench, title: str) -> tuple[nn.Module, int, int]:
     return networks.build_network(name, channels=3, classes=CLASSES, seed=0, size=size), size, count
 
 
-def stepping(bench: Bench, model: nn.Module, size: int, count: int, way: Way, channels: int = 3) -> Work:
+def stepping(bench: Bench, model: nn.Module, shape: tuple[int, int, int], count: int, way: Way) -> Work:
     """A whole step on one batch: forward, loss, backward, SGD too slow to change anything."""
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
     model = model.to(bench.device).to(memory_format=layout).train()
-    images = bench.random(count, channels, size, size).contiguous(memory_format=layout)
+    images = bench.random(count, *shape).contiguous(memory_format=layout)
     labels = torch.arange(count, device=bench.device) % CLASSES
     optimizer = torch.optim.SGD(model.parameters(), 1e-9, momentum=0.9)
     if way.compiled:

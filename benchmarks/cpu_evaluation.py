@@ -17,7 +17,7 @@ import peers
 import relplot
 import torch
 from bench import CLASSES, Bench, Figures, Line, ratio, spread
-from cpu_training import CASES, DEMO, RESNET, TINY, one_thread, turned
+from cpu_training import DEMO, RESNET, built, cases, image_set, one_thread, random_images, turned
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from timing import seconds
@@ -42,20 +42,18 @@ METRICS = ["accuracy", "smooth_ece", "brier", "nll", "ece"]
 
 
 def folded_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
-    for title in TINY if bench.tiny else CASES:
+    for title in cases(bench):
         yield title, partial(_folded, bench, title)
 
 
 @torch.inference_mode()
 def _folded(bench: Bench, title: str) -> Figures:
     """The anchored network has a fresh first layer, so that there is a map to add. ``folding.py`` has more networks."""
-    name, channels, size, count = (TINY if bench.tiny else CASES)[title]
-    network = networks.build_network(name, channels=channels, classes=CLASSES, seed=0, size=size).eval()
-    model = anchor(network, fresh_stem=True, example=torch.zeros(2, channels, size, size)).eval()
-    model.set_references(torch.randn(K, channels, size, size, generator=torch.Generator().manual_seed(2)))
-    many = fold(model)
-    model.set_references(torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(2)))
-    one, images = fold(model), bench.random(min(count, 16), channels, size, size)
+    network, shape, count = built(bench, title)
+    model = anchor(network.eval(), fresh_stem=True, example=torch.zeros(2, *shape)).eval()
+    references = torch.randn(K, *shape, generator=torch.Generator().manual_seed(2))
+    one, many = fold(model, references[:1]), fold(model, references)
+    images = bench.random(min(count, 16), *shape)
     found = bench.in_turn(standard=lambda: network(images), one=lambda: one(images), many=lambda: many(images))
     return {
         "folded ÷ standard": ratio(found["one"], found["standard"]),
@@ -103,9 +101,7 @@ def sweep_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
 
 
 def _images(count: int, channels: int, size: int) -> ImageSet:
-    draw = torch.Generator().manual_seed(1)
-    pixels = torch.randint(256, (count, channels, size, size), generator=draw, dtype=torch.uint8)
-    return ImageSet("random", pixels, torch.arange(count) % CLASSES, tuple(map(str, range(CLASSES))))
+    return image_set(*random_images(count, (channels, size, size)))
 
 
 def _classifier(network: nn.Module, channels: int, size: int) -> Classifier:
@@ -115,8 +111,8 @@ def _classifier(network: nn.Module, channels: int, size: int) -> Classifier:
 
 def _sweep(bench: Bench, title: str) -> Figures:
     """Evaluation's own passes over all corrupted copies, and as many passes over images that are not changed."""
-    name, channels, size, _ = (TINY if bench.tiny else CASES)[title]
-    classifier = _classifier(networks.build_network(name, channels=channels, classes=CLASSES, seed=0), channels, size)
+    network, (channels, size, _), _ = built(bench, title)
+    classifier = _classifier(network, channels, size)
     images = _images(4 if bench.tiny else 1400 if title == DEMO else 256, channels, size)
     names, severities = expand(["c"], size, size), [3] if bench.tiny else SEVERITIES
 

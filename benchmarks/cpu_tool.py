@@ -52,25 +52,16 @@ def _study(tiny: bool) -> Path:
     """A small finished study; removed when the process ends."""
     place = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    _run(
-        [
-            *ANCHORED,
-            "study",
-            "demo",
-            "-o",
-            f"{place}/study",
-            *SMALL,
-            *(["--scale", "0.01", *TINY] if tiny else ["--scale", "0.05"]),
-        ]
-    )
+    size = ["--scale", "0.01", *TINY] if tiny else ["--scale", "0.05"]
+    _run([*ANCHORED, "study", "demo", "-o", f"{place}/study", *SMALL, *size])
     return Path(place) / "study"
 
 
 def _predict(bench: Bench) -> Figures:
-    run = next((_study(bench.tiny) / "runs").iterdir())
-    image = _study(bench.tiny).parent / "image.png"
+    study = _study(bench.tiny)
+    run, image, seen = next((study / "runs").iterdir()), study.parent / "image.png", study.parent / "seen"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(image)
-    return _timed(bench, [*ANCHORED, "predict", str(run), str(image)], 4.0)
+    return _timed(bench, [*ANCHORED, "predict", str(run), str(image), "-o", str(seen)], 4.0)
 
 
 def _report(bench: Bench, anew: bool) -> Figures:

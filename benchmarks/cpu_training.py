@@ -18,7 +18,7 @@ from unittest import mock
 import peers
 import pytorch_lightning as pl
 import torch
-from bench import CLASSES, Bench, Figures, Line, Way, Work, matrix_rate, ratio, spread, stepping
+from bench import CLASSES, Bench, Figures, Line, Way, matrix_rate, ratio, spread, stepping
 from timing import seconds
 from torch import Tensor, nn
 from torch.nn import functional
@@ -105,11 +105,6 @@ def convolution_rate(bench: Bench, half: bool) -> list[float]:
 # --- A step -----------------------------------------------------------------------------------------------------------
 
 
-def shaped_step(bench: Bench, model: nn.Module, shape: tuple[int, int, int], count: int, way: Way) -> Work:
-    """A whole step of a model on one batch, as ``stepping`` has it."""
-    return stepping(bench, model, shape[1], count, way, channels=shape[0])
-
-
 def step_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
     for title in cases(bench):
         yield title, partial(_step, bench, title)
@@ -121,8 +116,8 @@ def _step(bench: Bench, title: str) -> Figures:
     network, shape, count = built(bench, title)
     anchored = anchor(network, 0.25, mask_unit="image", example=torch.zeros(2, *shape))
     found = bench.in_turn(
-        anchored=shaped_step(bench, anchored, shape, count, USUAL),
-        standard=shaped_step(bench, network, shape, count, USUAL),
+        anchored=stepping(bench, anchored, shape, count, USUAL),
+        standard=stepping(bench, network, shape, count, USUAL),
     )
     return {
         "anchored ÷ standard": ratio(found["anchored"], found["standard"]),
@@ -160,7 +155,7 @@ def _ways(bench: Bench, title: str) -> Figures:
     works = {}
     for name, way in WAYS.items():
         network, shape, count = built(bench, title)
-        works[name] = shaped_step(bench, network, shape, count, way)
+        works[name] = stepping(bench, network, shape, count, way)
     found = bench.in_turn(**works)
     with FlopCounterMode(display=False) as counter:
         works["float32"]()
@@ -204,7 +199,7 @@ def _fresh_process(bench: Bench, title: str, environment: dict[str, str]) -> flo
 def _processor_seconds(bench: Bench, title: str, found: Any) -> None:
     torch.set_num_threads(1)
     network, shape, count = built(bench, title)
-    step, steps = shaped_step(bench, network, shape, count, USUAL), 1 if bench.tiny else 60 if title == DEMO else 4
+    step, steps = stepping(bench, network, shape, count, USUAL), 1 if bench.tiny else 60 if title == DEMO else 4
     step()
     began = time.process_time()
     for _ in range(steps):
@@ -220,9 +215,14 @@ def loop_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
         yield title, partial(_loop, bench, title)
 
 
-def _random_images(count: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def random_images(count: int, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     return torch.randint(256, (count, *shape), generator=draw, dtype=torch.uint8), torch.arange(count) % CLASSES
+
+
+def image_set(images: Tensor, labels: Tensor) -> ImageSet:
+    """Images (N,C,H,W) uint8 with their labels (N,)."""
+    return ImageSet("random", images, labels, tuple(map(str, range(CLASSES))))
 
 
 def whole_epoch(images: Tensor, labels: Tensor, model: nn.Module, protocol: str, batch: int) -> float:
@@ -230,9 +230,8 @@ def whole_epoch(images: Tensor, labels: Tensor, model: nn.Module, protocol: str,
     settings = Training(epochs=1, batch_size=batch, learning_rate=1e-4, accelerator="cpu", crop_padding=4)
     alpha = 0.25 if protocol == "ram" else 0.0
     cell = Cell("benchmark", protocol, alpha, 0.0, 0, Data(), Anchoring(), Tail(), settings)  # type: ignore[arg-type]
-    image_set = ImageSet("random", images, labels, tuple(map(str, range(CLASSES))))
-    half = (0.5,) * images.shape[1]
-    batches = Batches(image_set, batch, half, half, shuffle=True, crop_padding=4, flip=True, drop_last=True)
+    half, given = (0.5,) * images.shape[1], image_set(images, labels)
+    batches = Batches(given, batch, half, half, shuffle=True, crop_padding=4, flip=True, drop_last=True)
     model = model.train().to(memory_format=torch.channels_last)
     return epoch_seconds(TrainingStep(model, cell, CLASSES), batches, accelerator="cpu", devices=1)
 
@@ -249,7 +248,7 @@ def turned(turns: int, *works: Callable[[], float], warm_up: int = 1) -> list[li
 def _loop(bench: Bench, title: str) -> Figures:
     network, shape, batch = built(bench, title)
     steps = 2 if bench.tiny else 30 if title == DEMO else 5
-    images, labels = _random_images(steps * batch, shape)
+    images, labels = random_images(steps * batch, shape)
     model = anchor(network)
     inputs = bench.random(batch, *shape).contiguous(memory_format=torch.channels_last)
 
@@ -307,7 +306,7 @@ def peer_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
 
 def _epoch_of(bench: Bench, name: str) -> tuple[Tensor, Tensor]:
     """So many images that starting a peer's workers counts little; LLNL's batches have 128."""
-    return _random_images(256 if bench.tiny else 12_800 if name == "small" else 1_920, (3, 32, 32))
+    return random_images(256 if bench.tiny else 12_800 if name == "small" else 1_920, (3, 32, 32))
 
 
 def _llnl(bench: Bench, name: str) -> Figures:
@@ -369,10 +368,9 @@ def loader_lines(bench: Bench) -> Iterator[tuple[str, Line]]:
 
 def _loader(bench: Bench, shape: tuple[int, int, int]) -> Figures:
     """Augmented, normalised batches of 128; one thread, no workers."""
-    images, labels = _random_images(256 if bench.tiny else 2560, shape)
+    images, labels = random_images(256 if bench.tiny else 2560, shape)
     half = (0.5,) * shape[0]
-    image_set = ImageSet("random", images, labels, tuple(map(str, range(CLASSES))))
-    ours = Batches(image_set, 128, half, half, shuffle=True, crop_padding=4, flip=True)
+    ours = Batches(image_set(images, labels), 128, half, half, shuffle=True, crop_padding=4, flip=True)
     peer = DataLoader(PILImages(images, labels, half), 128, shuffle=True)
     with one_thread():
         found = bench.in_turn(peer=lambda: list(peer), ours=lambda: list(ours))

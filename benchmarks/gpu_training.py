@@ -86,13 +86,13 @@ def _step(bench: Bench, title: str, way: Way) -> Figures:
     network, size, count = case(bench, title)
     anchored = anchor(network, 0.25, mask_unit="image", example=torch.zeros(2, 3, size, size))
     works = {
-        "standard": stepping(bench, network, size, count, way),
-        "anchored": stepping(bench, anchored, size, count, way),
+        "standard": stepping(bench, network, (3, size, size), count, way),
+        "anchored": stepping(bench, anchored, (3, size, size), count, way),
     }
     memory = {name: bench.peak_memory(work) for name, work in works.items()}
     found = bench.in_turn(**works)
     with FlopCounterMode(display=False) as counter:
-        stepping(bench, case(bench, title)[0], size, count, replace(way, compiled=""))()
+        stepping(bench, case(bench, title)[0], (3, size, size), count, replace(way, compiled=""))()
     # In fp32 torch's convolutions are TF32 by default.
     peak = max(matrix_rate(bench, "bfloat16" if way.half else "tf32"))
     return {
@@ -133,7 +133,7 @@ def _loop(bench: Bench, options: dict[str, Any]) -> Figures:
     settings = Training(epochs=1, batch_size=batch, learning_rate=1e-9, precision="bf16-mixed", accelerator="auto")
     cell = Cell("benchmark", "anchored", 0.0, 0.0, 0, Data(), Anchoring(), Tail(), settings)
     model = anchor(network).to(memory_format=torch.channels_last)
-    step = stepping(bench, anchor(case(bench, title)[0]), size, batch, USUAL)
+    step = stepping(bench, anchor(case(bench, title)[0]), (3, size, size), batch, USUAL)
     batches = _batches(bench, steps * batch, size, batch, **options)
     here = {"accelerator": bench.device.type, "devices": 1 if bench.device.index is None else [bench.device.index]}
 
@@ -251,7 +251,7 @@ def _steps(bench: Bench, title: str, ready: Any, found: Any) -> None:
     try:
         torch.set_num_threads(1)
         network, size, images = case(bench, title)
-        step = stepping(bench, anchor(network), size, images, USUAL)
+        step = stepping(bench, anchor(network), (3, size, size), images, USUAL)
         for _ in range(1 if bench.tiny else 10):
             step()
         wait(bench.device)

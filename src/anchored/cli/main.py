@@ -24,8 +24,8 @@ The default is ten times as often, which costs time where a core is shared with 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 28), "MALLOC_TRIM_THRESHOLD_": (-1, 1 << 30)}
 """Bytes of glibc's settings, by the variables of theirs, with the numbers they have in ``mallopt``.
 
-By default a training step's tensors go back to the system, which fills the pages of the next with zeros: a tenth of a
-step's time on a CPU (``benchmarks/cpu.py``, section ``allocator``).
+By default a training step's tensors go back to the system, which fills the pages of the next with zeros: a tenth to a
+fifth of a small network's step on a CPU (``benchmarks/cpu.py``, section ``allocator``).
 """
 
 GARBAGE = 100_000

@@ -30,6 +30,11 @@ def _resolved(source: Any) -> Any:
     return resolve_name(source) if isinstance(source, (str, Path)) else source
 
 
+def _titled(sets: Sets) -> Mapping[str, Any]:
+    """Title -> a set; of names, each by its own."""
+    return sets if isinstance(sets, Mapping) else {name: name for name in sets}
+
+
 @dataclass
 class SetOpener:
     """Opens what a caller gives, keeps it by name and split, and makes the sets of an evaluator.
@@ -81,7 +86,7 @@ class SetOpener:
 
     def with_shifted(self, settings: Evaluation, shifted: Sets) -> Evaluation:
         """Open labelled images of the test images' classes from elsewhere; the settings with their titles."""
-        sources = shifted if isinstance(shifted, Mapping) else {name: name for name in shifted}
+        sources = _titled(shifted)
         if self.name in sources:
             raise UserError(f"shifted has '{self.name}', which are the test images: give them another title")
         for title, source in sources.items():
@@ -100,7 +105,7 @@ class SetOpener:
     def with_sets(self, settings: Evaluation, ood: Sets, tasks: Sets) -> Evaluation:
         """Open the other sets; the settings with their titles."""
         ood = ood if isinstance(ood, Mapping) else catalog.expand_groups(ood)
-        outside, others = (each if isinstance(each, Mapping) else {n: n for n in each} for each in (ood, tasks))
+        outside, others = _titled(ood), _titled(tasks)
         for title, source in outside.items():
             if not self._named(title, source):
                 self._keep(title, "ood", self._open(source, title, "ood"))
