@@ -139,7 +139,10 @@ FILES: dict[str, tuple[str, ...]] = {
     "state.json": ("study base.yaml -o STUDY --status",),
     "evaluation.json": ("study base.yaml -o STUDY --status", "study base.yaml -o STUDY"),
     "decision.json": ("predict RUN photo.png", "export RUN e/folder", "export RUN e/m.pt2 --decide"),
+    "made.json": ("evaluate RUN --evaluate.ood []", "report STUDY", "study base.yaml -o STUDY"),
     "study.json": ("report STUDY", "study base.yaml -o STUDY --status", "study base.yaml -o STUDY"),
+    "results.json": ("report STUDY", "report STUDY --evidence", "study base.yaml -o STUDY"),
+    ".report.json": ("report STUDY",),
 }  # fmt: skip
 """File -> the commands that read it."""
 
@@ -156,7 +159,8 @@ def study_folder() -> StudyFolder:
 
 def file_of(study: StudyFolder, name: str) -> Path:
     """Return the path of one of ``FILES``."""
-    return study.study_file if name == "study.json" else study.runs()[0].path / name
+    (run,) = study.runs()
+    return next(path for path in (study.path / name, run.path / name) if path.is_file())
 
 
 def try_file(
@@ -181,9 +185,18 @@ def try_file(
 
 
 def places_of(content: Any) -> list[tuple[Any, ...]]:
-    """Every place of a file's content, and one more; of the thousand scores of a decision the first."""
-    found = [trail for trail in places(content) if trail[:1] != ("scores",) or trail[1:] in ((), (0,))]
-    return [*found, ("extra",)]
+    """Every place of a file's content, and one more; of lists of more than ten (scores of a decision, cells of a table)
+    what is in the first."""
+    return [*(trail for trail in places(content) if not _repeats(content, trail)), ("extra",)]
+
+
+def _repeats(content: Any, trail: Sequence[Any]) -> bool:
+    """Whether a place is in one of many elements of a list, and not in its first."""
+    for key in trail:
+        if isinstance(content, list) and len(content) > 10 and key > 0:
+            return True
+        content = content[key]
+    return False
 
 
 def run_all(only: str) -> None:

@@ -1,5 +1,7 @@
 """The whole way, as a user walks it: the command, its folder, a kill in the middle, and a second run."""
 
+import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,6 +155,23 @@ def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path
     assert contents(folder.path, "runs/*/weights.safetensors") == contents(study.path, "runs/*/weights.safetensors")
 
 
+@pytest.fixture
+def adopts_orphans() -> Iterator[None]:
+    """Processes whose parents have ended become children of this one, which waits for none: on Linux, zombies stay."""
+    linux = ctypes.CDLL(None) if sys.platform == "linux" else None
+    set_child_subreaper = functools.partial(linux.prctl, 36) if linux else bool
+    set_child_subreaper(1)
+    yield
+    set_child_subreaper(0)
+
+
+def children(process: int) -> list[int]:
+    """Ids of the processes that a process started, zombies included; none on other systems than Linux."""
+    found = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for file in found for child in file.read_text().split()]
+
+
+@pytest.mark.usefixtures("adopts_orphans")
 @pytest.mark.parametrize(
     ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 1)]
 )
@@ -166,6 +186,8 @@ def test_an_interrupted_study_says_how_to_go_on(number: signal.Signals, workers:
     while not checkpoint.exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)
+    servers = children(process.pid)  # Python's own, which start the workers
+    started = [worker for server in servers for worker in children(server)]
     if number == signal.SIGINT:  # as a terminal does: to every process of the command
         os.killpg(process.pid, number)
     else:
@@ -175,6 +197,10 @@ def test_an_interrupted_study_says_how_to_go_on(number: signal.Signals, workers:
     by = "" if number == signal.SIGINT else f" by {number.name}"
     assert said == f"anchored: interrupted{by}; the same command goes on where this one stopped\n"
     assert checkpoint.exists()
+    assert [worker for worker in started if Path(f"/proc/{worker}").exists()] == []  # no zombies either
+    assert len(started) >= workers - 1 or sys.platform != "linux"
+    for server in set(servers) & set(children(os.getpid())):
+        os.waitpid(server, 0)
 
 
 def test_one_step_at_a_time(study: StudyFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
