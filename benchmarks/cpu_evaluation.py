@@ -17,10 +17,10 @@ import peers
 import relplot
 import torch
 from bench import CLASSES, Bench, Figures, Line, ratio, spread
-from cpu_training import DEMO, RESNET, built, cases, image_set, one_thread, random_images, turned
+from cpu_training import DEMO, RESNET, built, cases, image_set, one_thread, random_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from timing import seconds
+from timing import seconds, turned
 from torch import Tensor, nn
 
 from anchored import anchor, fold

@@ -9,7 +9,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import peers
 import pytorch_lightning as pl
 import torch
 from bench import CLASSES, Bench, Figures, Line, Way, matrix_rate, ratio, spread, stepping
-from timing import seconds
+from timing import seconds, turned
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -234,15 +234,6 @@ def whole_epoch(images: Tensor, labels: Tensor, model: nn.Module, protocol: str,
     batches = Batches(given, batch, half, half, shuffle=True, crop_padding=4, flip=True, drop_last=True)
     model = model.train().to(memory_format=torch.channels_last)
     return epoch_seconds(TrainingStep(model, cell, CLASSES), batches, accelerator="cpu", devices=1)
-
-
-def turned(turns: int, *works: Callable[[], float], warm_up: int = 1) -> list[list[float]]:
-    """Seconds as the works tell them, in turn, forwards and backwards, after ``warm_up`` turns that do not count."""
-    found: list[list[float]] = [[] for _ in works]
-    for turn in range(turns + warm_up):
-        for place in range(len(works))[:: -1 if turn % 2 else 1]:
-            found[place].append(works[place]())
-    return [each[warm_up:] for each in found]
 
 
 def _loop(bench: Bench, title: str) -> Figures:

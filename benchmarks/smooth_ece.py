@@ -1,21 +1,14 @@
-"""Smooth ECE with its interval: 1000 replicates by us, against calling relplot on each resample.
+"""How often the 95 % interval of smooth ECE holds the known truth: ``python benchmarks/smooth_ece.py``.
 
-``python benchmarks/smooth_ece.py``             prints the ratio of the times, in turn in one process: median [range]
-``python benchmarks/smooth_ece.py --coverage``  prints how often the 95 % interval holds the known truth
+Its speed beside relplot is a line of ``cpu.py --sections metrics``.
 """
 
-import statistics
-import time
-
-import relplot
 import torch
-from timing import median_and_range, options_of, seconds
+from timing import options_of
 
 from anchored.metrics.bounded import Figure
 from anchored.metrics.calibration import smooth_ece, weighted_smooth_ece
-from anchored.metrics.intervals import bootstrap, interval_of, percentile_interval, resample
-
-IMAGES, REPLICATES, PEER_CALLS = 50_000, 1000, 20
+from anchored.metrics.intervals import bootstrap, interval_of, percentile_interval
 
 
 def confidences(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -27,27 +20,6 @@ def confidences(count: int, generator: torch.Generator) -> torch.Tensor:
 def truth(confidence: torch.Tensor, bias: float) -> torch.Tensor:
     """Chance of being right: overconfident by 4 · bias · c (1 − c)."""
     return confidence - 4 * bias * confidence * (1 - confidence)
-
-
-def speed(bias: float, turns: int) -> str:
-    """Both in turn, so that what else the machine does meets both; the same values on the same resamples."""
-    generator = torch.Generator().manual_seed(0)
-    f = confidences(IMAGES, generator)
-    y = (torch.rand(IMAGES, generator=generator, dtype=torch.float64) < truth(f, bias)).double()
-    ratios, ours, peers, apart = [], [], [], 0.0
-    for _ in range(turns):
-        ours.append(seconds(lambda: bootstrap(weighted_smooth_ece(f, y), [IMAGES], generator, REPLICATES)))
-        counts = resample(IMAGES, PEER_CALLS, generator, "cpu")
-        samples = [(f.repeat_interleave(n).numpy(), y.repeat_interleave(n).numpy()) for n in counts.long()]
-        start = time.perf_counter()
-        found = [relplot.smECE(*sample) for sample in samples]
-        peers.append((time.perf_counter() - start) * REPLICATES / PEER_CALLS)
-        ratios.append(peers[-1] / ours[-1])
-        apart = max(apart, float((weighted_smooth_ece(f, y)(counts) - torch.tensor(found)).abs().max()))
-    times = f"ours {statistics.median(ours):.2f} s, relplot {statistics.median(peers):.1f} s"
-    ratio = f"ratio {median_and_range(ratios, 1)}"
-    how = f"{turns} turns, relplot's from {PEER_CALLS} calls each; values differ by {apart:.0e} at most"
-    return f"bias {bias}: {times}, {ratio}, {how}"
 
 
 def coverage(count: int, bias: float, sets: int = 200, replicates: int = 200) -> str:
@@ -70,14 +42,7 @@ def coverage(count: int, bias: float, sets: int = 200, replicates: int = 200) ->
 
 
 if __name__ == "__main__":
-    parser = options_of(__doc__, turns=5)
-    parser.add_argument("--coverage", action="store_true")
-    options = parser.parse_args()
-    if options.coverage:
-        for n in (500, 2000, 10_000):
-            for b in (0.0, 0.05, 0.1, 0.3):
-                print(coverage(n, b), flush=True)
-    else:
-        print(f"{torch.get_num_threads()} threads")
-        for b in (0.3, 0.0):
-            print(speed(b, options.turns), flush=True)
+    options_of(__doc__).parse_args()
+    for n in (500, 2000, 10_000):
+        for b in (0.0, 0.05, 0.1, 0.3):
+            print(coverage(n, b), flush=True)

@@ -51,11 +51,18 @@ def median_and_range(ratios: Iterable[float], digits: int = 3) -> str:
     return f"{statistics.median(values):.{digits}f}  [{values[0]:.{digits}f}, {values[-1]:.{digits}f}]"
 
 
+def turned(turns: int, *works: Callable[[], float], warm_up: int = 1) -> list[list[float]]:
+    """Seconds as the works tell them, in turn, forwards and backwards, after ``warm_up`` turns that do not count."""
+    found: list[list[float]] = [[] for _ in works]
+    for turn in range(turns + warm_up):
+        for place in range(len(works))[:: -1 if turn % 2 else 1]:
+            found[place].append(works[place]())
+    return [each[warm_up:] for each in found]
+
+
 def paired(
     first: Callable[[], float], second: Callable[[], float], turns: int, *, warm_up: int = 1, digits: int = 3
 ) -> str:
-    """``median [least, greatest]`` of first / second measured in turn (A B A B ...), after uncounted turns."""
-    for _ in range(warm_up):
-        first(), second()
-    ratios = [first() / second() for _ in range(turns)]
+    """``median [least, greatest]`` of first / second."""
+    ratios = (a / b for a, b in zip(*turned(turns, first, second, warm_up=warm_up), strict=True))
     return f"{median_and_range(ratios, digits)}  ({turns} turns)"

@@ -159,7 +159,7 @@ def test_same_seed_same_interval_and_global_generator_untouched() -> None:
 
 @pytest.mark.parametrize(("power", "known"), [(1.0, 0.0), (0.0, None)])
 def test_smooth_ece_interval_holds_the_truth(power: float, known: float | None) -> None:
-    """Calibrated data (truth 0), and logits twice too large; the full figures: benchmarks/smooth_ece.py --coverage."""
+    """Calibrated data (truth 0), and logits twice too large; the full figures: benchmarks/smooth_ece.py."""
     sharp = 1.0 if power else 2.0
     generator = seeded(5)
     if known is None:
