@@ -20,7 +20,8 @@ from pathlib import Path
 from anchored.errors import UserError
 from anchored.metrics.registry import METRICS
 from anchored.report import formats
-from anchored.report.comparison import Summary, Variant, read_summary, variant_of
+from anchored.report.comparison import Summary, Variant, variant_of
+from anchored.report.reading import read_summary
 from anchored.report.table import Column, Table, TableCell
 from anchored.report.tables import estimate_cell, number_list
 from anchored.store import files

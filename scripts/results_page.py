@@ -16,8 +16,9 @@ from pathlib import Path
 import effect_picture
 
 from anchored.report import narrative as words
-from anchored.report.comparison import Summary, read_summary
+from anchored.report.comparison import Summary
 from anchored.report.decisions import decision_text
+from anchored.report.reading import read_summary
 from anchored.report.tables import and_list
 from anchored.store.files import write_text
 from anchored.store.layout import StudyFolder

@@ -37,7 +37,7 @@ from anchored.data.catalog.row import DataSet
 from anchored.errors import UserError
 from anchored.models import registry as networks
 from anchored.report import comparison as summary
-from anchored.report import page, paper
+from anchored.report import page, paper, reading
 from anchored.report.style import Picture
 from anchored.store.layout import StudyFolder
 
@@ -304,7 +304,7 @@ def test_every_recipe_runs_and_its_tables_have_every_cell_of_the_papers(
 
         monkeypatch.setattr(page, "draw_pictures", drawn_here)
         assert main([*small(name), "-o", str(folder.path)]) == 0, capsys.readouterr().err
-        found = summary.read_summary(folder)
+        found = reading.read_summary(folder)
         tables = [t for t in paper.paper_tables(found) if name in TABLES and f"_table{TABLES[name]}_" in t.name]
         for table in tables:
             ours = [cell.text for row in table.rows if row[2].text == "here" for cell in row[3:]]

@@ -20,8 +20,7 @@ from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import evaluator_of
 from anchored.evaluation.sets import NamedSets
-from anchored.report import choice
-from anchored.report import comparison as summary
+from anchored.report import choice, reading
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows
 
@@ -49,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
 
 
 def recipe_of(folder: StudyFolder) -> Recipe:
-    return Recipe.parse(summary.read_summary(folder).recipe)
+    return Recipe.parse(reading.read_summary(folder).recipe)
 
 
 def images_of(settings: Data) -> LabelledImages:
@@ -112,7 +111,7 @@ def mean_error(rows: list[Row], alpha: float | None, protocol: str) -> float:
 
 def test_the_pick_is_made_from_these_rows(study: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
     rows = read_rows(study.validation_file)
-    (found,) = choice.find_choices(summary.read_summary(study))
+    (found,) = choice.find_choices(reading.read_summary(study))
     candidates = {(None, "anchored"): 0.0, (0.25, "ram"): 0.25, (0.5, "ram"): 0.5}
     errors = {alpha: mean_error(rows, *key) for key, alpha in candidates.items()}
     assert found.picked is not None

@@ -18,7 +18,7 @@ import anchored
 from anchored.method import stem
 from anchored.method.anchoring import AnchoredModel, pair
 from anchored.method.equivalence import max_relative_difference
-from anchored.method.folding import Folded, Mapped
+from anchored.method.folded import Folded, Mapped
 from anchored.models import registry as networks
 
 

@@ -11,7 +11,7 @@ from fixtures.report_studies import row
 
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Validation
-from anchored.report import choice, formats, style
+from anchored.report import choice, formats, reading, style
 from anchored.report import comparison as summary
 from anchored.report import page as report
 from anchored.store import files
@@ -79,7 +79,7 @@ def folder_of(
 
 
 def only(folder: StudyFolder) -> choice.Choice:
-    (found,) = choice.find_choices(summary.read_summary(folder))
+    (found,) = choice.find_choices(reading.read_summary(folder))
     return found
 
 
@@ -188,10 +188,10 @@ def test_the_pick_is_ringed_and_what_is_beaten_is_hollow(tmp_path: Path) -> None
 
 def test_without_a_choice_there_is_no_section(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, HELD_OUT, knob="")
-    assert list(choice.find_choices(summary.read_summary(folder))) == []
+    assert list(choice.find_choices(reading.read_summary(folder))) == []
     assert '<section id="choice">' not in report.write(folder).read_text(encoding="utf-8")
     folder.validation_file.unlink()
-    assert list(choice.find_choices(summary.read_summary(folder_of(tmp_path / "other", HELD_OUT)))) != []
+    assert list(choice.find_choices(reading.read_summary(folder_of(tmp_path / "other", HELD_OUT)))) != []
 
 
 def test_only_seeds_that_all_have_count(tmp_path: Path) -> None:

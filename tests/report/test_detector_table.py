@@ -8,9 +8,9 @@ from fixtures.report_studies import folder_of, row
 
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Evaluation
-from anchored.report.comparison import read_summary
 from anchored.report.detector_table import detector_tables
 from anchored.report.narrative import readings
+from anchored.report.reading import read_summary
 from anchored.report.table import Table
 from anchored.store.rows import Row
 

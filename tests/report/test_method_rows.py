@@ -9,7 +9,8 @@ from anchored.config.recipe import Recipe
 from anchored.config.settings import Grid
 from anchored.report import narrative
 from anchored.report import page as report
-from anchored.report.comparison import Summary, read_summary
+from anchored.report.comparison import Summary
+from anchored.report.reading import read_summary
 from anchored.report.tables import headline_table
 from anchored.store.rows import Row
 

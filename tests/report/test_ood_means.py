@@ -12,7 +12,7 @@ from anchored.data.preprocessing import InputFormat
 from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.means import means_by_kind
 from anchored.evaluation.sets import NamedSets
-from anchored.report.comparison import read_summary
+from anchored.report.reading import read_summary
 from anchored.report.tables import headline_table, ood_table
 from anchored.store.layout import Run
 

@@ -14,8 +14,7 @@ from fixtures.browser import HOSTILE, Page, opened
 from fixtures.report_studies import make_study, row
 
 from anchored.cli.main import main
-from anchored.report import cached
-from anchored.report import comparison as summary
+from anchored.report import cached, reading
 from anchored.report import page as report
 from anchored.store import files
 from anchored.store.layout import StudyFolder
@@ -129,7 +128,7 @@ def test_one_severity_and_two_architectures(tmp_path: Path) -> None:
     assert "Only one severity was measured." in text
     names = {path.name for path in folder.figures.glob("*.png")}
     assert {"severity-0-resnet-8.png", "severity-1-wide-net-2.png"} <= names
-    assert summary.read_summary(folder).families[0].severities == (3,)
+    assert reading.read_summary(folder).families[0].severities == (3,)
     assert len(set(Page(text).ids)) == len(Page(text).ids)
 
 

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Data
-from anchored.report import comparison as summary
-from anchored.report import formats, paper, tables
+from anchored.report import formats, paper, reading, tables
 from anchored.report import page as report
 from anchored.report.comparison import Summary, Variant
 from anchored.report.table import Table
@@ -59,7 +58,7 @@ def rows_of(trained_on: str, shift: float = 0.5, seeds: tuple[int, ...] = (0,), 
 
 
 def study_of(path: Path, rows: list[Row], recipe: Recipe | None = None) -> Summary:
-    return summary.read_summary(folder_of(path, rows, recipe))
+    return reading.read_summary(folder_of(path, rows, recipe))
 
 
 # --- The numbers ------------------------------------------------------------------------------------------------------
@@ -176,7 +175,7 @@ def test_a_trial_says_so(tmp_path: Path) -> None:
 
 def printed(folder: StudyFolder, width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    found = summary.read_summary(folder)
+    found = reading.read_summary(folder)
     shown = (tables.headline_table(found), *paper.paper_tables(found))
     console.print(*(part for table in shown for part in formats.terminal(table, width)))
     return console.export_text()
@@ -188,7 +187,7 @@ def test_the_terminal_keeps_every_number_whole(tmp_path: Path, trained_on: str, 
     folder = folder_of(tmp_path, rows_of(trained_on))
     text = printed(folder, width)
     assert max(map(len, text.splitlines())) <= width
-    for table in paper.paper_tables(summary.read_summary(folder)):
+    for table in paper.paper_tables(reading.read_summary(folder)):
         for cell in (cell for each in table.rows for cell in each):
             assert all(part in text for part in cell.text.split(" / "))
     assert "…" not in text

@@ -16,7 +16,7 @@ from anchored.config.recipe import Recipe
 from anchored.config.settings import Data
 from anchored.corruptions.registry import CORRUPTIONS
 from anchored.metrics.registry import METRICS
-from anchored.report import comparison, formats
+from anchored.report import formats, reading
 from anchored.report import page as report
 from anchored.report.comparison import Summary
 from anchored.report.published_figures import Place, PublishedFigure, published_figures, published_tables
@@ -43,7 +43,7 @@ def of_figure(figure: PublishedFigure) -> list[Row]:
 
 
 def study_of(path: Path, rows: list[Row], recipe: Recipe | None = None) -> Summary:
-    return comparison.read_summary(folder_of(path, rows, recipe))
+    return reading.read_summary(folder_of(path, rows, recipe))
 
 
 def corrupted(dataset: str, **changes: object) -> list[Row]:
@@ -235,7 +235,7 @@ def test_the_page_and_the_files_have_it(tmp_path: Path) -> None:
     assert {
         f"published_resnet18_{metric}.{kind}" for metric in ("accuracy", "auroc") for kind in ("md", "tex")
     } <= names
-    for table in published_tables(comparison.read_summary(folder)):
+    for table in published_tables(reading.read_summary(folder)):
         assert formats.latex(table).isascii()
         assert "UNCLEAR" in formats.markdown(table) or table.name.endswith("auroc")
 

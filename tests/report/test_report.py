@@ -19,9 +19,8 @@ from anchored.config.settings import Grid, PerNetwork, Training
 from anchored.errors import UserError
 from anchored.metrics.bounded import wilson_interval
 from anchored.report import aggregate as estimates
-from anchored.report import comparison as summary
 from anchored.report import diagnostics as panels
-from anchored.report import formats, style, tables
+from anchored.report import formats, reading, style, tables
 from anchored.report import narrative as words
 from anchored.report import page as report
 from anchored.report.table import Column, Table, TableCell
@@ -62,12 +61,12 @@ def test_one_seed_keeps_its_interval_over_images() -> None:
 def test_epochs_are_those_of_each_network(tmp_path: Path, own: Any, said: str) -> None:
     grid = Grid(networks=("small", "resnet18"), per_network={"resnet18": PerNetwork(train=own)})
     recipe = Recipe(grid=grid, train=Training(epochs=1))
-    assert said in next(words.what_was_run(summary.read_summary(folder_of(tmp_path, [row()], recipe))))
+    assert said in next(words.what_was_run(reading.read_summary(folder_of(tmp_path, [row()], recipe))))
 
 
 def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:
     rows = [row(seed=0, value=10.0, n=100), row(seed=1, value=90.0, n=200)]
-    found = summary.read_summary(folder_of(tmp_path, rows))
+    found = reading.read_summary(folder_of(tmp_path, rows))
     mixed = found.get(found.variants[0], "accuracy", "Data")
     assert mixed is not None
     assert mixed.mixed
@@ -80,7 +79,7 @@ def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:
 
 def test_a_figure_of_fewer_seeds_is_marked(tmp_path: Path) -> None:
     rows = [row(seed=0), row(seed=1), row(protocol="anchored", seed=0)]
-    table = tables.headline_table(summary.read_summary(folder_of(tmp_path, rows)))
+    table = tables.headline_table(reading.read_summary(folder_of(tmp_path, rows)))
     assert [each[1].text for each in table.rows] == ["50.0", "50.0†"]
     assert "† only seed 0." in table.caption
 
@@ -88,7 +87,7 @@ def test_a_figure_of_fewer_seeds_is_marked(tmp_path: Path) -> None:
 def test_variants_come_in_order(tmp_path: Path) -> None:
     rows = [row(protocol="ram", alpha=a, run=str(a)) for a in (0.25, 0.0625)]
     rows += [row(protocol="anchored"), row(), row(protocol="ram", alpha=0.25, tail_weight=0.1)]
-    titles = [variant.title for variant in summary.read_summary(folder_of(tmp_path, rows)).variants]
+    titles = [variant.title for variant in reading.read_summary(folder_of(tmp_path, rows)).variants]
     assert titles == ["Standard", "Anchored", "RAM α=0.0625", "RAM α=0.25", "RAM α=0.25, λ=0.1"]
 
 
@@ -188,12 +187,12 @@ def test_reading_tells_both_ways(tmp_path: Path) -> None:
             row(protocol=protocol, metric="auroc", dataset="mean", score="energy", value=auroc, low=0, high=100),
         ]
 
-    found = summary.read_summary(folder_of(tmp_path, [*of("standard", 90, 0.2, 80), *of("anchored", 80, 0.1, 81)]))
-    (reading,) = words.readings(found)
-    assert reading.title == "Anchored against standard"
-    assert reading.better == ("lower smooth ECE on clean images (0.200 → 0.100)",)
-    assert reading.worse == ("lower clean accuracy (90.0 → 80.0 %)",)
-    assert reading.unclear == ("OOD AUROC (80.0 → 81.0 %)",)
+    found = reading.read_summary(folder_of(tmp_path, [*of("standard", 90, 0.2, 80), *of("anchored", 80, 0.1, 81)]))
+    (said,) = words.readings(found)
+    assert said.title == "Anchored against standard"
+    assert said.better == ("lower smooth ECE on clean images (0.200 → 0.100)",)
+    assert said.worse == ("lower clean accuracy (90.0 → 80.0 %)",)
+    assert said.unclear == ("OOD AUROC (80.0 → 81.0 %)",)
     assert "trained once" in words.caution(found)
 
 
@@ -204,7 +203,7 @@ def test_reading_tells_what_masking_does_and_where_other_scores_disagree(tmp_pat
         return [dataclasses.replace(plain, score=k, value=v, low=v - 1, high=v + 1) for k, v in values.items()]
 
     rows = [*of("standard", None, 70, 80), *of("anchored", None, 90, 80.5), *of("ram", 0.25, 75, 60)]
-    found = list(words.readings(summary.read_summary(folder_of(tmp_path, rows))))
+    found = list(words.readings(reading.read_summary(folder_of(tmp_path, rows))))
     assert [(r.title, r.better, r.worse, r.scores) for r in found] == [
         ("Anchored against standard", ("higher OOD AUROC (70.0 → 90.0 %)",), (),
          "entropy 80.0 → 80.5 % (no clear difference)"),
@@ -215,7 +214,7 @@ def test_reading_tells_what_masking_does_and_where_other_scores_disagree(tmp_pat
 
 
 def test_without_a_standard_network_nothing_is_compared(tmp_path: Path) -> None:
-    found = summary.read_summary(folder_of(tmp_path, [row(protocol="anchored"), row(protocol="ram", alpha=0.25)]))
+    found = reading.read_summary(folder_of(tmp_path, [row(protocol="anchored"), row(protocol="ram", alpha=0.25)]))
     assert [each.title for each in words.readings(found)] == ["RAM α=0.25 against anchored: what masking does"]
     assert "There is no standard network to compare with." in tables.headline_table(found).caption
     assert any("no standard network" in sentence for sentence in words.missing_parts(found, []))
@@ -226,7 +225,7 @@ def test_only_the_seconds_of_these_runs_count(tmp_path: Path) -> None:
     disk.write_text(folder.run("a").log_file, "epoch,seconds\n1,60.5\n2,60.5\n")
     disk.write_text(folder.run("b").log_file, "broken\n1\n")
     disk.write_text(tmp_path / "elsewhere" / "training.csv", "epoch,seconds\n1,999\n")
-    assert words.training_seconds(summary.read_summary(folder)) == {"a": 121.0}
+    assert words.training_seconds(reading.read_summary(folder)) == {"a": 121.0}
 
 
 # --- Formats ----------------------------------------------------------------------------------------------------------
@@ -308,7 +307,7 @@ def test_latex_is_ascii() -> None:
 @pytest.mark.skipif(tex.COMPILER is None, reason="no pdflatex to compile the tables with (texlive-latex-base)")
 def test_every_table_compiles(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "study", n=60, parts=("corruption", "ood", "adaptation"))
-    found = summary.read_summary(folder)
+    found = reading.read_summary(folder)
     row = (TableCell("[x] *"), TableCell(SIGNS, SIGNS, SIGNS))
     hostile = dataclasses.replace(TINY, title=SIGNS, caption=SIGNS, rows=(row, row))
     texts = [formats.latex(table) for table in (*tables.result_tables(found), hostile)]
@@ -316,7 +315,7 @@ def test_every_table_compiles(tmp_path: Path) -> None:
 
 
 def test_severity_table_has_the_layout_of_the_papers_table_7(tmp_path: Path) -> None:
-    found = summary.read_summary(make_study(tmp_path, n=60, parts=("corruption",)))
+    found = reading.read_summary(make_study(tmp_path, n=60, parts=("corruption",)))
     table = tables.severity_table(found, found.families[0], "smooth_ece")
     assert [column.title for column in table.columns] == [
         "Architecture", "Anchoring?", "Reference masking?", "α", *(f"Sev. {s}" for s in SEVERITIES),
@@ -348,7 +347,7 @@ def test_titles_of_ood_sets_are_the_catalogs(tmp_path: Path) -> None:
     study = disk.read_json(folder.study_file)
     study["recipe"]["evaluate"]["ood"] = ["digits", "own-images"]
     disk.write_json(folder.study_file, study)
-    assert panels.ood_titles(summary.read_summary(folder)) == {"digits": "MNIST digits", "own-images": "Own images"}
+    assert panels.ood_titles(reading.read_summary(folder)) == {"digits": "MNIST digits", "own-images": "Own images"}
 
 
 def test_files_are_the_same_again(tmp_path: Path) -> None:
@@ -379,7 +378,7 @@ def test_settings_of_matplotlib_are_left_alone() -> None:
 
 
 def test_the_headline_fits_a_narrow_terminal(tmp_path: Path) -> None:
-    headline = tables.headline_table(summary.read_summary(make_study(tmp_path, n=60)))
+    headline = tables.headline_table(reading.read_summary(make_study(tmp_path, n=60)))
     (table,) = formats.terminal(headline, 80)
     assert table.row_count == 3
     assert len(table.columns) == 7

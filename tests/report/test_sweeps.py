@@ -14,10 +14,9 @@ from scipy import stats
 
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Tail
-from anchored.report import comparison as summary
 from anchored.report import narrative as words
 from anchored.report import page as report
-from anchored.report import radar, style, sweeps
+from anchored.report import radar, reading, style, sweeps
 from anchored.store.rows import Row
 
 ALPHAS = (0.0625, 0.125, 0.25)
@@ -65,7 +64,7 @@ def with_tails(rows: list[Row]) -> list[Row]:
 
 def pictures(path: Path, rows: list[Row]) -> dict[str, style.Picture]:
     with style.drawing():
-        return {picture.name: picture for picture in sweeps.sweep_figures(summary.read_summary(folder_of(path, rows)))}
+        return {picture.name: picture for picture in sweeps.sweep_figures(reading.read_summary(folder_of(path, rows)))}
 
 
 def lines_of(picture: style.Picture, label: str, panel: int = 0) -> tuple[list[float], list[float]]:
@@ -130,7 +129,7 @@ def test_the_page_says_what_is_pointed_at(tmp_path: Path) -> None:
 
 def test_the_page_says_how_tails_were_shown(tmp_path: Path) -> None:
     with_and_without = [
-        summary.read_summary(folder_of(tmp_path / str(len(each)), each)) for each in (rows_of(), with_tails(rows_of()))
+        reading.read_summary(folder_of(tmp_path / str(len(each)), each)) for each in (rows_of(), with_tails(rows_of()))
     ]
     without, with_ = (list(words.notes(each)) for each in with_and_without)
     (told,) = [each for each in with_ if each not in without]
@@ -139,7 +138,7 @@ def test_the_page_says_how_tails_were_shown(tmp_path: Path) -> None:
         == "Hard Δ mining showed 32 points a step of the residuals' tail (mass ε = 0.0001), after 20 % of training."
     )
     recipe = Recipe(tail=Tail(batch_norm="own"))
-    own = summary.read_summary(folder_of(tmp_path / "own", with_tails(rows_of()), recipe))
+    own = reading.read_summary(folder_of(tmp_path / "own", with_tails(rows_of()), recipe))
     assert "(mass ε = 0.0001), in a pass of their own, after 20 %" in " ".join(words.notes(own))
 
 
@@ -167,7 +166,7 @@ def compared(path: Path, standard: dict[str, list[float]], other: dict[str, list
         for seed, value in enumerate(values[metric])
     ]  # fmt: skip
     with style.drawing():
-        (picture,) = radar.radar_figures(summary.read_summary(folder_of(path, rows)))
+        (picture,) = radar.radar_figures(reading.read_summary(folder_of(path, rows)))
     return picture
 
 

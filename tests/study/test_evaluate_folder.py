@@ -15,7 +15,7 @@ import anchored
 from anchored.config.recipe import Recipe
 from anchored.config.settings import Data
 from anchored.evaluation import suites
-from anchored.report import cached, comparison
+from anchored.report import cached, reading
 from anchored.report.result import Result
 from anchored.store import files
 from anchored.store.layout import StudyFolder
@@ -94,10 +94,10 @@ def test_what_a_kill_leaves_is_shown_with_its_own_settings(copy: Result, monkeyp
         patch.setattr(suites, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
             measured(copy.folder, severity=2)
-    found = comparison.read_summary(StudyFolder(copy.folder))
+    found = reading.read_summary(StudyFolder(copy.folder))
     assert found.recipe["evaluate"]["severities"] == [1]
     assert "evaluate.severities: [1] there, [2] here" in found.notices[0]
-    assert not comparison.read_summary(StudyFolder(measured(copy.folder, severity=2).folder)).notices
+    assert not reading.read_summary(StudyFolder(measured(copy.folder, severity=2).folder)).notices
 
 
 def test_edited_results_of_python_are_said(copy: Result) -> None:
@@ -147,6 +147,6 @@ def test_two_do_not_write_into_one_folder(kept: Result, copy: Result) -> None:
 def test_titles_lead_nowhere_else_and_share_no_folder(kept: Result, tmp_path: Path) -> None:
     both = anchored.compare({"..": kept, "other": kept}, tmp_path / "both")
     assert sorted(run.name for run in StudyFolder(both.folder).all_runs()) == ["given-..", "given-other"]
-    assert not comparison.read_summary(StudyFolder(both.folder)).notices
+    assert not reading.read_summary(StudyFolder(both.folder)).notices
     with pytest.raises(anchored.UserError, match="would share the folder"):
         anchored.compare({"a b": kept, "a-b": kept})

@@ -13,7 +13,7 @@ from fixtures.small_studies import MASKED
 from anchored.cli.main import main
 from anchored.data import datasets
 from anchored.models import registry as networks
-from anchored.report.comparison import read_summary
+from anchored.report.reading import read_summary
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import read_rows
 

@@ -21,7 +21,7 @@ from anchored.config.settings import Grid, Training
 from anchored.errors import UserError
 from anchored.evaluation import suites
 from anchored.evaluation.evaluator import evaluator_of
-from anchored.report import comparison
+from anchored.report import reading
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import read_rows, write_rows
@@ -187,13 +187,13 @@ def test_rows_of_two_measurements_are_measured_again(
 
 def test_rows_are_shown_with_the_settings_that_they_are_of(copy: StudyFolder) -> None:
     study.claim_folder(copy, OTHER)  # and killed
-    found = comparison.read_summary(copy)
+    found = reading.read_summary(copy)
     assert found.recipe["evaluate"]["severities"] == [1]
     assert "evaluate.severities: [1] there, [2] here" in found.notices[0]
 
 
 def test_edited_results_are_said(copy: StudyFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not comparison.read_summary(copy).notices
+    assert not reading.read_summary(copy).notices
     first, *others = read_rows(copy.results_file)
     write_rows(copy.results_file, [replace(first, value=99.9), *others])
     assert main(["report", str(copy.path)]) == 0

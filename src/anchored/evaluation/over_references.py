@@ -24,7 +24,8 @@ from anchored.evaluation.detectors import Detector
 from anchored.evaluation.evaluator import EvaluationSet, Evaluator, Progress, evaluator_of
 from anchored.evaluation.inference import Pass
 from anchored.method.anchoring import AnchoredModel, pair
-from anchored.method.folding import Folded, fold
+from anchored.method.folded import Folded
+from anchored.method.folding import fold
 from anchored.method.references import Inferred, Way, combine, nearest_reference, views_of
 from anchored.models import folder as models
 from anchored.models.features import penultimate_features

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from anchored.errors import UserError
 from anchored.method import equivalence
 from anchored.method import stem as stems
-from anchored.method.folding import Folded, ReferenceLoop, merge_norms, narrowed
+from anchored.method.folded import Folded, ReferenceLoop
+from anchored.method.folding import merge_norms, narrowed
 from anchored.method.hidden import HiddenAnchoredModel, HiddenViews
 from anchored.method.hidden_layer import Alone, Entry
 from anchored.method.networks import copy_network

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel, checked_references, pair
-from anchored.method.folding import Folded, Views
+from anchored.method.folded import Folded, Views
 from anchored.method.hidden import HiddenAnchoredModel
 
 Way = Literal["single", "mean", "mean_probabilities", "calibrated", "nearest", "adaptive"]

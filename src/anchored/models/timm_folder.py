@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from anchored.errors import UserError
 from anchored.method.anchoring import AnchoredModel
-from anchored.method.folding import Folded, Mapped, fold
+from anchored.method.folded import Folded, Mapped
+from anchored.method.folding import fold
 from anchored.models.folder import ModelConfig, build_plain_network
 from anchored.models.weights import fit_weights
 from anchored.store.files import save_tensors, write_json

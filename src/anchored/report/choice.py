@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from anchored.config.methods import method_title
 from anchored.metrics import selection
 from anchored.report.aggregate import Difference, Estimate, compare_estimates
-from anchored.report.comparison import Measure, Summary, Variant, is_mean, validation_of
+from anchored.report.comparison import Measure, Summary, Variant, is_mean
 from anchored.report.radar import measured_aims
+from anchored.report.reading import validation_of
 from anchored.report.style import Picture, error_bars, legend, panel_grid, variant_style
 from anchored.report.sweeps import point_hint
 from anchored.report.table import Column, Table, TableCell

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from anchored.data.readers.files import file_hash
 from anchored.report import formats, narrative
-from anchored.report.comparison import Summary, read_summary
+from anchored.report.comparison import Summary
 from anchored.report.decisions import decision_tables, decision_text
 from anchored.report.detector_table import detector_tables
+from anchored.report.reading import read_summary
 from anchored.report.table import Table
 from anchored.report.tables import result_tables
 from anchored.report.templates import template

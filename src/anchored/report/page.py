@@ -8,7 +8,7 @@ import yaml
 
 from anchored.report import cached, formats, narrative, style
 from anchored.report.choice import choice_figure, choice_tables, find_choices
-from anchored.report.comparison import Summary, read_summary
+from anchored.report.comparison import Summary
 from anchored.report.decisions import decision_tables, decision_text, promise_figures
 from anchored.report.detector_table import detector_tables
 from anchored.report.diagnostics import diagnostic_figures
@@ -16,6 +16,7 @@ from anchored.report.figures import severity_figures
 from anchored.report.paper import paper_tables
 from anchored.report.published_figures import published_tables
 from anchored.report.radar import radar_figures
+from anchored.report.reading import read_summary
 from anchored.report.reference_figures import reference_pictures, reference_tables
 from anchored.report.style import Picture, SavedPicture
 from anchored.report.sweeps import sweep_figures

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
-from anchored.report.comparison import MEAN, Measure, Summary, Variant, references_of
+from anchored.report.comparison import MEAN, Measure, Summary, Variant
 from anchored.report.diagnostics import image_grid
+from anchored.report.reading import references_of
 from anchored.report.style import Picture, legend, panel_grid, variant_style
 from anchored.report.table import Column, Table, TableCell
 from anchored.report.tables import estimate_cell, format_value, interval_note, metric_heading

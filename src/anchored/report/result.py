@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from anchored.errors import UserError
 from anchored.report import page, style
-from anchored.report.comparison import Summary, read_summary, recipe_record
+from anchored.report.comparison import Summary
 from anchored.report.decisions import decision_tables
 from anchored.report.formats import column_groups, is_continuation, markdown
+from anchored.report.reading import read_summary, recipe_record
 from anchored.report.table import Table
 from anchored.report.tables import result_tables
 from anchored.report.templates import template
