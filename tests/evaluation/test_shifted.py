@@ -9,7 +9,7 @@ from anchored.config.recipe import Recipe
 from anchored.config.settings import Data, Evaluation, Grid
 from anchored.data.preprocessing import InputFormat
 from anchored.errors import UserError
-from anchored.evaluation import suites
+from anchored.evaluation import holdout, suites
 from anchored.evaluation.evaluator import EvaluationSet, Evaluator, Subject
 from anchored.evaluation.inference import Outputs
 from anchored.evaluation.sets import GivenSets
@@ -44,11 +44,9 @@ def test_of_a_set_with_some_classes_these_alone_can_be_predicted(tmp_path: Path)
     assert {(row.dataset, row.n) for row in rows} == {("all", 4), ("some", 4), ("mean", 8)}
 
 
-def test_it_is_no_part_of_what_a_knob_is_chosen_on(tmp_path: Path) -> None:
-    held = evaluator(tmp_path)
-    held.split = "validation"
-    assert list(suites.shifted(held)) == []
-    assert not any(images.file.startswith("shifted") for images in held.sets())
+def test_it_is_no_part_of_what_a_knob_is_chosen_on() -> None:
+    recipe = Recipe(data=Data("fashion-mini-known", validation=0.2), evaluate=Evaluation(shifted=("imagenet-r",)))
+    assert holdout.settings_of(recipe).shifted == ()
 
 
 def test_a_set_of_other_classes_is_refused_before_anything_is_trained() -> None:

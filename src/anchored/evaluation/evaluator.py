@@ -162,7 +162,7 @@ class Evaluator:
             *filter(None, [self.held_out()]),
             *(self.corrupted(name, severity) for severity in settings.severities for name in self.corruptions),
             *map(self.outside, settings.ood),
-            *(map(self.shifted, settings.shifted) if self.split == "test" else ()),
+            *map(self.shifted, settings.shifted),
             *(self.task(name, split) for name in settings.adaptation for split in splits),
         ]
 

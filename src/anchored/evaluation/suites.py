@@ -120,8 +120,7 @@ def shifted(evaluator: Evaluator) -> Iterator[Row]:
 
     Of a set that has some of the classes the others' logits are left out, as its authors do of ImageNet-R.
     """
-    names = evaluator.settings.shifted if evaluator.split == "test" else ()
-    if not names:
+    if not (names := evaluator.settings.shifted):
         return
     found = [_among_its_classes(evaluator.outputs(evaluator.shifted(name))) for name in names]
     yield from _rows_by_task(evaluator, SHIFTED, names, found, "shifted")
