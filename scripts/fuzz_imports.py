@@ -1,6 +1,6 @@
 """Put the name of code that leaves a mark into every value of every file of settings: no verb may import or open it.
 
-    python scripts/fuzz_imports.py [--only recipes|cell.json|...]
+    python scripts/fuzz_imports.py [--only recipes|files|cell.json|...]
 
 A module's name comes as text, as text that YAML would read as a list, as a list, as a mapping, or as the name of a
 setting, and a ``.pt2`` program's as text; at every place of a recipe (also by ``base:``) and of the files of a run and
@@ -200,7 +200,7 @@ def _repeats(content: Any, trail: Sequence[Any]) -> bool:
 
 
 def run_all(only: str) -> None:
-    """Try everything, or one kind of file, in a new folder; exit status 1 where the module was imported."""
+    """Try everything, or some kinds of files, in a new folder; exit status 1 where the module was imported."""
     draw = page.draw_pictures
     page.draw_pictures = lambda summary: itertools.islice(draw(summary), 1)
     began = time.monotonic()
@@ -218,20 +218,17 @@ def run_all(only: str) -> None:
                 accepted += try_recipe(text, ("study", "train", "doctor"))
                 if number % 100 == 0 or number == len(texts):
                     tell(f"{number} of {len(texts)} recipes, {accepted} of them accepted and run")
-        study = study_folder()
-        for name in FILES if not only else {only} & set(FILES):
-            trails = places_of(json.loads(file_of(study, name).read_bytes()))
-            tried = 0
-            for number, trail in enumerate(trails, 1):
-                tried += try_file(study, name, [trail])
-                if number % 20 == 0 or number == len(trails):
-                    inputs = number * len(VALUES)
-                    tell(f"{name}: {inputs} inputs at {number} of {len(trails)} places, {tried} commands")
+        study, names = study_folder(), [name for name in FILES if only in ("", "files", name)]
+        for number, value in enumerate(VALUES, 1):  # broken off, it has tried some forms at every place
+            for name in names:
+                trails = places_of(json.loads(file_of(study, name).read_bytes()))
+                tried = try_file(study, name, trails, [value])
+                tell(f"{name}: form {number} of {len(VALUES)} at each of {len(trails)} places, {tried} commands")
         sys.exit(mark.exists())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["recipes", *FILES], default="", help="one kind of file")
+    parser.add_argument("--only", choices=["recipes", "files", *FILES], default="", help="some of it")
     quiet()
     run_all(parser.parse_args().only)
