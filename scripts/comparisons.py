@@ -1,7 +1,7 @@
 """Run the studies of other methods beside RAM and under it, piece by piece, and write its page.
 
     python scripts/comparisons.py runs/comparisons [--studies demo] [--methods plain,augmix] [--workers 1]
-    python scripts/comparisons.py runs/comparisons --cost [--studies demo]
+    python scripts/comparisons.py runs/comparisons --cost [--studies demo] [--methods augmix]
     python scripts/comparisons.py runs/comparisons --page
 
 A piece is a method of a study, with what is done after its training (``temperature`` and ``ensemble`` are of plain's
@@ -34,7 +34,7 @@ from comparisons_page import Comparison, Progress, page
 from anchored.cli import main as cli
 from anchored.cli.parser import parse_arguments
 from anchored.cli.verbs import VERBS
-from anchored.config.methods import METHODS, after_training
+from anchored.config.methods import METHODS, PLAIN, after_training
 from anchored.config.recipe import AfterCell, Cell, Recipe, canonical
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
@@ -158,9 +158,10 @@ def run_piece(plan: Plan, piece: str, folder: StudyFolder, kept: StudyFolder, wo
             keep(recipe, folder, kept)
 
 
-def measure_cost(plan: Plan, path: Path) -> None:
-    """Time the second epoch of every kind of training, which has hard Δ mining, round after round: seconds a step."""
-    recipe = replace(plan, words=(*plan.words, *TIMED)).recipe()
+def measure_cost(plan: Plan, method: str, path: Path) -> None:
+    """Time the second epoch, which has hard Δ mining, of a method's kinds of training and of plain's, round after
+    round: seconds."""
+    recipe = replace(plan, words=(*plan.words, *TIMED)).recipe(tuple(dict.fromkeys((PLAIN, method))))
     cells = [cell for cell in recipe.cells() if cell.seed == recipe.grid.seeds[0]]
     quiet()
     seconds: dict[str, list[float]] = {kind_of(cell): [] for cell in cells}
@@ -197,26 +198,27 @@ def comparison_of(plan: Plan, kept: Path) -> Comparison:
             left = [job.label for job in jobs if job.name not in done]
             progress.append(Progress(method, len(jobs) - len(left), len(jobs), tuple(left)))
     recipe = plan.recipe()
-    costs, passes, how = costs_of(recipe, kept / "cost.json")
+    costs, passes, how = costs_of(recipe, kept)
     command = " ".join(shlex.quote(word) for word in ["anchored", *plan.command()])
     return Comparison(plan.title, command, tuple(rows), runs, tuple(progress), costs, passes, how)
 
 
 def method_of(job: Cell | AfterCell) -> str:
     """A job's method as ``grid.methods`` has it."""
-    return job.method or "plain"
+    return job.method or PLAIN
 
 
-def costs_of(recipe: Recipe, path: Path) -> tuple[dict[str, float], dict[str, int], str]:
+def costs_of(recipe: Recipe, kept: Path) -> tuple[dict[str, float], dict[str, int], str]:
     """Job -> training time over that of plain standard training, of all networks that it takes; passes an image; and
     how the first was measured."""
-    told = files.read_json(path) if path.exists() else {"seconds": {}, "made": {}}
-    seconds: Mapping[str, Sequence[float]] = told["seconds"]
-    first = next(recipe.cells())
-    plain = seconds.get(kind_of(replace(first, protocol="standard", mask_probability=0.0, tail_weight=0.0, method="")))
+    plain = kind_of(
+        replace(next(recipe.cells()), protocol="standard", mask_probability=0.0, tail_weight=0.0, method="")
+    )
+    told = [files.read_json(path) for path in sorted(kept.glob("*/cost.json"))]
     ratios = {
-        kind: statistics.median(a / b for a, b in zip(each, plain or each, strict=True))
-        for kind, each in (seconds.items() if plain else ())
+        kind: statistics.median(a / b for a, b in zip(seconds, each["seconds"][plain], strict=True))
+        for each in told
+        for kind, seconds in each["seconds"].items()
     }
     costs, passes = dict[str, float](), dict[str, int]()
     for job in recipe.jobs():
@@ -227,7 +229,9 @@ def costs_of(recipe: Recipe, path: Path) -> tuple[dict[str, float], dict[str, in
         passes[job.name] = {"ensemble": len(cells), "mc_dropout": recipe.evaluate.dropout_passes}.get(way, 1)
         if kind_of(cells[0]) in ratios:
             costs[job.name] = len(cells) * ratios[kind_of(cells[0])]
-    return costs, passes, ", ".join(f"{key} {value}" for key, value in told["made"].items() if key != "command")
+    made = [{key: value for key, value in each["made"].items() if key not in ("command", "started")} for each in told]
+    hows = dict.fromkeys(", ".join(f"{key} {value}" for key, value in each.items()) for each in made)
+    return costs, passes, "; ".join(hows)
 
 
 def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -254,12 +258,11 @@ def main(words: Sequence[str] | None = None) -> None:
         plan, asked = plans[key], options.methods.split(",") if options.methods else []
         if unknown := set(asked) - set(plan.pieces()):
             sys.exit(f"{key} has no piece {', '.join(sorted(unknown))}: there are {', '.join(plan.pieces())}")
-        if options.cost:
-            measure_cost(plan, kept / key / "cost.json")
-            continue
         for piece in asked or plan.pieces():
             folder, place = StudyFolder(options.folder / key / piece), StudyFolder(kept / key / piece)
-            if options.page:
+            if options.cost:
+                measure_cost(plan, piece, place.path / "cost.json")
+            elif options.page:
                 keep(plan.recipe(plan.pieces()[piece]), folder, place)
             else:
                 run_piece(plan, piece, folder, place, options.workers)

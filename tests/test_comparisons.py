@@ -178,8 +178,9 @@ def test_a_piece_is_run_kept_and_not_run_again(
 def test_costs_are_ratios_of_the_same_round(tmp_path: Path) -> None:
     plan = SCRIPT["STUDIES"]["convnext"]
     seconds = {"small_convnext-standard": [1.0, 10.0, 2.0], "small_convnext-augmix-standard": [3.0, 31.0, 5.0]}
-    (tmp_path / "cost.json").write_text(json.dumps({"made": {"revision": "abc"}, "seconds": seconds}))
-    costs, passes, how = SCRIPT["costs_of"](plan.recipe(), tmp_path / "cost.json")
+    (tmp_path / "augmix").mkdir()
+    (tmp_path / "augmix" / "cost.json").write_text(json.dumps({"made": {"revision": "abc"}, "seconds": seconds}))
+    costs, passes, how = SCRIPT["costs_of"](plan.recipe(), tmp_path)
     assert costs["small_convnext-augmix-standard-seed10"] == 3.0  # of 3, 3.1 and 2.5
     assert costs["small_convnext-ensemble-standard-seed10-to-14"] == 5.0
     assert passes["small_convnext-ensemble-standard-seed10-to-14"] == 5
