@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from anchored.cli.parser import verbs_by_name
 from anchored.cli.terminal import new_console, say
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from anchored.config.validation import Place
 
 
-def calibrate(
+def _calibrate(
     run: Place,
     *,
     images: str = "",
@@ -82,7 +83,7 @@ def calibrate(
     say(f"{rule}\nDecision: {found.decision_file.resolve()}")
 
 
-def predict(
+def _predict(
     run: Place,
     images: tuple[str, ...],
     *,
@@ -123,7 +124,7 @@ def predict(
     return 1 if written.problems else 0
 
 
-def corrupt(
+def _corrupt(
     source: str,
     *,
     output: Place,
@@ -158,7 +159,7 @@ def corrupt(
     say(f"Corrupted images: {folder.resolve()}")
 
 
-def convert(
+def _convert(
     source: str,
     *,
     output: Place,
@@ -208,7 +209,7 @@ def convert(
     say(convert(source, Path(output), **options))
 
 
-def export(
+def _export(
     run: Place,
     target: Place,
     *,
@@ -252,3 +253,6 @@ def export(
             decide=decide,
         )
     )
+
+
+MODEL_VERBS = verbs_by_name(_calibrate, _predict, _corrupt, _convert, _export)

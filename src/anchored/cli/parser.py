@@ -21,6 +21,11 @@ from anchored.errors import UserError
 Verb = Callable[..., "int | None"]
 
 
+def verbs_by_name(*verbs: Verb) -> dict[str, Verb]:
+    """Functions by their names, ``_train`` as train."""
+    return {verb.__name__.lstrip("_"): verb for verb in verbs}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from anchored.cli.parser import verbs_by_name
 from anchored.cli.terminal import new_console, say
 from anchored.errors import UserError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from anchored.config.validation import Place
 
 
-def study(
+def _study(
     recipe: Recipe,
     *,
     output: Place = "",
@@ -60,7 +61,7 @@ def study(
     launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
-def train(recipe: Recipe, *, output: Place = "") -> None:
+def _train(recipe: Recipe, *, output: Place = "") -> None:
     """Train one network of a recipe.
 
     Args:
@@ -88,7 +89,7 @@ def train(recipe: Recipe, *, output: Place = "") -> None:
     launch.run(work, recipe.train.devices, recipe.train.accelerator)
 
 
-def evaluate(
+def _evaluate(
     model: str = "",
     evaluation: Evaluation | None = None,
     *,
@@ -163,7 +164,7 @@ def evaluate(
 _OF_THE_REPORT = ("evaluation", "test", "output", "label", "devices")
 
 
-def report(folder: Place, *, evidence: bool = False) -> None:
+def _report(folder: Place, *, evidence: bool = False) -> None:
     """Write the report of a study again.
 
     Args:
@@ -189,7 +190,7 @@ def report(folder: Place, *, evidence: bool = False) -> None:
         say(f"Evidence: {write_evidence(StudyFolder(Path(folder))).resolve()}")
 
 
-def data(
+def _data(
     action: Literal["list", "show", "fetch", "verify"],
     names: tuple[str, ...] = (),
     *,
@@ -228,7 +229,7 @@ def data(
                 say(f"{row.name}: {path}")
 
 
-def doctor(recipe: Recipe, words: Sequence[str] = (), *, output: Place = "") -> int:
+def _doctor(recipe: Recipe, words: Sequence[str] = (), *, output: Place = "") -> int:
     """Say what a study lacks here, what it takes and how long it will run.
 
     Args:
@@ -264,3 +265,6 @@ def _show_report(folder: Path) -> None:
     for notice in cached.current_notices(study):
         say(f"anchored: {notice}", stderr=True)
     say(f"Report: {study.report_file.resolve()}")
+
+
+STUDY_VERBS = verbs_by_name(_study, _train, _evaluate, _report, _data, _doctor)
