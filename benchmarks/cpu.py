@@ -1,6 +1,6 @@
 """What is claimed of speed on a CPU, measured beside the peers: a table, and JSON with versions.
 
-    python benchmarks/cpu.py [--out cpu.json] [--sections step,metrics] [--turns 5]
+    python benchmarks/cpu.py [--out cpu.json] [--sections step,metrics] [--only ResNet-18] [--turns 5]
     python benchmarks/cpu.py --tiny                  every line at a size that says nothing, to see that it runs
 
 Each line is a ratio of two things timed in turn in one process (A B B A ...), on the wall: the median, with the least

@@ -71,7 +71,9 @@ def _report(bench: Bench, anew: bool) -> Figures:
     found = []
     for turn in range(bench.turns):
         copy = _study(bench.tiny).parent / f"copy{turn}"
-        shutil.copytree(_study(bench.tiny), copy, ignore=shutil.ignore_patterns("figures", "report.html", "made.json"))
+        shutil.copytree(
+            _study(bench.tiny), copy, ignore=shutil.ignore_patterns("figures", "report.html", ".report.json")
+        )
         found.append(seconds(lambda copy=copy: _run([*ANCHORED, "report", str(copy)])))  # type: ignore[misc]
     return {"s": spread(found), "goal": 4.0}
 

@@ -82,13 +82,15 @@ def opened(path: Path, made: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def run(bench: Bench, sections: Sections, made: Mapping[str, Any], path: Path, console: Console) -> dict[str, Any]:
-    """Measure all lines of the sections that the file does not have; the file's contents."""
+def run(
+    bench: Bench, sections: Sections, made: Mapping[str, Any], path: Path, console: Console, only: str
+) -> dict[str, Any]:
+    """Measure the lines of the sections that the file does not have, with ``only`` in their names; its contents."""
     kept = opened(path, made)
     for section, (_, lines) in sections.items():
         for name, line in lines(bench):
             key = f"{section}/{name}"
-            if "error" in kept["lines"].get(key, {"error": "not measured"}):
+            if only in key and "error" in kept["lines"].get(key, {"error": "not measured"}):
                 kept["lines"][key] = measured(line, bench.device)
                 files.write_json(path, kept)
                 said = ", ".join(f"{each} {text_of(value)}" for each, value in kept["lines"][key].items())
@@ -99,10 +101,11 @@ def run(bench: Bench, sections: Sections, made: Mapping[str, Any], path: Path, c
 def options(
     words: list[str] | None, doc: str | None, sections: Sections, device: str, turns: int, out: str
 ) -> Namespace:
-    """What was asked for: ``out``, ``sections`` (a mapping), ``device``, ``tiny``, ``turns``."""
+    """What was asked for: ``out``, ``sections`` (a mapping), ``only``, ``device``, ``tiny``, ``turns``."""
     parser = options_of(doc, turns=turns)
     parser.add_argument("--out", type=Path, default=Path(out), help="file of the figures (%(default)s)")
     parser.add_argument("--sections", default=",".join(sections), help="names with commas (%(default)s)")
+    parser.add_argument("--only", default="", help="lines with this in their names")
     parser.add_argument("--device", default=device, help="cuda, cuda:1 or cpu (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it runs")
     chosen = parser.parse_args(words)
@@ -127,7 +130,7 @@ def show(chosen: Namespace, sections: Sections, made: Mapping[str, Any]) -> int:
     told |= {"device": chosen.device.type, "tiny": chosen.tiny, **made}
     turns = min(chosen.turns, 2) if chosen.tiny else chosen.turns
     try:
-        kept = run(Bench(chosen.device, chosen.tiny, turns), chosen.sections, told, chosen.out, console)
+        kept = run(Bench(chosen.device, chosen.tiny, turns), chosen.sections, told, chosen.out, console, chosen.only)
     except UserError as error:
         console.print(str(error), markup=False)
         return 2
