@@ -211,6 +211,7 @@ def _answer(study: Comparison) -> Iterator[str]:
     """In words: to how many methods each way clearly adds, and from how many it takes."""
     lines = []
     for way, name in list(WAYS.items())[1:]:
+        undecided = list[str]()
         for figure in AIMS:
             found = {
                 m: study.tested[GAIN, m, way, figure] for m in study.methods if (GAIN, m, way, figure) in study.tested
@@ -221,7 +222,14 @@ def _answer(study: Comparison) -> Iterator[str]:
                     for good in (True, False)
                 )
                 left = f"undecided on {len(found) - len(better) - len(worse)} of {len(found)}"
-                lines.append(f"- {name[2:]}, {figure}: better on {_names(better)}; worse on {_names(worse)}; {left}.")
+                if better or worse:
+                    lines.append(
+                        f"- {name[2:]}, {figure}: better on {_names(better)}; worse on {_names(worse)}; {left}."
+                    )
+                else:
+                    undecided.append(figure)
+        if undecided:
+            lines.append(f"- {name[2:]}, undecided on every method: {', '.join(undecided)}.")
     if lines:
         yield "\n".join(lines)
 
