@@ -7,9 +7,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from timing import turned
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,11 +54,8 @@ class Bench:
         for name, work in works.items():
             self.seconds(work, 2)
             times[name] = max(1, math.ceil(enough / self.seconds(work, 1)))
-        found: dict[str, list[float]] = {name: [] for name in works}
-        for turn in range(self.turns):
-            for name in list(works)[:: -1 if turn % 2 else 1]:
-                found[name].append(self.seconds(works[name], times[name]))
-        return found
+        timed = (partial(self.seconds, work, times[name]) for name, work in works.items())
+        return dict(zip(works, turned(self.turns, *timed, warm_up=0), strict=True))
 
     def random(self, *shape: int) -> Tensor:
         """Standard normal numbers, by seed."""

@@ -342,14 +342,16 @@ def _changed(default: Sequence[Row], other: Sequence[Row], way: Way, figure: str
     return f"{number(statistics.fmean(ours[s] for s in common), figure, False)} ({interval_text(difference, figure)})"
 
 
+def how_text(record: Mapping[str, Any]) -> str:
+    """Versions, revision, processor and threads of a record, without command and time."""
+    return ", ".join(f"{key} {value}" for key, value in record.items() if value and key not in ("command", "started"))
+
+
 def how_made(evidence: Evidence) -> str:
     """The command, and versions, revision, processor and threads of each training, those alike together."""
     records: dict[str, list[str]] = {}
     for run in sorted({row.run for row in evidence.rows} - evidence.shared):
-        record = evidence.runs.get(run, evidence.made)
-        text = ", ".join(
-            f"{key} {value}" for key, value in record.items() if value and key not in ("command", "started")
-        )
+        text = how_text(evidence.runs.get(run, evidence.made))
         if run not in evidence.runs:
             text += " (the last one's; earlier ones' records were overwritten)"
         records.setdefault(text, []).append(run)

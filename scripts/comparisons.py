@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from claims import needed, record_of, same
+from claims_page import how_text
 from comparisons_page import Comparison, Progress, page
 
 from anchored.cli import main as cli
@@ -229,9 +230,7 @@ def costs_of(recipe: Recipe, kept: Path) -> tuple[dict[str, float], dict[str, in
         passes[job.name] = {"ensemble": len(cells), "mc_dropout": recipe.evaluate.dropout_passes}.get(way, 1)
         if kind_of(cells[0]) in ratios:
             costs[job.name] = len(cells) * ratios[kind_of(cells[0])]
-    made = [{key: value for key, value in each["made"].items() if key not in ("command", "started")} for each in told]
-    hows = dict.fromkeys(", ".join(f"{key} {value}" for key, value in each.items()) for each in made)
-    return costs, passes, "; ".join(hows)
+    return costs, passes, "; ".join(dict.fromkeys(how_text(each["made"]) for each in told))
 
 
 def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from claims_page import ANCHORED, FIGURES, LAMBDAS, RAM, STANDARD, Way, by_seed, interval_text, number
+from claims_page import ANCHORED, FIGURES, LAMBDAS, RAM, STANDARD, Way, by_seed, how_text, interval_text, number
 
 from anchored.config.methods import METHODS, PLAIN, after_training, method_title
 from anchored.metrics import intervals, selection
@@ -311,13 +311,12 @@ def _made(study: Comparison) -> Iterator[str]:
     """How it was made."""
     records: dict[str, int] = {}
     for run in {row.run for row in study.rows}:
-        record = {key: value for key, value in study.runs.get(run, {}).items() if key not in ("command", "started")}
-        text = ", ".join(f"{key} {value}" for key, value in record.items() if value)
+        text = how_text(study.runs.get(run, {}))
         records[text] = records.get(text, 0) + 1
     counted = "; ".join(f"{count} runs: {text}" for text, count in sorted(records.items()))
     timed = (
-        f"Training time is that of a step over plain standard training's, the median of rounds of all kinds one after "
-        f"another, times the networks that are trained ({study.timing})."
+        f"Training time is that of a step over plain standard training's, the median of rounds of a method's kinds and "
+        f"plain's one after another, times the networks that are trained ({study.timing})."
         if study.timing
         else "Training times have not been measured yet (`--cost`)."
     )

@@ -1,7 +1,6 @@
 """The whole way, as a user walks it: the command, its folder, a kill in the middle, and a second run."""
 
 import ctypes
-import functools
 import hashlib
 import json
 import os
@@ -158,11 +157,12 @@ def test_a_killed_study_goes_on_to_the_same_results(study: StudyFolder, tmp_path
 @pytest.fixture
 def adopts_orphans() -> Iterator[None]:
     """Processes whose parents have ended become children of this one, which waits for none: on Linux, zombies stay."""
-    linux = ctypes.CDLL(None) if sys.platform == "linux" else None
-    set_child_subreaper = functools.partial(linux.prctl, 36) if linux else bool
-    set_child_subreaper(1)
+    linux = sys.platform == "linux"
+    if linux:
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     yield
-    set_child_subreaper(0)
+    if linux:
+        ctypes.CDLL(None).prctl(36, 0)
 
 
 def children(process: int) -> list[int]:
