@@ -19,12 +19,26 @@ SOURCE = Path(anchored.__file__).parent
         ("anchored.data.catalog.registry", ("torch", "numpy", "yaml")),
         ("anchored.config.recipe", ("torch", "numpy")),
         ("anchored.config.settings", ("torch", "numpy", "yaml")),
+        ("anchored.report.image_report", ("torchvision", "timm", "torch._dynamo", "matplotlib")),  # predict's
     ],
 )
 def test_light_modules_stay_light(module: str, banned: tuple[str, ...]) -> None:
     code = f"import sys, {module}; print([name for name in {banned!r} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
+
+
+def test_an_anchored_network_answers_without_the_compiler() -> None:
+    """``torch._dynamo`` takes a second to import: who does not compile does not wait for it."""
+    code = (
+        "import sys, torch, anchored\n"
+        "model = anchored.anchor(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()))\n"
+        "model.set_references(torch.rand(5, 3, 8, 8))\n"
+        "model.eval()(torch.rand(2, 3, 8, 8))\n"
+        "print('torch._dynamo' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "False False"
 
 
 def test_nothing_unpickles() -> None:

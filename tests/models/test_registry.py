@@ -18,7 +18,7 @@ from anchored.config.recipe_file import read_recipe
 from anchored.config.settings import Grid
 from anchored.errors import UserError
 from anchored.models import registry as networks
-from anchored.models import third_party
+from anchored.models import third_party, torchvision_networks
 from anchored.models.features import penultimate_features
 
 
@@ -84,7 +84,7 @@ def test_the_small_convnext_has_no_batch_norm_and_the_parameters_of_its_blocks()
 
 def test_vit_parameters() -> None:
     with torch.device("meta"):  # 86,567,656 is torchvision's published count
-        assert parameters(third_party.vit_b_16(third_party.NetworkSpec(3, 1000))) == 86_567_656
+        assert parameters(torchvision_networks.vit_b_16(third_party.NetworkSpec(3, 1000))) == 86_567_656
 
 
 @pytest.mark.parametrize("name", list(networks.NETWORKS))

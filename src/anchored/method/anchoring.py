@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn import functional
 
 from anchored.errors import UserError
@@ -20,6 +21,8 @@ from anchored.method import collectives
 from anchored.method import stem as stems
 from anchored.method.devices import to_device
 
+untraced = _disable_dynamo
+"""``torch.compiler.disable``, as torch decorates its own: ``torch._dynamo``, a second to import, comes with a call."""
 MaskUnit = Literal["batch", "process", "image"]
 GROUP = 32
 """Images of a draw of mask unit ``process``: those of one process where the published ImageNet runs were made."""
@@ -57,7 +60,7 @@ def _track(layers: list[nn.modules.batchnorm._BatchNorm], tracking: bool) -> Non
         layer.track_running_stats = tracking
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 def _freeze_in_backward(network: nn.Module, logits: Tensor) -> None:
     """Leave running statistics alone in the backward pass too, where checkpointed layers of the network run again."""
     layers = _tracking_norms(network)
@@ -208,7 +211,7 @@ class AnchoredModel(nn.Module):
         references = images[order] if self.training_references is None else self._training_references(images, order)
         return pair(images, references, masked if self.mask_probability > 0 else None, dim)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # generators cannot be traced; the rest is one graph
+    @untraced  # generators cannot be traced; the rest is one graph
     def _draw(self, images: Tensor) -> tuple[Tensor, Tensor, bool]:
         """Permutation (B,), masks (B,), and whether the whole batch is masked.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from anchored.errors import UserError
-from anchored.method.anchoring import AnchoredModel, pair
+from anchored.method.anchoring import AnchoredModel, pair, untraced
 from anchored.method.hidden_layer import ROWS, Entry, HiddenPlace
 
 
@@ -119,7 +119,7 @@ class HiddenAnchoredModel(AnchoredModel):
 
         return 1 if kept is None else len(kept), show
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced
     def reference_features(self) -> Tensor | None:
         """The features of the K references, (K,...); None where there are none. Computed where it is necessary."""
         if self.references is None:

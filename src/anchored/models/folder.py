@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from PIL import Image
 from pydantic import model_validator
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import to_pil_image
 from typing_extensions import Self
 
 from anchored.config.recipe import derived_seed, kept
@@ -111,7 +111,9 @@ def seen_as(images: Tensor, view: InputFormat) -> Tensor:
     height, width = images.shape[2:]
     whole = height == width and view.crop == 1 and view.interpolation == "bilinear"  # as sets of one size are seen
     if not whole and (height, width) != (view.size, view.size) and images.shape[1] in (1, 3):
-        images = torch.stack([view(to_pil_image(image)) for image in images.cpu()]).to(images.device)
+        images = torch.stack(
+            [view(Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy())) for image in images.cpu()]
+        ).to(images.device)
     return fit_to_input(images, view.channels, view.size)
 
 

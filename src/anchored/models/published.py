@@ -17,15 +17,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
-from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from anchored.data.catalog.registry import get_dataset
 from anchored.data.catalog.row import File, Holding
 from anchored.data.readers.download import fetch_files
 from anchored.errors import UserError
 from anchored.models.checkpoint import read_checkpoint
-from anchored.models.registry import NETWORKS
+from anchored.models.registry import NETWORKS, of_torchvision
 from anchored.models.third_party import NetworkSpec, Preprocessing
 
 PREFIX = "published:"
@@ -105,20 +103,9 @@ WRN = Layout("WRN-40-2", NETWORKS["wrn40_2_dropout"].build, _WIDE_KEYS, "head")
 WRN_NO_DROPOUT = Layout("WRN-40-2", NETWORKS["wrn40_2"].build, _WIDE_KEYS, "head")
 
 
-class _SmallResNeXt(TorchvisionResNet):  # type: ignore[misc]  # torchvision is untyped
-    """ResNeXt-29 for small images (arXiv 1611.05431): torchvision's blocks in three stages, a 3×3 stem."""
-
-    def __init__(self, spec: NetworkSpec) -> None:
-        super().__init__(Bottleneck, [3, 3, 3, 1], num_classes=spec.classes, groups=4, width_per_group=32)
-        self.conv1 = nn.Conv2d(spec.channels, 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool, self.layer4 = nn.Identity(), nn.Identity()
-        self.fc = nn.Linear(256 * Bottleneck.expansion, spec.classes)
-
-
 RESNEXT = Layout(
     "ResNeXt-29 32×4d",
-    _SmallResNeXt,
+    of_torchvision("resnext29"),
     (
         (r"^conv_1_3x3\.", "conv1."),
         (r"^bn_1\.", "bn1."),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,9 +25,38 @@ from anchored.config.trust import CODE, refuse_code
 from anchored.errors import UserError
 from anchored.models import third_party
 from anchored.models.resnet import Block, PostActivationBlock, PreActivationBlock, ResNet
-from anchored.models.third_party import LIBRARIES, NetworkSpec
+from anchored.models.third_party import TIMM, Library, NetworkSpec
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PUBLISHED = "published"
+
+
+def _torchvision() -> ModuleType:
+    from anchored.models import torchvision_networks  # on first use: a network of our own should not wait for it
+
+    return torchvision_networks
+
+
+def of_torchvision(builder: str) -> Callable[[NetworkSpec], nn.Module]:
+    """A builder of ``torchvision_networks``, which is imported when a network is built."""
+
+    def build(spec: NetworkSpec) -> nn.Module:
+        network: nn.Module = getattr(_torchvision(), builder)(spec)
+        return network
+
+    return build
+
+
+LIBRARIES: dict[str, Library] = {
+    "timm": TIMM,
+    "torchvision": Library(
+        lambda: _torchvision().LIBRARY.names(),
+        lambda name, spec: _torchvision().LIBRARY.build(name, spec),
+        lambda name: _torchvision().LIBRARY.preprocessing(name),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +99,11 @@ NETWORKS: dict[str, Architecture] = {
     # The demo's: a ResNet-8, seconds per epoch on a laptop's CPU.
     "small": Architecture("ResNet-8", _small_images(16, (16, 32, 64), 1), dropout=True),
     # torchvision's ConvNeXt with two stages: no batch norm, less than half of ResNet-8's time (docs/how-to/methods.md).
-    "small_convnext": Architecture("ConvNeXt, 4 blocks", third_party.small_convnext),
+    "small_convnext": Architecture("ConvNeXt, 4 blocks", of_torchvision("small_convnext")),
     # ImageNet's, of torchvision's classes: 11,689,512, 6,432,512 and 86,567,656 parameters for 1000 classes.
-    "resnet18_imagenet": Architecture("ResNet-18", third_party.resnet18, "torchvision:resnet18"),
-    "regnety_800mf": Architecture("RegNet", third_party.regnety_800mf, "torchvision:regnet_y_800mf"),
-    "vit_b_16": Architecture("ViT-b-16", third_party.vit_b_16, "torchvision:vit_b_16"),
+    "resnet18_imagenet": Architecture("ResNet-18", of_torchvision("resnet18"), "torchvision:resnet18"),
+    "regnety_800mf": Architecture("RegNet", of_torchvision("regnety_800mf"), "torchvision:regnet_y_800mf"),
+    "vit_b_16": Architecture("ViT-b-16", of_torchvision("vit_b_16"), "torchvision:vit_b_16"),
 }
 
 
