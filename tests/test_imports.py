@@ -20,6 +20,7 @@ SOURCE = Path(anchored.__file__).parent
         ("anchored.config.recipe", ("torch", "numpy")),
         ("anchored.config.settings", ("torch", "numpy", "yaml")),
         ("anchored.report.image_report", ("torchvision", "timm", "torch._dynamo", "matplotlib")),  # predict's
+        ("anchored.study.evaluate", ("torchvision", "pytorch_lightning", "torch._dynamo")),
     ],
 )
 def test_light_modules_stay_light(module: str, banned: tuple[str, ...]) -> None:

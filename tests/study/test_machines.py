@@ -29,6 +29,7 @@ from anchored.store import files
 from anchored.store.layout import Run
 from anchored.study import jobs, study
 from anchored.training import fit
+from anchored.training.preconditions import claim_run
 
 PLAIN = cell(Training(epochs=2, batch_size=32, accelerator="cpu", checkpoint_minutes=0), tail_weight=0.0)
 
@@ -144,7 +145,7 @@ def test_a_closed_folder_is_one_line(place: Path, words: list[str]) -> None:
 
 def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
     run = Run(place / "run")
-    fit.claim_run(run, PLAIN)
+    claim_run(run, PLAIN)
     run.cell_file.chmod(0)
     text = said(partial(fit.train, run, PLAIN), nobody)
     assert text == f"cannot read {run.cell_file}: permission denied"
@@ -153,7 +154,7 @@ def test_results_that_may_not_be_read_are_one_line(place: Path) -> None:
 def test_no_decision_rests_on_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([1e9, 2e9, -5.0, 0.0] * 1000)
     monkeypatch.setattr(time, "time", lambda: next(times))
-    fit.claim_run(Run(tmp_path), PLAIN)
+    claim_run(Run(tmp_path), PLAIN)
     keeper = jobs.StateWriter(Run(tmp_path), lambda state: None)
     with keeper.phase("training"):
         keeper.update(0.5, "training")

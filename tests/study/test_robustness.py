@@ -27,6 +27,7 @@ from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import read_rows, write_rows
 from anchored.study import jobs, provenance, study
 from anchored.training import fit, interruption
+from anchored.training.preconditions import claim_run
 
 ONE = replace(TINY, grid=Grid(networks=("small",), protocols=("standard",), seeds=(0,)))
 (CELL,) = ONE.cells()
@@ -244,7 +245,7 @@ def test_a_training_that_goes_on_otherwise_is_warned_of_and_both_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, here = Run(tmp_path), provenance.provenance()
-    fit.claim_run(run, PLAIN)
+    claim_run(run, PLAIN)
     assert provenance.record(run, "training") == ""
     files.write_text(run.checkpoint_file, "")
     assert provenance.record(run, "training") == ""

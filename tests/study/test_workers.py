@@ -13,7 +13,7 @@ from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.study import jobs, workers
 from anchored.study.progress import Display
-from anchored.training import fit
+from anchored.training.preconditions import claim_run
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Ended:
 def of_tiny(path: Path) -> workers.Workload:
     left, folder = list(TINY.cells()), StudyFolder(path)
     for cell in left:
-        fit.claim_run(folder.run(cell.name), cell)
+        claim_run(folder.run(cell.name), cell)
     return workers.Workload(folder, TINY, left, Display(Console(), {cell.name: "" for cell in left}))
 
 

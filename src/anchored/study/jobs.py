@@ -31,8 +31,7 @@ from anchored.method.collectives import from_rank_zero, get_rank, get_world_size
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.study import provenance
-from anchored.training import fit
-from anchored.training.step import Diverged
+from anchored.training.preconditions import Diverged, claim_run
 
 Phase = Literal["training", "evaluating", "done", "failed"]
 WRITE_INTERVAL = 2.0  # seconds between two writes of a state, at least
@@ -103,7 +102,7 @@ def is_done(run: Run, cell: Job, recipe: Recipe) -> bool:
 def claim(run: Run, cell: Job) -> bool:
     """Claim a folder for a cell; whether there is nothing to train (left). ``UserError`` where it holds another."""
     if isinstance(cell, Cell):
-        return fit.claim_run(run, cell)
+        return claim_run(run, cell)
     settings = json.loads(canonical(cell)) if isinstance(cell, GivenCell) else cell.digests()
     run.claim(settings, lambda found: found, "model", "choose another folder, or another title")
     return True
@@ -166,8 +165,10 @@ def run_cell(
                 raise UserError(f"{failed[0]} failed, which it is made of")
             if not from_rank_zero(lambda: _begin(run, cell, recipe)):
                 if isinstance(cell, Cell):
+                    from anchored.training.fit import train  # on first use: Lightning takes longer to import than torch
+
                     with writer.phase("training"):
-                        fit.train(run, cell, writer.update, root)
+                        train(run, cell, writer.update, root)
                 with writer.phase("evaluating"):
                     for split, settings in from_rank_zero(lambda: _unmeasured(run, cell, recipe)):
                         suites.measure(evaluator(run, cell, settings, writer.update, root, split))

@@ -28,8 +28,8 @@ from anchored.store.layout import StudyFolder
 from anchored.study.cost import Cost, corrupting, costs, count, duration
 from anchored.study.provenance import provenance
 from anchored.study.study import prepare
-from anchored.training import fit
 from anchored.training.machine import lacking
+from anchored.training.preconditions import check_batch_size
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def _problem(recipe: Recipe, results: Path, root: Path | None) -> str:
         data = replace(recipe.data, memory=0.0)  # encoded images are counted, not decoded
         images = datasets.open_set(data.train, "train", data, datasets.input_format(data), root)
         for network in recipe.grid.networks:
-            fit.check_batch_size(data.train, len(images), recipe.training(network))
+            check_batch_size(data.train, len(images), recipe.training(network))
     except UserError as error:
         return str(error)
     return ""

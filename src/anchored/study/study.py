@@ -32,8 +32,8 @@ from anchored.study import jobs, provenance
 from anchored.study.jobs import Job
 from anchored.study.progress import Display
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
-from anchored.training import fit
 from anchored.training.machine import refuse_unfit_machine
+from anchored.training.preconditions import claim_run
 
 
 def study(
@@ -195,17 +195,19 @@ def _status_columns(run: Run, done: bool) -> tuple[str, str, str, Text]:
 
 def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = None) -> None:
     """Train the one cell of a recipe into a folder of its own, with the recipe beside it."""
+    from anchored.training.fit import train  # on first use: Lightning takes longer to import than torch
+
     refuse_unfit_machine(recipe.cells())
     recipe = from_rank_zero(lambda: _begin_one(recipe, run, root))
     (cell,) = recipe.cells()
     with _locked_and_shown(run, cell, console) as writer, writer.phase("training"):
-        fit.train(run, cell, writer.update, root)
+        train(run, cell, writer.update, root)
 
 
 def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
     recipe = suites.check_recipe(recipe, root)
     (cell,) = recipe.cells()
-    fit.claim_run(run, cell)
+    claim_run(run, cell)
     files.write_json(run.recipe_file, json.loads(canonical(recipe)))
     return recipe
 

@@ -90,8 +90,8 @@ def run_in_processes(workload: Workload, count: int) -> None:
     if "forkserver" in multiprocessing.get_all_start_methods():
         # Processes are forked from one that has imported what they need, which takes seconds, and done nothing else.
         context = multiprocessing.get_context("forkserver")
-        # Torch's optimizers import the latter.
-        context.set_forkserver_preload(["anchored.study.workers", "torch._dynamo"])
+        # Torch's optimizers import the last.
+        context.set_forkserver_preload(["anchored.study.workers", "anchored.training.fit", "torch._dynamo"])
 
     def start() -> WorkerProcess:
         process = context.Process(target=run_worker, args=arguments, daemon=False)

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from anchored.config.recipe import Cell, canonical, derived_seed
+from anchored.config.recipe import Cell, derived_seed
 from anchored.config.settings import Training
 from anchored.data import datasets
 from anchored.data.batches import Batches
@@ -32,7 +31,8 @@ from anchored.training import interruption, optimiser, reference_images
 from anchored.training.checkpoints import TensorCheckpoints
 from anchored.training.devices import find_device
 from anchored.training.launch import trainer_options
-from anchored.training.step import Diverged, TrainingStep
+from anchored.training.preconditions import Diverged, check_batch_size, claim_run
+from anchored.training.step import TrainingStep
 
 SYNC_STEPS = 32  # steps after which ranks agree on whether a checkpoint is due, which waits for the devices
 Progress = Callable[[float, str], None]  # share done in [0, 1], and what is being done
@@ -122,16 +122,6 @@ def _prepared(model: nn.Module, settings: Training) -> nn.Module:
     return model
 
 
-def claim_run(run: Run, cell: Cell) -> bool:
-    """Claim a folder for a cell; whether the cell is trained. ``UserError`` where it holds another one, or no cell."""
-
-    def as_now(found: Any) -> Any:
-        return json.loads(canonical(Cell.parse(found, run.cell_file)))
-
-    run.claim(json.loads(canonical(cell)), as_now, "training", "choose another folder")
-    return run.weights_file.exists()
-
-
 def _training_images(cell: Cell, root: Path | None) -> LabelledImages:
     resized, view = cell.train.crop == "resized", datasets.input_format(cell.data)
     images = datasets.open_set(cell.data.train, "train", cell.data, view, root, originals=resized)
@@ -147,15 +137,6 @@ def _outliers(cell: Cell, root: Path | None) -> LabelledImages | str:
     return datasets.open_set(
         name, datasets.outlier_split(name, cell.data), cell.data, datasets.input_format(cell.data), root
     )
-
-
-def check_batch_size(name: str, images: int, train: Training) -> None:
-    """``UserError`` where a set has fewer training images than a step takes."""
-    if images < train.batch_size:
-        raise UserError(
-            f"{name} gives {images} training images, fewer than train.batch_size {train.batch_size}: lower the batch "
-            "size or raise data.fraction"
-        )
 
 
 def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) -> pl.Trainer:

@@ -21,11 +21,8 @@ from anchored.training import optimiser
 from anchored.training.checkpoints import Generators, gather_tensors, take_own
 from anchored.training.losses import jensen_shannon, normalised_logits
 from anchored.training.mixup import mix
+from anchored.training.preconditions import Diverged
 from anchored.training.sharpness import moved_uphill
-
-
-class Diverged(UserError):
-    """The loss or the weights are no longer numbers: raised on all ranks alike."""
 
 
 class TrainingStep(pl.LightningModule):
