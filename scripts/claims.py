@@ -70,6 +70,12 @@ STUDIES = {
             *("--evaluate.adaptation", "[digits]", "--evaluate.severities", "[3]"),  # seven times the test images
         ),
     ),
+    "convnext": Study(
+        "embedded part of Fashion-MNIST, a ConvNeXt without batch norm",
+        "compare-convnext",
+        ("--grid.methods", "[plain]"),
+        seeds=range(10, 15),  # those of comparisons.py, which trains the same
+    ),
     # 54,000 images × 60 epochs × 20 trainings: see docs/explanation/performance.md for what that takes of a card.
     "gpu": Study(
         "full Fashion-MNIST, ResNet-18, 60 epochs",
@@ -149,7 +155,9 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     recipe = recipe_of(key)
     if not folder.study_file.exists() or not same(files.read_json(folder.study_file)["recipe"], recipe):
         return
-    new = [row for run in folder.runs() for row in read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
+    names = {cell.name for cell in recipe.cells()}
+    runs = [run for run in folder.runs() if run.name in names]
+    new = [row for run in runs for row in read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
     if not new:
         return
     study, old = files.read_json(folder.study_file), kept_rows(key, kept)
@@ -158,7 +166,7 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
     write_rows(kept.results_file, rows)
     made = {name: value for name, value in study["made"].items() if name != "command"}
-    own = {run.name: record for run in folder.runs() if run.name in fresh and (record := record_of(run))}
+    own = {run.name: record for run in runs if run.name in fresh and (record := record_of(run))}
     # What is known of a training stays: a later command on other trainings says nothing of it, its own record does.
     runs = {**dict.fromkeys(sorted(fresh), made), **before.get("runs", {}), **own}
     spent = narrative.training_seconds(Summary(folder, study["recipe"], {}, tuple(new)))
