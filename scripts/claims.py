@@ -156,8 +156,8 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     if not folder.study_file.exists() or not same(files.read_json(folder.study_file)["recipe"], recipe):
         return
     names = {cell.name for cell in recipe.cells()}
-    runs = [run for run in folder.runs() if run.name in names]
-    new = [row for run in runs for row in read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
+    trained = [run for run in folder.runs() if run.name in names]
+    new = [row for run in trained for row in read_rows(run.rows_file) if needed(row, recipe.evaluate.score)]
     if not new:
         return
     study, old = files.read_json(folder.study_file), kept_rows(key, kept)
@@ -166,7 +166,7 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
     rows = sorted([row for row in old if row.run not in fresh] + new, key=lambda row: (row.seed, row.run))
     write_rows(kept.results_file, rows)
     made = {name: value for name, value in study["made"].items() if name != "command"}
-    own = {run.name: record for run in runs if run.name in fresh and (record := record_of(run))}
+    own = {run.name: record for run in trained if run.name in fresh and (record := record_of(run))}
     # What is known of a training stays: a later command on other trainings says nothing of it, its own record does.
     runs = {**dict.fromkeys(sorted(fresh), made), **before.get("runs", {}), **own}
     spent = narrative.training_seconds(Summary(folder, study["recipe"], {}, tuple(new)))

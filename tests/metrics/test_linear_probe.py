@@ -4,11 +4,12 @@ from typing import Any
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics.linear_probe import linear_probe
+from anchored.metrics.linear_probe import linear_probe, stratified
 
 
 def blobs(count: int, seed: int, classes: int = 4, features: int = 12) -> tuple[Tensor, Tensor]:
@@ -46,6 +47,18 @@ def test_strength_is_chosen_on_held_out_training_images() -> None:
     assert found.held_out[found.strength] == min(found.held_out.values())
     assert found.strength >= 1e-2
     assert found.held_out[min(found.held_out)] > 1.05 * found.held_out[found.strength]  # and there the search ended
+
+
+def test_held_out_losses_are_those_of_finished_fits() -> None:
+    """A fit that ends early overfits less: a weak strength would look better than it is."""
+    x, y = blobs(400, 0)
+    kept, held = stratified(y, 4, seeded(5))
+    scaler = StandardScaler().fit(x[kept].double().numpy())
+    inside, outside = (scaler.transform(x[each].double().numpy()) for each in (kept, held))
+    found = linear_probe(x, y, x[:5], 4, seeded(5), strengths=[1e-5, 1e-3])
+    for strength, loss in found.held_out.items():
+        peer = LogisticRegression(C=1 / (len(kept) * strength), tol=1e-9, max_iter=5000).fit(inside, y[kept].numpy())
+        assert loss == pytest.approx(log_loss(y[held].numpy(), peer.predict_proba(outside)), abs=1e-4)
 
 
 def test_test_features_never_matter_for_the_fit() -> None:
