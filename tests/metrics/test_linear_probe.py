@@ -58,7 +58,7 @@ def test_held_out_losses_are_those_of_finished_fits() -> None:
     found = linear_probe(x, y, x[:5], 4, seeded(5), strengths=[1e-5, 1e-3])
     for strength, loss in found.held_out.items():
         peer = LogisticRegression(C=1 / (len(kept) * strength), tol=1e-9, max_iter=5000).fit(inside, y[kept].numpy())
-        assert loss == pytest.approx(log_loss(y[held].numpy(), peer.predict_proba(outside)), abs=1e-4)
+        assert loss == pytest.approx(log_loss(y[held].numpy(), peer.predict_proba(outside)), abs=5e-4)
 
 
 def test_test_features_never_matter_for_the_fit() -> None:
