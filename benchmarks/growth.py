@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,11 @@ def referred(references: int, folded: bool) -> None:
 
 
 def reported(cells: int) -> None:
-    """The report of a study of so many trainings, the leaderboard's rows over and over under other seeds."""
+    """The report of a study of so many trainings: the leaderboard's rows over and over under other seeds, those under
+    corruption for each corruption and severity, as a study has them."""
     rows = read_rows(ROWS / "results.csv")
+    swept = product([row for row in rows if row.corruption], expand(["c"], 28, 28), range(1, 6))
+    rows += [replace(row, corruption=name, severity=severity) for row, name, severity in swept]
     some = {row.run for row in rows}
     with tempfile.TemporaryDirectory() as place:
         folder = StudyFolder(Path(place))
