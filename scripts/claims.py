@@ -256,6 +256,7 @@ def main() -> None:
     found = {key: evidence for key in STUDIES if (evidence := evidence_of(key, DOCS))}
     files.write_text(DOCS / "explanation" / "claims.md", page(found))
     print(DOCS / "explanation" / "claims.md")
+    print("the studies kept are entries of the leaderboard too: python scripts/leaderboard.py")
 
 
 if __name__ == "__main__":

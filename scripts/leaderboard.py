@@ -141,9 +141,9 @@ def _table(images: str, found: Sequence[Entry]) -> Table:
     stubs = ("Network", "Training", "Epochs", "Seeds", "Entry")
     heads = (*map(Column, stubs), *(Column(title, arrow) for title, arrow in columns))
     caption = (
-        "† not of all seeds of its study. Entries of docs/claims, but for confirm-a and confirm-b, are older: their "
-        "OOD AUROC is the mean over far, near and synthetic sets alike, their means over corruptions have saturate, "
-        "which leaves grey images as they are."
+        "† not of all seeds of its study. Entries with an OOD AUROC of their own column are older: it is the mean over "
+        "far, near and synthetic sets alike, and their means over corruptions have saturate, which leaves grey images "
+        "as they are."
     )
     return Table("leaderboard", images, heads, tuple(row for _, row in body), caption, len(stubs))
 
