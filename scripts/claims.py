@@ -247,7 +247,10 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="run nothing: keep what is finished, and write the page")
     options = parser.parse_args()
     usual = [key for key, study in STUDIES.items() if options.page or not study.gpu]
-    for key in options.studies.split(",") if options.studies else usual:
+    asked = options.studies.split(",") if options.studies else usual
+    if unknown := set(asked) - STUDIES.keys():
+        sys.exit(f"there is no study {', '.join(sorted(unknown))}: there are {', '.join(STUDIES)}")
+    for key in asked:
         folder = StudyFolder(options.folder / key)
         if options.page:
             keep(key, folder, StudyFolder(DOCS / "claims" / key))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -342,20 +343,26 @@ def _changed(default: Sequence[Row], other: Sequence[Row], way: Way, figure: str
     return f"{number(statistics.fmean(ours[s] for s in common), figure, False)} ({interval_text(difference, figure)})"
 
 
-def how_text(record: Mapping[str, Any]) -> str:
-    """Versions, revision, processor and threads of a record, without command and time."""
-    return ", ".join(f"{key} {value}" for key, value in record.items() if value and key not in ("command", "started"))
+def how_text(records: Iterable[Mapping[str, Any]], noun: str) -> str:
+    """Versions, processor and threads of records, without command and time: those alike together, counted, with the
+    revisions that they are of."""
+    alike: dict[str, Counter[str]] = {}
+    for record in records:
+        told = {key: value for key, value in record.items() if key not in ("command", "started", "revision")}
+        text = ", ".join(f"{key} {value}" for key, value in told.items() if value)
+        alike.setdefault(text, Counter())[record.get("revision") or ""] += 1
+    parts = []
+    for text, revisions in alike.items():
+        named = ", ".join(f"{name} ({count})" for name, count in sorted(revisions.items()) if name)
+        parts.append(f"{revisions.total()} {noun}: {text}{f'; revision {named}' * bool(named)}")
+    return ". ".join(parts)
 
 
 def how_made(evidence: Evidence) -> str:
-    """The command, and versions, revision, processor and threads of each training, those alike together."""
-    records: dict[str, list[str]] = {}
-    for run in sorted({row.run for row in evidence.rows} - evidence.shared):
-        text = how_text(evidence.runs.get(run, evidence.made))
-        if run not in evidence.runs:
-            text += " (the last one's; earlier ones' records were overwritten)"
-        records.setdefault(text, []).append(run)
-    counted = "; ".join(f"{len(runs)} trainings: {text}" for text, runs in records.items())
+    """The command, and versions, revision, processor and threads of each training."""
+    runs = sorted({row.run for row in evidence.rows} - evidence.shared)
+    of_the_last = {**evidence.made, "earlier ones' records": "were overwritten"}
+    counted = how_text((evidence.runs.get(run, of_the_last) for run in runs), "trainings")
     spent = math.fsum(evidence.seconds.values())
     took = f" Training took {narrative.duration_text(spent)} in all." if spent else ""
     return f"`anchored {evidence.command}`. {counted}.{took}"

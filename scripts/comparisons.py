@@ -30,7 +30,8 @@ from typing import Any
 
 from claims import needed, record_of, same
 from claims_page import how_text
-from comparisons_page import Comparison, Progress, page
+from comparisons_page import Comparison, Progress, page, picture_name
+from comparisons_picture import draw
 
 from anchored.cli import main as cli
 from anchored.cli.parser import parse_arguments
@@ -230,7 +231,7 @@ def costs_of(recipe: Recipe, kept: Path) -> tuple[dict[str, float], dict[str, in
         passes[job.name] = {"ensemble": len(cells), "mc_dropout": recipe.evaluate.dropout_passes}.get(way, 1)
         if kind_of(cells[0]) in ratios:
             costs[job.name] = len(cells) * ratios[kind_of(cells[0])]
-    return costs, passes, "; ".join(dict.fromkeys(how_text(each["made"]) for each in told))
+    return costs, passes, how_text((each["made"] for each in told), "pieces")
 
 
 def options_of(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -265,7 +266,11 @@ def main(words: Sequence[str] | None = None) -> None:
                 keep(plan.recipe(plan.pieces()[piece]), folder, place)
             else:
                 run_piece(plan, piece, folder, place, options.workers)
-    files.write_text(options.docs / PAGE, page({key: comparison_of(plan, kept / key) for key, plan in plans.items()}))
+    studies = {key: comparison_of(plan, kept / key) for key, plan in plans.items()}
+    for key, study in studies.items():
+        if study.rows:
+            files.write_bytes(options.docs / "assets" / picture_name(key), draw(study))
+    files.write_text(options.docs / PAGE, page(studies))
     print(options.docs / PAGE)
 
 

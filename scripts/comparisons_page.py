@@ -111,7 +111,8 @@ class Comparison:
 
     @cached_property
     def front(self) -> set[tuple[str, Way]]:
-        """Trainings that no other one equals in every aim and beats in one, by means over the seeds that all have."""
+        """Trainings that no other one equals in passes and every aim and beats in one of them, by means over the seeds
+        that all have."""
         ways = [(method, way) for method in self.methods for way in WAYS]
         known = {key: [self.values(*key, aim) for aim in AIMS] for key in ways}
         whole = {key: values for key, values in known.items() if all(values)}
@@ -121,11 +122,12 @@ class Comparison:
             return set()
         n = max(row.n for row in self.rows)
         errors = [
-            [
+            [float(self.cost(method, way)[1] or 1)]
+            + [
                 selection.error(FIGURES[aim].metric, _mean_of(each, seeds, _is_ensemble(method)), n)
                 for aim, each in zip(AIMS, values, strict=True)
             ]
-            for (method, _), values in whole.items()
+            for (method, way), values in whole.items()
         ]
         return {key for key, optimal in zip(whole, selection.pareto(errors), strict=True) if optimal}
 
@@ -167,16 +169,27 @@ evidence of no difference. A deep ensemble is one of all seeds: it has a value a
 def page(studies: Mapping[str, Comparison]) -> str:
     """The whole page."""
     parts = [INTRODUCTION, "## How far it is", "\n".join(_state(studies))]
-    for study in studies.values():
+    for key, study in studies.items():
         parts += [f"## {study.title}"]
         if not study.rows:
             parts += [f"Nothing of it has been run yet: `{study.command}`."]
             continue
-        parts += [*_left(study), *_answer(study), "\n".join(_table(study)), *_ensembles(study)]
+        parts += [
+            *_left(study),
+            *_answer(study),
+            _PICTURE.format(picture_name(key)),
+            "\n".join(_table(study)),
+            *_ensembles(study),
+        ]
         parts += ["### What they add", _GAINS, "\n".join(_contrast_table(study, GAIN))]
         parts += ["### Whether they add as much as they add to plain training", _INTERACTIONS]
         parts += ["\n".join(_contrast_table(study, INTERACTION)), *_made(study)]
     return "\n\n".join(parts) + "\n"
+
+
+def picture_name(key: str) -> str:
+    """The file of a study's picture, in docs/assets."""
+    return f"comparisons-{key}.png"
 
 
 def _state(studies: Mapping[str, Comparison]) -> Iterator[str]:
@@ -203,6 +216,10 @@ def _left(study: Comparison) -> Iterator[str]:
         )
 
 
+_PICTURE = """\
+![Clean accuracy, corruption accuracy and its smooth ECE of each method, alone and with masking](../assets/{})
+
+Means, with 95 % intervals over seeds (an ensemble has one value); methods by their best corruption accuracy."""
 _GAINS = "The figure with anchoring, RAM or RAM and hard Δ mining, less that of the method alone."
 _INTERACTIONS = "The same gain, less that on plain training: below 0 in accuracy and AUROC, the method has some of it."
 
@@ -309,11 +326,7 @@ def _ensembles(study: Comparison) -> Iterator[str]:
 
 def _made(study: Comparison) -> Iterator[str]:
     """How it was made."""
-    records: dict[str, int] = {}
-    for run in {row.run for row in study.rows}:
-        text = how_text(study.runs.get(run, {}))
-        records[text] = records.get(text, 0) + 1
-    counted = "; ".join(f"{count} runs: {text}" for text, count in sorted(records.items()))
+    counted = how_text((study.runs.get(run, {}) for run in sorted({row.run for row in study.rows})), "runs")
     timed = (
         f"Training time is that of a step over plain standard training's, the median of rounds of a method's kinds and "
         f"plain's one after another, times the networks that are trained ({study.timing})."
@@ -322,6 +335,7 @@ def _made(study: Comparison) -> Iterator[str]:
     )
     yield (
         f"`{study.command}`, piece by piece. {counted}. In bold in the first table: a method alone that differs from "
-        f"plain. {timed} Passes are through a network, an image. Front: no other training here is as good in all of "
-        f"{', '.join(AIMS)} and better in one, by means. {study.planned} contrasts are corrected for."
+        f"plain. {timed} Passes are through a network, an image. Front: no other training here has as few passes, is "
+        f"as good in all of {', '.join(AIMS)}, and better in one of these, by means. {study.planned} contrasts are "
+        "corrected for."
     )

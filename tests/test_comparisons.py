@@ -1,6 +1,7 @@
 """The comparisons' page: contrasts, one correction, the front, on figures made by hand."""
 
 import dataclasses
+import io
 import json
 import runpy
 import shutil
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import comparisons_page
 import pytest
-from claims_page import RAM, STANDARD
+from claims_page import RAM, STANDARD, Way, how_text
 from comparisons_page import ALONE, GAIN, INTERACTION, Comparison, Progress
+from comparisons_picture import draw
 from fixtures.report_studies import row
+from matplotlib import pyplot
 
 from anchored.config.methods import METHODS
 from anchored.report import page as report_page
@@ -111,6 +114,39 @@ def test_an_ensemble_has_no_test_and_stands_beside_the_mean_of_its_networks() ->
     assert "| 5.00 | 5 |" in text
 
 
+def test_the_front_has_what_needs_fewer_passes() -> None:
+    """An ensemble that is better in every aim needs five passes; AugMix is worse in every aim at as many as plain."""
+    figures = {"plain": (60.0, 70.0), "augmix": (50.0, 60.0), "ensemble": (65.0, 75.0)}
+    aims = ("corruption accuracy", "adaptation accuracy")
+
+    class Some(Comparison):
+        def values(self, method: str, way: Way, figure: str) -> dict[int, float]:
+            if way != STANDARD:
+                return {}
+            return dict.fromkeys(range(5), figures[method or "plain"][aims.index(figure)] if figure in aims else 1.0)
+
+    rows = [row for name in ("", "augmix", "ensemble") for row in rows_of(name, STANDARD, (1, 1, 1))]
+    passes = {row.run: 5 if row.method == "ensemble" else 1 for row in rows}
+    made = Some("By hand", "", tuple(rows), {}, [], {}, passes)
+    assert made.front == {("", STANDARD), ("ensemble", STANDARD)}
+    assert replace(made, passes={}).front == {("ensemble", STANDARD)}
+
+
+def test_a_picture_of_every_method() -> None:
+    """A PNG that grows with the methods; a method without a figure of one panel has an empty place there."""
+    few, more = (pyplot.imread(io.BytesIO(draw(each))) for each in (study(), with_ensemble()))
+    assert few.shape[1] == more.shape[1]
+    assert few.shape[0] < more.shape[0]
+    assert draw(study()) == draw(study())
+
+
+def test_how_rows_were_made_is_said_once() -> None:
+    records = [{"anchored": "0.1.0", "command": "x", "started": "now", "revision": name} for name in "aab"]
+    assert how_text(records, "runs") == "3 runs: anchored 0.1.0; revision a (2), b (1)"
+    other = {"anchored": "0.2.0", "revision": None}
+    assert how_text([*records, other], "runs").endswith("b (1). 1 runs: anchored 0.2.0")
+
+
 def test_a_study_of_which_nothing_is_run_says_so() -> None:
     none = replace(study(), rows=(), progress=[Progress("plain", 0, 20, ())], title="Other")
     text = comparisons_page.page({"demo": study(), "other": none})
@@ -179,10 +215,12 @@ def test_costs_are_ratios_of_the_same_round(tmp_path: Path) -> None:
     plan = SCRIPT["STUDIES"]["convnext"]
     seconds = {"small_convnext-standard": [1.0, 10.0, 2.0], "small_convnext-augmix-standard": [3.0, 31.0, 5.0]}
     (tmp_path / "augmix").mkdir()
-    (tmp_path / "augmix" / "cost.json").write_text(json.dumps({"made": {"revision": "abc"}, "seconds": seconds}))
+    (tmp_path / "augmix" / "cost.json").write_text(
+        json.dumps({"made": {"threads": "1", "revision": "abc"}, "seconds": seconds})
+    )
     costs, passes, how = SCRIPT["costs_of"](plan.recipe(), tmp_path)
     assert costs["small_convnext-augmix-standard-seed10"] == 3.0  # of 3, 3.1 and 2.5
     assert costs["small_convnext-ensemble-standard-seed10-to-14"] == 5.0
     assert passes["small_convnext-ensemble-standard-seed10-to-14"] == 5
     assert passes["small_convnext-temperature-standard-seed10"] == 1
-    assert how == "revision abc"
+    assert how == "1 pieces: threads 1; revision abc (1)"

@@ -1,0 +1,58 @@
+"""Draw a study of methods: what each reaches alone, anchored, with RAM, and with RAM and hard Δ mining."""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Collection
+
+from claims_page import FIGURES
+from comparisons_page import WAYS, Comparison
+
+from anchored.config.methods import PLAIN, method_title
+from anchored.metrics.intervals import Interval, over_seeds
+from anchored.metrics.registry import METRICS
+from anchored.report import style
+
+PANELS = ("clean accuracy", "corruption accuracy", "corruption smooth ECE")
+_LOOKS = (("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D"))  # as in effect_picture.py
+
+
+def draw(study: Comparison) -> bytes:
+    """A PNG: a panel a figure, a row a method, the most accurate under corruption on top, a mark a way of training."""
+    methods = sorted(study.methods, key=lambda method: _best(study, method))
+    with style.drawing():
+        figure = style.blank_figure(style.WIDTH, 1.0 + 0.4 * len(methods))
+        figure.set_layout_engine("constrained")
+        panels = figure.subplots(1, len(PANELS), sharey=True)
+        for axes, name in zip(panels, PANELS, strict=True):
+            metric = METRICS[FIGURES[name].metric]
+            for place, ((way, title), (colour, mark)) in enumerate(zip(WAYS.items(), _LOOKS, strict=True)):
+                found = {i: values for i, m in enumerate(methods) if (values := study.values(m, way, name))}
+                spans = [_span(values.values()) for values in found.values()]
+                axes.errorbar(
+                    [span.value for span in spans],
+                    [i + 0.2 * (1.5 - place) for i in found],
+                    xerr=[[span.value - span.low for span in spans], [span.high - span.value for span in spans]],
+                    **{"color": colour, "marker": mark, "ms": 4.5, "lw": 1.4, "linestyle": "", "label": title},
+                )
+            axes.set_title(f"{name}{', %' * metric.percent} {'↑' if metric.higher_is_better else '↓'}")
+            axes.set_yticks(range(len(methods)), [method_title(method or PLAIN) for method in methods])
+            axes.grid(visible=False, axis="y")
+            for i in range(1, len(methods)):
+                axes.axhline(i - 0.5, color=style.FAINT, lw=0.6)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(WAYS))
+        written = io.BytesIO()
+        figure.savefig(written, format="png", dpi=130, metadata={"Software": None})
+    return written.getvalue()
+
+
+def _best(study: Comparison, method: str) -> float:
+    """The best mean of a method under corruption."""
+    means = [statistics.fmean(found.values()) for way in WAYS if (found := study.values(method, way, PANELS[1]))]
+    return max(means, default=0.0)
+
+
+def _span(values: Collection[float]) -> Interval:
+    """Mean and interval over seeds; of one value, itself."""
+    return over_seeds([*values]) if len(values) > 1 else Interval(*[*values] * 3)
