@@ -1,6 +1,7 @@
 """What must stay light, and what nothing may do. Who may import whom: `import-linter`, in pyproject.toml."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,15 @@ def test_an_anchored_network_answers_without_the_compiler() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "False False"
+
+
+def test_one_process_asks_lightning_nothing() -> None:
+    """Lightning knows torchrun's and SLURM's variables; without any of them an evaluation does not wait for it."""
+    code = "import sys; from anchored.training import launch; print(launch.process_count(1), *sys.modules)"
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "TORCHELASTIC"))}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=known).stdout
+    assert found.startswith("1 ")
+    assert not {"lightning_fabric", "pytorch_lightning"} & set(found.split())
 
 
 def test_nothing_unpickles() -> None:

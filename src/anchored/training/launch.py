@@ -37,6 +37,8 @@ LOOPBACK = "127.0.0.1"
 
 def cluster_environment() -> Any:
     """Lightning's view of who started the processes: torchrun or SLURM (srun); None where nobody did."""
+    if not any(name.startswith(("TORCHELASTIC_", "SLURM_")) for name in os.environ):
+        return None  # without waiting for the import, which takes seconds
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
