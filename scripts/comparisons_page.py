@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from claims_page import ANCHORED, FIGURES, LAMBDAS, RAM, STANDARD, Way, by_seed, how_text, interval_text, number
+from scipy.special import stdtrit
 
 from anchored.config.methods import METHODS, PLAIN, after_training, method_title
 from anchored.metrics import intervals, selection
@@ -176,6 +177,7 @@ def page(studies: Mapping[str, Comparison]) -> str:
             continue
         parts += [
             *_left(study),
+            *_power(study),
             *_answer(study),
             _PICTURE.format(picture_name(key)),
             "\n".join(_table(study)),
@@ -213,6 +215,19 @@ def _left(study: Comparison) -> Iterator[str]:
         yield (
             f"**Not whole: {done} of {planned} are done.** Means are over the seeds that a training has, which need "
             "not be those of another; contrasts over those that both have, where they are two or more."
+        )
+
+
+def _power(study: Comparison) -> Iterator[str]:
+    """What the correction asks of so few seeds."""
+    seeds = max(map(len, study.contrasts().values()), default=0)
+    if seeds and study.planned:
+        # Student's t at which the least p-value of the family is 0.05 after correction, over √n
+        least = float(stdtrit(seeds - 1, 1 - SIGNIFICANT / 2 / study.planned)) / math.sqrt(seeds)
+        yield (
+            f"A family of {study.planned} contrasts asks much of {seeds} seeds: the clearest contrast is bold only "
+            f"where its mean is {least:.1f} times the standard deviation of its seeds, so that most of what is real "
+            "will not be. The intervals, which are not corrected, say how large each may be."
         )
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 import io
 import json
+import re
 import runpy
 import shutil
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from fixtures.report_studies import row
 from matplotlib import pyplot
 
 from anchored.config.methods import METHODS
+from anchored.metrics import intervals
 from anchored.report import page as report_page
 from anchored.store.rows import Row, read_rows
 
@@ -93,6 +96,17 @@ def test_contrasts_that_are_not_run_yet_are_corrected_for() -> None:
     assert alone.planned == 3 * (1 + 6 + 3)
     assert alone.tested[key][1] < now.tested[key][1]
     assert alone.tested[key][0] == now.tested[key][0]
+
+
+def test_what_the_correction_asks_of_the_seeds_is_said() -> None:
+    """At the stated share of the seeds' spread the one contrast is on the edge of being clear, by the test itself."""
+    text = comparisons_page.page({"demo": study()})
+    asked = re.search(r"A family of 51 contrasts asks much of 5 seeds: .* mean is (\d+\.\d) times", text)
+    assert asked
+    spread = [-1.0, -0.5, 0.0, 0.5, 1.0]  # standard deviation √(5/8)
+    edge = float(asked[1]) * statistics.stdev(spread)
+    p = [intervals.paired_t_test([value + shift for value in spread], [0.0] * 5) for shift in (edge - 0.1, edge + 0.1)]
+    assert 51 * p[0] > 0.05 > 51 * p[1]
 
 
 def test_cost_is_of_all_networks_and_passes() -> None:
