@@ -28,9 +28,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import markers
 from claims import needed, record_of, same
 from claims_page import how_text
-from comparisons_page import Comparison, Progress, page, picture_name
+from comparisons_page import Comparison, Progress, gains, page, picture_name
 from comparisons_picture import draw
 
 from anchored.cli import main as cli
@@ -46,6 +47,7 @@ from anchored.study.jobs import Job
 from anchored.study.progress import quiet
 from anchored.training import fit
 
+MARKER = "scripts/comparisons.py"
 DOCS, PAGE = Path(__file__).parent.parent / "docs", "explanation/comparisons.md"
 LEADING = ("plain", "augmix", "trivial_augment", "pixmix", "regmixup", "sam", "temperature", "ensemble")
 ROUNDS, TIMED = 3, ("--data.fraction", "0.3", "--train.epochs", "2", "--train.checkpoint_minutes", "60")
@@ -271,6 +273,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if study.rows:
             files.write_bytes(options.docs / "assets" / picture_name(key), draw(study))
     files.write_text(options.docs / PAGE, page(studies))
+    if options.docs == DOCS:
+        markers.write(DOCS.parent / "README.md", MARKER, gains(studies["demo"]))
     print(options.docs / PAGE)
 
 

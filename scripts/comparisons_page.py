@@ -301,6 +301,27 @@ def _table(study: Comparison) -> Iterator[str]:
             yield f"| {_title(method)} | {name} | {' | '.join(cells)} |"
 
 
+def gains(study: Comparison) -> str:
+    """What RAM with hard Δ mining adds to each method under corruption, and what it costs: the README's table."""
+    way, figure, clean = LAMBDAS[2], "corruption accuracy", "clean accuracy"
+    lines = [
+        "| | corruption accuracy alone, % | with RAM and hard Δ mining | adds | to clean accuracy | training time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for method in study.methods:
+        if (GAIN, method, way, figure) not in study.tested or after_training(method)[0] == "temperature":
+            continue  # which changes no class
+        alone, masked = (
+            number(statistics.fmean(study.values(method, each, figure).values()), figure, False)
+            for each in (STANDARD, way)
+        )
+        added, price = (interval_text(study.tested[GAIN, method, way, name][0], name) for name in (figure, clean))
+        costs = [study.cost(method, each)[0] for each in (STANDARD, way)]
+        times = " → ".join(f"{cost:.1f}" for cost in costs if cost) or "–"
+        lines.append(f"| {_title(method)} | {alone} | {masked} | {added} | {price} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
 def _contrast_table(study: Comparison, kind: str) -> Iterator[str]:
     yield f"| method | way | {' | '.join(SHOWN)} |"
     yield "|---" * (2 + len(SHOWN)) + "|"

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import markers
+
 from anchored.data.catalog.registry import CATALOG
 from anchored.data.catalog.row import DataSet
 from anchored.data.inventory import total_size
-from anchored.store import files as disk
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "data-sets.md"
-BEGIN, END = "<!-- scripts/data_table.py -->\n", "<!-- end -->\n"
+MARKER = "scripts/data_table.py"
 REAL = {name for name, row in CATALOG.items() if row.homes or row.reader == "procedural"}
 
 
@@ -45,13 +46,10 @@ def _files(row: DataSet) -> tuple[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Write or check the table; the exit status."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
     table = "\n".join(rows()) + "\n"
-    new = before + BEGIN + table + END + rest.split(END)[1]
     if "--check" in arguments:
-        return int(new != page)
-    disk.write_text(PAGE, new)
+        return int(markers.split(PAGE, MARKER)[1] != table)
+    markers.write(PAGE, MARKER, table)
     return 0
 
 

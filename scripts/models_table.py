@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import markers
+
 from anchored.data.catalog.registry import get_dataset
 from anchored.models.published import PREFIX, PUBLISHED, PublishedModel
-from anchored.store import files
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "networks.md"
-BEGIN, END = "<!-- scripts/models_table.py -->\n", "<!-- end -->\n"
+MARKER = "scripts/models_table.py"
 
 
 def rows() -> Iterator[str]:
@@ -39,12 +40,10 @@ def _file(row: PublishedModel) -> tuple[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Write or check the table; the exit status."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    new = before + BEGIN + "\n".join(rows()) + "\n" + END + rest.split(END, 1)[1]
+    table = "\n".join(rows()) + "\n"
     if "--check" in arguments:
-        return int(new != page)
-    files.write_text(PAGE, new)
+        return int(markers.split(PAGE, MARKER)[1] != table)
+    markers.write(PAGE, MARKER, table)
     return 0
 
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import effect_picture
+import markers
 
 from anchored.report import narrative as words
 from anchored.report.comparison import Summary
@@ -24,7 +25,7 @@ from anchored.store.files import write_text
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import read_rows, write_rows
 
-BEGIN, END = "<!-- scripts/results_page.py -->\n", "<!-- end -->\n"
+MARKER = "scripts/results_page.py"
 TABLES = (
     "headline",
     "severity_accuracy",
@@ -76,15 +77,6 @@ def table_text(study: StudyFolder, name: str) -> str:
     return (study.tables / f"{name}.md").read_text(encoding="utf-8").strip()
 
 
-def between_markers(path: Path, text: str) -> None:
-    """Put a text between a file's two markers."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{path} has lost the two markers between which this script writes")
-    write_text(path, before + BEGIN + text + END + after)
-
-
 def main(folder: str) -> None:
     """Read the study, write the page, its rows, and the parts of the other two."""
     study = StudyFolder(Path(folder))
@@ -92,10 +84,10 @@ def main(folder: str) -> None:
     run = " ".join(words.what_was_run(summary))
     write_text(DOCS / "results.md", page(summary, study))
     write_rows(DOCS / "results.csv", effect_picture.kept(read_rows(study.results_file)))
-    between_markers(DOCS / "findings.md", f"{run}\n\n{table_text(study, 'headline')}\n\n{said(summary)}\n")
+    markers.write(DOCS / "findings.md", MARKER, f"{run}\n\n{table_text(study, 'headline')}\n\n{said(summary)}\n")
     parts = [f"`{command(summary)}`: {run}", *decision_text(summary)]
     parts += [table_text(study, name) for name in DECISIONS]
-    between_markers(DOCS / "calibration.md", "\n\n".join(parts) + "\n")
+    markers.write(DOCS / "calibration.md", MARKER, "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

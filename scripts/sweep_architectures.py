@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import markers
 import torch
 from timm.models import get_pretrained_cfg_value
 from torch import nn
@@ -35,10 +36,9 @@ from anchored.method.equivalence import max_relative_difference, network_outputs
 from anchored.method.stem import inner_layer
 from anchored.models import registry as networks
 from anchored.models.features import penultimate_features
-from anchored.store import files
 
 DOCS = Path(__file__).parent.parent / "docs" / "reference" / "networks.md"
-START, END = "<!-- sweep -->\n", "<!-- /sweep -->\n"
+MARKER = "scripts/sweep_architectures.py"
 HEADINGS = ("family", "network", "pixels", "first layers", "anchored", "folded", "fused", "features")
 
 # Family: its network with the fewest parameters among eight whose names say small; pixels, None for the network's own.
@@ -228,13 +228,12 @@ def features(network: nn.Module, images: torch.Tensor) -> str:
 
 def write(results: list[Result]) -> None:
     """Renew the rows of the table in the docs."""
-    before, _, rest = DOCS.read_text().partition(START)
-    table, _, after = rest.partition(END)
+    table = markers.split(DOCS, MARKER)[1]
     rows = {row.split("|")[1].strip(): row for row in table.splitlines()[2:] if row.startswith("|")}
     rows |= {result.family: result.row for result in results}
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     lines = [*head, *(rows[family] for family in sorted(rows))]
-    files.write_text(DOCS, before + START + "\n".join(lines) + "\n" + END + after)
+    markers.write(DOCS, MARKER, "\n".join(lines) + "\n")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import comparisons_page
+import markers
 import pytest
 from claims_page import RAM, STANDARD, Way, how_text
 from comparisons_page import ALONE, GAIN, INTERACTION, Comparison, Progress
@@ -178,6 +179,28 @@ def test_the_page_says_what_is_clear_and_what_is_missing() -> None:
 
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "comparisons.py"), run_name="comparisons")
+
+
+def test_the_committed_pages_are_made_from_the_committed_rows() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    studies = {
+        key: SCRIPT["comparison_of"](plan, docs / "comparisons" / key) for key, plan in SCRIPT["STUDIES"].items()
+    }
+    told, readme = "run scripts/comparisons.py runs/comparisons --page", docs.parent / "README.md"
+    assert (docs / SCRIPT["PAGE"]).read_text(encoding="utf-8") == comparisons_page.page(studies), told
+    assert markers.split(readme, SCRIPT["MARKER"])[1] == comparisons_page.gains(studies["demo"]), told
+
+
+def test_the_readme_has_a_line_for_each_method_that_masking_can_change() -> None:
+    table = comparisons_page.gains(replace(with_ensemble(), rows=tuple(map(_mined, with_ensemble().rows))))
+    lines = [line.strip("|").split(" | ") for line in table.splitlines()[2:]]
+    assert [line[0].strip() for line in lines] == ["Plain", "AugMix"]  # one ensemble has no interval
+    assert lines[1][3].startswith("+2.1 [")
+    assert lines[1][5].strip() == "3.0 → 3.0"
+
+
+def _mined(row: Row) -> Row:
+    return replace(row, tail_weight=0.1) if row.protocol == "ram" else row
 
 
 def test_every_study_is_one_that_the_command_can_run_in_pieces() -> None:

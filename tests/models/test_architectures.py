@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import markers
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sweep_architectures.py"
@@ -41,7 +42,7 @@ def test_anchored_and_folded_exactly(sweep: Any, family: str) -> None:
 
 
 def test_the_table_in_the_docs_is_the_sweeps(sweep: Any) -> None:
-    table = sweep.DOCS.read_text().partition(sweep.START)[2].partition(sweep.END)[0]
+    table = markers.split(sweep.DOCS, sweep.MARKER)[1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert [row[0] for row in rows] == sorted(sweep.FAMILIES)
     for family, network, *_ in rows:
