@@ -260,4 +260,4 @@ def test_costs_are_ratios_of_the_same_round(tmp_path: Path) -> None:
     assert costs["small_convnext-ensemble-standard-seed10-to-14"] == 5.0
     assert passes["small_convnext-ensemble-standard-seed10-to-14"] == 5
     assert passes["small_convnext-temperature-standard-seed10"] == 1
-    assert how == "1 pieces: threads 1; revision abc (1)"
+    assert how == "plain's own rounds lie up to 400 % from their median; 1 pieces: threads 1; revision abc (1)"
