@@ -38,6 +38,7 @@ def draw(study: Comparison) -> bytes:
                 )
             axes.set_title(f"{name}{', %' * metric.percent} {'↑' if metric.higher_is_better else '↓'}")
             axes.set_yticks(range(len(methods)), [method_title(method or PLAIN) for method in methods])
+            axes.set_ylim(-0.5, len(methods) - 0.5)
             axes.grid(visible=False, axis="y")
             for i in range(1, len(methods)):
                 axes.axhline(i - 0.5, color=style.FAINT, lw=0.6)
