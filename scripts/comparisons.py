@@ -233,8 +233,8 @@ def costs_of(recipe: Recipe, kept: Path) -> tuple[dict[str, float], dict[str, in
         passes[job.name] = {"ensemble": len(cells), "mc_dropout": recipe.evaluate.dropout_passes}.get(way, 1)
         if kind_of(cells[0]) in ratios:
             costs[job.name] = len(cells) * ratios[kind_of(cells[0])]
-    rounds = [(s, statistics.median(each["seconds"][plain])) for each in told for s in each["seconds"][plain]]
-    apart = max((abs(second / usual - 1) for second, usual in rounds), default=0.0)
+    rounds = [each["seconds"][plain] for each in told]
+    apart = max((abs(s / statistics.median(seconds) - 1) for seconds in rounds for s in seconds), default=0.0)
     how = how_text((each["made"] for each in told), "pieces")
     return costs, passes, how and f"plain's own rounds lie up to {100 * apart:.0f} % from their median; {how}"
 

@@ -15,7 +15,6 @@ from anchored.metrics.registry import METRICS
 from anchored.report import style
 
 PANELS = ("clean accuracy", "corruption accuracy", "corruption smooth ECE")
-_LOOKS = (("#000000", "o"), ("#E69F00", "s"), ("#0072B2", "^"), ("#009E73", "D"))  # as in effect_picture.py
 
 
 def draw(study: Comparison) -> bytes:
@@ -27,14 +26,14 @@ def draw(study: Comparison) -> bytes:
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, name in zip(panels, PANELS, strict=True):
             metric = METRICS[FIGURES[name].metric]
-            for place, ((way, title), (colour, mark)) in enumerate(zip(WAYS.items(), _LOOKS, strict=True)):
+            for place, (way, title) in enumerate(WAYS.items()):
                 found = {i: values for i, m in enumerate(methods) if (values := study.values(m, way, name))}
                 spans = [_span(values.values()) for values in found.values()]
                 axes.errorbar(
                     [span.value for span in spans],
                     [i + 0.2 * (1.5 - place) for i in found],
                     xerr=[[span.value - span.low for span in spans], [span.high - span.value for span in spans]],
-                    **{"color": colour, "marker": mark, "ms": 4.5, "lw": 1.4, "linestyle": "", "label": title},
+                    **{"ms": 4.5, "lw": 1.4, "label": title, **style.place_style(place).point()},
                 )
             axes.set_title(f"{name}{', %' * metric.percent} {'↑' if metric.higher_is_better else '↓'}")
             axes.set_yticks(range(len(methods)), [method_title(method or PLAIN) for method in methods])

@@ -17,15 +17,16 @@ mpl.use("Agg")
 from matplotlib import pyplot
 
 from anchored.metrics.intervals import over_seeds
+from anchored.report.style import place_style
 from anchored.store.rows import Row, read_rows
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ROWS, PICTURE = DOCS / "explanation" / "results.csv", DOCS / "assets" / "effect.png"
 TITLES = {
-    ("standard", None): ("Standard", "#000000", "o"),
-    ("anchored", None): ("Anchored", "#E69F00", "s"),
-    ("ram", None): ("RAM, masks in a quarter of the steps", "#0072B2", "^"),
-    ("ram", 0.1): ("RAM and hard Δ mining, λ = 0.1", "#009E73", "D"),
+    ("standard", None): "Standard",
+    ("anchored", None): "Anchored",
+    ("ram", None): "RAM, masks in a quarter of the steps",
+    ("ram", 0.1): "RAM and hard Δ mining, λ = 0.1",
 }
 PANELS = {"accuracy": "Accuracy under corruption, % (higher is better)", "smooth_ece": "Smooth ECE (lower is better)"}
 
@@ -49,12 +50,15 @@ def draw(rows: list[Row], path: Path) -> None:
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 10, "text.parse_math": False}):
         figure, panels = pyplot.subplots(1, len(PANELS), figsize=(10, 3.7), layout="constrained")
         for axes, (metric, title) in zip(panels, PANELS.items(), strict=True):
-            for place, ((protocol, weight), (name, colour, marker)) in enumerate(TITLES.items()):
+            for place, ((protocol, weight), name) in enumerate(TITLES.items()):
                 found = [over_seeds(values[metric, protocol, weight, severity]) for severity in range(6)]
                 means = [(each.low + each.high) / 2 for each in found]
                 half = [(each.high - each.low) / 2 for each in found]
                 x = [severity + 0.06 * (place - 1.5) for severity in range(6)]
-                axes.errorbar(x, means, half, color=colour, marker=marker, label=name, capsize=2, lw=1.6, ms=4.5)
+                look = place_style(place)
+                axes.errorbar(
+                    x, means, half, color=look.color, marker=look.marker, label=name, capsize=2, lw=1.6, ms=4.5
+                )
             axes.set_title(title, fontsize=10.5)
             axes.set_xticks(range(6), ["clean", *map(str, range(1, 6))])
             axes.set_xlabel("severity, mean over 18 corruptions")

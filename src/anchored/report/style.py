@@ -94,8 +94,12 @@ def architecture_style(i: int) -> LineStyle:
 
 
 def variant_style(summary: Summary, variant: Variant) -> LineStyle:
-    """The variant's style, by its place among those it is shown beside; when colours repeat, line and marker differ."""
-    i = summary.beside(variant).index(variant)
+    """The variant's style, by its place among those it is shown beside."""
+    return place_style(summary.beside(variant).index(variant))
+
+
+def place_style(i: int) -> LineStyle:
+    """The style of the i-th of what is shown together; when colours repeat, line and marker differ."""
     repeat = i // len(_COLOURS)
     return LineStyle(
         _COLOURS[i % len(_COLOURS)],
