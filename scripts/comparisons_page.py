@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -110,22 +110,23 @@ class Comparison:
         p_values = intervals.holm(known + [1.0] * max(0, self.planned - len(known)))[: len(known)]
         return {key: (intervals.over_seeds(each), p) for (key, each), p in zip(values.items(), p_values, strict=True)}
 
+    def whole(self, method: str, way: Way, figure: str) -> dict[int, float]:
+        """Those values where they are of every seed that is there, or of an ensemble; else none."""
+        values = self.values(method, way, figure)
+        return values if _is_ensemble(method) or values.keys() >= {row.seed for row in self.rows} else {}
+
     @cached_property
     def front(self) -> set[tuple[str, Way]]:
-        """Trainings that no other one equals in passes and every aim and beats in one of them, by means over the seeds
-        that all have."""
+        """Trainings that no other one equals in passes and every aim and beats in one of them, by means over seeds, of
+        those that have all of these."""
         ways = [(method, way) for method in self.methods for way in WAYS]
-        known = {key: [self.values(*key, aim) for aim in AIMS] for key in ways}
+        known = {key: [self.whole(*key, aim) for aim in AIMS] for key in ways}
         whole = {key: values for key, values in known.items() if all(values)}
-        several = [each for (method, _), values in whole.items() if not _is_ensemble(method) for each in values]
-        seeds = set.intersection(*map(set, several)) if several else set()
-        if not seeds:
-            return set()
-        n = max(row.n for row in self.rows)
+        n = max((row.n for row in self.rows), default=0)
         errors = [
             [float(self.cost(method, way)[1] or 1)]
             + [
-                selection.error(FIGURES[aim].metric, _mean_of(each, seeds, _is_ensemble(method)), n)
+                selection.error(FIGURES[aim].metric, statistics.fmean(each.values()), n)
                 for aim, each in zip(AIMS, values, strict=True)
             ]
             for (method, way), values in whole.items()
@@ -140,11 +141,6 @@ class Comparison:
 
 def _is_ensemble(method: str) -> bool:
     return after_training(method)[0] == "ensemble"
-
-
-def _mean_of(values: Mapping[int, float], seeds: Collection[int], single: bool) -> float:
-    """The mean over seeds; of an ensemble of all of them its one value."""
-    return statistics.fmean(values.values() if single else (values[seed] for seed in seeds))
 
 
 def _by_seed_difference(after: Mapping[int, float], before: Mapping[int, float]) -> dict[int, float]:
@@ -371,7 +367,7 @@ def _made(study: Comparison) -> Iterator[str]:
     )
     yield (
         f"`{study.command}`, piece by piece. {counted}. In bold in the first table: a method alone that differs from "
-        f"plain. {timed} Passes are through a network, an image. Front: no other training here has as few passes, is "
-        f"as good in all of {', '.join(AIMS)}, and better in one of these, by means. {study.planned} contrasts are "
-        "corrected for."
+        f"plain. {timed} Passes are through a network, an image. Front: no other training of "
+        f"all seeds has as few passes, is as good in all of {', '.join(AIMS)}, and better in one of these, by means. "
+        f"{study.planned} contrasts are corrected for."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Collection
+from functools import partial
 
 from claims_page import FIGURES
 from comparisons_page import WAYS, Comparison
@@ -18,8 +19,9 @@ PANELS = ("clean accuracy", "corruption accuracy", "corruption smooth ECE")
 
 
 def draw(study: Comparison) -> bytes:
-    """A PNG: a panel a figure, a row a method, the most accurate under corruption on top, a mark a way of training."""
-    methods = sorted(study.methods, key=lambda method: _best(study, method))
+    """A PNG: a panel a figure, a row a method, the most accurate under corruption on top, a mark a way of training that
+    has all seeds."""
+    methods = sorted(filter(partial(_best, study), study.methods), key=partial(_best, study))
     with style.drawing():
         figure = style.blank_figure(style.WIDTH, 1.0 + 0.4 * len(methods))
         figure.set_layout_engine("constrained")
@@ -27,7 +29,7 @@ def draw(study: Comparison) -> bytes:
         for axes, name in zip(panels, PANELS, strict=True):
             metric = METRICS[FIGURES[name].metric]
             for place, (way, title) in enumerate(WAYS.items()):
-                found = {i: values for i, m in enumerate(methods) if (values := study.values(m, way, name))}
+                found = {i: values for i, m in enumerate(methods) if (values := study.whole(m, way, name))}
                 spans = [_span(values.values()) for values in found.values()]
                 axes.errorbar(
                     [span.value for span in spans],
@@ -48,8 +50,8 @@ def draw(study: Comparison) -> bytes:
 
 
 def _best(study: Comparison, method: str) -> float:
-    """The best mean of a method under corruption."""
-    means = [statistics.fmean(found.values()) for way in WAYS if (found := study.values(method, way, PANELS[1]))]
+    """The best mean of a method under corruption; 0 where no way of it has all seeds."""
+    means = [statistics.fmean(found.values()) for way in WAYS if (found := study.whole(method, way, PANELS[1]))]
     return max(means, default=0.0)
 
 

@@ -147,6 +147,18 @@ def test_the_front_has_what_needs_fewer_passes() -> None:
     assert replace(made, passes={}).front == {("ensemble", STANDARD)}
 
 
+def test_what_has_fewer_seeds_is_neither_on_the_front_nor_drawn() -> None:
+    """A method with one seed would have all others judged by that seed."""
+    whole = study()
+    begun = [row for row in rows_of("sam", STANDARD, (99, 99, 99)) if row.seed == 0]
+    made = replace(whole, rows=(*whole.rows, *begun))
+    assert made.values("sam", STANDARD, "corruption accuracy")
+    assert made.whole("augmix", RAM, "corruption accuracy") == whole.values("augmix", RAM, "corruption accuracy")
+    assert not made.whole("sam", STANDARD, "corruption accuracy")
+    assert draw(made) == draw(whole)
+    assert replace(whole, rows=tuple(begun)).front == set()
+
+
 def test_a_picture_of_every_method() -> None:
     """A PNG that grows with the methods; a method without a figure of one panel has an empty place there."""
     few, more = (pyplot.imread(io.BytesIO(draw(each))) for each in (study(), with_ensemble()))
