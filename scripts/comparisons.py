@@ -219,11 +219,10 @@ def costs_of(recipe: Recipe, kept: Path) -> tuple[dict[str, float], dict[str, in
         replace(next(recipe.cells()), protocol="standard", mask_probability=0.0, tail_weight=0.0, method="")
     )
     told = [files.read_json(path) for path in sorted(kept.glob("*/cost.json"))]
-    ratios = {
-        kind: statistics.median(a / b for a, b in zip(seconds, each["seconds"][plain], strict=True))
-        for each in told
-        for kind, seconds in each["seconds"].items()
-    }
+    ratios: dict[str, list[float]] = {}  # of plain's kinds, which every method's rounds have, those of all methods
+    for each in told:
+        for kind, seconds in each["seconds"].items():
+            ratios.setdefault(kind, []).extend(a / b for a, b in zip(seconds, each["seconds"][plain], strict=True))
     costs, passes = dict[str, float](), dict[str, int]()
     for job in recipe.jobs():
         if not isinstance(job, (Cell, AfterCell)):
@@ -232,7 +231,7 @@ def costs_of(recipe: Recipe, kept: Path) -> tuple[dict[str, float], dict[str, in
         way = after_training(job.method)[0]
         passes[job.name] = {"ensemble": len(cells), "mc_dropout": recipe.evaluate.dropout_passes}.get(way, 1)
         if kind_of(cells[0]) in ratios:
-            costs[job.name] = len(cells) * ratios[kind_of(cells[0])]
+            costs[job.name] = len(cells) * statistics.median(ratios[kind_of(cells[0])])
     rounds = [each["seconds"][plain] for each in told]
     apart = max((abs(s / statistics.median(seconds) - 1) for seconds in rounds for s in seconds), default=0.0)
     how = how_text((each["made"] for each in told), "pieces")

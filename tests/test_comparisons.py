@@ -262,14 +262,18 @@ def test_a_piece_is_run_kept_and_not_run_again(
 
 def test_costs_are_ratios_of_the_same_round(tmp_path: Path) -> None:
     plan = SCRIPT["STUDIES"]["convnext"]
+    anchored, ram = "small_convnext-anchored", "small_convnext-ram-0.25"
     seconds = {"small_convnext-standard": [1.0, 10.0, 2.0], "small_convnext-augmix-standard": [3.0, 31.0, 5.0]}
-    (tmp_path / "augmix").mkdir()
-    (tmp_path / "augmix" / "cost.json").write_text(
-        json.dumps({"made": {"threads": "1", "revision": "abc"}, "seconds": seconds})
-    )
+    other = {"small_convnext-standard": [1.0], anchored: [9.0], ram: [9.0]}
+    for piece, timed in {"augmix": {**seconds, anchored: [1.0, 10.0, 2.0]}, "pixmix": other}.items():
+        (tmp_path / piece).mkdir()
+        made = {"threads": "1", "revision": "abc"}
+        (tmp_path / piece / "cost.json").write_text(json.dumps({"made": made, "seconds": timed}))
     costs, passes, how = SCRIPT["costs_of"](plan.recipe(), tmp_path)
     assert costs["small_convnext-augmix-standard-seed10"] == 3.0  # of 3, 3.1 and 2.5
+    assert costs[f"{anchored}-seed10"] == 1.0  # of both pieces' rounds
+    assert costs[f"{ram}-seed10"] == 9.0
     assert costs["small_convnext-ensemble-standard-seed10-to-14"] == 5.0
     assert passes["small_convnext-ensemble-standard-seed10-to-14"] == 5
     assert passes["small_convnext-temperature-standard-seed10"] == 1
-    assert how == "plain's own rounds lie up to 400 % from their median; 1 pieces: threads 1; revision abc (1)"
+    assert how == "plain's own rounds lie up to 400 % from their median; 2 pieces: threads 1; revision abc (2)"
