@@ -298,19 +298,18 @@ def _table(study: Comparison) -> Iterator[str]:
 
 
 def gains(study: Comparison) -> str:
-    """What RAM with hard Δ mining adds to each method under corruption, and what it costs: the README's table."""
+    """What RAM with hard Δ mining adds to each method under corruption, and what it costs, of methods that have all
+    seeds: the README's table."""
     way, figure, clean = LAMBDAS[2], "corruption accuracy", "clean accuracy"
     lines = [
         "| | corruption accuracy alone, % | with RAM and hard Δ mining | adds | to clean accuracy | training time |",
         "|---|---|---|---|---|---|",
     ]
     for method in study.methods:
-        if (GAIN, method, way, figure) not in study.tested or after_training(method)[0] == "temperature":
-            continue  # which changes no class
-        alone, masked = (
-            number(statistics.fmean(study.values(method, each, figure).values()), figure, False)
-            for each in (STANDARD, way)
-        )
+        both = [study.whole(method, each, figure) for each in (STANDARD, way)]
+        if not all(both) or after_training(method)[0] in ("temperature", "ensemble"):
+            continue  # one changes no class, the other has no interval
+        alone, masked = (number(statistics.fmean(each.values()), figure, False) for each in both)
         added, price = (interval_text(study.tested[GAIN, method, way, name][0], name) for name in (figure, clean))
         costs = [study.cost(method, each)[0] for each in (STANDARD, way)]
         times = " → ".join(f"{cost:.1f}" for cost in costs if cost) or "–"
