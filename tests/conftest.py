@@ -5,6 +5,7 @@ another one's last file in the end.
 """
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ SLOW = (
     "models/test_hidden_folder.py", "test_regression_page.py", "study/test_references_study.py",
     "study/test_evaluate_folder.py",
 )  # fmt: skip
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's shell starts what it puts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
