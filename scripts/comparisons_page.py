@@ -110,10 +110,14 @@ class Comparison:
         p_values = intervals.holm(known + [1.0] * max(0, self.planned - len(known)))[: len(known)]
         return {key: (intervals.over_seeds(each), p) for (key, each), p in zip(values.items(), p_values, strict=True)}
 
+    @cached_property
+    def _seeds(self) -> set[int]:
+        return {row.seed for row in self.rows}
+
     def whole(self, method: str, way: Way, figure: str) -> dict[int, float]:
         """Those values where they are of every seed that is there, or of an ensemble; else none."""
         values = self.values(method, way, figure)
-        return values if _is_ensemble(method) or values.keys() >= {row.seed for row in self.rows} else {}
+        return values if _is_ensemble(method) or values.keys() >= self._seeds else {}
 
     @cached_property
     def front(self) -> set[tuple[str, Way]]:
@@ -121,7 +125,7 @@ class Comparison:
         those that have all of these."""
         ways = [(method, way) for method in self.methods for way in WAYS]
         known = {key: [self.whole(*key, aim) for aim in AIMS] for key in ways}
-        whole = {key: values for key, values in known.items() if all(values)}
+        measured = {key: values for key, values in known.items() if all(values)}
         n = max((row.n for row in self.rows), default=0)
         errors = [
             [float(self.cost(method, way)[1] or 1)]
@@ -129,9 +133,9 @@ class Comparison:
                 selection.error(FIGURES[aim].metric, statistics.fmean(each.values()), n)
                 for aim, each in zip(AIMS, values, strict=True)
             ]
-            for (method, way), values in whole.items()
+            for (method, way), values in measured.items()
         ]
-        return {key for key, optimal in zip(whole, selection.pareto(errors), strict=True) if optimal}
+        return {key for key, optimal in zip(measured, selection.pareto(errors), strict=True) if optimal}
 
     def cost(self, method: str, way: Way) -> tuple[float | None, int | None]:
         """Training time over that of plain standard training, if it was measured, and passes an image."""
@@ -307,8 +311,10 @@ def gains(study: Comparison) -> str:
     ]
     for method in study.methods:
         both = [study.whole(method, each, figure) for each in (STANDARD, way)]
-        if not all(both) or after_training(method)[0] in ("temperature", "ensemble"):
-            continue  # one changes no class, the other has no interval
+        if not all(both) or (GAIN, method, way, figure) not in study.tested:
+            continue
+        if after_training(method)[0] == "temperature":
+            continue  # which changes no class
         alone, masked = (number(statistics.fmean(each.values()), figure, False) for each in both)
         added, price = (interval_text(study.tested[GAIN, method, way, name][0], name) for name in (figure, clean))
         costs = [study.cost(method, each)[0] for each in (STANDARD, way)]

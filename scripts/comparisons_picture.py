@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Collection
-from functools import partial
 
 from claims_page import FIGURES
 from comparisons_page import WAYS, Comparison
@@ -21,7 +20,8 @@ PANELS = ("clean accuracy", "corruption accuracy", "corruption smooth ECE")
 def draw(study: Comparison) -> bytes:
     """A PNG: a panel a figure, a row a method, the most accurate under corruption on top, a mark a way of training that
     has all seeds."""
-    methods = sorted(filter(partial(_best, study), study.methods), key=partial(_best, study))
+    best = {method: _best(study, method) for method in study.methods}
+    methods = sorted((method for method, value in best.items() if value), key=best.__getitem__)
     with style.drawing():
         figure = style.blank_figure(style.WIDTH, 1.0 + 0.4 * len(methods))
         figure.set_layout_engine("constrained")
