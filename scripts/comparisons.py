@@ -8,9 +8,10 @@ A piece is a method of a study, with what is done after its training (``temperat
 networks): a study folder of its own, seed by seed. Any call can be killed and goes on where it stopped; calls on
 different methods can run at once, a process each. The rows that the page needs are kept in ``docs/comparisons/``, which
 is committed, with how each training was made; trainings whose rows are kept are not run again, but for a change of a
-study's settings. ``--cost`` times training steps of every method, on a machine that should be quiet. ``--page`` runs
-nothing: it keeps what is finished, and writes the page from what is kept, however little. What the page says is in
-``comparisons_page.py``. ``--changes`` and ``--docs`` are for a trial: settings of all studies, and another place.
+study's settings (``evaluate.bootstrap`` aside: the page has no intervals over images). ``--cost`` times training steps
+of every method, on a machine that should be quiet. ``--page`` runs nothing: it keeps what is finished, and writes the
+page from what is kept, however little. What the page says is in ``comparisons_page.py``. ``--changes`` and ``--docs``
+are for a trial: settings of all studies, and another place.
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ STUDIES = {
             *("compare-demo", "--data.train", "fashion-mnist", "--train.epochs", "4"),
             *("--evaluate.ood", "[digits, textures, photos, gaussian-noise, uniform-noise, blobs]"),
             *("--evaluate.adaptation", "[digits]", "--evaluate.severities", "[3]"),
+            *("--evaluate.bootstrap", "100"),  # the least: intervals are over seeds
         ),
         LEADING,
     ),
