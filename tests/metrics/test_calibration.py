@@ -108,6 +108,16 @@ def test_older_smooth_ece_equals_brute_force(count: int, power: float, seed: int
     assert value == pytest.approx(old_smooth_ece(f, y), abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", [22_572, 37_363])
+def test_older_smooth_ece_goes_up_where_the_published_search_does(seed: int) -> None:
+    """At a bandwidth of 1/8 the grid gets finer and the curve jumps, so that it meets the bandwidth twice."""
+    rng = np.random.default_rng(seed)
+    f = rng.beta(5, 1.2, 40)
+    y = (rng.random(40) < f - 0.125) * 1.0
+    values = weighted_smooth_ece(torch.from_numpy(f), torch.from_numpy(y), "reflect_old")(torch.ones(2, 40).double())
+    assert values.tolist() == pytest.approx([old_smooth_ece(f, y)] * 2, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("count", "power", "seed", "wanted"),
     [

@@ -28,6 +28,7 @@ COARSE = 1001  # points of the grid for all bandwidths that need no finer one
 _BLOCK = 1 << 16  # weights that go onto the grid at once: with many images one replicate, which stays in a core's cache
 _ROWS = 64  # replicates that are smoothed at once
 _STEADY = 0.02 / STEPS  # how far smECE_σ may rise with σ through its grid; it falls otherwise
+_JUMP = STEPS // 8  # the older variant has 200 points at it and 800 below it
 
 _Floats = NDArray[np.float64]
 
@@ -44,10 +45,12 @@ class SmoothingKernel:
     def reach(self) -> int:
         """Grid points that the mirrored grid adds at both ends: ten standard deviations (1e-22) on fine grids.
 
-        0 where it goes once around instead, so that all kernels of a grid share its spectra.
+        Elsewhere all kernels of a grid share its spectra: 0 where it goes once around instead, and half the grid, which
+        is the longest kernel's, for the older variant, whose grids have awkward numbers of points once around.
         """
-        fine = self.count and self.points > COARSE
-        return math.ceil(10 * self.step / STEPS * (self.points - 1)) if fine else 0
+        if not self.count:
+            return self.points // 2
+        return math.ceil(10 * self.step / STEPS * (self.points - 1)) if self.points > COARSE else 0
 
     @cached_property
     def mirror(self) -> Tensor:
@@ -136,6 +139,7 @@ class SmoothECECurve:
         self.f, self.r, self.old = f.cpu().numpy(), r.cpu().numpy(), old
         self.start = 0  # bandwidth of the last replicates, and how far smECE was above their |mean residual|
         self.above = 0.0
+        self.power = 0.0  # p of their curves, smECE_σ ∝ σ^−p near the fixed point
         self.grids: dict[int, csr_array] = {}
         self.densities: dict[int, _Floats] = {}  # by bandwidth
 
@@ -177,6 +181,27 @@ class SmoothECECurve:
         return torch.from_numpy(histograms)
 
 
+class _Guesses:
+    """Where the curves of R replicates are expected to meet σ: each is taken for a power law, σ^−p.
+
+    p is that of the last two bandwidths that were tried of it; before there are two, that of earlier replicates.
+    """
+
+    def __init__(self, curve: SmoothECECurve, count: int) -> None:
+        self.power = np.full(count, curve.power)
+        self.step, self.value = np.full(count, np.nan), np.full(count, np.nan)
+
+    def after(self, steps: NDArray[np.int64], values: _Floats, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bandwidths (n,) to try next, after values (n,) at bandwidths of the replicates ``rows`` (n,)."""
+        step, value = np.log(steps), np.log(np.maximum(values * STEPS, 1e-9))
+        apart = step - self.step[rows]  # never 0: no bandwidth is tried twice; NaN at first
+        measured = np.clip((self.value[rows] - value) / apart, 0, 3)
+        power = np.where(np.isnan(measured), self.power[rows], measured)
+        self.step[rows], self.value[rows], self.power[rows] = step, value, power
+        meet: NDArray[np.int64] = np.ceil(np.exp((value + power * step) / (1 + power))).astype(np.int64)
+        return meet
+
+
 class _Search:
     """The least bandwidth of each of R replicates that is at least smECE_σ, and smECE_σ there.
 
@@ -195,7 +220,7 @@ class _Search:
         if not curve.start and count > 1:
             _Search(curve, self.weights[:1]).fixed_points()
         low, high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
-        values, guess = np.full(count, np.nan), self._first_guess()
+        values, guess, guesses = np.full(count, np.nan), self._first_guess(), _Guesses(curve, count)
         for attempt in range(2 * STEPS):
             left = np.flatnonzero((high - low > 1) | np.isnan(values))
             if not len(left):
@@ -210,7 +235,8 @@ class _Search:
             high[down], values[down] = step_down, value_down
             # At the next lower bandwidth it is no smaller: where it exceeds that one, there is no need to try it.
             low[down] = np.where(value_down > (step_down - 1) / STEPS + _STEADY, step_down - 1, low[down])
-            guess[left] = np.ceil(value * STEPS)
+            guess[left] = guesses.after(step, value, left)
+        curve.power = float(np.median(guesses.power))
         curve.start = int(np.median(high))
         if self.coarse is not None:
             curve.above = float(np.median(values - self.residual))
@@ -289,18 +315,37 @@ def _halving_grids() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 class _Halving:
     """The older variant: the mean over grid points, on the grid that the published search has come to.
 
-    As ``_Search``, it begins where other replicates have their bandwidths: three evaluations instead of eleven.
+    As ``_Search``, it begins where other replicates have their bandwidths: two or three evaluations instead of eleven.
     """
 
     def __init__(self, curve: SmoothECECurve, weights: _Floats) -> None:
         self.curve, self.weights, self.total = curve, weights, weights.sum(1)
         self.spectra: dict[int, Tensor] = {}  # by grid
+        self.low = np.full(len(weights), int(LEAST * STEPS))
+        self.high, self.values = np.full(len(weights), STEPS), np.full(len(weights), np.nan)
 
     def fixed_points(self) -> _Floats:
         """Values (R,)."""
-        count, (tried, final) = len(self.weights), _halving_grids()
-        low, high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
-        values, guess = np.full(count, np.nan), np.full(count, self.curve.start or STEPS // 16)
+        tried, final = _halving_grids()
+        self._close_in(tried)
+        # The published search tries _JUMP, on a coarse grid, before what lies below it, on a finer one, where the curve
+        # is lower by up to two steps: it may have gone up there.
+        doubtful = np.flatnonzero((self.high < _JUMP) & (self.high > _JUMP - 4))
+        at = np.full(len(doubtful), _JUMP)
+        above = doubtful[self._smooth_ece(at, tried[at], doubtful) > _JUMP / STEPS]
+        if len(above):
+            self.low[above], self.high[above] = _JUMP, STEPS
+            self._close_in(tried)
+        high, values = self.high, self.values
+        self.curve.start = int(np.median(high))
+        again = np.flatnonzero(np.isnan(values) | (tried[high] != final[high]))
+        values[again] = self._smooth_ece(high[again], final[high[again]], again)
+        return values
+
+    def _close_in(self, tried: NDArray[np.int64]) -> None:
+        """Bring ``low``, where smECE is higher than the bandwidth, and ``high``, where it is not, together."""
+        curve, low, high = self.curve, self.low, self.high
+        guess, guesses = np.full(len(low), curve.start or STEPS // 16), _Guesses(curve, len(low))
         for attempt in range(2 * STEPS):
             left = np.flatnonzero(high - low > 1)
             if not len(left):
@@ -311,12 +356,14 @@ class _Halving:
             step = guess[left]
             value = self._smooth_ece(step, tried[step], left)
             up = step / STEPS < value
-            low[left[up]], high[left[~up]], values[left[~up]] = step[up], step[~up], value[~up]
-            guess[left] = np.ceil(value * STEPS)
-        self.curve.start = int(np.median(high))
-        again = np.flatnonzero(np.isnan(values) | (tried[high] != final[high]))
-        values[again] = self._smooth_ece(high[again], final[high[again]], again)
-        return values
+            low[left[up]] = step[up]
+            down, value_down, step_down = left[~up], value[~up], step[~up]
+            high[down], self.values[down] = step_down, value_down
+            # As in _Search, on a grid that both bandwidths have.
+            steady = (value_down > (step_down - 1) / STEPS + _STEADY) & (tried[step_down - 1] == tried[step_down])
+            low[down] = np.where(steady, step_down - 1, low[down])
+            guess[left] = guesses.after(step, value, left)
+        curve.power = float(np.median(guesses.power))
 
     def _smooth_ece(self, steps: NDArray[np.int64], points: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
         """Bandwidths steps / STEPS (n,) and grids (n,) of the replicates ``rows`` (n,) -> smECE (n,)."""
