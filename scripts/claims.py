@@ -133,7 +133,7 @@ def same(settings: Mapping[str, Any], recipe: Recipe) -> bool:
     except (TypeError, AttributeError):
         return False
     wanted = json.loads(canonical(recipe))
-    for each in (found, wanted):  # what decides none of the rows that are kept
+    for each in (found, wanted):  # what decides no value of the rows that are kept
         each.update(dict.fromkeys(("name", "title", "grid", "choose", "validate")))
         each["evaluate"].update(dict.fromkeys(("held_out", "false_alarms", "coverage", "error", "bootstrap")))
     return not layout.first_difference(found, wanted)

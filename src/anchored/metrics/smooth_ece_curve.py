@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -31,6 +31,7 @@ _STEADY = 0.02 / STEPS  # how far smECE_σ may rise with σ through its grid; it
 _JUMP = STEPS // 8  # the older variant has 200 points at it and 800 below it
 
 _Floats = NDArray[np.float64]
+_Evaluate = Callable[[NDArray[np.int64], NDArray[np.int64]], _Floats]  # bandwidths (n,), replicates (n,) -> smECE (n,)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,40 @@ class _Guesses:
         return meet
 
 
-class _Search:
+class _Bracket:
+    """Bandwidths of R replicates: ``low``, where smECE is higher, and ``high``, where it is not, and is ``values``."""
+
+    def __init__(self, curve: SmoothECECurve, weights: _Floats) -> None:
+        self.curve, self.weights, count = curve, weights, len(weights)
+        self.low, self.high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
+        self.values = np.full(count, np.nan)  # where no bandwidth below 1 was high enough
+
+    def _close_in(self, guess: NDArray[np.int64], evaluate: _Evaluate, grids: NDArray[np.int64]) -> None:
+        """Bring low and high together to neighbours, beginning with ``guess`` (R,); ``grids`` (STEPS + 1,) are those
+        that bandwidths are evaluated on."""
+        low, high, guesses = self.low, self.high, _Guesses(self.curve, len(guess))
+        for attempt in range(2 * STEPS):
+            left = np.flatnonzero(high - low > 1)
+            if not len(left):
+                break
+            guess[left] = guess[left].clip(low[left] + 1, high[left] - 1)
+            if attempt > 6:  # halve from here on: whatever the guesses, it ends
+                guess[left] = (low[left] + high[left]) // 2
+            step = guess[left]
+            value = evaluate(step, left)
+            up = value > step / STEPS
+            low[left[up]] = step[up]
+            down, value_down, step_down = left[~up], value[~up], step[~up]
+            high[down], self.values[down] = step_down, value_down
+            # At the next lower bandwidth it is no smaller on the same grid: where it exceeds that one, there is no need
+            # to try it.
+            steady = (value_down > (step_down - 1) / STEPS + _STEADY) & (grids[step_down - 1] == grids[step_down])
+            low[down] = np.where(steady, step_down - 1, low[down])
+            guess[left] = guesses.after(step, value, left)
+        self.curve.power = float(np.median(guesses.power))
+
+
+class _Search(_Bracket):
     """The least bandwidth of each of R replicates that is at least smECE_σ, and smECE_σ there.
 
     The published search halves the interval ten times. smECE_σ does not rise with σ, so that there is one such
@@ -210,34 +244,19 @@ class _Search:
     """
 
     def __init__(self, curve: SmoothECECurve, weights: _Floats) -> None:
-        self.curve, self.weights = curve, weights
+        super().__init__(curve, weights)
         self.coarse: Tensor | None = None  # the spectra on the grid of most bandwidths
         self.residual = np.zeros(len(weights))  # |mean residual| of each replicate, known with them
 
     def fixed_points(self) -> _Floats:
         """Values (R,)."""
-        curve, count = self.curve, len(self.weights)
+        curve, values, count = self.curve, self.values, len(self.weights)
         if not curve.start and count > 1:
             _Search(curve, self.weights[:1]).fixed_points()
-        low, high = np.full(count, int(LEAST * STEPS)), np.full(count, STEPS)
-        values, guess, guesses = np.full(count, np.nan), self._first_guess(), _Guesses(curve, count)
-        for attempt in range(2 * STEPS):
-            left = np.flatnonzero((high - low > 1) | np.isnan(values))
-            if not len(left):
-                break
-            guess[left] = guess[left].clip(low[left] + 1, np.maximum(high[left] - 1, low[left] + 1))
-            if attempt > 6:  # halve from here on: whatever the guesses, it ends
-                guess[left] = (low[left] + high[left] + 1) // 2
-            value, step = self._smooth_ece(guess[left], left), guess[left]
-            up = value > step / STEPS
-            low[left[up]] = step[up]
-            down, value_down, step_down = left[~up], value[~up], step[~up]
-            high[down], values[down] = step_down, value_down
-            # At the next lower bandwidth it is no smaller: where it exceeds that one, there is no need to try it.
-            low[down] = np.where(value_down > (step_down - 1) / STEPS + _STEADY, step_down - 1, low[down])
-            guess[left] = guesses.after(step, value, left)
-        curve.power = float(np.median(guesses.power))
-        curve.start = int(np.median(high))
+        self._close_in(self._first_guess(), self._smooth_ece, np.zeros(STEPS + 1, dtype=np.int64))
+        again = np.flatnonzero(np.isnan(values))
+        values[again] = self._smooth_ece(self.high[again], again)
+        curve.start = int(np.median(self.high))
         if self.coarse is not None:
             curve.above = float(np.median(values - self.residual))
         return values
@@ -312,58 +331,40 @@ def _halving_grids() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return tried, final
 
 
-class _Halving:
+class _Halving(_Bracket):
     """The older variant: the mean over grid points, on the grid that the published search has come to.
 
     As ``_Search``, it begins where other replicates have their bandwidths: two or three evaluations instead of eleven.
     """
 
     def __init__(self, curve: SmoothECECurve, weights: _Floats) -> None:
-        self.curve, self.weights, self.total = curve, weights, weights.sum(1)
+        super().__init__(curve, weights)
+        self.total = weights.sum(1)
         self.spectra: dict[int, Tensor] = {}  # by grid
-        self.low = np.full(len(weights), int(LEAST * STEPS))
-        self.high, self.values = np.full(len(weights), STEPS), np.full(len(weights), np.nan)
 
     def fixed_points(self) -> _Floats:
         """Values (R,)."""
+        curve, high, values = self.curve, self.high, self.values
         tried, final = _halving_grids()
-        self._close_in(tried)
+
+        def evaluate(steps: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
+            return self._smooth_ece(steps, tried[steps], rows)
+
+        def first_guess() -> NDArray[np.int64]:
+            return np.full(len(high), curve.start or STEPS // 16)
+
+        self._close_in(first_guess(), evaluate, tried)
         # The published search tries _JUMP, on a coarse grid, before what lies below it, on a finer one, where the curve
         # is lower by up to two steps: it may have gone up there.
-        doubtful = np.flatnonzero((self.high < _JUMP) & (self.high > _JUMP - 4))
-        at = np.full(len(doubtful), _JUMP)
-        above = doubtful[self._smooth_ece(at, tried[at], doubtful) > _JUMP / STEPS]
+        doubtful = np.flatnonzero((high < _JUMP) & (high > _JUMP - 4))
+        above = doubtful[evaluate(np.full(len(doubtful), _JUMP), doubtful) > _JUMP / STEPS]
         if len(above):
-            self.low[above], self.high[above] = _JUMP, STEPS
-            self._close_in(tried)
-        high, values = self.high, self.values
-        self.curve.start = int(np.median(high))
+            self.low[above], high[above] = _JUMP, STEPS
+            self._close_in(first_guess(), evaluate, tried)
+        curve.start = int(np.median(high))
         again = np.flatnonzero(np.isnan(values) | (tried[high] != final[high]))
         values[again] = self._smooth_ece(high[again], final[high[again]], again)
         return values
-
-    def _close_in(self, tried: NDArray[np.int64]) -> None:
-        """Bring ``low``, where smECE is higher than the bandwidth, and ``high``, where it is not, together."""
-        curve, low, high = self.curve, self.low, self.high
-        guess, guesses = np.full(len(low), curve.start or STEPS // 16), _Guesses(curve, len(low))
-        for attempt in range(2 * STEPS):
-            left = np.flatnonzero(high - low > 1)
-            if not len(left):
-                break
-            guess[left] = guess[left].clip(low[left] + 1, high[left] - 1)
-            if attempt > 6:  # halve from here on: whatever the guesses, it ends
-                guess[left] = (low[left] + high[left]) // 2
-            step = guess[left]
-            value = self._smooth_ece(step, tried[step], left)
-            up = step / STEPS < value
-            low[left[up]] = step[up]
-            down, value_down, step_down = left[~up], value[~up], step[~up]
-            high[down], self.values[down] = step_down, value_down
-            # As in _Search, on a grid that both bandwidths have.
-            steady = (value_down > (step_down - 1) / STEPS + _STEADY) & (tried[step_down - 1] == tried[step_down])
-            low[down] = np.where(steady, step_down - 1, low[down])
-            guess[left] = guesses.after(step, value, left)
-        curve.power = float(np.median(guesses.power))
 
     def _smooth_ece(self, steps: NDArray[np.int64], points: NDArray[np.int64], rows: NDArray[np.int64]) -> _Floats:
         """Bandwidths steps / STEPS (n,) and grids (n,) of the replicates ``rows`` (n,) -> smECE (n,)."""
