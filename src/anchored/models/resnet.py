@@ -1,8 +1,10 @@
-"""Residual networks for small images: the CIFAR literature's, and the demo's."""
+"""Residual networks for small images: the CIFAR literature's, and the demo's.
+
+Activations and sums are in place, as torchvision's are: a small network's step is bound by memory.
+"""
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 
@@ -28,8 +30,8 @@ class PostActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
-        y = self.norm2(self.conv2(self.dropout(self.norm1(self.conv1(x)).relu())))
-        return torch.relu(y + self.shortcut(x))
+        y: Tensor = self.norm2(self.conv2(self.dropout(self.norm1(self.conv1(x)).relu_())))
+        return y.add_(self.shortcut(x)).relu_()
 
 
 class PreActivationBlock(nn.Module):
@@ -45,11 +47,11 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
-        activated = self.norm1(x).relu()
+        activated = self.norm1(x).relu_()
         # The projection sees the activated input; an identity shortcut carries the raw one.
         skipped = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(activated)
-        y: Tensor = self.conv2(self.dropout(self.norm2(self.conv1(activated)).relu()))
-        return y + skipped
+        y: Tensor = self.conv2(self.dropout(self.norm2(self.conv1(activated)).relu_()))
+        return y.add_(skipped)
 
 
 Block = Callable[[int, int, int, float], nn.Module]  # of input channels, output channels, stride, dropout
@@ -73,14 +75,14 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = _conv(channels, stem)
         before = block is PreActivationBlock
-        self.stem_norm = nn.Identity() if before else nn.Sequential(nn.BatchNorm2d(stem), nn.ReLU())
+        self.stem_norm = nn.Identity() if before else nn.Sequential(nn.BatchNorm2d(stem), nn.ReLU(inplace=True))
         blocks, inputs = [], stem
         for stage, width in enumerate(widths):
             for index in range(depth):
                 blocks.append(block(inputs, width, 2 if stage > 0 and index == 0 else 1, dropout))
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
-        self.last_norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU()) if before else nn.Identity()
+        self.last_norm = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)) if before else nn.Identity()
         self.head = nn.Linear(inputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
