@@ -206,7 +206,7 @@ def comparison_of(plan: Plan, kept: Path) -> Comparison:
     recipe = plan.recipe()
     costs, passes, how = costs_of(recipe, kept)
     command = " ".join(shlex.quote(word) for word in ["anchored", *plan.command()])
-    return Comparison(plan.title, command, tuple(rows), runs, tuple(progress), costs, passes, how)
+    return Comparison(plan.title, command, recipe.grid.seeds, tuple(rows), runs, tuple(progress), costs, passes, how)
 
 
 def method_of(job: Cell | AfterCell) -> str:

@@ -45,6 +45,7 @@ class Comparison:
 
     title: str
     command: str
+    seeds: tuple[int, ...]  # of the whole study
     rows: tuple[Row, ...]
     runs: Mapping[str, Mapping[str, Any]]  # run -> how it was made
     progress: Sequence[Progress]
@@ -74,7 +75,7 @@ class Comparison:
         return self._values.get((method, way, figure), {})
 
     def contrasts(self) -> dict[Contrast, list[float]]:
-        """Each contrast, a value a seed, where two seeds or more have what it needs.
+        """Each contrast, a value a seed, where all seeds have what it needs: a test looks once, not after each seed.
 
         ``alone``: a method against plain, both on the standard network. ``gain``: one of the other ways against the
         method alone. ``interaction``: a method's gain against the same gain of plain.
@@ -91,7 +92,7 @@ class Comparison:
                     if method:
                         usual = _by_seed_difference(self.values("", way, figure), plain)
                         found[INTERACTION, method, way, figure] = _differences(gain, usual)
-        return {key: values for key, values in found.items() if len(values) > 1}
+        return {key: values for key, values in found.items() if len(values) == len(self.seeds) > 1}
 
     @cached_property
     def planned(self) -> int:
@@ -110,14 +111,10 @@ class Comparison:
         p_values = intervals.holm(known + [1.0] * max(0, self.planned - len(known)))[: len(known)]
         return {key: (intervals.over_seeds(each), p) for (key, each), p in zip(values.items(), p_values, strict=True)}
 
-    @cached_property
-    def _seeds(self) -> set[int]:
-        return {row.seed for row in self.rows}
-
     def whole(self, method: str, way: Way, figure: str) -> dict[int, float]:
-        """Those values where they are of every seed that is there, or of an ensemble; else none."""
+        """Those values where they are of every seed, or of an ensemble; else none."""
         values = self.values(method, way, figure)
-        return values if _is_ensemble(method) or values.keys() >= self._seeds else {}
+        return values if _is_ensemble(method) or values.keys() >= set(self.seeds) else {}
 
     @cached_property
     def front(self) -> set[tuple[str, Way]]:
@@ -214,14 +211,14 @@ def _left(study: Comparison) -> Iterator[str]:
     if done < planned:
         yield (
             f"**Not whole: {done} of {planned} are done.** Means are over the seeds that a training has, which need "
-            "not be those of another; contrasts over those that both have, where they are two or more."
+            "not be those of another; contrasts are taken where all seeds are there."
         )
 
 
 def _power(study: Comparison) -> Iterator[str]:
     """What the correction asks of so few seeds."""
-    seeds = max(map(len, study.contrasts().values()), default=0)
-    if seeds and study.planned:
+    seeds = len(study.seeds)
+    if study.contrasts():
         # Student's t at which the least p-value of the family is 0.05 after correction, over √n
         least = float(stdtrit(seeds - 1, 1 - SIGNIFICANT / 2 / study.planned)) / math.sqrt(seeds)
         yield (
