@@ -218,7 +218,7 @@ def _left(study: Comparison) -> Iterator[str]:
 def _power(study: Comparison) -> Iterator[str]:
     """What the correction asks of so few seeds."""
     seeds = len(study.seeds)
-    if study.contrasts():
+    if study.tested:
         # Student's t at which the least p-value of the family is 0.05 after correction, over √n
         least = float(stdtrit(seeds - 1, 1 - SIGNIFICANT / 2 / study.planned)) / math.sqrt(seeds)
         yield (
@@ -307,11 +307,11 @@ def gains(study: Comparison) -> str:
         "|---|---|---|---|---|---|",
     ]
     for method in study.methods:
-        both = [study.whole(method, each, figure) for each in (STANDARD, way)]
-        if not all(both) or (GAIN, method, way, figure) not in study.tested:
+        if (GAIN, method, way, figure) not in study.tested:
             continue
         if after_training(method)[0] == "temperature":
             continue  # which changes no class
+        both = [study.values(method, each, figure) for each in (STANDARD, way)]
         alone, masked = (number(statistics.fmean(each.values()), figure, False) for each in both)
         added, price = (interval_text(study.tested[GAIN, method, way, name][0], name) for name in (figure, clean))
         costs = [study.cost(method, each)[0] for each in (STANDARD, way)]
