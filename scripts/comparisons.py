@@ -38,7 +38,7 @@ from comparisons_picture import draw
 from anchored.cli import main as cli
 from anchored.cli.parser import parse_arguments
 from anchored.cli.verbs import VERBS
-from anchored.config.methods import METHODS, PLAIN, after_training
+from anchored.config.methods import PLAIN, after_training
 from anchored.config.recipe import AfterCell, Cell, Recipe, canonical
 from anchored.store import files
 from anchored.store.layout import Run, StudyFolder
@@ -50,19 +50,23 @@ from anchored.training import fit
 
 MARKER = "scripts/comparisons.py"
 DOCS, PAGE = Path(__file__).parent.parent / "docs", "explanation/comparisons.md"
-AFTER = ("temperature", "ensemble")
-CONVNEXT = ("plain", "augmix", "trivial_augment", "pixmix", "regmixup", "sam", *AFTER)
-LEADING = ("plain", "augmix", "trivial_augment", "pixmix", "mixup", "regmixup", *AFTER)  # in demo, under corruption
+# of the demo's, those that lead under corruption, and what is done after training
+LEADING = ("plain", "augmix", "trivial_augment", "pixmix", "mixup", "regmixup", "temperature", "ensemble")
 ROUNDS, TIMED = 3, ("--data.fraction", "0.3", "--train.epochs", "2", "--train.checkpoint_minutes", "60")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study: its title, the words of its command without folder, seeds and methods, and these."""
+    """A study: its title, the words of its command without folder, seeds and methods, and which methods it has."""
 
     title: str
     words: tuple[str, ...]
-    methods: tuple[str, ...]
+    some: tuple[str, ...] = ()  # of the methods of its recipe; by default all
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Its methods, as ``grid.methods`` has them."""
+        return self.some or _recipe(self.words).grid.methods
 
     def command(self, methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[str]:
         """The words of a command that runs some methods and seeds of it, by default all."""
@@ -91,8 +95,8 @@ def _recipe(words: tuple[str, ...]) -> Recipe:
 
 
 STUDIES = {
-    "demo": Plan("Embedded part of Fashion-MNIST, ResNet-8", ("compare-demo",), tuple(METHODS)),
-    "convnext": Plan("Embedded part of Fashion-MNIST, a ConvNeXt without batch norm", ("compare-convnext",), CONVNEXT),
+    "demo": Plan("Embedded part of Fashion-MNIST, ResNet-8", ("compare-demo",)),
+    "convnext": Plan("Embedded part of Fashion-MNIST, a ConvNeXt without batch norm", ("compare-convnext",)),
     "full": Plan(
         "Full Fashion-MNIST, ResNet-8, with the methods that lead under corruption above",
         (

@@ -243,6 +243,7 @@ def test_every_study_is_one_that_the_command_can_run_in_pieces() -> None:
         assert set.union(*parts) == whole
         assert sum(map(len, parts)) == len(whole)  # no training is in two pieces
         assert len(plan.recipe().grid.seeds) >= 5
+    assert SCRIPT["STUDIES"]["demo"].methods == tuple(METHODS)
     assert SCRIPT["STUDIES"]["demo"].pieces()["plain"] == ("plain", "temperature", "ensemble")
     assert SCRIPT["STUDIES"]["demo"].pieces()["dropout"] == ("dropout", "mc_dropout")
 
