@@ -60,12 +60,14 @@ $(DOCS)/.ready: requirements-docs.lock
 	touch $(DOCS)/.ready
 
 # uv installs the locked versions in parallel and shares files between environments. Compiled once here: where Python may
-# not write bytecode (PYTHONDONTWRITEBYTECODE), importing torch would take 7 s instead of 2, in every process.
+# not write bytecode (PYTHONDONTWRITEBYTECODE), importing torch would take 7 s instead of 2, in every process, and what is
+# here half a second more.
 $(READY): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet 'uv>=0.5'
 	$(BIN)/uv pip sync --python $(BIN)/python --quiet --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
+	$(BIN)/python -m compileall -q src
 	touch $(READY)
 
 # Wheel and sdist, checked, in dist/. Needs no torch.
