@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing
+from fixtures.ranks import two_ranks
+from torch import Tensor
 from torchmetrics import MetricCollection
 
 from anchored.errors import UserError
@@ -76,7 +77,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    two_ranks(work, str(tmp_path))
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
     alone = measured([torch.arange(IMAGES)], interval=True, replicates=50)
     assert first.pop("halves") == second.pop("halves") == alone["auroc"]

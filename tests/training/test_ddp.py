@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from fixtures.ranks import two_ranks
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -80,7 +80,7 @@ def fit(rank: int, folder: str) -> None:
 
 
 def test_residuals_are_fitted_to_what_all_processes_saw(tmp_path: Path) -> None:
-    multiprocessing.spawn(fit, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    two_ranks(fit, str(tmp_path))
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
     for name in ("found", "pooled"):
         assert torch.equal(first[name], second[name])
@@ -88,7 +88,7 @@ def test_residuals_are_fitted_to_what_all_processes_saw(tmp_path: Path) -> None:
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    two_ranks(work, str(tmp_path))
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))
     start = networks.build_network("small", channels=1, classes=3, seed=0).state_dict()
     masked = first.pop("masked")

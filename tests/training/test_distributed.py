@@ -24,6 +24,8 @@ from anchored.evaluation.evaluator import evaluator_of
 from anchored.method import collectives
 from anchored.store import files as disk
 from anchored.store.layout import Run
+from anchored.study import workers
+from anchored.study.progress import quiet
 from anchored.training import launch
 from anchored.training.fit import train
 
@@ -94,49 +96,43 @@ def scenario(name: str, folder: Path) -> None:
             fails(())
 
 
-RANK = """
-import os
-import sys
-from pathlib import Path
-sys.path[:0] = [{tests!r}, {here!r}]
-from anchored.errors import UserError
-from anchored.study.progress import quiet
-from anchored.training import launch
-import test_distributed
-quiet()
-if {name!r} == "one fails" and os.environ["RANK"] == "1":
-    launch.GRACE = 1.0
-try:
-    launch.run(lambda: test_distributed.scenario({name!r}, Path({folder!r})), 2, "cpu")
-except UserError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-"""
+def one_rank(name: str, folder: Path, said: Path, variables: dict[str, str]) -> None:
+    """A rank, in a process that has imported what it needs: what it prints goes into files of ``said``."""
+    os.environ.update(variables)
+    for number, stream in enumerate(("out", "errors"), start=1):
+        os.dup2(os.open(said / f"{stream}{variables['RANK']}", os.O_WRONLY | os.O_CREAT), number)
+    quiet()
+    if name == "one fails" and variables["RANK"] == "1":
+        launch.GRACE = 1.0
+    try:
+        launch.run(lambda: scenario(name, folder), 2, "cpu")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
-def ranks(name: str, folder: Path) -> tuple[list[int], list[str], list[str]]:
+def ranks(name: str, folder: Path) -> tuple[list[int | None], list[str], list[str]]:
     """Exit statuses, output and errors of two processes, ended as torchrun does where one fails."""
-    here = Path(__file__).parent
-    code = RANK.format(name=name, folder=str(folder), here=str(here), tests=str(here.parent))
+    said = folder / "said"
+    said.mkdir()
     torchrun = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     torchrun |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "GROUP_RANK": "0"}
+    context = workers.process_context()
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env={**os.environ, **torchrun, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
+        context.Process(target=one_rank, args=(name, folder, said, {**torchrun, "RANK": rank, "LOCAL_RANK": rank}))
+        for rank in ("0", "1")
     ]
-    while all(process.poll() in (None, 0) for process in processes) and None in [each.poll() for each in processes]:
+    for process in processes:
+        process.start()
+    while all(each.exitcode in (None, 0) for each in processes) and None in [each.exitcode for each in processes]:
         time.sleep(0.05)
-    if any(process.poll() for process in processes):
+    if any(process.exitcode for process in processes):
         for process in processes:
             process.terminate()
-    texts = [process.communicate(timeout=60) for process in processes]
-    return [process.returncode for process in processes], [out for out, _ in texts], [error for _, error in texts]
+    for process in processes:
+        process.join(60)
+    texts = [[(said / f"{stream}{rank}").read_text() for rank in (0, 1)] for stream in ("out", "errors")]
+    return [process.exitcode for process in processes], texts[0], texts[1]
 
 
 def free_port() -> int:

@@ -86,12 +86,7 @@ def run_in_processes(workload: Workload, count: int) -> None:
     count = min(count, len(workload.left))
     _refuse_few_files(count)
     arguments = workload.worker_arguments(max(1, torch.get_num_threads() // count))
-    context: Any = multiprocessing.get_context("spawn")
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        # Processes are forked from one that has imported what they need, which takes seconds, and done nothing else.
-        context = multiprocessing.get_context("forkserver")
-        # Torch's optimizers import the last.
-        context.set_forkserver_preload(["anchored.study.workers", "anchored.training.fit", "torch._dynamo"])
+    context = process_context()
 
     def start() -> WorkerProcess:
         process = context.Process(target=run_worker, args=arguments, daemon=False)
@@ -106,6 +101,17 @@ def run_in_processes(workload: Workload, count: int) -> None:
         return worker
 
     _supervise(workload, start, count)
+
+
+def process_context() -> Any:
+    """What starts processes. Where the system can, they are forked from one that has imported what they need, which
+    takes seconds, and done nothing else."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Torch's optimizers import the last.
+    context.set_forkserver_preload(["anchored.study.workers", "anchored.training.fit", "torch._dynamo"])
+    return context
 
 
 def _refuse_few_files(count: int) -> None:
