@@ -280,7 +280,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 run_piece(plan, piece, folder, place, options.workers)
     studies = {key: comparison_of(plan, kept / key) for key, plan in plans.items()}
     for key, study in studies.items():
-        if study.rows:
+        if study.best:
             files.write_bytes(options.docs / "assets" / picture_name(key), draw(study))
     files.write_text(options.docs / PAGE, page(studies))
     if options.docs == DOCS:

@@ -117,6 +117,16 @@ class Comparison:
         return values if _is_ensemble(method) or values.keys() >= set(self.seeds) else {}
 
     @cached_property
+    def best(self) -> dict[str, float]:
+        """Method -> its best mean accuracy under corruption, of those that have all seeds in some way."""
+        figure = "corruption accuracy"
+        means = {
+            method: [statistics.fmean(found.values()) for way in WAYS if (found := self.whole(method, way, figure))]
+            for method in self.methods
+        }
+        return {method: max(found) for method, found in means.items() if found}
+
+    @cached_property
     def front(self) -> set[tuple[str, Way]]:
         """Trainings that no other one equals in passes and every aim and beats in one of them, by means over seeds, of
         those that have all of these."""
@@ -176,13 +186,15 @@ def page(studies: Mapping[str, Comparison]) -> str:
             *_left(study),
             *_power(study),
             *_answer(study),
-            _PICTURE.format(picture_name(key)),
+            *([_PICTURE.format(picture_name(key))] if study.best else []),
             "\n".join(_table(study)),
             *_ensembles(study),
         ]
-        parts += ["### What they add", _GAINS, "\n".join(_contrast_table(study, GAIN))]
-        parts += ["### Whether they add as much as they add to plain training", _INTERACTIONS]
-        parts += ["\n".join(_contrast_table(study, INTERACTION)), *_made(study)]
+        if study.best:
+            parts += ["### What they add", _GAINS, "\n".join(_contrast_table(study, GAIN))]
+            parts += ["### Whether they add as much as they add to plain training", _INTERACTIONS]
+            parts += ["\n".join(_contrast_table(study, INTERACTION))]
+        parts += _made(study)
     return "\n\n".join(parts) + "\n"
 
 

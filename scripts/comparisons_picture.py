@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import statistics
 from collections.abc import Collection
 
 from claims_page import FIGURES
@@ -20,8 +19,7 @@ PANELS = ("clean accuracy", "corruption accuracy", "corruption smooth ECE")
 def draw(study: Comparison) -> bytes:
     """A PNG: a panel a figure, a row a method, the most accurate under corruption on top, a mark a way of training that
     has all seeds."""
-    best = {method: _best(study, method) for method in study.methods}
-    methods = sorted((method for method, value in best.items() if value), key=best.__getitem__)
+    methods = sorted(study.best, key=study.best.__getitem__)
     with style.drawing():
         figure = style.blank_figure(style.WIDTH, 1.0 + 0.4 * len(methods))
         figure.set_layout_engine("constrained")
@@ -47,12 +45,6 @@ def draw(study: Comparison) -> bytes:
         written = io.BytesIO()
         figure.savefig(written, format="png", dpi=130, metadata={"Software": None})
     return written.getvalue()
-
-
-def _best(study: Comparison, method: str) -> float:
-    """The best mean of a method under corruption; 0 where no way of it has all seeds."""
-    means = [statistics.fmean(found.values()) for way in WAYS if (found := study.whole(method, way, PANELS[1]))]
-    return max(means, default=0.0)
 
 
 def _span(values: Collection[float]) -> Interval:

@@ -171,7 +171,12 @@ def test_what_has_fewer_seeds_is_neither_on_the_front_nor_drawn() -> None:
     assert made.whole("augmix", RAM, "corruption accuracy") == whole.values("augmix", RAM, "corruption accuracy")
     assert not made.whole("sam", STANDARD, "corruption accuracy")
     assert draw(made) == draw(whole)
-    assert replace(whole, rows=tuple(begun)).front == set()
+    alone = replace(whole, rows=tuple(begun))
+    assert alone.front == set()
+    text = comparisons_page.page({"demo": alone})
+    assert "| SAM | alone |" in text
+    assert ".png" not in text  # nothing could be drawn, nor compared
+    assert "What they add" not in text
 
 
 def test_a_picture_of_every_method() -> None:
