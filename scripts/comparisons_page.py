@@ -186,15 +186,12 @@ def page(studies: Mapping[str, Comparison]) -> str:
             *_left(study),
             *_power(study),
             *_answer(study),
-            *([_PICTURE.format(picture_name(key))] if study.best else []),
+            *_picture(key, study),
             "\n".join(_table(study)),
             *_ensembles(study),
+            *_contrasts(study),
+            *_made(study),
         ]
-        if study.best:
-            parts += ["### What they add", _GAINS, "\n".join(_contrast_table(study, GAIN))]
-            parts += ["### Whether they add as much as they add to plain training", _INTERACTIONS]
-            parts += ["\n".join(_contrast_table(study, INTERACTION))]
-        parts += _made(study)
     return "\n\n".join(parts) + "\n"
 
 
@@ -240,12 +237,17 @@ def _power(study: Comparison) -> Iterator[str]:
         )
 
 
-_PICTURE = """\
-![Clean accuracy, corruption accuracy and its smooth ECE of each method, alone and with masking](../assets/{})
-
-Means, with 95 % intervals over seeds (an ensemble has one value); methods by their best corruption accuracy."""
-_GAINS = "The figure with anchoring, RAM or RAM and hard Δ mining, less that of the method alone."
-_INTERACTIONS = "The same gain, less that on plain training: below 0 in accuracy and AUROC, the method has some of it."
+def _picture(key: str, study: Comparison) -> Iterator[str]:
+    """The study's picture, and how to read it, where something is drawn."""
+    if study.best:
+        yield (
+            "![Clean accuracy, corruption accuracy and its smooth ECE of each method, alone and with masking]"
+            f"(../assets/{picture_name(key)})"
+        )
+        yield (
+            "Means, with 95 % intervals over seeds (an ensemble has one value); methods by their best corruption "
+            "accuracy."
+        )
 
 
 def _answer(study: Comparison) -> Iterator[str]:
@@ -330,6 +332,26 @@ def gains(study: Comparison) -> str:
         times = " → ".join(f"{cost:.1f}" for cost in costs if cost) or "–"
         lines.append(f"| {_title(method)} | {alone} | {masked} | {added} | {price} | {times} |")
     return "\n".join(lines) + "\n"
+
+
+_CONTRASTS = {
+    GAIN: (
+        "### What they add",
+        "The figure with anchoring, RAM or RAM and hard Δ mining, less that of the method alone.",
+    ),
+    INTERACTION: (
+        "### Whether they add as much as they add to plain training",
+        "The same gain, less that on plain training: below 0 in accuracy and AUROC, the method has some of it.",
+    ),
+}
+
+
+def _contrasts(study: Comparison) -> Iterator[str]:
+    """The tables of contrasts that the study has."""
+    for kind, words in _CONTRASTS.items():
+        if any(key[0] == kind for key in study.tested):
+            yield from words
+            yield "\n".join(_contrast_table(study, kind))
 
 
 def _contrast_table(study: Comparison, kind: str) -> Iterator[str]:
