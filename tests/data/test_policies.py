@@ -62,6 +62,69 @@ def test_augmix_chains_have_one_to_three_operations(monkeypatch: pytest.MonkeyPa
     assert taken[steady].max() < 3.1
 
 
+@pytest.mark.parametrize("name", ["augmix", "pixmix"])
+def test_levels_are_uniform_up_to_the_authors_severity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both draw from 0.1 to 3 of 10."""
+    levels: list[Tensor] = []
+
+    def kept(images: Tensor, level: Tensor) -> Tensor:
+        levels.append(level)
+        return images
+
+    monkeypatch.setattr(policies, "_AUGMIX", {"kept": (kept, lambda level, side: level, False)})
+    POLICIES[name](torch.zeros(300, 1, 4, 4, dtype=torch.uint8), image_keys(0, "levels", torch.arange(300)))
+    assert stats.kstest(torch.cat(levels).numpy(), "uniform", args=(0.1, 2.9)).pvalue > 0.01
+
+
+def test_magnitudes_are_the_authors() -> None:
+    """At the highest level and at that of severity 3, for images of 32 pixels; which operations have two sides."""
+    expected = {
+        "rotate": (30, 9), "shear_x": (0.3, 0.09), "shear_y": (0.3, 0.09), "translate_x": (10, 3),
+        "translate_y": (10, 3), "solarize": (0, 180), "posterize": (0, 3),
+    }  # fmt: skip
+    for name, magnitudes in expected.items():
+        found = policies._AUGMIX[name][1](torch.tensor([10.0, 3.0]), 32).tolist()
+        assert found == pytest.approx(magnitudes), name
+    assert policies._AUGMIX.keys() == {*expected, "autocontrast", "equalize"}
+    turned = {"rotate", "shear_x", "shear_y", "translate_x", "translate_y"}
+    assert {name for name, (*_, both) in policies._AUGMIX.items() if both} == turned
+    brighter = {"brightness", "color", "contrast", "sharpness"}
+    assert {name for name, (*_, both) in policies._TRIVIAL.items() if both} == turned | brighter
+    wide = {name: policies._TRIVIAL[name][1](torch.tensor([1.0]), 32).item() for name in turned | brighter}
+    assert wide == pytest.approx(
+        dict.fromkeys(brighter | {"shear_x", "shear_y"}, 0.99) | {"rotate": 135, "translate_x": 32, "translate_y": 32}
+    )
+
+
+def test_trivial_augment_has_31_strengths_to_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[Tensor] = []
+
+    def kept(images: Tensor, share: Tensor) -> Tensor:
+        shares.append(share)
+        return images
+
+    monkeypatch.setattr(policies, "_TRIVIAL", {"kept": (kept, lambda share, side: share, True)})
+    policies.trivial_augment(torch.zeros(6200, 1, 1, 1, dtype=torch.uint8), image_keys(0, "t", torch.arange(6200)))
+    found = torch.cat(shares)
+    counts = torch.bincount((30 * found.abs()).round().long())
+    assert len(counts) == 31
+    assert stats.chisquare(counts.numpy()).pvalue > 0.01
+    torch.testing.assert_close(30 * found, (30 * found).round())
+    assert stats.binomtest(int((found < 0).sum()), int((found != 0).sum())).pvalue > 0.01
+
+
+def test_pixmix_mixes_up_to_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums and products that add 10 grey levels each: none, one, … four times alike."""
+    for name in ("added", "multiplied"):
+        monkeypatch.setattr(policies, name, lambda images, others, a, b: images + 10 / 255)
+    monkeypatch.setattr(policies, "_AUGMIX", {"kept": (lambda images, _: images, lambda level, side: level, False)})
+    grey = torch.full((1000, 1, 4, 4), 100, dtype=torch.uint8)
+    found = policies.pixmix(grey, image_keys(0, "rounds", torch.arange(1000)))[:, 0, 0, 0]
+    counts = torch.bincount(found)
+    assert counts.nonzero().flatten().tolist() == [100, 110, 120, 130, 140]
+    assert stats.chisquare(counts[counts > 0].numpy()).pvalue > 0.01
+
+
 def test_trivial_augment_takes_every_operation_alike() -> None:
     counts = dict.fromkeys(policies._TRIVIAL, 0)
     draws = uniform(image_keys(0, "test", torch.arange(14000)), (3,))
@@ -123,6 +186,25 @@ def test_copies_and_outliers_follow_the_batch() -> None:
     assert images[12:].eq(0).all()
     made = Batches(SET, 4, *IDENTITY, outliers="inverted")
     assert torch.equal(pixels(next(iter(made))[0][4:]), 255 - IMAGES[:4])
+
+
+def test_outliers_have_no_mark_of_their_own() -> None:
+    """They are cropped and erased as the images are; repeats of an image make other jigsaws."""
+    white = ImageSet("white", torch.full((8, 3, 32, 32), 255, dtype=torch.uint8), torch.zeros(8).long(), ("a", "b"))
+    resized = Batches(white, 8, *IDENTITY, crop_padding=4, flip=True, resized_crop=True, outliers=white)
+    assert pixels(next(iter(resized))[0]).eq(255).all()  # no black border
+    photos = ImageSet("random", IMAGES, torch.zeros(12).long(), ("a", "b"))
+    parts = Batches(photos, 4, *IDENTITY, resized_crop=True, outliers="inverted")
+    images, outliers = next(iter(parts))[0].chunk(2)
+    assert torch.equal(pixels(outliers), 255 - pixels(images))  # of the same random part
+    erased = Batches(white, 8, *IDENTITY, policy="augmix", copies=2, outliers=white, erasing=1.0)
+    marked = next(iter(erased))[0].ne(255).any(dim=1)
+    assert marked.flatten(1).any(dim=1).all()
+    assert all(not torch.equal(marked[:8], part) for part in torch.split(marked[8:], 8))  # each view at its own place
+    repeated = Batches(SET, 4, *IDENTITY, repeats=2, outliers="jigsaw")
+    first, second = next(iter(repeated))[0][4:6]
+    assert torch.equal(first.sort().values.sum(), second.sort().values.sum())  # of one image
+    assert not torch.equal(first, second)
 
 
 def test_an_epoch_goes_on_after_the_batches_that_were_given() -> None:

@@ -21,6 +21,8 @@ DATA = Data("fashion-mini-known")
         ("photos", Evaluation(ood=("photos",)), "photos of evaluate.ood"),
         ("fashion-mnist-novel", Evaluation(ood=("fashion-mini-novel",)), "fashion-mini-novel of evaluate.ood"),
         ("digits", Evaluation(adaptation=("digits",)), "digits of evaluate.adaptation"),
+        ("digits", Evaluation(shifted=("digits",)), "digits of evaluate.shifted"),
+        ("textures", Evaluation(held_out="textures"), "textures of evaluate.held_out"),
         ("fashion-mnist", Evaluation(), "fashion-mini-known of data.train"),
         ("jigsaw", Evaluation(ood=("jigsaw",)), "jigsaw of evaluate.ood"),
     ],

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -92,6 +92,8 @@ def test_consistency_is_that_of_augmix() -> None:
     assert jensen_shannon(same).item() == pytest.approx(0, abs=1e-6)
     sure = 1000 * torch.eye(3)[:, None]
     assert jensen_shannon(sure).item() == pytest.approx(torch.tensor(3.0).log().item(), rel=1e-5)
+    close = (LOGITS[:IMAGES] + torch.tensor([0.0, 0.02, -0.02]).view(3, 1, 1) * LOGITS[IMAGES:]).bfloat16()
+    assert jensen_shannon(close).item() == pytest.approx(jensen_shannon(close.float()).item(), rel=1e-6)
 
 
 def test_logitnorm_and_its_gradient_are_pytorch_oods() -> None:
@@ -145,6 +147,29 @@ def test_views_share_their_references_and_masks() -> None:
     masked = model.masked.repeat(3)
     assert 0 < model.masked.sum() < IMAGES
     torch.testing.assert_close(references, torch.where(masked.view(-1, 1, 1, 1), 0.0, expected))
+
+
+def test_a_step_of_augmix_has_its_loss() -> None:
+    """Of the network's own logits for the three views, by timm."""
+    model, theirs = Seen(1), cast(Any, JsdCrossEntropy)
+    images, labels = views(3)
+    loss = step_of(of("augmix"), model, protocol="standard", mask_probability=0.0).training_step((images, labels), 0)
+    torch.testing.assert_close(loss, theirs(num_splits=3, alpha=12, smoothing=0)(model(images), labels))
+
+
+def test_images_are_mixed_before_they_are_anchored() -> None:
+    """The pair that the network sees is [r, x − r] of mixed images x and r."""
+    model = anchored_seeing()
+    step = step_of(of("mixup"), model)
+    images, labels = views(1)
+    step.training_step((images, labels), 0)
+    step.generators.begin(0)
+    onehot = functional.one_hot(labels, CLASSES).float()
+    mixed, _ = mix(images, onehot, mixup=1.0, cutmix=0, generator=step.generators.mixing)
+    assert not torch.equal(mixed, images)
+    references, residuals = shown(model).chunk(2, dim=1)
+    torch.testing.assert_close(references, mixed[model.order])
+    torch.testing.assert_close(residuals, mixed - mixed[model.order])
 
 
 def test_outliers_are_seen_from_references_of_the_batch() -> None:

@@ -46,7 +46,8 @@ METHODS = {
     "ensemble": Method("Deep ensemble", "arXiv 1612.01474", of=PLAIN),
     "mc_dropout": Method("MC dropout", "arXiv 1506.02142", of="dropout"),
 }
-"""Name, as in ``grid.methods`` -> the method, with its authors' settings for CIFAR where they gave any."""
+"""Name, as in ``grid.methods`` -> the method, with its authors' settings for CIFAR where they gave any: for one of the
+two where these differ (docs/how-to/methods.md)."""
 
 
 def after_training(name: str) -> tuple[str, str]:

@@ -338,10 +338,9 @@ class Training:
         return self.policy in ("augmix", "pixmix") or (self.policy == "trivial_augment" and self.crop == "padded")
 
     @property
-    def work(self) -> int:
-        """How many images a step shows the network for each image of the batch, SAM's second pass counted."""
-        shown = (3 if self.consistency else 2 if self.regmixup else 1) + bool(self.outliers)
-        return shown * (2 if self.sam else 1)
+    def shown(self) -> int:
+        """How many images a pass of a step shows the network for each image of the batch."""
+        return (3 if self.consistency else 2 if self.regmixup else 1) + bool(self.outliers)
 
 
 # Some of the settings of Training.

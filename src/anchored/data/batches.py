@@ -38,14 +38,14 @@ class Batches:
     work on whole batches, after either crop; with ``copies`` on these alone. ``erasing``: the share of images with a
     rectangle of noise (:func:`erase`). ``repeats``: how often each image stands in a batch; an epoch has so many times
     fewer. ``outliers``: images that are no class's, or how they are made of the training images (``OUTLIERS``); a new
-    order every epoch, cropped and flipped like the others. ``shuffle``: a new order every epoch. ``drop_last``: leave
-    out a last batch that is not full. Order and augmentation depend only on (seed, epoch): call :meth:`set_epoch`
-    before each epoch (Lightning does, through :attr:`sampler`); ``state_dict`` and ``load_state_dict`` are those of
-    torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world size): this process's share when
-    several train together; all see the same order, take every n-th image of it, and get equally many (in a shuffled
-    epoch the few images left over change every time; without shuffling the last ranks have fewer). Together, n
-    processes see in each step what one would with n times the batch size, augmented alike. UserError for an empty set,
-    a batch size below 1, an impossible shard.
+    order every epoch, cropped, flipped and erased like the others. ``shuffle``: a new order every epoch.
+    ``drop_last``: leave out a last batch that is not full. Order and augmentation depend only on (seed, epoch): call
+    :meth:`set_epoch` before each epoch (Lightning does, through :attr:`sampler`); ``state_dict`` and
+    ``load_state_dict`` are those of torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world
+    size): this process's share when several train together; all see the same order, take every n-th image of it, and
+    get equally many (in a shuffled epoch the few images left over change every time; without shuffling the last ranks
+    have fewer). Together, n processes see in each step what one would with n times the batch size, augmented alike.
+    UserError for an empty set, a batch size below 1, an impossible shard.
     """
 
     images: LabelledImages
@@ -115,26 +115,27 @@ class Batches:
         begin = self._resumed[1] if self._resumed[0] == self.epoch else 0
         self._resumed = (0, 0)
         batches = torch.split(self.order(), self.batch_size)[begin : len(self)]
-        single = None
-        if self.resized_crop:
-            one_at_a_time = "none" if self.policy == "augmix" or self.policy == "pixmix" else self.policy
-            single = Augmentation(self.seed, self.epoch, self.flip, one_at_a_time)
-        drawn = zip(batches, self.images.parts(batches, single), self._outliers(batches, begin), strict=True)
+        one_at_a_time = "none" if self.policy == "augmix" or self.policy == "pixmix" else self.policy
+        single, plain = (
+            Augmentation(self.seed, self.epoch, self.flip, policy) if self.resized_crop else None
+            for policy in (one_at_a_time, "none")
+        )
+        drawn = zip(batches, self.images.parts(batches, single), self._outliers(batches, begin, plain), strict=True)
         for number, (chosen, images, outliers) in enumerate(drawn, begin):
-            if single is None:
-                images = self._shifted(images, 0, number)
             self._given = number + 1
-            images = self._augmented(images, chosen)
+            images = self._augmented(self._shifted(images, 0, number), chosen)
             if outliers is not None:
                 images = torch.cat([images, self._shifted(outliers, 1, number)])
             inputs = to_input(images, self.mean, self.std)
             if self.erasing:
-                inputs[: len(chosen)] = erase(inputs[: len(chosen)], self._keys(chosen, "erasing"), self.erasing)
+                parts = range(len(inputs) // len(chosen))  # the images, their copies, the outliers
+                keys = torch.cat([self._keys(chosen, f"erasing/{part}" if part else "erasing") for part in parts])
+                inputs = erase(inputs, keys, self.erasing)
             yield inputs, self.images.labels[to_device(chosen, images.device)]
 
     def _shifted(self, images: Tensor, purpose: int, number: int) -> Tensor:
-        """Randomly cropped and flipped, if they are to be; ``purpose``: 0 images, 1 outliers."""
-        if not (self.crop_padding or self.flip):
+        """Randomly cropped and flipped, if they are to be and were not; ``purpose``: 0 images, 1 outliers."""
+        if self.resized_crop or not (self.crop_padding or self.flip):
             return images
         generator = _generator(self.seed, self.epoch, purpose, number)
         return crop_and_flip(images, generator, self.crop_padding, self.flip, self.shard)
@@ -153,12 +154,14 @@ class Batches:
         """A key per image, (B,) int64 on the CPU, of (seed, purpose, epoch, image), new for each repeat."""
         return occurrence_keys(self.seed, f"{purpose}/{self.epoch}", chosen)
 
-    def _outliers(self, batches: Sequence[Tensor], begin: int) -> Iterator[Tensor | None]:
-        """As many outliers, uint8, for each batch, if there are to be any."""
+    def _outliers(
+        self, batches: Sequence[Tensor], begin: int, augmentation: Augmentation | None
+    ) -> Iterator[Tensor | None]:
+        """As many outliers, uint8, for each batch, if there are to be any; cropped as ``augmentation`` says."""
         if self.outliers == "":
             yield from (None for _ in batches)
         elif isinstance(self.outliers, str):
-            for chosen, images in zip(batches, self.images.parts(batches), strict=True):
+            for chosen, images in zip(batches, self.images.parts(batches, augmentation), strict=True):
                 yield make_ood(images, self.outliers, seed=self.seed + self.epoch, indices=chosen)
         else:
             rank, world = self.shard
@@ -168,4 +171,4 @@ class Batches:
                 torch.randint(0, count, (len(chosen) * world,), generator=generator)[rank::world]
                 for chosen, generator in zip(batches, generators, strict=True)
             ]
-            yield from self.outliers.parts(places)
+            yield from self.outliers.parts(places, augmentation)

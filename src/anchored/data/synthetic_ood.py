@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anchored.corruptions.randomness import image_keys, normal, uniform
+from anchored.data.augmentation import occurrence_keys
 from anchored.method.devices import to_device
 
 TILES = 4  # tiles a side of a jigsaw
@@ -35,9 +36,10 @@ def make_ood(images: Tensor, name: str, *, seed: int, indices: Tensor) -> Tensor
     """Return ``images`` (B,C,H,W) uint8 made out-of-distribution: uint8, same shape and device.
 
     ``name``: a key of OUTLIERS. ``indices`` (B,), any integer dtype: each image's place in its set, which with ``seed``
-    decides its random numbers.
+    decides its random numbers; other ones where an image stands there again.
     """
-    return OUTLIERS[name].function(images, image_keys(seed, f"outlier/{name}", to_device(indices, images.device)))
+    keys = occurrence_keys(seed, f"outlier/{name}", to_device(indices, images.device))
+    return OUTLIERS[name].function(images, keys)
 
 
 def _jigsaw(images: Tensor, keys: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class Cost:
     network: str
     protocol: str  # and the method, if one
     trainings: int
-    batch: int  # images of the recipe's step, or of a device's share of it
-    measured: int  # images of the step that was timed
-    step: float  # of a training step of ``batch`` images
+    batch: int  # images that a pass of the recipe's step, or of a device's share of it, shows the network
+    measured: int  # images of the pass that was timed
+    step: float  # of a training step
     steps: int  # of one training
     passes: float  # of evaluating one image
     images: int  # that one training is evaluated on
@@ -63,18 +63,19 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     Masked and unmasked trainings do the same work, so that one of them is measured. Steps are measured at the recipe's
     batch size, or at a smaller one where that takes too long here: then the time of an image is taken to be the same.
     Several devices are taken to share the work and to lose nothing by it. Of a method only the images and passes of its
-    step are counted, not what augments them.
+    step are measured, not what augments them.
     """
     cells = list(recipe.cells())
     kinds: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol, cell.method), []).append(cell)
-    limit = SECONDS / len({(network, protocol == "standard") for network, protocol, _ in kinds})
+    steps_of = {kind: (kind[0], kind[1] == "standard", alike[0].train.shown) for kind, alike in kinds.items()}
+    limit = SECONDS / len(set(steps_of.values()))
     measured: dict[tuple[str, str, str], Cost] = {}  # without what the section ``references`` adds
     added: list[Cost] = []
-    timed: dict[tuple[str, bool], _Timing] = {}
+    timed: dict[tuple[str, bool, int], _Timing] = {}
     for (network, protocol, method), alike in kinds.items():
-        key = (network, protocol == "standard")
+        key = steps_of[network, protocol, method]
         if key not in timed:
             progress(f"{network}, {protocol}")
             timed[key] = _measured(alike[0], recipe.evaluate.batch_size, limit)
@@ -84,8 +85,8 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
         steps = train.epochs * max(1, round(count(recipe, recipe.data.train, "train")) // train.batch_size)
         measured[network, protocol, method] = Cost(
             network=network, protocol=f"{protocol}, {method_title(method)}" if method else protocol,
-            trainings=len(alike), batch=train.batch_size // train.devices, measured=timing.images,
-            step=timing.step * train.work, steps=steps, passes=timing.passes / train.devices,
+            trainings=len(alike), batch=train.shown * (train.batch_size // train.devices), measured=timing.images,
+            step=timing.step * (2 if train.sam else 1), steps=steps, passes=timing.passes / train.devices,
             images=images, outputs=timing.weights + outputs, fits=timing.fits,
         )  # fmt: skip
         whole = measured[network, protocol, method]
@@ -157,7 +158,7 @@ class _Timing:
     """One network, measured."""
 
     images: int  # of the largest step that was timed
-    step: float  # seconds of the recipe's step
+    step: float  # seconds of one pass of the recipe's step, forward and backward
     passes: float  # seconds of evaluating one image
     weights: int  # bytes
     features: int
@@ -173,7 +174,7 @@ def _measured(cell: Cell, evaluated: int, limit: float) -> _Timing:
     if isinstance(model, AnchoredModel):
         model.set_references(torch.randn(config.references, *shape, generator=generator))
     model = model.to(memory_format=torch.channels_last).to(device)
-    whole = cell.train.batch_size // cell.train.devices
+    whole = cell.train.shown * (cell.train.batch_size // cell.train.devices)
     batch = min(2, whole)
     reached, seconds, fits = batch, 0.0, True
     pixels = torch.randint(0, 256, (batch, *shape), generator=generator, dtype=torch.uint8)

@@ -50,6 +50,9 @@ def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
     uses += [(name, "out-of-distribution", ()) for name in settings.ood]
     uses += [(name, "shifted images", ()) for name in settings.shifted]
     uses += [(name, "adaptation", ()) for name in settings.adaptation]
+    uses += [(settings.held_out, "decisions", ())] if settings.held_out else []
+    learned = dict.fromkeys(cell.train.outliers for cell in recipe.cells())
+    uses += [(name, "outliers to learn from", ()) for name in learned if name and name not in OUTLIERS]
     if recipe.choose:
         chosen = holdout.settings_of(recipe)
         others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]

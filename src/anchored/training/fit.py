@@ -134,9 +134,8 @@ def _outliers(cell: Cell, root: Path | None) -> LabelledImages | str:
     name = cell.train.outliers
     if not name or name in OUTLIERS:
         return name
-    return datasets.open_set(
-        name, datasets.outlier_split(name, cell.data), cell.data, datasets.input_format(cell.data), root
-    )
+    split, view = datasets.outlier_split(name, cell.data), datasets.input_format(cell.data)
+    return datasets.open_set(name, split, cell.data, view, root, originals=cell.train.crop == "resized")
 
 
 def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) -> pl.Trainer:

@@ -9,9 +9,17 @@ from torch import Tensor
 
 
 def mix(
-    images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, generator: np.random.Generator
+    images: Tensor,
+    targets: Tensor,
+    *,
+    mixup: float,
+    cutmix: float,
+    generator: np.random.Generator,
+    repeats: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Each image (B,C,H,W) mixed with its neighbour in the batch, and its target probabilities (B,N) likewise.
+
+    The neighbour is ``repeats`` places away, as many as an image has side by side, so that it is another image.
 
     Mixup (arXiv 1710.09412): ``λ x + (1 − λ) x'``, λ from Beta(mixup, mixup). CutMix (arXiv 1905.04899): a box of area
     1 − λ, λ from Beta(cutmix, cutmix), is taken from the neighbour, cut off at the border; λ is then the share that is
@@ -22,7 +30,7 @@ def mix(
     cut = generator.random() < 0.5 if mixup and cutmix else cutmix > 0
     alpha = cutmix if cut else mixup
     kept = float(generator.beta(alpha, alpha))
-    others = images.roll(1, dims=0)
+    others = images.roll(repeats, dims=0)
     if cut:
         height, width = images.shape[-2:]
         half = math.sqrt(1 - kept) / 2
@@ -34,4 +42,4 @@ def mix(
         kept = 1 - (bottom - top) * (right - left) / (height * width)
     else:
         images = kept * images + (1 - kept) * others
-    return images, kept * targets + (1 - kept) * targets.roll(1, dims=0)
+    return images, kept * targets + (1 - kept) * targets.roll(repeats, dims=0)

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored.config.settings import Training
 from anchored.errors import UserError
+from anchored.method.anchoring import average_statistics
+from anchored.training.checkpoints import gather_tensors, take_own
 
 
 def rate_factors(
@@ -96,7 +98,10 @@ def restore_memory_format(optimizer: torch.optim.Optimizer) -> None:
 
 class WeightAverage(WeightAveraging):
     """Moving average of weights and buffers, ``average ← decay · average + (1 − decay) · weights`` after each step. In
-    warm-up it follows the weights. At the end of training it takes their place."""
+    warm-up it follows the weights. At the end of training it takes their place.
+
+    Of several processes each has averages of its own batch norm statistics, which an epoch's end makes one.
+    """
 
     def __init__(self, decay: float, warmup: float) -> None:
         self.average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
@@ -123,6 +128,29 @@ class WeightAverage(WeightAveraging):
             else:
                 self.average(owns, nows, None)
         self._latest_update_step = step
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the averages: at the end of an epoch the mean of all processes' statistics, within one those of each."""
+        assert self._average_model is not None
+        if trainer.is_last_batch:
+            average_statistics(self._average_model)
+        elif trainer.world_size > 1:
+            checkpoint["average_buffers"] = gather_tensors(module, self._buffers())
+        super().on_save_checkpoint(trainer, module, checkpoint)
+
+    @torch.no_grad()
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore the averages."""
+        super().on_load_checkpoint(trainer, module, checkpoint)
+        if "average_buffers" in checkpoint:
+            own = take_own(module, checkpoint["average_buffers"])
+            for name, each in self._buffers().items():
+                each.copy_(own[name])
+
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        assert self._average_model is not None
+        network = self._average_model.module.get_submodule("model")
+        return {name: each for name, each in network.named_buffers() if each.numel()}
 
 
 def _state(module: nn.Module) -> list[torch.Tensor]:

@@ -155,7 +155,9 @@ class TrainingStep(pl.LightningModule):
         own, others = images[:batch], images[batch:]
         onehot = functional.one_hot(labels, self.classes).to(images.dtype)
         mixup = settings.mixup or settings.regmixup
-        mixed, targets = mix(own, onehot, mixup=mixup, cutmix=settings.cutmix, generator=self.generators.mixing)
+        mixed, targets = mix(
+            own, onehot, mixup=mixup, cutmix=settings.cutmix, generator=self.generators.mixing, repeats=settings.repeats
+        )
         if settings.regmixup:
             mixed, targets = torch.cat([own, mixed]), torch.cat([onehot, targets])
         return torch.cat([mixed, others]) if len(others) else mixed, targets
