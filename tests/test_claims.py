@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import runpy
 import statistics
 import sys
@@ -134,6 +135,20 @@ def test_the_family_is_tested_once_with_one_correction() -> None:
     text = claims_page.page(studies)
     assert "| 6 | A | RAM lowers near AUROC below standard |" in text
     assert "**does not hold**: 6 (A)" in text
+
+
+def test_headlines_count_the_verdicts_of_the_page() -> None:
+    root = Path(__file__).parents[1]
+    page, readme, findings, changes = (
+        (root / name).read_text(encoding="utf-8")
+        for name in ("docs/explanation/claims.md", "README.md", "docs/explanation/findings.md", "CHANGELOG.md")
+    )
+    verdicts = re.findall(r"^\| \d+ \| [AB] \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    holds, undecided = verdicts.count("**holds**"), verdicts.count("undecided")
+    assert len(verdicts) == holds + undecided == len(claims_page.HYPOTHESES)
+    assert f"[{holds} of {len(verdicts)} hypotheses hold]" in readme
+    assert f": {holds} hold, none is contradicted, {undecided} are undecided" in findings
+    assert f": {holds} of {len(verdicts)} hypotheses hold on new seeds" in changes
 
 
 def test_nothing_is_tested_before_every_training_is_done() -> None:

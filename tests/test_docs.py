@@ -145,7 +145,9 @@ def check_command(words: list[str]) -> None:
     for name, value in settings.items():
         section, _, key = name.partition(".")
         changed[section] = {**changed.get(section, {}), key: value}
-    Recipe.parse(changed, words)
+    made = Recipe.parse(changed, words)
+    if words[0] == "train" and recipe in recipe_file.recipe_names():
+        assert len(list(made.cells())) == 1, words
     assert recipe in recipe_file.recipe_names() or recipe.endswith(".yaml") or recipe.isupper() or not recipe, recipe
 
 
@@ -156,7 +158,8 @@ def test_commands_are_taken(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["study demo --train.epoch 3", "study no-such-recipe", "study demo --train.epochs -1", "fold runs/a"]
+    "command",
+    ["study demo --train.epoch 3", "study no-such-recipe", "study demo --train.epochs -1", "fold runs/a", "train demo"],
 )
 def test_a_command_that_is_out_of_date_is_found(command: str) -> None:
     with pytest.raises((anchored.UserError, AssertionError, KeyError)):

@@ -205,6 +205,33 @@ def test_options_outside_their_range_are_refused(words: str, capsys: pytest.Capt
     assert said(words.split(), capsys).startswith(f"anchored: {option} ")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "study demo --grid.methods [dropout] --grid.networks [small_convnext]",
+            "which 'small_convnext' does not take",
+        ),
+        ("study demo --train.rates {nolayer:0}", "names 'nolayer', which the network has not: there are stem, head, "),
+        ("study demo --anchoring.references 100000", "is 100000, but fashion-mini-known has 7000 images"),
+        ("study demo --evaluate.ood [fashion-mini-known]", "evaluate.ood has fashion-mini-known, which shares images"),
+        ("study demo --choose beta", "choose is 'beta': give nothing, alpha or lambda"),
+        ("study demo --status", "no study has begun in runs/demo"),
+        ("evaluate timm:resnet18 --pretrained", "on which labelled images timm:resnet18 is measured: --test DATA"),
+        ("evaluate timm:resnet18 --pretrained --like cifar10 --test digits", "1000 classes, and nobody has trained it"),
+        ("evaluate resnet18", "resnet18 is not the folder of a run"),
+        ("evaluate missing/ --test digits", "there is no folder 'missing/'"),
+        ("train demo", "--grid.tail_weights '[0.1]'"),
+    ],
+)
+def test_what_could_not_be_done_is_said_before_anything_is(
+    words: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert line in said([word.replace(":0}", ": 0}") for word in words.split()], capsys)
+    assert not list(tmp_path.iterdir())
+
+
 def test_numbers_that_do_not_fit_a_network_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,6 +78,15 @@ def test_costs_are_those_of_the_grid() -> None:
     assert standard.outputs == pytest.approx(weights + outputs, rel=0.1)
 
 
+def test_a_method_is_measured_with_all_that_its_step_shows() -> None:
+    methods = ("plain", "augmix", "outlier_exposure", "sam", "label_smoothing")
+    grid = Grid(networks=("small",), protocols=("standard",), seeds=(0,), methods=methods)
+    plain, augmix, exposed, sharp, smooth = forecast.costs(recipe(grid=grid))
+    assert [each.batch for each in (plain, augmix, exposed)] == [64, 3 * 64, 2 * 64]
+    assert (sharp.step, sharp.batch) == (2 * plain.step, 64)  # two passes of the same images
+    assert smooth.step == plain.step
+
+
 def test_more_work_takes_longer() -> None:
     once = requirements.examine(recipe())
     assert once.ready
@@ -99,6 +108,11 @@ def test_each_set_is_named_once_with_what_brings_it(tmp_path: Path) -> None:
     whole = requirements.Diagnosis(wanted, list(found.values()), [], 0.0, tmp_path)
     assert [file.name for file in whole.files] == ["dtd-r1.0.1.tar.gz", "iSUN.tar.gz"]  # DTD's archive once
     assert whole.unpacked == 2 * 625_239_812
+    learning = replace(wanted, train=replace(wanted.train, outliers="lsun-r"))
+    held = replace(learning, evaluate=replace(learning.evaluate, held_out="cifar10"))
+    uses = {need.name: need.use for need in requirements.needs(held, tmp_path) if need.missing}
+    assert uses["lsun-r"] == "outliers to learn from"
+    assert uses["cifar10"] == "decisions"
     dtd(tmp_path)
     assert [need.name for need in requirements.needs(wanted, tmp_path) if need.missing] == ["isun"]
 

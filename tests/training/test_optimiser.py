@@ -8,7 +8,8 @@ from torch import nn
 
 from anchored.config.settings import Training
 from anchored.errors import UserError
-from anchored.training.optimiser import freeze, optimizer, rate_factors, schedule_factor
+from anchored.training.optimiser import optimizer, schedule_factor
+from anchored.training.rates import freeze, rate_factors
 
 PARTS = {"stem": ("first",), "head": ("last.1",)}
 

@@ -78,7 +78,7 @@ def _train(recipe: Recipe, *, output: Place = "") -> None:
     if len(cells) != 1:
         raise UserError(
             f"recipe '{recipe.name}' names {len(cells)} trainings: pick one with, say, --grid.protocols '[ram]' "
-            "--grid.alphas '[0.25]' --grid.seeds '[0]', or run them all with 'anchored study'"
+            "--grid.alphas '[0.25]' --grid.tail_weights '[0.1]' --grid.seeds '[0]', or run all with 'anchored study'"
         )
     run = Run(Path(output or Path("runs") / cells[0].name))
 
@@ -146,6 +146,11 @@ def _evaluate(
     assert evaluation is not None
     run, accelerator = Run(Path(model)), "auto"
     if measured_again := bool(model) and not (test or outputs or ":" in model or run.path.is_file()):
+        if not run.cell_file.exists():
+            raise UserError(
+                f"{model} is not the folder of a run: of another model, say on which labelled images it is measured, "
+                "--test DATA"
+            )
         accelerator = Cell.parse(read_json(run.cell_file), run.cell_file).train.accelerator
     recipe = None if measured_again else study.given_recipe(given, test, evaluation, label)
 

@@ -109,8 +109,8 @@ class Network:
     pretrained: Flag = False
     """Start from the weights that come with the network's name (timm:..., torchvision:...)."""
     checkpoint: str = ""
-    """Start from these weights: a .safetensors file of the plain network's, or a folder that anchored convert wrote. A
-    head for another number of classes starts at zero."""
+    """Start from these weights: a file of the plain network's (.pth, .pt, .ckpt, .bin, .safetensors), a folder of a run
+    or of anchored convert, or hub:OWNER/NAME. A head for another number of classes starts at zero."""
     sha256: str = ""
     """Hash of the checkpoint's weights. Filled in when a study starts, so that its results are bound to them; weights
     with another hash are refused."""

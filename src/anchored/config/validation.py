@@ -119,7 +119,7 @@ def explain(error: ValidationError, kind: Any = None, name: str = "") -> str:
         expected = f"{path} must have settings of its own" if path else "expected settings by name"
         return f"{expected}, found {type(problem['input']).__name__}"
     if problem["type"] == "literal_error":
-        text = f"give {problem['ctx']['expected'].replace(chr(39), '')}"
+        text = f"give {problem['ctx']['expected'].replace(2 * chr(39), 'nothing').replace(chr(39), '')}"
     value = _shortened(problem["input"])
     of_list = isinstance(problem["loc"][-1] if problem["loc"] else "", int)
     return f"{path.rpartition('.')[0]} has {value}: {text}" if of_list else f"{path} is {value}: {text}"

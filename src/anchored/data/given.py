@@ -76,7 +76,9 @@ def relabelled(images: Any, classes: tuple[str, ...]) -> Any:
     if is_numbered(images.classes):
         if len(images.labels) and int(images.labels.max()) >= len(classes):
             found, last = int(images.labels.max()), len(classes) - 1
-            raise UserError(f"a label of {images.name} is {found}: {last} is the last class")
+            raise UserError(
+                f"a label of {images.name} is {found}, but the network's classes are 0 to {last}: give images of these"
+            )
         return replace(images, classes=classes)
     places = [_place(name, classes, images.name) for name in images.classes]
     if len(set(places)) < len(places):

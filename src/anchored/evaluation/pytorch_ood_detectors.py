@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -48,13 +48,13 @@ def find_detector(name: str) -> Detector:
         raise UserError(f"evaluate.detectors has {plain}, a score of the logits, which is measured in any case")
     classes = _classes()
     if plain not in classes:
-        raise UserError(f"evaluate.detectors has '{plain}': there are {', '.join(classes)}")
+        there = [each for each, kind in classes.items() if each not in NOT_BY_NAME and not _lacks(kind)]
+        raise UserError(f"evaluate.detectors has '{plain}': there are {', '.join(there)}")
     kind, made = classes[plain], "make it yourself, and give it in Python (anchored.evaluate, detectors)"
     if plain in NOT_BY_NAME:
         raise UserError(f"evaluate.detectors has {plain}, which {NOT_BY_NAME[plain]}: {made}")
     options = dict(_options(name, kind, text))
-    known = {*PARTS, "head", "w", "b", "d", "p", *options}
-    if missing := [each for each in _required(kind) if each not in known]:
+    if missing := _lacks(kind, options):
         raise UserError(f"evaluate.detectors has {plain}, which needs {' and '.join(missing)}: {made}")
     reads = _reads(kind)
     fits = bool(kind.requires_fit)
@@ -105,6 +105,12 @@ def _classes() -> dict[str, Any]:
 def _reads(detector: Any) -> Reads:
     known: tuple[Reads, ...] = ("logits", "features", "feature_maps")
     return next((each for each in known if hasattr(detector, f"predict_{each}")), "images")
+
+
+def _lacks(kind: type, options: Iterable[str] = ()) -> list[str]:
+    """Arguments of a detector that nobody has given and we have not."""
+    known = {*PARTS, "head", "w", "b", "d", "p", *options}
+    return [each for each in _required(kind) if each not in known]
 
 
 def _required(kind: type) -> list[str]:

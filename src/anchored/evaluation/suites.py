@@ -40,7 +40,7 @@ from anchored.models import registry as networks
 from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, rows_text
-from anchored.training.reference_images import check_own_images
+from anchored.training.reference_images import check_references
 
 Evaluated = TypeVar("Evaluated", bound=Evaluator)
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
@@ -262,6 +262,9 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
         networks.find_network(name)
     if settings.score not in SCORES:
         raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
+    for name in settings.ood:
+        if name not in OUTLIERS and shares_images(name, row.name, recipe.data):
+            raise UserError(f"evaluate.ood has {name}, which shares images with {row.name}: name images of other kinds")
     for name in settings.adaptation:
         datasets.learnable_row(name, recipe.data, "evaluate.adaptation has")
     needed = [(name, "ood") for name in settings.ood]
@@ -288,7 +291,8 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     seen = datasets.input_format(recipe.data)
     for name in settings.shifted:
         NamedSets(recipe.data, seen, root).open(name, "all")  # its classes are the training set's
-    check_own_images(recipe.anchoring, recipe.data, seen, root)
+    if learned and set(recipe.grid.protocols) != {"standard"}:
+        check_references(recipe.anchoring, recipe.data, seen, root)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in corruptions_of(settings, seen):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():

@@ -14,6 +14,7 @@ Add one row and one test to add a network.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -123,6 +124,8 @@ def find_network(name: str) -> Architecture:
         return _published(name)
     if f"{prefix}:" == CODE:
         return Architecture(rest.rpartition(":")[2], lambda spec: third_party.import_network(rest, spec))
+    if name.endswith(("/", os.sep)):
+        raise UserError(f"there is no folder '{name}'")
     near = difflib.get_close_matches(name, NETWORKS, n=1)
     near = [f"{each}:{name}" for each, library in LIBRARIES.items() if not near and name in library.names()][:1] or near
     hint = (
@@ -173,9 +176,20 @@ def build_network(
             cannot be downloaded, a name that leads to code without ``allow_import``, or a network that does not take
             such images.
     """
-    architecture = find_network(name)
-    spec = NetworkSpec(channels, classes, size, width, pretrained, dropout)
     refuse_code(name, (name,) if allow_import else ())
+    architecture = check_network(name, width=width, pretrained=pretrained, dropout=dropout)
+    spec = NetworkSpec(channels, classes, size, width, pretrained, dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed would move the others too
+        network = architecture.build(spec)
+    if name not in NETWORKS and size is not None:
+        third_party.check_logits_shape(network, name, spec)
+    return network
+
+
+def check_network(name: str, *, width: float = 1.0, pretrained: bool = False, dropout: float = 0.0) -> Architecture:
+    """Return a network's row; ``UserError`` where there is none, or it has no such variant. Nothing is built."""
+    architecture = find_network(name)
     if not 0 < width <= 16:
         raise UserError(f"network.width is {width:g}: give a factor above 0 and at most 16")
     if width != 1 and (name not in NETWORKS or pretrained):
@@ -187,12 +201,7 @@ def build_network(
         raise UserError(f"train.dropout is {dropout:g}, which '{name}' does not take: take {own} or one of timm")
     if pretrained and not architecture.weights:
         raise UserError(f"network '{name}' has no pretrained weights: take one of timm or torchvision, or train it")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # the CPU's alone; torch.manual_seed would move the others too
-        network = architecture.build(spec)
-    if name not in NETWORKS and size is not None:
-        third_party.check_logits_shape(network, name, spec)
-    return network
+    return architecture
 
 
 def preprocessing(name: str) -> third_party.Preprocessing:

@@ -129,6 +129,13 @@ def open_model(
         return _of_module(path.stem, models.load(path, network=network), config)
     if ending in WEIGHT_FILES:
         raise UserError(f"{name} holds weights alone: name their network, and give the file as its checkpoint")
+    if pretrained and not checkpoint and (weights := networks.find_network(name).weights):
+        published, wanted = len(_published_classes(weights)), len(_facts(name, like, classes, given)["classes"])
+        if wanted != published:
+            raise UserError(
+                f"{name}: its published weights tell {published} classes, and nobody has trained it for {wanted}: give "
+                "--checkpoint FILE of a training that did, or leave out --like and --classes"
+            )
     module, config, fit = named_network(
         name,
         pretrained=pretrained,

@@ -33,7 +33,7 @@ from anchored.study.jobs import Job
 from anchored.study.progress import Display
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training.machine import refuse_unfit_machine
-from anchored.training.preconditions import claim_run
+from anchored.training.preconditions import check_networks, claim_run
 
 
 def study(
@@ -169,6 +169,8 @@ def _refuse_failures(folder: StudyFolder, cells: Sequence[Job], done: Sequence[R
 def status(path: Path) -> Table:
     """A table of a study's cells: done, running, failed or left, with their times. ``UserError`` if there is none."""
     folder = StudyFolder(path)
+    if not folder.study_file.exists():
+        raise UserError(f"no study has begun in {path}: start it without --status, or name its folder with -o")
     try:
         recipe = Recipe.parse(_read_study(folder)["recipe"])
     except UserError as error:
@@ -230,7 +232,9 @@ def given_recipe(given: dict[str, Any], test: str, settings: Evaluation, title: 
     ``given``: settings of :class:`anchored.config.settings.Given`; ``test``: the labelled images that it is measured
     on. Raises ``UserError`` where there are none, or no model.
     """
-    if not given.get("outputs") and not (given.get("model") and test):
+    if given.get("model") and not (test or given.get("outputs")):
+        raise UserError(f"say on which labelled images {given['model']} is measured: --test DATA")
+    if not given.get("outputs") and not given.get("model"):
         raise UserError("say which model is measured on which labelled images (MODEL --test DATA), or --outputs FOLDER")
     source = str(given.get("outputs") or given["model"])
     title = title or Path(source.rpartition(":")[2]).stem or source
@@ -259,6 +263,7 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     recipe = suites.check_recipe(recipe, root)
     holdout.check_holdout(recipe, root)
     holdout.check_training_outliers(recipe, root)
+    check_networks(recipe.cells())
     _refuse_other_study(folder, recipe)
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):

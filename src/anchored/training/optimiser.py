@@ -1,7 +1,7 @@
-"""Optimizer, learning rates by part, frozen parts, schedule, weight averaging."""
+"""Optimizer, schedule, weight averaging."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,40 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from anchored.config.settings import Training
-from anchored.errors import UserError
 from anchored.method.anchoring import average_statistics
 from anchored.training.checkpoints import gather_tensors, take_own
-
-
-def rate_factors(
-    network: nn.Module, rates: Mapping[str, float], parts: Mapping[str, Sequence[str]]
-) -> dict[str, float]:
-    """The factor on the learning rate of every parameter and module of ``network``, by name.
-
-    ``rates``: factors by the name of a module or parameter; the longest name that holds one decides, and 1 where there
-    is none. ``parts``: names such as ``stem`` that stand for modules. ``UserError`` for a name that leads nowhere.
-    """
-    names = [name for name, _ in (*network.named_modules(), *network.named_parameters())]
-    wanted = {name: factor for part, factor in rates.items() for name in parts.get(part, (part,))}
-    for name in wanted:
-        if name not in names:
-            known = ", ".join([*parts, *(child for child, _ in network.named_children())])
-            raise UserError(f"train.rates names '{name}', which the network has not: there are {known}")
-
-    def factor(name: str) -> float:
-        holders = [part for part in wanted if part in ("", name) or name.startswith(f"{part}.")]
-        return wanted[max(holders, key=len)] if holders else 1.0
-
-    return {name: factor(name) for name in names}
-
-
-def freeze(network: nn.Module, of: Mapping[str, float]) -> list[nn.Module]:
-    """Take the gradient from the parts whose factor is 0; the modules that must stay in evaluation mode."""
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(of[name] > 0)
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise UserError("train.rates freezes every part: leave one with a factor above 0, such as {'': 0, head: 1}")
-    return [module for name, module in network.named_modules() if of[name] == 0 and not list(module.children())]
 
 
 def optimizer(network: nn.Module, settings: Training, of: Mapping[str, float]) -> torch.optim.Optimizer:

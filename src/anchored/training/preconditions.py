@@ -1,12 +1,17 @@
 """What is checked around a training, by all who run one: without Lightning, which takes longer to import than torch."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from anchored.config.recipe import Cell, canonical
 from anchored.config.settings import Training
 from anchored.errors import UserError
+from anchored.models import folder as models
+from anchored.models import registry as networks
+from anchored.models.initialisation import model_config
 from anchored.store.layout import Run
+from anchored.training.rates import freeze, named_parts, rate_factors
 
 
 class Diverged(UserError):
@@ -21,6 +26,21 @@ def claim_run(run: Run, cell: Cell) -> bool:
 
     run.claim(json.loads(canonical(cell)), as_now, "training", "choose another folder")
     return run.weights_file.exists()
+
+
+def check_networks(cells: Iterable[Cell]) -> None:
+    """``UserError``, before anything is trained, where a network cannot be trained as a cell says."""
+    seen = set[str]()
+    for cell in cells:
+        kind = (cell.network, cell.start.width, cell.start.pretrained, cell.train.dropout, cell.train.rates)
+        if repr(kind) in seen:
+            continue
+        seen.add(repr(kind))
+        start = cell.start
+        networks.check_network(cell.network, width=start.width, pretrained=start.pretrained, dropout=cell.train.dropout)
+        if cell.train.rates:
+            plain = models.build_plain_network(model_config(cell), allow_import=True)
+            freeze(plain, rate_factors(plain, cell.train.rates, named_parts(plain)))
 
 
 def check_batch_size(name: str, images: int, train: Training) -> None:

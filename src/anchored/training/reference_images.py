@@ -76,10 +76,16 @@ def training_references(images: LabelledImages, cell: Cell, config: ModelConfig)
     return _normalised(images, places, config)
 
 
-def check_own_images(settings: Anchoring, data: Data, view: InputFormat, root: Path | None = None) -> None:
-    """``UserError``, before training, where own images cannot be the references."""
+def check_references(settings: Anchoring, data: Data, view: InputFormat, root: Path | None = None) -> None:
+    """``UserError``, before training, where own images cannot be the references, or there are too few images."""
     if settings.reference_choice == "own":
         _check_count(settings.references, _own(settings, data, view, root), "anchoring.references")
+        return
+    there = round(data.fraction * datasets.training_row(data, root).train)
+    if there and settings.references > there:
+        raise UserError(
+            f"anchoring.references is {settings.references}, but {data.train} has {there} images to be references"
+        )
 
 
 def _own(settings: Anchoring, data: Data, view: InputFormat, root: Path | None) -> LabelledImages:

@@ -13,11 +13,9 @@ from anchored.config.recipe import Cell
 from anchored.data.batches import Batches
 from anchored.errors import UserError
 from anchored.method import collectives
-from anchored.method import stem as stems
 from anchored.method.anchoring import AnchoredModel, average_statistics, frozen_statistics
 from anchored.method.hard_delta import Residuals, uniform_cross_entropy
-from anchored.models.features import head_name
-from anchored.training import optimiser
+from anchored.training import optimiser, rates
 from anchored.training.checkpoints import Generators, gather_tensors, take_own
 from anchored.training.losses import jensen_shannon, normalised_logits
 from anchored.training.mixup import mix
@@ -36,9 +34,9 @@ class TrainingStep(pl.LightningModule):
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         network = model.network if isinstance(model, AnchoredModel) else model
-        parts = _named_parts(model) if cell.train.rates else {}
-        self.factors = optimiser.rate_factors(network, cell.train.rates, parts)
-        self.frozen = optimiser.freeze(network, self.factors)
+        parts = rates.named_parts(model) if cell.train.rates else {}
+        self.factors = rates.rate_factors(network, cell.train.rates, parts)
+        self.frozen = rates.freeze(network, self.factors)
         self.history: list[dict[str, float]] = []
         self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
         self._mid_epoch: dict[str, Any] | None = None  # of a checkpoint within an epoch
@@ -251,10 +249,3 @@ class TrainingStep(pl.LightningModule):
             self.residuals.refit(within["fit"])
         self._batches.load_state_dict(within["batches"])  # Lightning's own way is closed once it has counted the steps
         self._started = time.monotonic() - within["seconds"]
-
-
-def _named_parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Names in ``train.rates`` (``stem``, ``head``) -> names of the network's modules."""
-    network = model.network if isinstance(model, AnchoredModel) else model
-    stem = model.stem if isinstance(model, AnchoredModel) else None
-    return {"stem": (stem or stems.find_stem(network)).names, "head": (head_name(network),)}
