@@ -25,9 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch._dynamo  # noqa: F401 -- this and two below are loaded once, here: a study is a fork of this process
+
 from anchored.cli.main import main as anchored
 from anchored.store import files as disk
-from anchored.study import study  # noqa: F401 -- loaded once, here: a study is a fork of this process
+from anchored.study import study  # noqa: F401
+from anchored.training import fit  # noqa: F401
 
 STUDY = [
     "study", "demo", "--scale", "0.02", "--train.epochs", "2", "--train.accelerator", "cpu",
