@@ -40,7 +40,6 @@ from anchored.models import registry as networks
 from anchored.store import files
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, rows_text
-from anchored.training.reference_images import check_references
 
 Evaluated = TypeVar("Evaluated", bound=Evaluator)
 CLEAN = ("accuracy", "nll", "brier", "ece", "smooth_ece", "smooth_ece_old")
@@ -291,8 +290,6 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     seen = datasets.input_format(recipe.data)
     for name in settings.shifted:
         NamedSets(recipe.data, seen, root).open(name, "all")  # its classes are the training set's
-    if learned and set(recipe.grid.protocols) != {"standard"}:
-        check_references(recipe.anchoring, recipe.data, seen, root)
     probe = torch.zeros(1, seen.channels, seen.size, seen.size, dtype=torch.uint8)
     for name in corruptions_of(settings, seen):
         for severity in settings.severities[:1] if settings.corruption_source == "archive" else ():

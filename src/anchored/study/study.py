@@ -33,7 +33,7 @@ from anchored.study.jobs import Job
 from anchored.study.progress import Display
 from anchored.study.workers import Workload, run_here, run_in_processes, run_on_ray
 from anchored.training.machine import refuse_unfit_machine
-from anchored.training.preconditions import check_networks, claim_run
+from anchored.training.preconditions import check_trainings, claim_run
 
 
 def study(
@@ -208,6 +208,7 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
 
 def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
     recipe = suites.check_recipe(recipe, root)
+    check_trainings(recipe, root)
     (cell,) = recipe.cells()
     claim_run(run, cell)
     files.write_json(run.recipe_file, json.loads(canonical(recipe)))
@@ -263,7 +264,7 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
     recipe = suites.check_recipe(recipe, root)
     holdout.check_holdout(recipe, root)
     holdout.check_training_outliers(recipe, root)
-    check_networks(recipe.cells())
+    check_trainings(recipe, root)
     _refuse_other_study(folder, recipe)
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):

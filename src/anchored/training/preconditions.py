@@ -1,17 +1,19 @@
 """What is checked around a training, by all who run one: without Lightning, which takes longer to import than torch."""
 
 import json
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from anchored.config.recipe import Cell, canonical
+from anchored.config.recipe import Cell, Recipe, canonical
 from anchored.config.settings import Training
+from anchored.data import datasets
 from anchored.errors import UserError
 from anchored.models import folder as models
 from anchored.models import registry as networks
 from anchored.models.initialisation import model_config
 from anchored.store.layout import Run
 from anchored.training.rates import freeze, named_parts, rate_factors
+from anchored.training.reference_images import check_references
 
 
 class Diverged(UserError):
@@ -28,16 +30,18 @@ def claim_run(run: Run, cell: Cell) -> bool:
     return run.weights_file.exists()
 
 
-def check_networks(cells: Iterable[Cell]) -> None:
-    """``UserError``, before anything is trained, where a network cannot be trained as a cell says."""
-    seen = set[str]()
-    for cell in cells:
-        kind = (cell.network, cell.start.width, cell.start.pretrained, cell.train.dropout, cell.train.rates)
-        if repr(kind) in seen:
-            continue
-        seen.add(repr(kind))
-        start = cell.start
-        networks.check_network(cell.network, width=start.width, pretrained=start.pretrained, dropout=cell.train.dropout)
+def check_trainings(recipe: Recipe, root: Path | None = None) -> None:
+    """``UserError``, before anything is trained, where a network, its parts or its references are not as a cell says.
+
+    ``recipe``: one that ``suites.check_recipe`` has taken; ``root``: the folder of the data sets.
+    """
+    cells = list(recipe.cells())
+    if any(cell.protocol != "standard" for cell in cells):
+        check_references(recipe.anchoring, recipe.data, datasets.input_format(recipe.data), root)
+    kinds = {repr((each.network, each.start, each.train.dropout, each.train.rates)): each for each in cells}
+    for cell in kinds.values():
+        start, dropout = cell.start, cell.train.dropout
+        networks.check_network(cell.network, width=start.width, pretrained=start.pretrained, dropout=dropout)
         if cell.train.rates:
             plain = models.build_plain_network(model_config(cell), allow_import=True)
             freeze(plain, rate_factors(plain, cell.train.rates, named_parts(plain)))
