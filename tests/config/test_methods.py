@@ -74,6 +74,10 @@ def test_own_methods_and_changes() -> None:
             "train.cutmix on mixtures",
         ),
         ({"methods": ["a"], "per_method": {"a": {"sam": 0.1, "precision": "16-mixed"}}}, "take bf16-mixed"),
+        (
+            {"methods": ["a"], "per_method": {"a": {"average": 0.9, "precision": "bf16-true"}}},
+            "train.precision is bf16-true, and train.average is of weights in single precision: take a mixed one",
+        ),
         ({"methods": ["a"], "per_method": {"a": {"policy": "auto_augment"}}}, "it goes with train.crop resized"),
     ],
 )

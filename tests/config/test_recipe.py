@@ -158,6 +158,10 @@ def mixed(train: Training) -> Recipe:
         (Recipe(tail=settings.Tail(points=1, batch_norm="own")), "tail.points is 1: give at least 2, 2 a device"),
         (Recipe(network=settings.Network(pretrained=True)), "anchoring.stem is fresh"),
         (
+            Recipe(grid=settings.Grid(tail_weights=(0.1,)), train=settings.Training(precision="bf16-true")),
+            "train.precision is bf16-true, too coarse for the moments of hard Δ mining",
+        ),
+        (
             Recipe(grid=Grid(tail_weights=(0.1,)), anchoring=settings.Anchoring(at="layer3")),
             "anchoring.at is layer3, but hard Δ mining",
         ),

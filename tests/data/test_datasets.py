@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from anchored.config.settings import Data
 from anchored.data import datasets
-from anchored.data.augmentation import crop_and_flip
+from anchored.data.augmentation import Augmentation, crop_and_flip
 from anchored.data.batches import Batches
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.registry import CATALOG
@@ -329,3 +329,12 @@ def test_a_share_that_leaves_nothing_is_refused(share: float) -> None:
     with pytest.raises(UserError) as error:
         datasets.open_set(settings.train, "validation", settings, datasets.input_format(settings))
     assert "data.validation" in message(error)
+
+
+def test_crops_are_of_originals_however_much_memory_there_is() -> None:
+    data = Data("digits", 0.1, size=16)
+    view, few = datasets.input_format(data), dataclasses.replace(data, memory=1e-9)
+    sets = [datasets.open_set("digits", "train", each, view, originals=True) for each in (few, data)]
+    pixels = [next(each.parts([torch.arange(5)], Augmentation(0, 0))) for each in sets]
+    assert pixels[0].shape == (5, 1, 16, 16)
+    assert torch.equal(*pixels)

@@ -222,6 +222,13 @@ def test_hugging_face_folders(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (here / "parquet").mkdir()
     table.to_parquet(here / "parquet" / "train-0.parquet")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", here / "cache")
+    before = own.find_user_data("hf:images", 0.2)
+    for number, file in enumerate(files):
+        Image.new("L", (28, 28), 10 * number).save(file)
+    own.find_user_data.cache_clear()
+    after = own.find_user_data("hf:images", 0.2)  # the table is the same: it holds paths
+    assert (after.classes, after.content != before.content) == (before.classes, True)
     assert own.find_user_data("hf:./parquet", 0.2).classes == SORTED
     table.remove_columns("image").save_to_disk(here / "none")
     assert "has no column of images: it has label, id" in refusal("hf:none")

@@ -1,6 +1,7 @@
 """What a training begins with: checkpoints, converted and trained folders, frozen parts, refusals in one line."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,15 @@ def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> No
         initialisation.initial_model(chosen, initialisation.model_config(chosen))
     with pytest.raises(UserError, match="there is no such file"):
         initialisation.with_checkpoint_hash(Network(checkpoint="nowhere"))
+
+
+def test_a_file_beside_a_model_is_taken_and_not_the_models_weights(converted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(converted, tmp_path / "model"))
+    own = dict(networks.build_network("small", channels=1, classes=7, seed=5).state_dict())
+    files.save_tensors(folder / "other.safetensors", own)
+    chosen = cell("standard", folder / "other.safetensors")
+    model = initialisation.initial_model(chosen, initialisation.model_config(chosen))
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,14 @@ def test_onnx_files_of_others(tmp_path: Path) -> None:
         torch.testing.assert_close(logits(opened, raw), expected, atol=1e-5, rtol=1e-5)
         assert (opened.classes, opened.input.size, opened.title) == ((), 24, name)
         assert opened.module is None
+    onnx: Any = pytest.importorskip("onnx")
+    places = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 64}
+    onnx.save_model(onnx.load(tmp_path / "fixed.onnx"), tmp_path / "outside.onnx", **places)
+    before = open_model(tmp_path / "outside.onnx", mean=MEAN, std=STD)
+    torch.testing.assert_close(logits(before, raw), expected, atol=1e-5, rtol=1e-5)
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    (tmp_path / "weights.bin").write_bytes(bytes(weights[:4]) + bytes(len(weights) - 4))
+    assert open_model(tmp_path / "outside.onnx", mean=MEAN, std=STD).digest != before.digest
     export_onnx(
         Pixels(network).eval(), tmp_path / "p.onnx", example.to(torch.uint8), True, output_names=["features", "logits"]
     )

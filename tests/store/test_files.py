@@ -171,3 +171,9 @@ def test_one_may_look_at_a_lock_without_writing(tmp_path: Path) -> None:
     assert not files.is_locked(lock)
     with files.locked(lock) as free:
         assert free
+
+
+def test_a_texts_digest_is_its_files(tmp_path: Path) -> None:
+    text = "run\udcff,ü\n"  # of a name that is no UTF-8
+    files.write_text(tmp_path / "rows.csv", text)
+    assert files.text_digest(text) == files.digest((tmp_path / "rows.csv").read_bytes())

@@ -150,3 +150,16 @@ def test_titles_lead_nowhere_else_and_share_no_folder(kept: Result, tmp_path: Pa
     assert not reading.read_summary(StudyFolder(both.folder)).notices
     with pytest.raises(anchored.UserError, match="would share the folder"):
         anchored.compare({"a b": kept, "a-b": kept})
+
+
+def test_outputs_of_other_inputs_are_not_used_again(copy: Result, tmp_path: Path) -> None:
+    """The same model of the same images, which are given to it otherwise."""
+
+    def inverted(images: Any) -> Any:
+        return 255 - images.float()
+
+    again, fresh = (measured(folder, preprocess=inverted) for folder in (copy.folder, tmp_path / "fresh"))
+    assert [row["value"] for row in again.rows] == [row["value"] for row in fresh.rows]
+    assert files.read_json(StudyFolder(again.folder).run("given").cell_file) != files.read_json(
+        StudyFolder(measured(copy.folder, mean=(0.5,)).folder).run("given").cell_file
+    )

@@ -175,3 +175,24 @@ def test_a_checkpoint_of_something_else_is_one_line(tmp_path: Path, damage: Any)
     files.save_tree(run.checkpoint_file, tree)
     with pytest.raises(UserError, match="is not a checkpoint of this training: train into another folder"):
         train.train(run, cell())
+
+
+def test_an_average_takes_the_weights_place_though_no_step_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the last checkpoint, before the model was saved."""
+    made = cell(tail_weight=0.0)
+    assert made.train.average
+    whole, run = Run(tmp_path / "whole"), Run(tmp_path / "run")
+    train.train(whole, made)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_save_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(run, made)
+    assert files.load_tree(run.checkpoint_file)["epoch"] == made.train.epochs - 1
+    train.train(run, made)
+    assert same_weights(run, whole)

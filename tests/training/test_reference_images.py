@@ -19,6 +19,7 @@ from anchored.models.initialisation import model_config
 from anchored.store.files import load_tensors
 from anchored.store.layout import Run
 from anchored.training.fit import train
+from anchored.training.preconditions import check_trainings
 from anchored.training.reference_images import references, training_references
 
 DATA = Data("fashion-mini-known", 0.02)
@@ -72,7 +73,17 @@ def test_own_images_all_of_them(tmp_path: Path) -> None:
     assert levels.tolist() == [0, 20, 40, 60]
     recipe = Recipe(data=DATA, grid=Grid(networks=("small",)), anchoring=replace(made.anchoring, references=5))
     with pytest.raises(UserError, match=r"anchoring\.references is 5, but .* has 4 images"):
-        check_recipe(recipe)
+        check_trainings(check_recipe(recipe))
+
+
+def test_own_images_that_are_the_training_set_are_those_that_are_trained_on() -> None:
+    """Not those that are held out, nor those that ``data.fraction`` leaves out."""
+    data = replace(DATA, validation=0.5)
+    made = replace(cell(references=9, reference_choice="own", reference_images=data.train), data=data)
+    images = datasets.open_set(data.train, "train", data, datasets.input_format(data))
+    config = model_config(made)
+    found = references(images, made, config)
+    assert torch.equal(found, to_input(images.images[:9], config.mean, config.std))  # type: ignore[union-attr]
 
 
 def test_own_images_that_are_not_there_or_not_asked_for(tmp_path: Path) -> None:

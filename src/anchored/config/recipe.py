@@ -283,6 +283,9 @@ class Recipe:
                 f"anchoring.at is {self.anchoring.at}, but anchoring.training_references is {drawn}: at a hidden layer "
                 "references are of the batch"
             )
+        halves = {cell.train.precision for cell in self.cells() if cell.tail_weight} & {"16-true", "bf16-true"}
+        if halves:
+            yield f"train.precision is {min(halves)}, too coarse for the moments of hard Δ mining: take a mixed one"
         if drawn != "batch" and self.tail.pairs == "anchored" and any(self.grid.tail_weights):
             yield f"tail.pairs is anchored, whose pairs are of a batch, but anchoring.training_references is {drawn}"
         if self.choose and not self.data.validation:

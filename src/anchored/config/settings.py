@@ -328,6 +328,11 @@ class Training:
             raise ValueError(f"train.repeats is {self.repeats}: give a divisor of the {each} images a step")
         if self.sam and self.precision == "16-mixed":
             raise ValueError("train.sam takes two gradients a step, which 16-mixed cannot scale: take bf16-mixed")
+        if self.average and self.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+            raise ValueError(
+                f"train.precision is {self.precision}, and train.average is of weights in single precision: take a "
+                "mixed one"
+            )
         if self.schedule == "one_cycle" and self.warmup:
             raise ValueError("train.warmup: the one_cycle schedule has its own; take cosine or steps")
         return self

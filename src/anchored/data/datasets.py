@@ -62,7 +62,7 @@ def open_set(
     elsewhere is measured on: the test images, and of user data without a test split all. ``settings.fraction`` of each
     class, its first images and at least ``minimum``, is kept. Of the set to train on, "validation" is the share that
     ``settings.validation`` holds out, and "train" is without it.
-    ``originals``: leave encoded images as they are, for random crops of them. Sets in memory are kept for the next
+    ``originals``: leave images as they are, for random crops of them. Sets in memory are kept for the next
     call, as long as they fit into the limit together. UserError as in :func:`load_split`, and where user data are not
     those with the hash ``settings.content``.
     """
@@ -85,7 +85,7 @@ def open_set(
     if held_out or split == "validation":
         images = images.take(_hold_out(images, held_out)[split == "validation"])
     needed = len(images) * target.channels * target.size**2
-    if needed > limit or (originals and isinstance(images, ImageStream)):
+    if needed > limit or originals:
         return images if isinstance(images, ImageStream) else replace(images, shown=(target.channels, target.size))
     decoded = _decoded[key] = _in_memory(images, target)
     while len(_decoded) > 1 and sum(images.images.nbytes for images in _decoded.values()) > limit:

@@ -209,7 +209,7 @@ def _rows(evaluator: Evaluated, suites: Iterable[Callable[[Evaluated], Iterator[
     assert len(draws) == len(rows)
     evaluator.run.refuse_removed()
     text = rows_text(rows)
-    made = _made_from(evaluator) | {"rows": files.digest(text.encode())}
+    made = _made_from(evaluator) | {"rows": files.text_digest(text)}
     # All three name the rows by their hash: whatever a kill leaves of two measurements is known and measured again.
     files.save_tensors(folder.replicates_file, {"draws": draws}, {"rows": made["rows"]})
     files.write_text(folder.rows_file, text)

@@ -51,11 +51,9 @@ def _normalisation(cell: Cell) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if cell.start.pretrained:
         published = networks.preprocessing(cell.network)
         return published.mean, published.std
-    if cell.start.checkpoint:
-        run = Run(_weights_file(cell.start.checkpoint).parent)
-        if run.model_file.exists():
-            config = models.read_config(run)
-            return config.mean, config.std
+    if cell.start.checkpoint and (run := _model_folder(_weights_file(cell.start.checkpoint))):
+        config = models.read_config(run)
+        return config.mean, config.std
     row = datasets.training_row(cell.data)
     return row.mean, row.std
 
@@ -93,14 +91,20 @@ def initial_model(cell: Cell, config: ModelConfig) -> nn.Module:
 def _checkpoint(path: Path, network: str) -> dict[str, Tensor] | AnchoredModel:
     """Weights of the plain network, or the model where it was trained anchored. ``network``: the recipe's name, whose
     code may be imported where the folder is of the same one."""
-    run = Run(path.parent)
-    if not run.model_file.exists():
+    run = _model_folder(path)
+    if run is None:
         return read_checkpoint(path).tensors
     model = models.load(run.path, network=network if models.read_config(run).network == network else None)
     if not isinstance(model, AnchoredModel):
         return dict(model.state_dict())
     # Converted and not trained: the same for every reference, and exactly the plain network's weights.
     return model if model.references is not None else dict(fold(model).state_dict())
+
+
+def _model_folder(weights: Path) -> Run | None:
+    """The model folder whose weights these are; None where they are another file, beside a model or not."""
+    run = Run(weights.parent)
+    return run if run.model_file.exists() and weights.name == run.weights_file.name else None
 
 
 def with_checkpoint_hash(start: Network) -> Network:

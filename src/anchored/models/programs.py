@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -74,7 +75,6 @@ def open_program(path: Path) -> Program:
 def _open_onnx(path: Path) -> Program:
     require_packages("onnxruntime")
     runtime, content = import_onnxruntime(), read_bytes(path)
-    beside = path.with_name(f"{path.name}.data")  # where torch's exporter puts large weights
     try:
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever ONNX Runtime raises
@@ -97,10 +97,21 @@ def _open_onnx(path: Path) -> Program:
             raise UserError(f"{path} does not take images {tuple(images.shape)}: {first_line(error)}") from error
         return {name: torch.from_numpy(np.asarray(each)).float() for name, each in zip(names, found, strict=True)}
 
-    hashed = digest(content + read_bytes(beside)) if beside.exists() else digest(content)
+    hashed = digest(content + b"".join(read_bytes(path.parent / name) for name in _external_data(content)))
     shape = (shape[0], shape[3], *shape[1:3]) if last else shape
     metadata = session.get_modelmeta().custom_metadata_map
     return Program(path, shape, types[taken.type] is np.uint8, metadata, hashed, execute)
+
+
+def _external_data(content: bytes) -> list[str]:
+    """Names of the files that an ONNX model keeps weights in, below its folder: its entries ``location``.
+
+    An entry is two fields of text, key and value (onnx.proto, StringStringEntryProto): a tag, a length, the bytes.
+    """
+    found = {
+        content[at.end() : at.end() + at[1][0]] for at in re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content)
+    }
+    return sorted(name.decode("utf-8", "replace") for name in found)
 
 
 def _open_pt2(path: Path) -> Program:

@@ -353,7 +353,7 @@ class Summary:
             run, rows = self.folder.run(name), [r for r in self.rows if r.run == row.run]
             file = (run.validation if self.validation else run).replicates_file
             draws, text = files.load_tensors(file) if file.exists() else ({}, {})
-            same = text.get("rows") in (None, files.digest(rows_text(rows).encode()))
+            same = text.get("rows") in (None, files.text_digest(rows_text(rows)))
             found = draws.get("draws")
             fits = same and found is not None and found.dim() == 2 and len(found) == len(rows)
             self._draws[name] = (found if fits else None, {id(r): i for i, r in enumerate(rows)})

@@ -192,7 +192,11 @@ def copy_folder(source: Path, target: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # a file's name need not be UTF-8; JSON reads it back
+    write_bytes(path, _encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # a file's name need not be UTF-8; JSON reads it back
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -218,6 +222,11 @@ def read_bytes(path: Path) -> bytes:
 def digest(content: bytes) -> str:
     """First 16 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def text_digest(text: str) -> str:
+    """``digest`` of the file that ``write_text`` makes of it."""
+    return digest(_encoded(text))
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

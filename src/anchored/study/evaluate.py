@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from anchored.config.recipe import Recipe
@@ -20,7 +21,7 @@ from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import InputFormat, to_input
 from anchored.errors import UserError
 from anchored.evaluation import suites
-from anchored.evaluation.classifier import Classifier
+from anchored.evaluation.classifier import Classifier, as_tensor
 from anchored.evaluation.detectors import Detector
 from anchored.evaluation.evaluator import Evaluator, Subject
 from anchored.evaluation.given_models import class_names, logit_count, opened_classifier, outputs_evaluator
@@ -153,7 +154,7 @@ def evaluate(
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
-        weights = weights_hash(model, version)
+        weights = f"{weights_hash(model, version)}{_inputs_hash(takes, images)}"
         subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(settings.adaptation))
         evaluator = Evaluator(Run(Path()), subject, opener.sets(near), settings)
     evaluator.own_detectors = own
@@ -234,6 +235,15 @@ def weights_hash(model: Any, version: str) -> str:
     if isinstance(model, (nn.Module, OpenedModel)):
         return f"{state_digest(model) if isinstance(model, nn.Module) else model.digest}{version}"
     return f"version {version}" if version else f"unknown {secrets.token_hex(8)}"
+
+
+def _inputs_hash(takes: Classifier, images: LabelledImages | GivenInputs) -> str:
+    """Hash of what raw images become before the model, by one of noise; "" where images are inputs as they are."""
+    first = next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
+    if first.dtype != torch.uint8:
+        return ""
+    noise = torch.randint(0, 256, first.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return files.tensors_digest({"inputs": as_tensor(takes.prepare(noise.to(takes.device)))})
 
 
 # --- The folder ---------------------------------------------------------------------------------------------------
@@ -333,7 +343,7 @@ def _copy_run(source: Run, target: Run, title: str) -> None:
     files.copy_file(source.cell_file, target.cell_file)  # first of all: with it the folder is ours
     files.copy_folder(source.path, target.path)
     text = rows_text(replace(row, architecture=title, run=target.name) for row in read_rows(source.rows_file))
-    record = {**files.read_json(source.evaluation_file), "rows": files.digest(text.encode())}
+    record = {**files.read_json(source.evaluation_file), "rows": files.text_digest(text)}
     draws, _ = files.load_tensors(source.replicates_file)
     files.save_tensors(target.replicates_file, draws, {"rows": record["rows"]})
     files.write_text(target.rows_file, text)

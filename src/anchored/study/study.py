@@ -132,7 +132,7 @@ def write_results(folder: StudyFolder, recipe: Recipe, done: Sequence[Run]) -> N
         texts[folder.references_file] = rows_text(row for file in measured for row in read_rows(file))
     for file, text in texts.items():
         files.write_text(file, text)
-    hashes = {file.name: files.digest(text.encode()) for file, text in texts.items()}
+    hashes = {file.name: files.text_digest(text) for file, text in texts.items()}
     files.write_json(folder.record_file, {"recipe": json.loads(canonical(recipe)), "files": hashes})
 
 

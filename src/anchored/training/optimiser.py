@@ -97,6 +97,10 @@ class WeightAverage(WeightAveraging):
                 self.average(owns, nows, None)
         self._latest_update_step = step
 
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Take the weights' place also where the checkpoint was the last step's: then there is no ``on_train_end``."""
+        self._copy_average_to_current(module)
+
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the averages: at the end of an epoch the mean of all processes' statistics, within one those of each."""
         assert self._average_model is not None

@@ -92,9 +92,11 @@ def _own(settings: Anchoring, data: Data, view: InputFormat, root: Path | None) 
     """Own images: never the test images of the set that is trained on, nor those that a set names as such."""
     name, split = settings.reference_images, "train"
     try:
+        if name == data.train:
+            return datasets.open_set(name, "train", data, view, root)
         if catalog.is_user_data(name):
             index = find_user_data(name, data.test_share)
-            if index.content == data.content or name == data.train:
+            if index.content == data.content:
                 return datasets.open_set(data.train, "train", data, view, root)
             whole = next(part for part in ("all", "ood", "train") if part in index.splits)
             split = "train" if "train" in index.splits and not index.divided else whole

@@ -136,7 +136,8 @@ class TrainingStep(pl.LightningModule):
         if self.residuals.normal is None:
             self.residuals.fit()
         points = self.residuals.tail(self.cell.tail.points, self.cell.tail.mass, self.generators.tail)
-        far = -points[collectives.get_rank() :: collectives.get_world_size()]  # all ranks draw the same points
+        own_points = points[collectives.get_rank() :: collectives.get_world_size()]  # all ranks draw the same ones
+        far = -own_points.to(images)
         if self.cell.tail.batch_norm == "own":
             return self.model(images, own=own), self.model.masked_pass(far)
         logits = self.model(images, far, own)

@@ -81,8 +81,17 @@ def list_hugging_face(name: str) -> Listing:
     numbers = [f"{number:09d}" for number in range(len(labels))]
     for number in numbers if joined.table.data.column("image").null_count else ():
         joined.read(number)  # refuses the first row without an image
-    caches = [Path(file["filename"]) for table in tables.values() for file in table.cache_files]
-    return Listing(joined, numbers, labels, splits, caches)
+    containers = [Path(file["filename"]) for table in tables.values() for file in table.cache_files]
+    return Listing(joined, numbers, labels, splits, [*containers, *_image_files(joined.table)])
+
+
+def _image_files(table: Any) -> list[Path]:
+    """The files of cells that hold a path and no bytes, as those of folders of images do."""
+    import pyarrow.compute as arrow  # type: ignore[import-untyped]
+
+    column = table.data.column("image")
+    named = arrow.struct_field(column, "path").filter(arrow.is_null(arrow.struct_field(column, "bytes")))
+    return sorted(Path(path) for path in named.unique().to_pylist() if path)
 
 
 def _column(table: Any, where: str, name: str, what: str, fits: Callable[[object], bool]) -> str | None:
