@@ -199,3 +199,14 @@ def test_only_seeds_that_all_have_count(tmp_path: Path) -> None:
     rows = [each for each in read_rows(folder.validation_file) if (each.alpha, each.seed) != (0.5, 1)]
     write_rows(folder.validation_file, rows)
     assert only(folder).seeds == (0,)
+
+
+def test_a_given_model_is_no_standard_and_has_no_seed(tmp_path: Path) -> None:
+    """It was not measured on held-out images, and its rows bear seed 0."""
+    ways: list[Way] = [ANCHORED, LOW, HIGH]
+    folder = folder_of(tmp_path, {way: HELD_OUT[way] for way in ways}, {way: TEST[way] for way in ways}, seeds=(1,))
+    others = rows_of({("given", None, None): TEST[STANDARD]}, "C", (0,), ("Theirs",))
+    write_rows(folder.results_file, [*read_rows(folder.results_file), *others])
+    found = only(folder)
+    assert (found.standard, found.seeds) == (None, (1,))
+    assert reading.read_summary(folder).seeds == (1,)

@@ -163,3 +163,15 @@ def test_outputs_of_other_inputs_are_not_used_again(copy: Result, tmp_path: Path
     assert files.read_json(StudyFolder(again.folder).run("given").cell_file) != files.read_json(
         StudyFolder(measured(copy.folder, mean=(0.5,)).folder).run("given").cell_file
     )
+
+
+def test_a_title_of_another_set_is_measured_anew(tmp_path: Path) -> None:
+    def aurocs(folder: Path, source: str, **options: Any) -> list[float]:
+        found = measured(folder, ood={"x": source}, size=8, **options)
+        return [row["value"] for row in found.rows if row["metric"] == "auroc"]
+
+    first = aurocs(tmp_path / "one", "gaussian-noise")
+    assert aurocs(tmp_path / "one", "blobs") == aurocs(tmp_path / "other", "blobs") != first
+    suites_of = [row["dataset"] for row in measured(tmp_path / "one", ood={"x": "blobs"}, size=8, near=["x"]).rows]
+    assert "mean-near" in suites_of
+    assert "mean-far" not in suites_of

@@ -102,5 +102,8 @@ class GivenSets(NamedSets):
         return self.counts[name] if name in self.counts else super().classes(self.names.get(name, name))
 
     def content(self, name: str) -> str:
-        """Hash of the images."""
-        return self.hashes[name] if name in self.hashes else super().content(self.names.get(name, name))
+        """Hash of the images; of a title for a set of the catalog, the set's name with it."""
+        if name in self.hashes:
+            return self.hashes[name]
+        source = self.names.get(name, name)
+        return super().content(source) if source == name else f"{source} {super().content(source)}"

@@ -28,7 +28,7 @@ from anchored.evaluation.inference import Outputs, load_or_compute
 from anchored.evaluation.means import averages, corruption_grid, families, rows_by_set
 from anchored.evaluation.overlap import shares_images
 from anchored.evaluation.pytorch_ood_detectors import find_detector
-from anchored.evaluation.sets import NamedSets
+from anchored.evaluation.sets import GivenSets, NamedSets
 from anchored.method.collectives import from_rank_zero
 from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.classification import per_image
@@ -242,6 +242,7 @@ def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     own = {name: content for name in names if (content := images.content(name))}
     made = {"weights": evaluator.subject.weights, "settings": asked}
     made |= {"own": own} if own else {}
+    made |= {"near": sorted(images.near)} if isinstance(images, GivenSets) and images.near else {}
     versions = {name: each.version for name, each in evaluator.own_detectors.items()}
     return made | ({"detectors": versions} if versions else {}) | evaluator.made_also()
 

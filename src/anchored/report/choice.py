@@ -121,7 +121,8 @@ def find_choices(summary: Summary) -> Iterator[Choice]:
     if halves is None:
         return
     for group in _groups(summary):
-        standard = summary.base(group[0])
+        base = summary.base(group[0])
+        standard = base if base and base.protocol == "standard" else None  # a given model was not measured to choose
         shown = [*group, *([standard] if standard else [])]
         seeds = set.intersection(*(half.seeds(variant) for half in halves for variant in shown))
         if seeds:

@@ -214,8 +214,9 @@ class Summary:
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
-        """All seeds of the study."""
-        return tuple(sorted({row.seed for row in self.rows}))
+        """All seeds of the study's trainings; where there is none, that of the given models."""
+        trained = {row.seed for row in self.rows if row.protocol != GIVEN}
+        return tuple(sorted(trained or {row.seed for row in self.rows}))
 
     @cached_property
     def families(self) -> tuple[Family, ...]:

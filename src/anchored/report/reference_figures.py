@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anchored.metrics.registry import METRICS
 from anchored.report.aggregate import Estimate
-from anchored.report.comparison import MEAN, Measure, Summary, Variant
+from anchored.report.comparison import MEAN, Measure, Summary, Variant, variant_of
 from anchored.report.diagnostics import image_grid
 from anchored.report.reading import references_of
 from anchored.report.style import Picture, legend, panel_grid, variant_style
@@ -239,8 +239,7 @@ def _sizes(summary: Summary, variant: Variant) -> list[int]:
 
 
 def _rows_of(summary: Summary, variant: Variant) -> Iterator[Row]:
-    keys = (variant.architecture, variant.protocol, variant.alpha, variant.tail_weight)
-    return (row for row in summary.rows if (row.architecture, row.protocol, row.alpha, row.tail_weight) == keys)
+    return (row for row in summary.rows if variant_of(row) == variant)
 
 
 def _draws(summary: Summary, variant: Variant, measure: Measure, size: int) -> dict[int, list[float]]:

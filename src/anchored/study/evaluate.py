@@ -363,4 +363,4 @@ def _record(result: Result) -> dict[str, Any]:
     written = files.tensors_metadata(runs[0].replicates_file).get("rows")
     if not runs[0].rows_are_intact() or written != record.get("rows"):
         raise UserError(f"{runs[0].rows_file} is not as it was written (edited, or a kill): evaluate that model again")
-    return {key: record.get(key) for key in ("settings", "own")}
+    return {key: record.get(key) for key in ("settings", "own", "near")}
