@@ -297,6 +297,7 @@ def test_a_whole_training_reads_the_loss_and_what_it_keeps(tmp_path: Path) -> No
     assert device.reads["training/fit.py on_train_batch_end"] == 3 * 8
     kept = {"store/files.py <dictcomp>", "training/fit.py _fit", "data/image_sets.py <genexpr>"}  # checkpoints, start
     kept |= {f"training/step.py {name}" for name in ("configure_optimizers", "close_epoch", "refuse_divergence")}
+    kept |= {"training/optimiser.py on_fit_end"}  # the average takes the weights' place
     kept |= {"method/hard_delta.py fit", "method/hard_delta.py _factor", "training/fit.py on_train_batch_end"}
     assert set(device.reads) <= kept
     at_ends = {f"training/step.py {name}" for name in ("configure_optimizers", "close_epoch")}
