@@ -5,7 +5,7 @@ uninterrupted one would have seen.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
@@ -115,11 +115,11 @@ class Batches:
         begin = self._resumed[1] if self._resumed[0] == self.epoch else 0
         self._resumed = (0, 0)
         batches = torch.split(self.order(), self.batch_size)[begin : len(self)]
-        one_at_a_time = "none" if self.policy == "augmix" or self.policy == "pixmix" else self.policy
-        single, plain = (
-            Augmentation(self.seed, self.epoch, self.flip, policy) if self.resized_crop else None
-            for policy in (one_at_a_time, "none")
-        )
+        single = plain = None
+        if self.resized_crop:
+            one_at_a_time = "none" if self.policy == "augmix" or self.policy == "pixmix" else self.policy
+            plain = Augmentation(self.seed, self.epoch, self.flip)
+            single = replace(plain, policy=one_at_a_time)
         drawn = zip(batches, self.images.parts(batches, single), self._outliers(batches, begin, plain), strict=True)
         for number, (chosen, images, outliers) in enumerate(drawn, begin):
             self._given = number + 1

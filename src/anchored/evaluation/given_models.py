@@ -95,9 +95,13 @@ def opened_classifier(
 
 def logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:
     """How many logits a classifier gives, by one image."""
-    first = next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
-    logits, _ = classifier.ready()(first.to(classifier.device))
+    logits, _ = classifier.ready()(first_image(images).to(classifier.device))
     return logits.shape[1]
+
+
+def first_image(images: LabelledImages | GivenInputs) -> Tensor:
+    """The first image of a set, (1,C,H,W), or input (1,...)."""
+    return next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
 
 
 def class_names(known: Sequence[str], test: Sequence[str], count: int) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def check_outliers(outliers: str, settings: Evaluation, data: Data, section: str
     measured = [(f"{section}.ood", name) for name in settings.ood]
     measured += [(f"{section}.shifted", name) for name in settings.shifted]
     measured += [(f"{section}.adaptation", name) for name in settings.adaptation] + [("data.train", data.train)]
-    measured += [(f"{section}.held_out", name) for name in (settings.held_out,) if name]
+    measured += [(f"{section}.held_out", name) for name in filter(None, [settings.held_out])]
     for where, name in measured:
         made = {outliers, name} & set(OUTLIERS)
         if outliers == name or (not made and shares_images(outliers, name, data)):

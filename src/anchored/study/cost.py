@@ -69,13 +69,13 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     kinds: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol, cell.method), []).append(cell)
-    steps_of = {kind: (kind[0], kind[1] == "standard", alike[0].train.shown) for kind, alike in kinds.items()}
-    limit = SECONDS / len(set(steps_of.values()))
+    key_of = {kind: (kind[0], kind[1] == "standard", alike[0].train.shown) for kind, alike in kinds.items()}
+    limit = SECONDS / len(set(key_of.values()))
     measured: dict[tuple[str, str, str], Cost] = {}  # without what the section ``references`` adds
     added: list[Cost] = []
     timed: dict[tuple[str, bool, int], _Timing] = {}
     for (network, protocol, method), alike in kinds.items():
-        key = steps_of[network, protocol, method]
+        key = key_of[network, protocol, method]
         if key not in timed:
             progress(f"{network}, {protocol}")
             timed[key] = _measured(alike[0], recipe.evaluate.batch_size, limit)

@@ -24,7 +24,7 @@ from anchored.evaluation import suites
 from anchored.evaluation.classifier import Classifier, as_tensor
 from anchored.evaluation.detectors import Detector
 from anchored.evaluation.evaluator import Evaluator, Subject
-from anchored.evaluation.given_models import class_names, logit_count, opened_classifier, outputs_evaluator
+from anchored.evaluation.given_models import class_names, first_image, logit_count, opened_classifier, outputs_evaluator
 from anchored.evaluation.given_outputs import given_outputs
 from anchored.evaluation.given_sets import SetOpener
 from anchored.evaluation.maite import given_model
@@ -239,7 +239,7 @@ def weights_hash(model: Any, version: str) -> str:
 
 def _inputs_hash(takes: Classifier, images: LabelledImages | GivenInputs) -> str:
     """Hash of what raw images become before the model, by one of noise; "" where images are inputs as they are."""
-    first = next(iter(images.parts([torch.zeros(1, dtype=torch.int64)])))
+    first = first_image(images)
     if first.dtype != torch.uint8:
         return ""
     noise = torch.randint(0, 256, first.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -34,7 +34,8 @@ def references(
     count, choice = config.references if count is None else count, cell.anchoring.reference_choice
     if choice == "own":
         images = _own(cell.anchoring, cell.data, config.view, root)
-    _check_count(count, images, "anchoring.references" if count == config.references else "references.count")
+    setting = "anchoring.references" if count == config.references else "references.count"
+    _check_count(count, len(images), images.name, setting)
     if choice == "own":
         return _normalised(images, torch.arange(count), config)
     generator = torch.Generator().manual_seed(derived_seed(cell.seed, "references"))
@@ -79,13 +80,10 @@ def training_references(images: LabelledImages, cell: Cell, config: ModelConfig)
 def check_references(settings: Anchoring, data: Data, view: InputFormat, root: Path | None = None) -> None:
     """``UserError``, before training, where own images cannot be the references, or there are too few images."""
     if settings.reference_choice == "own":
-        _check_count(settings.references, _own(settings, data, view, root), "anchoring.references")
-        return
-    there = round(data.fraction * datasets.training_row(data, root).train)
-    if there and settings.references > there:
-        raise UserError(
-            f"anchoring.references is {settings.references}, but {data.train} has {there} images to be references"
-        )
+        images = _own(settings, data, view, root)
+        _check_count(settings.references, len(images), images.name)
+    elif there := round(data.fraction * datasets.training_row(data, root).train):
+        _check_count(settings.references, there, data.train)
 
 
 def _own(settings: Anchoring, data: Data, view: InputFormat, root: Path | None) -> LabelledImages:
@@ -105,9 +103,9 @@ def _own(settings: Anchoring, data: Data, view: InputFormat, root: Path | None) 
         raise UserError(f"anchoring.reference_images: {error}") from error
 
 
-def _check_count(count: int, images: LabelledImages, name: str) -> None:
-    if count > len(images):
-        raise UserError(f"{name} is {count}, but {images.name} has {len(images)} images to be references")
+def _check_count(count: int, there: int, name: str, setting: str = "anchoring.references") -> None:
+    if count > there:
+        raise UserError(f"{setting} is {count}, but {name} has {there} images to be references")
 
 
 def _normalised(images: LabelledImages, places: Tensor, config: ModelConfig) -> Tensor:
