@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics import calibration, classification, detection, intervals
+from anchored.metrics import bounded, calibration, classification, detection, intervals
 from anchored.metrics.classification import per_image
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 from anchored.metrics.weighted import weighted_mean
@@ -175,6 +175,24 @@ def test_smooth_ece_interval_holds_the_truth(power: float, known: float | None) 
         found = intervals.image_intervals(logits, labels, ["smooth_ece"], generator, 100)["smooth_ece"]
         held += found.low <= known <= found.high
     assert held >= 0.88 * sets
+
+
+def test_the_interval_of_a_gap_of_accuracies_holds_none() -> None:
+    """Errors of estimated accuracies, means of |estimate − truth| over sets: zero here, which no resample says."""
+    draw = seeded(5)
+    ends = list[tuple[bool, bool]]()
+    for _ in range(40):
+        right, guessed = ((torch.rand(2, 10, 400, generator=draw) < 0.8).double()).unbind(0)
+
+        def gap(weights: Tensor, right: Tensor = right, guessed: Tensor = guessed) -> Tensor:
+            return ((weights @ (right - guessed).T) / weights.sum(1, keepdim=True)).abs().mean(1, keepdim=True)
+
+        figure = bounded.Figure("accuracy_error", (400,), mean=True)
+        ((value, low, high),), draws = intervals.estimate(gap, [figure], [400], seeded(), 200)
+        assert low <= value <= high
+        ends.append((low == 0, float(draws.quantile(0.025)) == 0))
+    assert sum(own for own, _ in ends) >= 38  # 95 % of 40
+    assert not any(percentile for _, percentile in ends)
 
 
 def test_over_seeds_equals_scipy() -> None:

@@ -76,6 +76,18 @@ def work(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+def test_the_order_of_equally_confident_images_decides_nothing() -> None:
+    logits, labels, _, _ = images()
+    logits = logits[:7].repeat(29, 1)  # 7 confidences of 29 images each, some of them right
+    found = list[dict[str, Tensor]]()
+    for order in (torch.arange(IMAGES), torch.arange(IMAGES).flip(0)):
+        metric = SmoothECE(interval=True, replicates=50)
+        metric.update(logits[order], labels[order])
+        found.append(metric.compute())  # type: ignore[arg-type]
+    assert {0.0, 1.0} == set(per_image(logits, labels).correct[::7].tolist())
+    assert found[0] == found[1]
+
+
 def test_two_ranks_give_what_one_process_gives(tmp_path: Path) -> None:
     two_ranks(work, str(tmp_path))
     first, second = (load_tensors(tmp_path / f"{rank}.safetensors")[0] for rank in (0, 1))

@@ -342,6 +342,45 @@ def test_bins_and_wilson_by_hand() -> None:
     assert wilson_interval(0.8, 10, 0.95) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
 
 
+def test_copies_of_an_image_are_one_image() -> None:
+    draw = torch.Generator().manual_seed(0)
+    confidence = torch.rand(200, generator=draw, dtype=torch.float64)
+    correct = (torch.rand(200, generator=draw) < confidence).double()
+    once = panels.Confidences(confidence, correct, 0.0)
+    thrice = panels.Confidences(confidence.repeat(3), correct.repeat(3), 0.0, copies=3)
+    assert [point[2] for point in panels.reliability_bins(thrice)] == pytest.approx(
+        [point[2] for point in panels.reliability_bins(once)]
+    )
+    drawn = []
+    for images in (once, thrice):
+        ranked = panels.Ranked.of(images)
+        weights = ranked.resampled(torch.Generator().manual_seed(1))
+        drawn.append(ranked.curve.risk(weights, panels.COVERAGES))
+    torch.testing.assert_close(*drawn)
+
+
+def test_a_bins_interval_rests_on_the_images_that_it_has_most_copies_of() -> None:
+    # Of images 0 and 1 under three corruptions, the bin of 1.0 has three copies of the one and one of the other: Kish's
+    # number of images is (3 + 1)² / (9 + 1) = 1.6.
+    confidence = torch.tensor([1.0, 1.0, 1.0, 0.1, 1.0, 0.1], dtype=torch.float64)
+    found = panels.reliability_bins(panels.Confidences(confidence, torch.ones(6).double(), 0.0, copies=3))
+    assert [size for _, _, size in found] == pytest.approx([1.0, 1.6])
+
+
+def test_half_of_each_resample_is_out_of_distribution(tmp_path: Path) -> None:
+    summary = reading.read_summary(make_study(tmp_path, n=60, parts=("clean", "ood")))
+    variant = summary.variants[0]
+    clean = panels.pooled_confidences(summary.run_of(variant)[0], ["test"])
+    ranked = panels._mixed(summary, variant, clean)
+    assert ranked is not None
+    drawn = ranked.resampled(torch.Generator().manual_seed(0))
+    inside, *outside = torch.split(drawn, [size for size, _ in ranked.sets], dim=1)
+    assert len(outside) > 1
+    torch.testing.assert_close(inside.sum(1), torch.ones(panels.RESAMPLES, dtype=torch.float64))
+    for each in outside:
+        torch.testing.assert_close(each.sum(1), torch.full((panels.RESAMPLES,), 1 / len(outside)).double())
+
+
 def test_titles_of_ood_sets_are_the_catalogs(tmp_path: Path) -> None:
     folder = make_study(tmp_path, n=60, parts=("ood",))
     study = disk.read_json(folder.study_file)

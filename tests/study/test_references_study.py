@@ -1,6 +1,8 @@
 """A study that measures over many references: its rows against the model itself, and what stays as it was."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from anchored.metrics.agreement import mean_spread, pair_agreement
 from anchored.metrics.detection import auroc
 from anchored.metrics.linear_probe import STRENGTHS, linear_probe
 from anchored.store import files
-from anchored.store.layout import StudyFolder
+from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import Row, read_rows
 from anchored.study import cost
 from anchored.study.study import study
@@ -31,7 +33,11 @@ RECIPE = Recipe(
     anchoring=Anchoring(reference_choice="class_balanced", stem="fresh"),
     train=Training(epochs=2, batch_size=32, learning_rate=0.05, schedule="one_cycle", accelerator="cpu"),
     evaluate=Evaluation(
-        ood=("digits",), corruptions=("contrast",), severities=(1, 3), adaptation=("digits",), bootstrap=100
+        ood=("digits",),
+        corruptions=("contrast", "checkerboard_cutout"),
+        severities=(1, 3),
+        adaptation=("digits",),
+        bootstrap=100,
     ),
     references=References(count=6, most=4, draws=3, images=12, severities=(3,)),
 )
@@ -150,6 +156,39 @@ def test_scores_over_references_and_accuracy_without_labels(folder: StudyFolder,
         (guess,) = [row.value for row in own if (row.metric, row.score) == ("estimated_accuracy", name)]
         error = value(rows, "accuracy_error", name, f"{TITLE}-C", "mean")
         assert error == pytest.approx(abs(guess - true))
+
+
+def test_c_and_c_bar_are_two_sets(folder: StudyFolder, rows: list[Row]) -> None:
+    made = evaluator(folder)
+    for dataset, corruption in ((f"{TITLE}-C", "contrast"), (f"{TITLE}-C̄", "checkerboard_cutout")):
+        seen = made.seen(made.corrupted(corruption, 3))
+        own, mean = ((each.argmax(dim=-1) == seen.labels).double() for each in (seen.logits[0], seen.logits.mean(0)))
+        assert value(rows, "accuracy", "single", dataset, "mean") == pytest.approx(100 * own.mean().item())
+        assert {row.corruption for row in rows if row.dataset == dataset} == {corruption, "mean"}
+        assert value(rows, "accuracy", "draw-1-0", dataset, "mean") == pytest.approx(100 * own.mean().item())
+        (all_of_them,) = [
+            row.value
+            for row in rows
+            if (row.protocol, row.dataset, row.corruption, row.score) == ("ram", dataset, corruption, "all")
+        ]
+        assert all_of_them == pytest.approx(100 * mean.mean().item())
+    header = (folder.tables / "references_ways.md").read_text()
+    assert "Corruption accuracy (C), %" in header
+    assert "Corruption accuracy (C̄), %" in header
+    assert "Mean error under corruption (C̄), points" in (folder.tables / "references_label_free.md").read_text()
+
+
+def test_the_training_set_can_be_a_task(folder: StudyFolder, rows: list[Row], tmp_path: Path) -> None:
+    run = folder.run("small-ram-0.25-seed0")
+    copy = Run(shutil.copytree(run.path, tmp_path / run.path.name, ignore=shutil.ignore_patterns("references")))
+    recipe = replace(RECIPE, evaluate=replace(RECIPE.evaluate, adaptation=(DATA.train,)))
+    made = references_evaluator(copy, Cell.parse(files.read_json(run.cell_file), run.cell_file), recipe)
+    made.save_outputs()
+    seen, (features, labels) = made.seen(made.clean()), made.features(DATA.train, "test")
+    assert seen.logits.shape == (6, len(labels), 7)
+    assert torch.equal(seen.labels, labels)
+    assert features.shape[:2] == (6, len(labels))
+    assert features.shape[2] > 7
 
 
 def test_draws_of_one_reference_are_each_in_turn(folder: StudyFolder, rows: list[Row]) -> None:

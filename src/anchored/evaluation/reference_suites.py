@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anchored.evaluation.evaluator import EvaluationSet
-from anchored.evaluation.means import means_by_kind, rows_by_set
+from anchored.evaluation.means import families, means_by_kind, rows_by_set
 from anchored.evaluation.over_references import ReferencesEvaluator, Seen
 from anchored.method.references import Inferred, combine
 from anchored.metrics.agreement import REFERENCE_SCORES, disagreement, pair_agreement, threshold
@@ -43,8 +43,7 @@ def ways(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     """Accuracy, smooth ECE, passes, unchanged classes of each way: on clean images, and the mean over corruptions."""
     title = evaluator.images.title(evaluator.subject.test)
     places = [(title, "", [evaluator.clean()])]
-    if grid := _corrupted(evaluator):
-        places.append((f"{title}-C", "mean", grid))
+    places += [(dataset, "mean", sets) for dataset, sets in _corrupted(evaluator).items()]
     for dataset, corruption, sets in places:
         columns: list[tuple[str, str, list[WeightedMetric]]] = []
         for way in evaluator.ways:
@@ -66,10 +65,12 @@ def frontier(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     yield from _image_rows(evaluator, columns, title, "", len(seen.labels))
 
 
-def _corrupted(evaluator: ReferencesEvaluator) -> list[EvaluationSet]:
-    return [
-        evaluator.corrupted(name, severity) for severity in evaluator.asked.severities for name in evaluator.corruptions
-    ]
+def _corrupted(evaluator: ReferencesEvaluator) -> dict[str, list[EvaluationSet]]:
+    """Title -> sets under each corruption and severity: C and C̄ are two titles."""
+    return {
+        dataset: [evaluator.corrupted(name, severity) for severity in evaluator.asked.severities for name in kinds]
+        for dataset, kinds in families(evaluator).items()
+    }
 
 
 def _measured_way(evaluator: ReferencesEvaluator, images: EvaluationSet, way: str) -> dict[str, WeightedMetric]:
@@ -158,21 +159,22 @@ def label_free(evaluator: ReferencesEvaluator) -> Iterator[Row]:
             del least[name]
         else:
             least[name] = threshold(_certainty(evaluator, name, held), truth(held).correct)
-    title, errors = evaluator.images.title(evaluator.subject.test), dict[str, list[WeightedMetric]]()
-    for images in (evaluator.clean(), *_corrupted(evaluator)):
+    places = [(evaluator.images.title(evaluator.subject.test), evaluator.clean())]
+    places += [(dataset, images) for dataset, sets in _corrupted(evaluator).items() for images in sets]
+    errors: dict[str, dict[str, list[WeightedMetric]]] = {}
+    for dataset, images in places:
         found, n = truth(images), len(evaluator.outputs(images).labels)
         right, columns = weighted_mean(found.correct), list[tuple[str, str, list[WeightedMetric]]]()
         for name, limit in least.items():
             estimate = weighted_mean(_estimated(_certainty(evaluator, name, images), limit))
             columns.append(("estimated_accuracy", name, [estimate]))
             if images.corruption:
-                errors.setdefault(name, []).append(partial(_gap, estimate, right))
-        dataset = f"{title}-C" if images.corruption else title
+                errors.setdefault(dataset, {}).setdefault(name, []).append(partial(_gap, estimate, right))
         rows = _image_rows(evaluator, [("accuracy", "all", [right]), *columns], dataset, images.corruption, n)
         yield from (replace(row, severity=images.severity or None) for row in rows)
-    if errors:
-        columns = [("accuracy_error", name, metrics) for name, metrics in errors.items()]
-        yield from _image_rows(evaluator, columns, f"{title}-C", "mean", n)
+    for dataset, found_errors in errors.items():
+        columns = [("accuracy_error", name, metrics) for name, metrics in found_errors.items()]
+        yield from _image_rows(evaluator, columns, dataset, "mean", n)
 
 
 def _true(evaluator: ReferencesEvaluator, images: EvaluationSet) -> PerImage:
@@ -204,10 +206,10 @@ def sensitivity(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     """Figures of the headline for many draws of K references, for several K; ``low`` and ``high`` are the value."""
     if evaluator.count == 1:
         return
-    title = evaluator.images.title(evaluator.subject.test)
-    sets = [(title, "", [evaluator.clean()]), (f"{title}-C", "mean", _corrupted(evaluator))]
+    sets = [(evaluator.images.title(evaluator.subject.test), "", [evaluator.clean()])]
+    sets += [(dataset, "mean", grid) for dataset, grid in _corrupted(evaluator).items()]
     outside = [evaluator.outside(name) for name in evaluator.settings.ood]
-    seen = {images: evaluator.seen(images) for images in (*sets[0][2], *sets[1][2], *outside)}
+    seen = {images: evaluator.seen(images) for images in (*(each for _, _, some in sets for each in some), *outside)}
     draws, probes = list(_draws(evaluator)), [_Probe(evaluator, task) for task in evaluator.tasks]
     for number, (name, places) in enumerate(draws):
         evaluator.progress(1.0, f"evaluating, draws of references, {number} of {len(draws)}")
@@ -215,7 +217,6 @@ def sensitivity(evaluator: ReferencesEvaluator) -> Iterator[Row]:
         figures = [
             figure
             for dataset, corruption, images_ in sets
-            if images_
             for figure in _drawn(logits, seen, images_, dataset, corruption)
         ]
         figures += [*_drawn_auroc(evaluator, logits, outside), *_drawn_adaptation(probes, places)]

@@ -31,7 +31,7 @@ _CHUNK = 1 << 20
 _MANY = 10_000
 """Images from which on Poisson counts are quicker than a draw for each image."""
 
-GAPS = ("smooth_ece", "smooth_ece_old", "smooth_ece_scaled", "ece")
+GAPS = ("smooth_ece", "smooth_ece_old", "smooth_ece_scaled", "ece", "accuracy_error")
 """Metrics that sum absolute gaps: biased upwards, their replicates twice as much, since noise never cancels."""
 
 

@@ -98,8 +98,9 @@ class SmoothECE(_Pooled):
     def compute(self) -> Computed:
         """The metric of all images so far; ``UserError`` where there are none."""
         confidence, correct = check_values(_joined(self.confidence), "confidence"), _joined(self.correct)
-        confidence, order = confidence.sort(stable=True)
-        correct = correct[order]
+        correct, order = correct.sort()  # of equally confident images first the wrong ones, whatever their order was
+        confidence, places = confidence[order].sort(stable=True)
+        correct = correct[places]
         return self._measured(weighted_smooth_ece(confidence, correct, self.variant), confidence)
 
 

@@ -253,7 +253,17 @@ class Summary:
     @cached_property
     def measures(self) -> tuple[Measure, ...]:
         """The columns of the headline table that at least one variant has."""
-        clean, score = self.trained_on, self.score.replace("_", " ")
+        every = (
+            *self.image_measures,
+            *self._rejection(self.score.replace("_", " ")),
+            Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
+        )
+        return tuple(m for m in every if any(self.measured(variant, m) for variant in self.variants))
+
+    @property
+    def image_measures(self) -> tuple[Measure, ...]:
+        """Those of the headline that are about images of the classes: accuracy and calibration, clean and corrupted."""
+        clean = self.trained_on
         kinds = {f.dataset: f" ({f.kind})" if len(self.families) > 1 else "" for f in self.families}
         accuracies = [
             Measure(f"Corruption accuracy{kind}, %", f"accuracy under corruption{kind}", "accuracy", dataset, MEAN)
@@ -263,15 +273,12 @@ class Summary:
             Measure(f"Smooth ECE, corrupted{kind}", f"smooth ECE under corruption{kind}", "smooth_ece", dataset, MEAN)
             for dataset, kind in kinds.items()
         ]
-        every = (
+        return (
             Measure("Clean accuracy, %", "clean accuracy", "accuracy", clean),
             *accuracies,
             Measure("Smooth ECE, clean", "smooth ECE on clean images", "smooth_ece", clean),
             *errors,
-            *self._rejection(score),
-            Measure("Adaptation accuracy, %", "adaptation accuracy", "linear_probe_accuracy", MEAN),
         )
-        return tuple(m for m in every if any(self.measured(variant, m) for variant in self.variants))
 
     def _rejection(self, score: str) -> list[Measure]:
         """Far and near AUROC, never averaged; the mean where rows have neither (of before, or all synthetic)."""

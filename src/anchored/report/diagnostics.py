@@ -53,11 +53,16 @@ def seed_text(summary: Summary, variants: list[Variant]) -> str:
 
 @dataclass(frozen=True)
 class Confidences:
-    """Confidence and correctness of M images, float64, and their smooth ECE."""
+    """Confidence and correctness of M images, float64, and their smooth ECE.
+
+    Of several corruptions one after the other, ``copies`` is how many: each image is then there that often, and its
+    copies are right or wrong together.
+    """
 
     confidence: Tensor
     correct: Tensor
     smooth_ece: float
+    copies: int = 1
 
 
 def pooled_confidences(run: Run, names: list[str]) -> Confidences | None:
@@ -66,7 +71,7 @@ def pooled_confidences(run: Run, names: list[str]) -> Confidences | None:
         return None
     images = [per_image(*_outputs(run, name)) for name in names]
     confidence, correct = torch.cat([i.confidence for i in images]), torch.cat([i.correct for i in images])
-    return Confidences(confidence, correct, smooth_ece(confidence, correct))
+    return Confidences(confidence, correct, smooth_ece(confidence, correct), len(names))
 
 
 def _conditions(summary: Summary) -> dict[str, list[str]]:
@@ -118,8 +123,9 @@ def reliability_figure(summary: Summary, architecture: str, measured: Pooled) ->
     sizes = {title: len(images.correct) for (title, _), images in measured.items()}
     caption = (
         f"{architecture}. Points: accuracy within {BINS} equal bins of confidence, at the bin's mean confidence, with "
-        f"95 % Wilson intervals over its images (bins of {MIN_BIN_IMAGES} images or more); shading: the gap to perfect "
-        "calibration (the diagonal). Below: share of images per bin, dotted: mean confidence. "
+        f"95 % Wilson intervals over its images, whose copies under several corruptions count as one (bins of "
+        f"{MIN_BIN_IMAGES} images or more); shading: the gap to perfect calibration (the diagonal). Below: share of "
+        "images per bin, dotted: mean confidence. "
         f"{'; '.join(f'n = {size:,} ({title})' for title, size in sizes.items())}. "
         f"One network each: {seed_text(summary, [v for _, v in measured])}. Smooth ECE is that of the images shown."
     )
@@ -129,14 +135,20 @@ def reliability_figure(summary: Summary, architecture: str, measured: Pooled) ->
     return Picture(f"reliability{architecture_suffix(summary, architecture)}", figure, alt, caption)
 
 
-def reliability_bins(images: Confidences) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, number of images) of each of ``BINS`` equal bins that holds an image."""
+def reliability_bins(images: Confidences) -> list[tuple[float, float, float]]:
+    """(mean confidence, accuracy, number of images) of each of ``BINS`` equal bins that holds an image.
+
+    The number is the one that the accuracy's interval rests on: where a bin has k of an image's copies, (Σ k)² / Σ k²
+    over the images, as if its copies told nothing more than one does. Kish 1965, Survey Sampling, section 8.2
+    """
     bins = (images.confidence * BINS).long().clamp(max=BINS - 1)
     points = []
     for b in range(BINS):
         inside = bins == b
-        if count := int(inside.sum()):
-            points.append((float(images.confidence[inside].mean()), float(images.correct[inside].mean()), count))
+        if inside.any():
+            count = inside.double().reshape(images.copies, -1).sum(0)
+            size = float(count.sum() ** 2 / count.square().sum())
+            points.append((float(images.confidence[inside].mean()), float(images.correct[inside].mean()), size))
     return points
 
 
@@ -214,13 +226,33 @@ def scores_figure(summary: Summary, architecture: str) -> Picture | None:
     return Picture(f"scores{architecture_suffix(summary, architecture)}", figure, alt, caption)
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """A risk-coverage curve, the weight of each of its M images, and the sets that are resampled on their own."""
+
+    curve: RankingCurve
+    weights: Tensor  # (M,) float64
+    sets: tuple[tuple[int, int], ...]  # images of each, and how many copies of all of them follow each other
+
+    @classmethod
+    def of(cls, images: Confidences) -> "Ranked":
+        """Of one set, the most confident images first."""
+        count = len(images.correct)
+        weights = torch.ones(count, dtype=torch.float64)
+        return cls(RankingCurve(images.confidence, images.correct), weights, ((count // images.copies, images.copies),))
+
+    def resampled(self, generator: torch.Generator) -> Tensor:
+        """Weights (RESAMPLES, M) of resamples: all copies of an image are drawn together."""
+        drawn = [resample(size, RESAMPLES, generator, "cpu").repeat(1, copies) for size, copies in self.sets]
+        return torch.cat(drawn, dim=1) * self.weights
+
+
 def risk_figure(summary: Summary, architecture: str, pooled: Pooled) -> Picture | None:
     """Risk-coverage curves on clean and corrupted images, and with OOD images mixed in; None without outputs."""
-    curves = {(title, v): RankingCurve(each.confidence, each.correct) for (title, v), each in pooled.items()}
-    weights = {key: torch.ones(len(pooled[key].correct), dtype=torch.float64) for key in curves}
+    curves = {key: Ranked.of(each) for key, each in pooled.items()}
     for variant in summary.of(architecture):
         if mixed := _mixed(summary, variant, pooled.get(("clean", variant))):
-            curves[MIXED, variant], weights[MIXED, variant] = mixed
+            curves[MIXED, variant] = mixed
     titles = list(dict.fromkeys(title for title, _ in curves))
     if not titles:
         return None
@@ -229,7 +261,7 @@ def risk_figure(summary: Summary, architecture: str, pooled: Pooled) -> Picture 
     for axes, title in zip(panels, titles, strict=True):
         for (other, variant), curve in curves.items():
             if other == title:
-                _draw_risk(axes, summary, variant, curve, weights[other, variant])
+                _draw_risk(axes, summary, variant, curve)
         axes.set(xlabel="Coverage: images accepted (%)", title=title, xlim=(0, 100))
         axes.set_ylim(bottom=0)
     panels[0].set_ylabel("Risk: errors among them (%)")
@@ -237,15 +269,16 @@ def risk_figure(summary: Summary, architecture: str, pooled: Pooled) -> Picture 
     caption = (
         f"{architecture}. The most confident images are accepted first (where out-of-distribution images, each of them "
         f"an error, are mixed in, those of the lowest {summary.score.replace('_', ' ')} score). Bands: middle 95 % of "
-        f"{RESAMPLES} resamples of the images. One network each: {seed_text(summary, [v for _, v in curves])}."
+        f"{RESAMPLES} resamples of the images of each set, an image's copies under several corruptions together. "
+        f"One network each: {seed_text(summary, [v for _, v in curves])}."
     )
     return Picture(
         f"risk{architecture_suffix(summary, architecture)}", figure, f"Risk-coverage curves of {architecture}.", caption
     )
 
 
-def _mixed(summary: Summary, variant: Variant, clean: Confidences | None) -> tuple[RankingCurve, Tensor] | None:
-    """Test images and those of all OOD sets, half and half by weight, the lowest score first; and the weights."""
+def _mixed(summary: Summary, variant: Variant, clean: Confidences | None) -> Ranked | None:
+    """Test images and those of all OOD sets, half and half by weight, the lowest score first."""
     run, _ = summary.run_of(variant)
     pairs = [pair for name in ood_titles(summary) if (pair := score_pair(summary, run, name))]
     if clean is None or not pairs:
@@ -254,14 +287,15 @@ def _mixed(summary: Summary, variant: Variant, clean: Confidences | None) -> tup
     shares = [1.0, *([1 / len(pairs)] * len(pairs))]
     weights = [torch.full((len(each),), share / len(each)).double() for each, share in zip(scores, shares, strict=True)]
     correct = torch.cat([clean.correct, *(torch.zeros(len(each)) for each in scores[1:])])
-    return RankingCurve(-torch.cat(scores), correct), torch.cat(weights)
+    curve = RankingCurve(-torch.cat(scores), correct)
+    return Ranked(curve, torch.cat(weights), tuple((len(each), 1) for each in scores))
 
 
-def _draw_risk(axes: Axes, summary: Summary, variant: Variant, curve: RankingCurve, weights: Tensor) -> None:
+def _draw_risk(axes: Axes, summary: Summary, variant: Variant, ranked: Ranked) -> None:
     style, generator = variant_style(summary, variant), torch.Generator().manual_seed(0)
-    x, risk = (100 * COVERAGES).tolist(), 100 * curve.risk(weights[None], COVERAGES)[0]
-    counts = torch.cat([resample(len(weights), 1, generator, "cpu") for _ in range(RESAMPLES)])
-    low, high = 100 * curve.risk(counts * weights, COVERAGES).quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
+    x, risk = (100 * COVERAGES).tolist(), 100 * ranked.curve.risk(ranked.weights[None], COVERAGES)[0]
+    drawn = 100 * ranked.curve.risk(ranked.resampled(generator), COVERAGES)
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975]).double(), dim=0)
     axes.fill_between(x, low.tolist(), high.tolist(), color=style.color, alpha=0.15, linewidth=0)
     axes.plot(x, risk.tolist(), color=style.color, linestyle=style.linestyle, label=variant.title)
 

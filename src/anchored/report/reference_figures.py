@@ -87,12 +87,8 @@ def _pixels(references: Tensor, config: dict[str, object]) -> Tensor:
 
 def _measures(summary: Summary) -> list[Measure]:
     """The headline's figures, whose score is the way of inference."""
-    clean, corrupted = summary.trained_on, f"{summary.trained_on}-C"
     every = [
-        Measure("Clean accuracy, %", "", "accuracy", clean),
-        Measure("Corruption accuracy, %", "", "accuracy", corrupted, MEAN),
-        Measure("Smooth ECE, clean", "", "smooth_ece", clean),
-        Measure("Smooth ECE, corrupted", "", "smooth_ece", corrupted, MEAN),
+        *summary.image_measures,
         Measure("Far-OOD AUROC, %", "", "auroc", "mean-far"),
         Measure("Near-OOD AUROC, %", "", "auroc", "mean-near"),
     ]
@@ -192,12 +188,12 @@ def frontier_table(summary: Summary) -> Table | None:
 
 
 def label_free_table(summary: Summary) -> Table | None:
-    """How far estimates of accuracy without labels are off, over all corruptions."""
-    clean, corrupted = summary.trained_on, f"{summary.trained_on}-C"
+    """How far estimates of accuracy without labels are off, over all corruptions of each kind."""
+    families = summary.families
     rows = [
         ((_name(summary, v), title),
-         [summary.get(v, "accuracy_error", corrupted, corruption=MEAN, score=estimate),
-          summary.get(v, "estimated_accuracy", clean, score=estimate)])
+         [*(summary.get(v, "accuracy_error", each.dataset, corruption=MEAN, score=estimate) for each in families),
+          summary.get(v, "estimated_accuracy", summary.trained_on, score=estimate)])
         for v in summary.variants for estimate, title in ESTIMATES.items()
     ]  # fmt: skip
     if not any(estimate for _, cells in rows for estimate in cells):
@@ -205,7 +201,10 @@ def label_free_table(summary: Summary) -> Table | None:
     columns = [
         Column("Training"),
         Column("Estimate"),
-        Column("Mean error under corruption, points", "↓"),
+        *(
+            Column(f"Mean error under corruption{f' ({each.kind})' * (len(families) > 1)}, points", "↓")
+            for each in families
+        ),
         Column("Estimate on clean images, %"),
     ]
     count = summary.recipe["references"].get("count")
@@ -307,8 +306,7 @@ def _dots(axes: Axes, summary: Summary, variant: Variant, measure: Measure, size
 
 def label_free_figure(summary: Summary) -> Picture | None:
     """Estimated against true accuracy: a point for each network, corruption and severity."""
-    corrupted = f"{summary.trained_on}-C"
-    rows = [row for row in summary.rows if row.dataset == corrupted and row.severity is not None]
+    rows = [row for row in summary.rows if row.corruption and row.severity is not None]
     true = {_place(row): row.value for row in rows if row.metric == "accuracy"}
     shown = [name for name in ESTIMATES if any(r.metric == "estimated_accuracy" and r.score == name for r in rows)]
     if not shown or not true:
