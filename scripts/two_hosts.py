@@ -1,13 +1,15 @@
 """A study by two hosts that share a disk, and by two processes of one: the same bytes. Linux, as root.
 
-    python scripts/two_hosts.py [RECIPE AND SETTINGS ...]
+    python scripts/two_hosts.py [--one STUDY] [RECIPE AND SETTINGS ...]
 
 The hosts are two network namespaces with an address each and a cable (a veth pair) between them; neither sees the
-other's loopback. torchrun starts one process on each, as on two machines. Exit status 1 if anything differs.
+other's loopback. torchrun starts one process on each, as on two machines. ``--one``: a folder that has the study by two
+processes of one host already. Exit status 1 if anything differs.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -69,10 +71,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def main() -> None:
     """Both studies, and what differs."""
-    study = sys.argv[1:] or STUDY
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one", type=Path, metavar="STUDY", help="a study by two processes of one host")
+    options, study = parser.parse_known_args()
+    study = study or STUDY
     names = (f"anchored-{os.getpid()}-a", f"anchored-{os.getpid()}-b")
     with tempfile.TemporaryDirectory() as place:
-        one, two = Path(place) / "one", Path(place) / "two"
+        one, two = options.one or Path(place) / "one", Path(place) / "two"
         with hosts(names) as (first, _):
             finished(
                 [
@@ -84,7 +89,8 @@ def main() -> None:
                     for rank, name in enumerate(names)
                 ]
             )
-        finished([started([], ["--nproc-per-node", "2", "--master-port", PORT], [*study, "-o", str(one)])])
+        if options.one is None:
+            finished([started([], ["--nproc-per-node", "2", "--master-port", PORT], [*study, "-o", str(one)])])
         expected, found = contents(one), contents(two)
         different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     print(f"two hosts and one: {len(expected)} files, {len(different)} differ {different or ''}")

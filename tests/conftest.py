@@ -44,10 +44,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def few_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Draw one picture a report where a test is about work, folders and rows: all take as long as all the rest.
 
-    So in ``study/``, but in modules that say ``PICTURES = True``.
+    So in ``study/``, and in modules that say ``PICTURES = False``; not in those that say ``PICTURES = True``.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if "study" in request.path.parent.parts and not getattr(request.module, "PICTURES", False):
+        if not getattr(request.module, "PICTURES", "study" not in request.path.parent.parts):
             from anchored.report import page
 
             draw = page.draw_pictures

@@ -25,6 +25,7 @@ from anchored.store import layout
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows
 
+PICTURES = False
 TOY = ["study", "demo", "--scale", "0.02", "--evaluate.bootstrap", "100", "--grid.seeds", "[0, 1]"]
 TOY += ["--grid.tail_weights", "[0.0]"]
 TOY += ["--evaluate.severities", "[1, 5]", "--train.accelerator", "cpu", "--anchoring.references", "2"]
@@ -172,9 +173,7 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("adopts_orphans")
-@pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 1)]
-)
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 1)])
 def test_an_interrupted_study_says_how_to_go_on(number: signal.Signals, workers: int, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "interrupted")
     code = "import sys; from anchored.cli.main import main; sys.exit(main())"

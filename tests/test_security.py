@@ -64,6 +64,7 @@ def test_no_way_of_writing_a_recipe_imports_code(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["given.yaml", "hostile.py"]
 
 
+PICTURES = False
 WHERE = [("extra",), ("network",), ("networks",), ("checkpoint",), ("accelerator",), ("what",), ("metric",), ()]
 """Last names of the places that are tried here; ``scripts/fuzz_imports.py`` tries all."""
 

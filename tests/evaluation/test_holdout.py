@@ -24,6 +24,7 @@ from anchored.report import choice, reading
 from anchored.store.layout import StudyFolder
 from anchored.store.rows import Row, read_rows
 
+PICTURES = False
 TITLE = "Fashion-MNIST (mini), known classes"
 TOY = [
     "study", "demo-alphas", "--scale", "0.03", "--grid.seeds", "[0, 1]", "--grid.alphas", "[0.25, 0.5]",

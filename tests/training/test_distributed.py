@@ -190,9 +190,9 @@ def test_a_rank_that_is_killed_ends_all(tmp_path: Path) -> None:
     assert errors == ["", ""]
 
 
-def command(*words: str, start: tuple[str, ...] = (), variables: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def command(*words: str, variables: dict[str, str] | None = None) -> subprocess.Popen[str]:
     known = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "MASTER", "LOCAL_"))}
-    line = [sys.executable, *(start or ("-m",)), "anchored", *words]
+    line = [sys.executable, "-m", "anchored", *words]
     environment = {**known, "OMP_NUM_THREADS": "1", **(variables or {})}
     return subprocess.Popen(
         line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -214,10 +214,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study by two processes that torchrun starts."""
+    """A study by two processes that the command starts."""
     folder = tmp_path_factory.mktemp("studies") / "two"
-    start = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), "-m")
-    out = finished(command(*STUDY, "-o", str(folder), start=start))
+    out = finished(command(*STUDY, "-o", str(folder), "--train.devices", "2"))
     assert out.count("Report: ") == 1
     assert out.count("training took") == 1
     return folder
@@ -250,29 +249,6 @@ def within_an_epoch(run: Run) -> bool:
     return run.log_file.exists() and "within" in disk.load_tree(run.checkpoint_file)
 
 
-def test_killed_under_slurm_and_finished_by_lightning_gives_the_same_bytes(studied: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "two"
-    run = Run(folder / CELL)
-    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
-    job |= {"SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    every_step = [*STUDY, "--train.checkpoint_minutes", "0"]
-    tasks = [
-        command(*every_step, "-o", str(folder), variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
-        for rank in (0, 1)
-    ]
-    while not within_an_epoch(run):
-        assert tasks[0].poll() is None
-        time.sleep(0.05)
-    for task in tasks:
-        task.kill()
-    assert [task.communicate()[0] for task in tasks] == ["", ""]
-    assert not run.weights_file.exists()
-    assert disk.load_tree(run.checkpoint_file)["epoch"] > 0
-    out = finished(command(*STUDY, "-o", str(folder), "--train.devices", "2"))
-    assert out.count("Report: ") == 1
-    assert contents(folder) == contents(studied)
-
-
 def test_a_failed_command_on_several_devices_is_one_line(tmp_path: Path) -> None:
     """Launched by the command itself: a loss that diverges, and a folder of another study, which rank 0 alone reads."""
     devices = ("--train.devices", "2", "-o", str(tmp_path / "study"))
@@ -288,7 +264,7 @@ def test_a_failed_command_on_several_devices_is_one_line(tmp_path: Path) -> None
     assert process.returncode == 2
 
 
-def test_a_lost_rank_ends_the_command_which_continues_later(studied: Path, tmp_path: Path) -> None:
+def test_a_lost_rank_ends_the_command_and_slurm_finishes_it_to_the_same_bytes(studied: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     run = Run(folder / CELL)
     process = command(*STUDY, "-o", str(folder), "--train.devices", "2", "--train.checkpoint_minutes", "0")
@@ -304,7 +280,15 @@ def test_a_lost_rank_ends_the_command_which_continues_later(studied: Path, tmp_p
     assert "was lost (SIGKILL" in errors
     assert errors.count("\n") == 1
     assert out == ""
-    finished(command(*STUDY, "-o", str(folder), "--train.devices", "2"))
+    assert not run.weights_file.exists()
+    assert disk.load_tree(run.checkpoint_file)["epoch"] > 0
+    job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    job |= {"SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    tasks = [
+        command(*STUDY, "-o", str(folder), variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
+        for rank in (0, 1)
+    ]
+    assert [finished(task).count("Report: ") for task in tasks] == [1, 0]
     assert contents(folder) == contents(studied)
 
 
@@ -331,11 +315,13 @@ def listened_at(processes: list[int]) -> set[str]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip")
-def test_two_hosts_give_the_same_bytes_as_one() -> None:
+def test_two_hosts_give_the_same_bytes_as_one(studied: Path) -> None:
+    """torchrun on each of two hosts, beside the processes that the command starts on one."""
     script = Path(__file__).parents[2] / "scripts" / "two_hosts.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=500)
+    words = [sys.executable, script, "--one", str(studied), *STUDY[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("two hosts and one: 7 files, 0 differ \n")
+    assert done.stdout.endswith("two hosts and one: 11 files, 0 differ \n")
 
 
 def test_what_was_started_decides_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
