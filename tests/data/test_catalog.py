@@ -130,7 +130,7 @@ def test_an_unknown_name_gets_near_ones() -> None:
     with pytest.raises(UserError, match=r"^data set 'CIFAR-10' is not in the catalog; did you mean cifar10") as caught:
         catalog.get_dataset("CIFAR-10")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="known: fashion-mini, "):
+    with pytest.raises(UserError, match="nor is it a folder; known: fashion-mini, "):
         catalog.get_dataset("qqqq")
 
 

@@ -47,7 +47,7 @@ def get_dataset(name: str) -> DataSet:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), CATALOG, n=3, cutoff=0.5)
         if Path(name).is_dir():
             raise UserError(f"data set '{name}' is not in the catalog; write '{name}/' for the folder of that name")
-        known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(CATALOG)}"
+        known = f"did you mean {' or '.join(near)}?" if near else f"nor is it a folder; known: {', '.join(CATALOG)}"
         raise UserError(f"data set '{name}' is not in the catalog; {known}")
     return row
 
