@@ -318,7 +318,7 @@ def listened_at(processes: list[int]) -> set[str]:
 def test_two_hosts_give_the_same_bytes_as_one(studied: Path) -> None:
     """torchrun on each of two hosts, beside the processes that the command starts on one."""
     script = Path(__file__).parents[2] / "scripts" / "two_hosts.py"
-    words = [sys.executable, script, "--one", str(studied), *STUDY[1:]]
+    words = [sys.executable, str(script), "--one", str(studied), *STUDY[1:]]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("two hosts and one: 11 files, 0 differ \n")
