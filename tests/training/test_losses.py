@@ -32,8 +32,8 @@ from anchored.training.step import TrainingStep
 
 ORACLES: dict[str, Any] = json.loads((Path(__file__).parent / "method_oracles.json").read_text(encoding="utf-8"))
 LOGITS, LABELS = torch.tensor(ORACLES["logits"]), torch.tensor(ORACLES["labels"])  # (2B,N), (B,)
-PICTURES = torch.tensor(ORACLES["images"])  # (B,1,4,4)
-IMAGES, CLASSES = len(PICTURES), LOGITS.shape[1]
+PIXELS = torch.tensor(ORACLES["images"])  # (B,1,4,4)
+IMAGES, CLASSES = len(PIXELS), LOGITS.shape[1]
 TEMPERATURE = 0.04
 TINY = Training(epochs=2, batch_size=32, learning_rate=0.05, crop_padding=2, accelerator="cpu")
 
@@ -76,7 +76,7 @@ def shown(model: AnchoredModel) -> Tensor:
 
 
 def views(count: int) -> tuple[Tensor, Tensor]:
-    images = torch.cat([PICTURES + i for i in range(count)])
+    images = torch.cat([PIXELS + i for i in range(count)])
     return images, LABELS
 
 
