@@ -41,10 +41,7 @@ Suite = Callable[[ReferencesEvaluator], Iterator[Row]]
 
 def ways(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     """Accuracy, smooth ECE, passes, unchanged classes of each way: on clean images, and the mean over corruptions."""
-    title = evaluator.images.title(evaluator.subject.test)
-    places = [(title, "", [evaluator.clean()])]
-    places += [(dataset, "mean", sets) for dataset, sets in _corrupted(evaluator).items()]
-    for dataset, corruption, sets in places:
+    for dataset, corruption, sets in _places(evaluator):
         columns: list[tuple[str, str, list[WeightedMetric]]] = []
         for way in evaluator.ways:
             by_set = [_measured_way(evaluator, images, way) for images in sets]
@@ -65,12 +62,13 @@ def frontier(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     yield from _image_rows(evaluator, columns, title, "", len(seen.labels))
 
 
-def _corrupted(evaluator: ReferencesEvaluator) -> dict[str, list[EvaluationSet]]:
-    """Title -> sets under each corruption and severity: C and C̄ are two titles."""
-    return {
-        dataset: [evaluator.corrupted(name, severity) for severity in evaluator.asked.severities for name in kinds]
-        for dataset, kinds in families(evaluator).items()
-    }
+def _places(evaluator: ReferencesEvaluator) -> Iterator[tuple[str, str, list[EvaluationSet]]]:
+    """Data set and corruption of the headline's rows, and the sets whose mean they are: the clean test images, then
+    those under each corruption and severity, of C and of C̄."""
+    yield evaluator.images.title(evaluator.subject.test), "", [evaluator.clean()]
+    for dataset, kinds in families(evaluator).items():
+        grid = [evaluator.corrupted(name, severity) for severity in evaluator.asked.severities for name in kinds]
+        yield dataset, "mean", grid
 
 
 def _measured_way(evaluator: ReferencesEvaluator, images: EvaluationSet, way: str) -> dict[str, WeightedMetric]:
@@ -159,10 +157,8 @@ def label_free(evaluator: ReferencesEvaluator) -> Iterator[Row]:
             del least[name]
         else:
             least[name] = threshold(_certainty(evaluator, name, held), truth(held).correct)
-    places = [(evaluator.images.title(evaluator.subject.test), evaluator.clean())]
-    places += [(dataset, images) for dataset, sets in _corrupted(evaluator).items() for images in sets]
     errors: dict[str, dict[str, list[WeightedMetric]]] = {}
-    for dataset, images in places:
+    for dataset, images in ((dataset, images) for dataset, _, sets in _places(evaluator) for images in sets):
         found, n = truth(images), len(evaluator.outputs(images).labels)
         right, columns = weighted_mean(found.correct), list[tuple[str, str, list[WeightedMetric]]]()
         for name, limit in least.items():
@@ -206,8 +202,7 @@ def sensitivity(evaluator: ReferencesEvaluator) -> Iterator[Row]:
     """Figures of the headline for many draws of K references, for several K; ``low`` and ``high`` are the value."""
     if evaluator.count == 1:
         return
-    sets = [(evaluator.images.title(evaluator.subject.test), "", [evaluator.clean()])]
-    sets += [(dataset, "mean", grid) for dataset, grid in _corrupted(evaluator).items()]
+    sets = list(_places(evaluator))
     outside = [evaluator.outside(name) for name in evaluator.settings.ood]
     seen = {images: evaluator.seen(images) for images in (*(each for _, _, some in sets for each in some), *outside)}
     draws, probes = list(_draws(evaluator)), [_Probe(evaluator, task) for task in evaluator.tasks]
