@@ -173,7 +173,9 @@ def children(process: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("adopts_orphans")
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 1)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGHUP, 1)]
+)
 def test_an_interrupted_study_says_how_to_go_on(number: signal.Signals, workers: int, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "interrupted")
     code = "import sys; from anchored.cli.main import main; sys.exit(main())"

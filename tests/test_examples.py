@@ -47,7 +47,7 @@ def images() -> ImageSet:
 def test_in_other_peoples_loops(name: str, images: ImageSet) -> None:
     network = networks.build_network("small", channels=1, classes=7, seed=0)
     torch.manual_seed(0)
-    model = example(name).train(network, images, epochs=4)
+    model = example(name).train(network, images, epochs=6)
     assert isinstance(model, AnchoredModel)
     assert model.references is not None
     inputs = to_input(images.images, (0.286,), (0.353,))

@@ -265,9 +265,11 @@ def test_a_failed_command_on_several_devices_is_one_line(tmp_path: Path) -> None
 
 
 def test_a_lost_rank_ends_the_command_and_slurm_finishes_it_to_the_same_bytes(studied: Path, tmp_path: Path) -> None:
+    """Begun by the command, which loses a rank; gone on by SLURM's tasks, which are killed; and finished by them."""
     folder = tmp_path / "two"
     run = Run(folder / CELL)
-    process = command(*STUDY, "-o", str(folder), "--train.devices", "2", "--train.checkpoint_minutes", "0")
+    every_step = [*STUDY, "-o", str(folder), "--train.checkpoint_minutes", "0"]
+    process = command(*every_step, "--train.devices", "2")
     addresses = set[str]()
     while not within_an_epoch(run):
         assert process.poll() is None
@@ -282,14 +284,24 @@ def test_a_lost_rank_ends_the_command_and_slurm_finishes_it_to_the_same_bytes(st
     assert out == ""
     assert not run.weights_file.exists()
     assert disk.load_tree(run.checkpoint_file)["epoch"] > 0
+    reached = run.checkpoint_file.stat().st_mtime_ns
+    tasks = slurm_tasks(*every_step)
+    while run.checkpoint_file.stat().st_mtime_ns == reached:
+        assert tasks[0].poll() is None
+        time.sleep(0.05)
+    for task in tasks:
+        task.kill()
+    assert [task.communicate()[0] for task in tasks] == ["", ""]
+    assert not run.weights_file.exists()
+    assert [finished(task).count("Report: ") for task in slurm_tasks(*STUDY, "-o", str(folder))] == [1, 0]
+    assert contents(folder) == contents(studied)
+
+
+def slurm_tasks(*words: str) -> list[subprocess.Popen[str]]:
+    """The command as the two tasks of a job."""
     job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     job |= {"SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    tasks = [
-        command(*STUDY, "-o", str(folder), variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)})
-        for rank in (0, 1)
-    ]
-    assert [finished(task).count("Report: ") for task in tasks] == [1, 0]
-    assert contents(folder) == contents(studied)
+    return [command(*words, variables=job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}) for rank in (0, 1)]
 
 
 def children(pid: int) -> list[int]:
