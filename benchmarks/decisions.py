@@ -24,7 +24,7 @@ from timing import options_of, paired, seconds
 from torch import Tensor
 
 from anchored.metrics import conformal, selective
-from anchored.metrics.bounded import plain_figures
+from anchored.metrics.bounded import Figure, plain_figures
 from anchored.metrics.intervals import estimate
 from anchored.models.decision import fit_decision
 from anchored.models.registry import build_network
@@ -152,7 +152,8 @@ def curves(images: int, replicates: int, generator: torch.Generator) -> str:
     confidence = torch.rand(images, generator=generator)
     correct = (torch.rand(images, generator=generator) < confidence).double()
     ranking = selective.RankingCurve(confidence, correct)
-    figures = plain_figures(("aurc", "augrc", "misclassification_auroc"), images)
+    right = int(correct.sum())
+    figures = [*plain_figures(("aurc", "augrc"), images), Figure("misclassification_auroc", (right, images - right))]
     taken = seconds(lambda: estimate(ranking, figures, [images], generator, replicates), process_time)
     alone = seconds(lambda: ranking(torch.ones(1, images, dtype=torch.float64)), process_time)
     return f"{images:,} images, {replicates:,} replicates: {taken:.1f} s; without intervals {1000 * alone:.0f} ms"

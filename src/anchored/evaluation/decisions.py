@@ -16,7 +16,7 @@ from anchored.errors import UserError
 from anchored.evaluation.evaluator import Evaluator
 from anchored.evaluation.inference import Outputs
 from anchored.evaluation.means import averages, corruption_grid, families, rows_by_set
-from anchored.metrics.bounded import Figure, plain_figures
+from anchored.metrics.bounded import Figure, over_changes, plain_figures
 from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.ood_scores import SCORES, refuse_no_energy
 from anchored.metrics.registry import IMAGE_METRICS
@@ -29,8 +29,8 @@ RANKING = ("aurc", "augrc", "misclassification_auroc")
 DECIDED = ("false_alarm_rate", "set_coverage", "set_size")
 ABSTAINING = ("accepted", "accepted_error")
 
-Measured = tuple[tuple[str, ...], Callable[[Tensor], Tensor]]
-"""Names of Q metrics, and a function of weights (R,N) to their values (R,Q)."""
+Measured = tuple[list[Figure], Callable[[Tensor], Tensor]]
+"""Q figures, and a function of weights (R,N) to their values (R,Q)."""
 
 
 def fitted_rule(held_out: Outputs, settings: Evaluation) -> Decision | None:
@@ -54,7 +54,9 @@ def measures(found: Outputs, rule: Decision | None, scaled: tuple[str, ...]) -> 
     """What is measured on labelled images: how confidence ranks them, and, with a rule, what it decides and what its
     temperature does (``scaled``, of ``SCALED``)."""
     images = per_image(found.logits, found.labels)
-    parts: list[Measured] = [(RANKING, RankingCurve(images.confidence, images.correct))]
+    n, right = len(images.correct), int(images.correct.sum())
+    ranking = [*plain_figures(RANKING[:2], n), *plain_figures(RANKING[2:], right, n - right)]
+    parts: list[Measured] = [(ranking, RankingCurve(images.confidence, images.correct))]
     if rule is not None:
         parts += [_decided(found, rule), _after_temperature(found, rule.temperature.value, scaled)]
     return parts
@@ -67,8 +69,9 @@ def _decided(found: Outputs, rule: Decision) -> Measured:
         decided.sets.gather(1, found.labels[:, None].long())[:, 0].double(),
         decided.sets.sum(1).double(),
     ]
+    figures = plain_figures(DECIDED, len(found.labels))
     if rule.abstention is None:
-        return DECIDED, lambda weights: weights @ torch.stack(columns, 1) / weights.sum(1, keepdim=True)
+        return figures, lambda weights: weights @ torch.stack(columns, 1) / weights.sum(1, keepdim=True)
     wrong = decided.accepted & (decided.labels != found.labels)
     values = torch.stack([*columns, decided.accepted.double(), wrong.double()], 1)
 
@@ -77,7 +80,8 @@ def _decided(found: Outputs, rule: Decision) -> Measured:
         means[:, -1] /= means[:, -2].clamp(min=1e-300)  # of those given a class; of none, none is wrong
         return means
 
-    return (*DECIDED, *ABSTAINING), shares
+    abstaining = [Figure(ABSTAINING[0], (len(found.labels),)), Figure(ABSTAINING[1], (int(decided.accepted.sum()),))]
+    return [*figures, *abstaining], shares
 
 
 def alarms(rule: Decision, decided: Decided) -> Tensor:
@@ -88,7 +92,8 @@ def alarms(rule: Decision, decided: Decided) -> Tensor:
 def _after_temperature(found: Outputs, temperature: float, names: tuple[str, ...]) -> Measured:
     images = per_image(found.logits.double() / temperature, found.labels)
     metrics = [_SCALED[name](images) for name in names]
-    return names, lambda weights: torch.stack([each(weights) for each in metrics], dim=1)
+    figures = plain_figures(names, len(found.labels))
+    return figures, lambda weights: torch.stack([each(weights) for each in metrics], dim=1)
 
 
 def _aurc(images: PerImage) -> WeightedMetric:
@@ -113,10 +118,10 @@ def decisions(evaluator: Evaluator) -> Iterator[Row]:
         refuse_no_energy(evaluator.settings.score, tested.logits)
         rule = fitted_rule(evaluator.outputs(held_out), evaluator.settings)
     title, n = evaluator.images.title(evaluator.subject.test), len(tested.labels)
-    for names, statistic in measures(tested, rule, SCALED):
-        found = evaluator.estimate("images", plain_figures(names, n), statistic, [n])
-        for name, each in zip(names, found, strict=True):
-            yield evaluator.row(name, each, title, n)
+    for figures, statistic in measures(tested, rule, SCALED):
+        found = evaluator.estimate("images", figures, statistic, [n])
+        for figure, each in zip(figures, found, strict=True):
+            yield evaluator.row(figure.metric, each, title, n)
     for dataset, kinds in families(evaluator).items():
         yield from _decided_under(evaluator, tested, dataset, kinds, rule)
     if evaluator.settings.ood:
@@ -132,17 +137,22 @@ def _decided_under(
     measured, n = [measures(each, rule, SCALED[:1]) for each in sets], len(tested.labels)
     averaged, shares = averages(grid, {"mean": kinds})
     for parts in zip(*measured, strict=True):
-        names = parts[0][0]
 
         def statistic(weights: Tensor, parts: Sequence[Measured] = parts) -> Tensor:
             single = torch.stack([each(weights) for _, each in parts], dim=2)  # (R, metrics, sets)
             return (single @ shares).flatten(1)
 
-        figures = [Figure(name, (n,), mean=True) for name in names for _ in averaged]
-        found = iter(evaluator.estimate("images", figures, statistic, [n]))
-        for name in names:
-            for severity, mean in averaged:
-                yield evaluator.row(name, next(found), dataset, n, severity=severity, corruption=mean)
+        by_metric = zip(*(figures for figures, _ in parts), strict=True)
+        figures = [
+            over_changes([each for each, there in zip(of_sets, share, strict=True) if there])
+            for of_sets in by_metric
+            for share in (shares > 0).T.tolist()
+        ]
+        found = evaluator.estimate("images", figures, statistic, [n])
+        for figure, each, (severity, mean) in zip(
+            figures, found, averaged * (len(figures) // len(averaged)), strict=True
+        ):
+            yield evaluator.row(figure.metric, each, dataset, n, severity=severity, corruption=mean)
 
 
 def _decided_outside(evaluator: Evaluator, tested: Outputs, rule: Decision | None) -> Iterator[Row]:

@@ -77,7 +77,8 @@ def rows_by_set(
         return torch.stack([single[:, some].mean(1) for some in groups], dim=1)
 
     images = [behind(sizes[0], sum(sizes[1 + i] for i in some)) for some in groups]
-    figures = [Figure(metric, size, mean=len(some) > 1) for size, some in zip(images, groups, strict=True)]
+    parts = [tuple(some) if len(some) > 1 else () for some in groups]
+    figures = [Figure(metric, size, bool(some), some) for size, some in zip(images, parts, strict=True)]
     found = evaluator.estimate(purpose, figures, statistic, sizes)
     for title, size, each in zip(titles, images, found, strict=True):
         yield evaluator.row(metric, each, title, sum(size), score=score)

@@ -153,7 +153,8 @@ def _rows_by_task(
         def statistic(*weights: Tensor, each: list[WeightedMetric] = weighted) -> Tensor:
             return _with_mean([metric(own) for metric, own in zip(each, weights, strict=True)])
 
-        figures = [*(Figure(metric, (n,)) for n in sizes), Figure(metric, (sum(sizes),), mean=True)]
+        mean = Figure(metric, (sum(sizes),), mean=True, parts=tuple(range(len(sizes))))
+        figures = [*(Figure(metric, (n,)) for n in sizes), mean]
         estimates = evaluator.estimate(purpose, figures, statistic, sizes)
         for title, n, each in zip([*titles, "mean"], [*sizes, sum(sizes)], estimates, strict=True):
             yield evaluator.row(named, each, title, n)

@@ -24,13 +24,16 @@ RATES = ("accuracy", "false_alarm_rate", "detection_rate", "set_coverage", "acce
 class Figure(NamedTuple):
     """One value that gets an interval: its metric, the images behind it, and whether it is a mean of such values.
 
-    ``sizes``: (N,) of a metric of labelled images, (N, M) of a detection metric. Of a mean over sets, all their images;
-    of a mean over changes of the same images, those images.
+    ``sizes``: (N,) of a metric of labelled images, (N, M) of a detection metric; of ``accepted_error`` those that were
+    accepted, of ``misclassification_auroc`` the right and the wrong ones. Of a mean over sets, all their images; of a
+    mean over changes of the same images, those images (``over_changes``).
+    ``parts``: of a mean over sets, the places of the sets' own figures among those that are estimated together.
     """
 
     metric: str
     sizes: tuple[int, ...]
     mean: bool = False
+    parts: tuple[int, ...] = ()
 
 
 def wilson_interval(rate: float, size: float, level: float) -> tuple[float, float]:
@@ -68,7 +71,7 @@ def _size_near_ends(figure: Figure, value: float) -> float:
 
     θ(1 − θ) [1 + ((N + M)/2 − 1) ((1 − θ)/(2 − θ) + θ/(1 + θ))] / (N M), https://doi.org/10.1002/sim.2324
     """
-    if figure.metric not in ("auroc", "aupr"):
+    if figure.metric not in ("auroc", "aupr", "misclassification_auroc"):
         return float(min(figure.sizes))
     n, m = figure.sizes
     return n * m / (1 + ((n + m) / 2 - 1) * ((1 - value) / (2 - value) + value / (1 + value)))
@@ -77,9 +80,28 @@ def _size_near_ends(figure: Figure, value: float) -> float:
 def bounded_interval(
     figure: Figure, value: float, draws: Tensor, level: float, top: float = 1.0
 ) -> tuple[float, float]:
-    """The interval of a figure in [0, ``top``] from its replicates (R,)."""
+    """The interval of a figure in [0, ``top``] from its replicates (R,); all of that where no image is behind it."""
+    if min(figure.sizes) == 0:
+        return 0.0, top
     low, high = wilson_interval(value / top, effective_size(figure, value / top, draws / top), level)
     return top * min(low, value / top), top * max(high, value / top)
+
+
+def interval_of_mean(value: float, parts: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """The interval of the mean ``value`` of figures of independent samples, each given as (value, low, high).
+
+    m − √Σ(vᵢ − lᵢ)² / k and m + √Σ(hᵢ − vᵢ)² / k: a sample whose figure is at its end, and moves in no resample, has
+    the width of its own interval. Zou and Donner 2008, section 2, https://doi.org/10.1002/sim.3095
+    """
+    below, above = (math.hypot(*(part[0] - part[end] for part in parts)) / len(parts) for end in (1, 2))
+    return value - below, value + above
+
+
+def over_changes(figures: Sequence[Figure]) -> Figure:
+    """A mean of one metric over changes of the same images: as many as the harmonic mean of those behind each."""
+    columns = zip(*(figure.sizes for figure in figures), strict=True)
+    sizes = (round(len(figures) / sum(1 / max(1, size) for size in column)) for column in columns)
+    return Figure(figures[0].metric, tuple(sizes), mean=True)
 
 
 def plain_figures(metrics: Sequence[str], *sizes: int) -> list[Figure]:

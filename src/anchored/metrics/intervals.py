@@ -15,7 +15,7 @@ from scipy.special import gammaln, ndtr, stdtr, stdtrit, xlogy  # scipy.stats ta
 from torch import Tensor
 
 from anchored.errors import UserError
-from anchored.metrics.bounded import RATES, Figure, bounded_interval, plain_figures
+from anchored.metrics.bounded import RATES, Figure, bounded_interval, interval_of_mean, plain_figures
 from anchored.metrics.classification import PerImage, per_image
 from anchored.metrics.registry import IMAGE_METRICS, OOD_METRICS
 
@@ -143,7 +143,16 @@ def estimate(
     values = statistic(*(torch.ones(1, size, dtype=torch.float64, device=device) for size in sizes))[0]
     draws = bootstrap(statistic, sizes, generator, replicates, device, progress)
     columns = zip(figures, values.tolist(), draws.unbind(1), strict=True)
-    return [interval_of(figure, value, replicas, level) for figure, value, replicas in columns], draws
+    found = [interval_of(figure, value, replicas, level) for figure, value, replicas in columns]
+    return [_widened(figure, each, found) for figure, each in zip(figures, found, strict=True)], draws
+
+
+def _widened(figure: Figure, own: Interval, found: Sequence[Interval]) -> Interval:
+    """The interval of a mean over sets, which holds that of independent sets: one without errors has no replicates."""
+    if not figure.parts or figure.metric not in BOUNDED:
+        return own
+    low, high = interval_of_mean(own.value, [found[i] for i in figure.parts])
+    return Interval(own.value, max(0.0, min(own.low, low)), min(1.0, max(own.high, high)))
 
 
 def interval_of(figure: Figure, value: float, draws: Tensor, level: float = LEVEL) -> Interval:
