@@ -295,7 +295,18 @@ def test_paired_t_test_equals_scipy() -> None:
     first, second = [0.81, 0.84, 0.79, 0.88, 0.80], [0.79, 0.85, 0.75, 0.86, 0.77]
     assert intervals.paired_t_test(first, second) == pytest.approx(scipy.stats.ttest_rel(first, second).pvalue)
     assert intervals.paired_t_test(first, first) == 1
-    assert intervals.paired_t_test([2.0, 3.0], [1.0, 2.0]) == 0
+    assert intervals.paired_t_test([2.0, 3.0], [1.0, 2.0]) == 1  # no spread, no test
+    assert intervals.paired_t_test([0.8, 0.9], [0.7, 0.8]) == 1  # equal but for rounding
+    assert intervals.paired_t_test([0.0, 0.0], [0.0, 0.0]) == 1
+
+
+def test_equal_differences_of_two_seeds_are_no_evidence() -> None:
+    """Networks without a difference, two seeds each, 600 images: no p-value that any correction would call clear."""
+    draw = np.random.default_rng(0)
+    rates = draw.binomial(600, 0.9, (2000, 2, 2)) / 600
+    p = np.array([intervals.paired_t_test(*networks) for networks in rates])
+    assert (rates[:, 0, 0] - rates[:, 0, 1] == rates[:, 1, 0] - rates[:, 1, 1]).any()
+    assert (p < 0.05 / 87).mean() < 0.005
 
 
 def test_holm_by_hand() -> None:

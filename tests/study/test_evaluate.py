@@ -20,7 +20,8 @@ from anchored.cli.main import main
 from anchored.config.settings import Data
 from anchored.data import datasets
 from anchored.data.image_sets import ImageSet
-from anchored.store.layout import Run
+from anchored.store import files
+from anchored.store.layout import Run, StudyFolder
 from anchored.store.rows import read_rows
 
 PICTURES = True  # they are looked at
@@ -332,6 +333,29 @@ def test_outputs_of_any_program_in_three_formats(tmp_path: Path, images: ImageSe
                 lines = [",".join(map(repr, line)) for line in zip(*columns.values(), strict=True)]
                 file.write_text("\n".join([",".join(columns), *lines]))
         assert figures(anchored.evaluate(outputs=folder, bootstrap=100).rows) == expected
+
+
+def test_outputs_of_two_networks_are_compared() -> None:
+    labels = torch.arange(20) % 7
+    first, second = ({"test": (logits() + shift, labels), "ood-x": logits(30)} for shift in (0, torch.eye(20, 7)))
+    results = {name: anchored.evaluate(outputs=sets, bootstrap=100) for name, sets in (("a", first), ("b", second))}
+    assert {row["architecture"] for row in anchored.compare(results).rows} == {"a", "b"}
+    results["b"] = anchored.evaluate(outputs=second | {"test": (logits(), (labels + 1) % 7)}, bootstrap=100)
+    with pytest.raises(anchored.UserError, match="on other images"):
+        anchored.compare(results)
+    with pytest.raises(anchored.UserError, match=r"near has 'y': outputs are there of x"):
+        anchored.evaluate(outputs=first, near=["y"], bootstrap=100)
+
+
+def test_outliers_made_of_the_test_images_are_drawn_with_them() -> None:
+    """The same logits twice: no resample has another AUROC than ½. A set of other images moves on its own."""
+    labels = torch.arange(20) % 7
+    sets = {"test": (logits(), labels), "ood-jigsaw": logits(), "ood-mine": logits()}
+    result = anchored.evaluate(outputs=sets, bootstrap=100)
+    draws, _ = files.load_tensors(StudyFolder(result.folder).runs()[0].replicates_file)
+    both = zip(result.rows, draws["draws"], strict=True)
+    spread = {row["dataset"]: float(own.std()) for row, own in both if row["metric"] == "auroc"}
+    assert spread["Own images as jigsaws"] < 1e-6 < 1 < spread["mine"]
 
 
 def test_the_energy_of_logarithms_of_probabilities_is_refused() -> None:

@@ -133,12 +133,16 @@ def outputs_evaluator(
         if tensor is not None
     }
     weights = files.tensors_digest(every)
+    if unknown := set(near) - set(settings.ood):
+        raise UserError(f"near has '{min(unknown)}': outputs are there of {', '.join(settings.ood) or 'no ood- set'}")
     known = (*catalog.CATALOG, *OUTLIERS)
     own = [name for name in (*settings.ood, *settings.adaptation) if name not in known]
     own += filter(None, [settings.held_out])
     counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
     own += [test] * (test not in known and not catalog.is_user_data(test))
-    hashes = dict.fromkeys(own, weights)
+    # What images are behind outputs is told by their labels alone: two networks' differ, and can be compared.
+    images = files.tensors_digest({name: found.labels for name, found in outputs.sets.items()})
+    hashes = dict.fromkeys(own, images)
     sets = GivenSets(Data(train=test), InputFormat(3, 0), near=frozenset(near), hashes=hashes, counts=counts)
     kept = outputs.sets["test"].features is not None
     subject = Subject(test, title, GIVEN, weights, _no_model, features=kept)

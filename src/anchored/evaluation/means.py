@@ -69,16 +69,24 @@ def rows_by_set(
     of the test set and of a row's sets to those that its interval is over.
     """
     means = means_by_kind(evaluator)
+    # Outliers made of the test images are resampled with them, image by image.
+    own = [
+        bool(evaluator.outside(name).outlier) and size == sizes[0]
+        for name, size in zip(evaluator.settings.ood, sizes[1:], strict=True)
+    ]
     titles = [*map(evaluator.images.title, evaluator.settings.ood), *means]
     groups = [*([i] for i in range(len(weighted))), *means.values()]
 
-    def statistic(inner: Tensor, *outer: Tensor) -> Tensor:
-        single = torch.stack([each(inner, own) for each, own in zip(weighted, outer, strict=True)], dim=1)
+    def statistic(inner: Tensor, *others: Tensor) -> Tensor:
+        rest = iter(others)
+        outer = [inner if same else next(rest) for same in own]
+        single = torch.stack([each(inner, weights) for each, weights in zip(weighted, outer, strict=True)], dim=1)
         return torch.stack([single[:, some].mean(1) for some in groups], dim=1)
 
     images = [behind(sizes[0], sum(sizes[1 + i] for i in some)) for some in groups]
     parts = [tuple(some) if len(some) > 1 else () for some in groups]
     figures = [Figure(metric, size, bool(some), some) for size, some in zip(images, parts, strict=True)]
-    found = evaluator.estimate(purpose, figures, statistic, sizes)
+    drawn = [sizes[0], *(size for size, same in zip(sizes[1:], own, strict=True) if not same)]
+    found = evaluator.estimate(purpose, figures, statistic, drawn)
     for title, size, each in zip(titles, images, found, strict=True):
         yield evaluator.row(metric, each, title, sum(size), score=score)
