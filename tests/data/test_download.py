@@ -592,6 +592,33 @@ def test_imagenet_is_unpacked_from_the_archives_that_a_person_brings(
         download.fetch_dataset("imagenet", tmp_path, progress=False)
 
 
+def test_no_file_of_a_person_goes_when_an_archive_is_unpacked_beside_it(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation images sorted into folders of their classes, say; what a kill left of unpacking is replaced."""
+    top = tmp_path / "served/top"
+    (top / "class").mkdir(parents=True)
+    (tmp_path / "served/x.tar").write_bytes(packed(FILES))
+    serve(server, monkeypatch, "good", packed(FILES), makes=("top",), holds=())
+    for name, content in (("class/c.txt", b"c" * 5000), ("a.txt", b"mine"), ("b", b"")):
+        (top / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name} is not as in .*x\.tar, which would replace .*: move one of them"):
+            fetch(tmp_path)
+        assert tree(top) == {name: content}
+        (top / name).unlink()
+    (top / "a.txt").write_bytes(b"a")
+    assert tree(fetch(tmp_path)) == {"a.txt": b"a", "b/c.txt": b"c" * 5000}
+    (top / "labels.csv").write_bytes(b"mine")  # added to what we unpacked
+    renamed = packed({"more/d.txt": b"d", "top/a.txt": b"longer", "top/b/c.txt": b""})
+    (tmp_path / "served/x.tar").write_bytes(renamed)
+    serve(server, monkeypatch, "good", renamed, makes=("top", "more"), holds=())
+    with pytest.raises(UserError, match=r"labels\.csv is not as in"):
+        fetch(tmp_path)
+    assert (top / "labels.csv").read_bytes() == b"mine"
+    (top / "labels.csv").unlink()
+    assert tree(fetch(tmp_path)) == {"a.txt": b"longer", "b/c.txt": b""}
+
+
 def test_folders_that_a_person_unpacked_are_taken_as_they_are(tmp_path: Path) -> None:
     for name in ("train", "val", "ILSVRC2012_devkit_t12"):
         (tmp_path / "imagenet" / name).mkdir(parents=True)

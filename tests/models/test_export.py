@@ -278,6 +278,17 @@ def test_files_are_not_replaced_unasked(run: Run, tmp_path: Path, capsys: pytest
     assert "exists already" in capsys.readouterr().err
 
 
+def test_a_models_own_files_are_never_replaced(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "link.safetensors").symlink_to(copy / "weights.safetensors")
+    for target in (copy / "weights.safetensors", tmp_path / "link.safetensors"):
+        assert main(["export", str(copy), str(target), "--force"]) == 2
+        assert "is a file of the model itself: export to another name" in capsys.readouterr().err
+    assert (copy / "weights.safetensors").read_bytes() == run.weights_file.read_bytes()
+    for _ in range(2):  # beside them it may stand, and be replaced
+        assert main(["export", str(copy), str(copy / "deployed.safetensors"), "--force"]) == 0
+
+
 def test_a_result_that_differs_is_not_kept(run: Run, tmp_path: Path, monkeypatch: Any) -> None:
     honest = anchored.fold
 

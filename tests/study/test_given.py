@@ -69,7 +69,8 @@ def test_a_given_model_stands_beside_trained_ones(
 
 
 def test_code_that_a_recipe_names_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for model in ("python:made.up:factory", "program.pt2"):
+    (tmp_path / "program.pt2").write_bytes(b"")
+    for model in ("python:made.up:factory", "program.pt2", f"{tmp_path}/program.pt2/", f"{tmp_path}/program.PT2/./"):
         recipe = tmp_path / "theirs.yaml"
         recipe.write_text(f"base: demo\ngrid: {{given: {{theirs: {{model: '{model}'}}}}}}\n")
         assert main(["study", str(recipe), "-o", str(tmp_path / "out")]) == 2

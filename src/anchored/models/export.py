@@ -27,7 +27,7 @@ from anchored.models import hub, timm_folder
 from anchored.models.decision import Deciding, Decision
 from anchored.models.folder import ModelConfig
 from anchored.models.model_card import model_card
-from anchored.store.files import atomic_path, save_tensors, write_text
+from anchored.store.files import atomic_path, save_tensors, tensors_metadata, write_text
 from anchored.store.layout import Run
 
 Input = Literal["uint8", "unit", "normalised"]
@@ -254,8 +254,16 @@ def export(
         return _export_timm(run, model, target, zero_reference)
     if not _is_file(target):
         return _export_folder(run, model, Path(target), target, network)
+    _refuse_own_file(Path(target), run)
     with atomic_path(Path(target), force=force) as path:
         return _export_file(run, model, path, takes, target, network, rule)
+
+
+def _refuse_own_file(target: Path, run: Run) -> None:
+    """``UserError`` for a file that the model is made of, which no force may replace."""
+    inside = target.exists() and target.resolve().is_relative_to(run.path.resolve())
+    if inside and target.suffix.lower() == ".safetensors" and "anchored" not in tensors_metadata(target):
+        raise UserError(f"{target} is a file of the model itself: export to another name")
 
 
 def _is_file(target: str) -> bool:

@@ -155,7 +155,7 @@ class _Job:
         if file.makes:
             self._check_room(path.stat().st_size, file)
             with self._bar(f"unpacking {file.name}") as moved:
-                count = unpack(path, file, self.folder, moved)
+                count = unpack(path, file, self.folder, moved, ours=bool(self.record.of_file(file)))
         self.record.write(file, path, digest, count)
         if file.compressed and is_gzip(path):
             return self._decompressed(file, path)

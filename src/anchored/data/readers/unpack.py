@@ -24,12 +24,20 @@ GROWTH, GROUND, MOST = 20, 1 << 30, 10_000_000  # an archive may unpack to 20 ×
 Member = tuple[str, "IO[bytes] | None", int]  # of an archive: its name, its content (None: a folder), its bytes
 
 
-def unpack(archive: Path, file: File, folder: Path, wrote: Callable[[int], object] = lambda count: None) -> int:
+def unpack(
+    archive: Path,
+    file: File,
+    folder: Path,
+    wrote: Callable[[int], object] = lambda count: None,
+    *,
+    ours: bool = False,
+) -> int:
     """Unpack what ``file`` makes from ``archive`` into ``folder`` and return the number of files.
 
-    ``wrote`` is called with the bytes written so far. Entries of that name that are there already are replaced.
-    UserError, one line, for an archive that is damaged, unsafe or too large, or lacks one of its entries; then nothing
-    has changed.
+    ``wrote`` is called with the bytes written so far. Entries of that name that are there already are replaced, unless
+    a file would be lost: one that the archive lacks, or, where the entries are not ``ours``, one of another size.
+    UserError, one line, for that, and for an archive that is damaged, unsafe or too large, or lacks one of its entries;
+    then nothing has changed.
     """
     fresh = folder / f".{archive.name}.unpacked"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -41,6 +49,11 @@ def unpack(archive: Path, file: File, folder: Path, wrote: Callable[[int], objec
         for name in file.makes:
             if not (fresh / name).exists():
                 raise UserError(f"{archive} does not hold {name}: move it elsewhere and fetch it again")
+        for name in file.makes:
+            if lost := _would_be_lost(folder / name, fresh / name, ours):
+                raise UserError(
+                    f"{lost} is not as in {archive}, which would replace {folder / name}: move one of them elsewhere"
+                )
         for name in file.makes:
             _put(fresh / name, folder / name)
         return writer.files
@@ -148,6 +161,19 @@ def _zip_members(archive: Path) -> Iterator[Member]:
                 raise UserError(f"{archive} holds a link or device ({info.filename!r}): it was not unpacked")
             with packed.open(info) as stream:
                 yield info.filename, None if info.is_dir() else stream, info.file_size
+
+
+def _would_be_lost(place: Path, fresh: Path, ours: bool) -> Path | None:
+    """The first file of ``place`` that ``fresh`` does not have."""
+    if place.is_symlink() or not place.is_dir():  # a link goes, not what it leads to
+        return None if place.is_symlink() or not place.exists() or fresh.is_file() else place
+    for path in sorted(place.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        new = fresh / path.relative_to(place)
+        if not new.is_file() or not (ours or path.lstat().st_size == new.stat().st_size):
+            return path
+    return None
 
 
 def _put(fresh: Path, place: Path) -> None:
