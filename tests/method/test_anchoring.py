@@ -236,6 +236,18 @@ def test_masked_passes_leave_running_statistics_alone(policy: Any, moves: bool) 
     assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_a_backward_pass_that_fails_leaves_no_statistics_frozen() -> None:
+    """As where memory runs out, and the loop goes on with the next batch."""
+    model = anchored.anchor(small(), 1 - 1e-9, fresh_stem=True).train()
+    handle = next(model.parameters()).register_hook(lambda _: (_ for _ in ()).throw(RuntimeError("out of memory")))  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model(images()).sum().backward()
+    handle.remove()
+    model.mask_probability, before = 0.0, running_statistics(model)
+    model(images()).sum().backward()
+    assert not any(torch.equal(a, b) for a, b in zip(before, running_statistics(model), strict=True))
+
+
 def test_ordinary_passes_move_running_statistics() -> None:
     model = anchored.anchor(small(), 0.0).train()
     before = running_statistics(model)
@@ -260,6 +272,23 @@ def test_bad_mask_probability_is_one_line(alpha: float) -> None:
 def test_bad_references_are_one_line(references: Tensor, said: str) -> None:
     with pytest.raises(anchored.UserError, match=said):
         anchored.anchor(small()).set_references(references)
+
+
+def test_references_have_the_networks_precision() -> None:
+    model = anchored.anchor(small()).eval()
+    model.set_references(images().double())
+    assert model(images()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_raw_images_are_one_line(training: bool) -> None:
+    model = anchored.anchor(small()).train(training)
+    model.set_references(images())
+    raw = torch.zeros(2, 3, 12, 12, dtype=torch.uint8)
+    with pytest.raises(anchored.UserError, match=r"images are torch\.uint8: give normalised floats"):
+        model(raw)
+    with pytest.raises(anchored.UserError, match=r"images are torch\.uint8: give normalised floats"):
+        anchored.infer(model.eval(), raw)
 
 
 def test_images_of_another_size_are_one_line() -> None:

@@ -172,6 +172,28 @@ def test_maps_are_shared_work() -> None:
     assert seen == [3]
 
 
+class SameTwice(nn.Module):
+    """Calls its first layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 6, 3), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.first(x).relu(), self.first(x).tanh()], dim=1)
+        logits: Tensor = self.head(both.mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("batch", [2, 20])  # all references in a pass, one in each
+def test_a_first_layer_that_is_called_twice(batch: int) -> None:
+    model = anchored.anchor(SameTwice(), fresh_stem=True).eval()
+    model.set_references(noise(3, 3, 12, 12))
+    folded, x = anchored.fold(model), noise(batch, 3, 12, 12, seed=1)
+    assert max_relative_difference(model(x), folded(x)) < 1e-5
+    assert max_relative_difference(model(x), anchored.infer(folded, x).logits) < 1e-5
+
+
 def test_threads_do_not_meet() -> None:
     folded = anchored.fold(trained(small(), 3))
     batches = [noise(2, 3, 12, 12, seed=seed) for seed in range(16)]

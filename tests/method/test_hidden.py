@@ -189,8 +189,7 @@ def test_features_of_references_follow_the_front() -> None:
     weight = model.network.get_parameter("stem.weight")
 
     def exchange() -> None:
-        weight.data.mul_(2)  # leaves no trace
-        model.eval()
+        weight.data.mul_(2)  # counts no version
 
     def load() -> None:
         state = {**model.state_dict(), "network.stem.weight": torch.ones_like(weight)}
@@ -206,6 +205,10 @@ def test_features_of_references_follow_the_front() -> None:
         fresh._kept = None
         assert torch.equal(model(x), fresh(x))
     model(x).sum().backward()  # features that were made in inference mode could not be kept for it
+    model.float().eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(x.float())
+    assert model.reference_features().dtype == torch.float32  # type: ignore[union-attr]
 
 
 def test_references_are_saved_as_images() -> None:
@@ -309,6 +312,13 @@ def test_folded_gives_the_anchored_networks_answers(at: str, references: int, fu
     exact = anchored.fold(model.double(), fuse_batch_norm=fused)
     x = noise(3, 3, 12, 12).double()
     torch.testing.assert_close(exact(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+def test_folding_changes_nothing_of_the_given_model() -> None:
+    model = anchored_at(small(dropout=0.2), "blocks.1", fresh_stem=True).train()
+    model.set_references(noise(2, 3, 12, 12, seed=1))
+    anchored.fold(model)
+    assert all(module.training for module in model.modules())
 
 
 def test_tokens_are_folded() -> None:

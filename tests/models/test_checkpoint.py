@@ -392,3 +392,19 @@ def test_only_places_are_compared(tmp_path: Path) -> None:
     read = read_checkpoint(tmp_path / "a.pth")
     assert read.title == str(tmp_path / "a.pth")
     assert replace(read, place="ema").title.endswith("(ema)")
+
+
+def test_a_small_file_that_names_one_list_a_million_times_is_read_at_once(tmp_path: Path) -> None:
+    within = dict[str, Any]()
+    weights = networks.build_network("small", channels=1, classes=3, seed=0).state_dict()
+    many: Any = [0]
+    for _ in range(9):
+        many = [many] * 10
+    wide: Any = {str(i): {} for i in range(30)}
+    for _ in range(5):
+        wide = {str(i): wide for i in range(30)}
+    within["itself"] = within
+    torch.save({"model": weights, "epoch": 3, "many": many, "wide": wide, "within": within}, tmp_path / "mine.pt")
+    found = read_checkpoint(tmp_path / "mine.pt", which="model")
+    assert found.tensors.keys() == weights.keys()
+    assert found.metadata["epoch"] == 3

@@ -16,9 +16,10 @@ PROGRAM = ".pt2"
 def refuse_code(network: str, trusted: Collection[str] = (), *, where: str = "", option: str = "") -> None:
     """``UserError`` for a network that is code and none of the names that are trusted.
 
-    Code is ``python:module:factory``, and a ``.pt2`` file, however its path is written. ``where``: the file that names it. ``option``: how the
-    command line would name it; ``--network NAME`` by default. Every way from a name to an import leads through here: a
-    recipe's (``cli.overrides``), a run's (``study``), and that of a model folder or a caller (``models.registry``).
+    Code is ``python:module:factory``, and a ``.pt2`` file, however its path is written. ``where``: the file that names
+    it. ``option``: how the command line would name it; ``--network NAME`` by default. Every way from a name to an
+    import leads through here: a recipe's (``cli.overrides``), a run's (``study``), and that of a model folder or a
+    caller (``models.registry``).
     """
     if (network.startswith(CODE) or PurePath(network).suffix.lower() == PROGRAM) and network not in trusted:
         what = f"{where} names the network '{network}', which" if where else f"network '{network}'"

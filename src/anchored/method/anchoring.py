@@ -61,17 +61,26 @@ def _track(layers: list[nn.modules.batchnorm._BatchNorm], tracking: bool) -> Non
 
 
 @untraced
-def _freeze_in_backward(network: nn.Module, logits: Tensor) -> None:
-    """Leave running statistics alone in the backward pass too, where checkpointed layers of the network run again."""
+def _freeze_in_backward(network: nn.Module, logits: Tensor, frozen: "list[nn.modules.batchnorm._BatchNorm]") -> None:
+    """Leave running statistics alone in the backward pass too, where checkpointed layers of the network run again.
+
+    ``frozen``: layers that are frozen now; those of a backward pass that an error ended stay in it.
+    """
     layers = _tracking_norms(network)
     if not layers or not logits.requires_grad:
         return
 
     def freeze(_: Tensor) -> None:
         _track(layers, False)
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: _track(layers, True))
+        frozen.extend(layers)
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: _thaw(frozen))
 
     logits.register_hook(freeze)  # type: ignore[no-untyped-call]
+
+
+def _thaw(frozen: "list[nn.modules.batchnorm._BatchNorm]") -> None:
+    _track(frozen, True)
+    frozen.clear()
 
 
 @dataclass
@@ -117,8 +126,9 @@ class AnchoredModel(nn.Module):
     Attributes:
         network: the network with 2C input channels.
         references: (K,C,H,W), a persistent buffer, or None until set. Unset, the first image of the first training
-            batch becomes the reference, so that it always is a training image; a network that was never trained
-            uses the zero reference.
+            batch becomes the reference, so that it always is a training image (under DistributedDataParallel one of
+            each process's own, with a warning: set them before); a network that was never trained uses the zero
+            reference.
         mask_probability: α in [0, 1).
         stem: the first layers, the only wide ones; None where the network was not widened by :func:`anchor`.
         training_references: (M,C,H,W), what training draws references from, each image one of its own, with
@@ -169,6 +179,7 @@ class AnchoredModel(nn.Module):
         self.order = torch.zeros(0, dtype=torch.int64)
         self._warned_of_single_images = False
         self._draws: deque[_Draw] = deque(maxlen=64)  # newest first
+        self._frozen: list[nn.modules.batchnorm._BatchNorm] = []
         self.register_buffer("references", None)
 
     def forward(self, images: Tensor, far: Tensor | None = None, own: int | None = None) -> Tensor:
@@ -180,12 +191,14 @@ class AnchoredModel(nn.Module):
         one, a view or an outlier, has the reference and the mask of the image at its place modulo ``own``.
         ``UserError`` for images or residuals of other sizes than the references', and for ``far`` in evaluation.
         """
+        if not images.is_floating_point():
+            raise UserError(f"images are {images.dtype}: give normalised floats, as the network was trained on")
         if not self.training:
             if far is not None:
                 raise UserError("far residuals are shown in training only: call train() first, or masked_pass()")
             return self._evaluation_pass(images)
         if self.references is None:
-            self.set_references(images[:1])
+            self._take_reference(images)
         self.order, self.masked, whole = self._draw(images.detach()[:own])
         if far is not None and far.shape[1:] != images.shape[1:]:
             raise UserError(f"far residuals are {_size(far)}, images {_size(images)}: they need one size")
@@ -194,9 +207,19 @@ class AnchoredModel(nn.Module):
         if whole and self.batch_norm == "unmasked":
             with frozen_statistics(self.network):
                 logits = self._training_pass(images, far)
-            _freeze_in_backward(self.network, logits)
+            _freeze_in_backward(self.network, logits, self._frozen)
             return logits
         return self._training_pass(images, far)
+
+    @untraced
+    def _take_reference(self, images: Tensor) -> None:
+        if collectives.get_world_size() > 1:
+            warnings.warn(
+                "every process takes the first image of its own first batch as its reference: set_references() on all "
+                "of them, to the same training images, before training",
+                stacklevel=4,
+            )
+        self.set_references(images[:1])
 
     def _training_pass(self, images: Tensor, far: Tensor | None) -> Tensor:
         """Logits (B+P,N) of images with the references and masks that were drawn, and of far residuals."""
@@ -225,6 +248,8 @@ class AnchoredModel(nn.Module):
                 if draw.repeated_in != backward and draw.is_of(means):
                     draw.repeated_in = backward
                     return draw.order, draw.masked, draw.whole
+        else:
+            _thaw(self._frozen)  # a backward pass before this one ended with an error
         order, masked, whole = self._drawn(len(images), images.device)
         self._draws.appendleft(_Draw(means, order, masked, whole))
         return order, masked, whole
@@ -289,8 +314,12 @@ class AnchoredModel(nn.Module):
             return self._logits(pair(residuals, torch.zeros_like(residuals)))
 
     def set_references(self, images: Tensor) -> None:
-        """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation."""
-        self.references = checked_references(images.detach()).clone()
+        """Save training images (K,C,H,W), normalised like the inputs, as the references of evaluation.
+
+        They are kept on the device and in the precision of the network's weights.
+        """
+        known = next((p for p in self.network.parameters() if p.is_floating_point()), images)
+        self.references = checked_references(images.detach()).to(known.device, known.dtype, copy=True)
 
     def with_references(self, images: Tensor) -> "AnchoredModel":
         """The same network, shared, with other references (K,C,H,W), in evaluation mode."""

@@ -53,11 +53,13 @@ class Mapped(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The layer's input, of the same B images for each of the T current references, to outputs (T·B·rows, ...)."""
         current, shared = self.loop.current, self.loop.shared
-        output = self.layer(images[: images.shape[0] // len(current)]) if current.start == 0 else shared[self.name]
-        if self.copies > 1:
-            shared[self.name] = output
-        # In place where the layer's output is not needed again: no second tensor of its size.
+        # The last reference takes the shared output away and adds in place: no second tensor of its size. Where the
+        # network calls the layer again with that reference, it is computed again.
         last = len(current) == 1 and current.stop == self.copies
+        kept = None if current.start == 0 else shared.pop(self.name, None) if last else shared[self.name]
+        output = self.layer(images[: images.shape[0] // len(current)]) if kept is None else kept
+        if not last and self.copies > 1:
+            shared[self.name] = output
         sums = [output.add_(self._map(k, output)) if last else output + self._map(k, output) for k in current]
         return sums[0] if len(current) == 1 else torch.cat(sums)
 

@@ -11,7 +11,7 @@ running the network. Kin: G-ΔUQ (arXiv 2309.10976).
 Letters: B batch, K references, h features (B,D,...) or (B,...,D): ``dim`` is the dimension of D.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,8 @@ class HiddenAnchoredModel(AnchoredModel):
     def __init__(self, network: nn.Module, place: HiddenPlace, mask_probability: float = 0.0, **settings: Any) -> None:
         super().__init__(network, mask_probability, stem=place.stem, **settings)
         self.place = place
-        self._kept: tuple[Any, Tensor] | None = None  # the state that they were computed in, and features (K,...)
+        # The state that they were computed in, the weights' first values then, and features (K,...)
+        self._kept: tuple[Any, Tensor, Tensor] | None = None
 
     @property
     def entry(self) -> Entry:
@@ -126,11 +127,12 @@ class HiddenAnchoredModel(AnchoredModel):
             return None
         tensors = (self.references, *self.network.parameters(), *self.network.buffers())
         state = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
-        if self._kept is None or self._kept[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
+        if self._kept is None or self._kept[0] != state or not torch.equal(self._kept[1], _first_values(tensors)):
+            exact = torch.autocast(self.references.device.type, enabled=False)  # a later pass may run without
+            with torch.inference_mode(False), torch.no_grad(), exact:
                 parts = [self.entry.features(self.network, part) for part in torch.split(self.references, ROWS)]
-            self._kept = state, torch.cat(parts)
-        return self._kept[1]
+            self._kept = state, _first_values(tensors), torch.cat(parts)
+        return self._kept[2]
 
     def with_references(self, images: Tensor) -> "HiddenAnchoredModel":
         """The same network, shared, with other references (K,C,H,W), in evaluation mode."""
@@ -141,3 +143,10 @@ class HiddenAnchoredModel(AnchoredModel):
     def extra_repr(self) -> str:
         """The settings, for ``print(model)``."""
         return f"at={self.place.name}, {super().extra_repr()}"
+
+
+def _first_values(tensors: Sequence[Tensor]) -> Tensor:
+    """One value of each tensor of floats: what is exchanged through ``.data``, as averages of weights are, leaves no
+    other trace."""
+    filled = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+    return torch.cat([t.as_strided((1,), (1,)).to(filled[0].device) for t in filled])

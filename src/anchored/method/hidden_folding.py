@@ -69,7 +69,7 @@ def fold_hidden(model: HiddenAnchoredModel, references: Tensor | None, *, fuse_b
         raise UserError(
             f"references are of {shape}, the network takes {model.place.image_shape[0]} channels: (K,C,H,W)"
         )
-    model = HiddenAnchoredModel(model.network, model.place).eval()  # shares the network
+    model = HiddenAnchoredModel(copy_network(model.network), model.place).eval()
     model.references = references
     folded = _folded(model, shape, fuse_batch_norm)
     largest = _difference(equivalence.evaluation_copy(model), shape, folded)

@@ -31,6 +31,8 @@ AVERAGED = "ema"
 _NO_WEIGHTS = re.compile(r"optim|sched|scaler|rng|loops|callback|amp", re.IGNORECASE)
 _INDEX = ".index.json"
 _DEEPEST = 4  # containers around the weights
+_NESTED = 20  # lists and dicts within one another, of values beside the weights
+_MOST = 100_000  # containers, and values beside the weights: a small file can name one a million times
 
 
 class _Record:
@@ -111,7 +113,7 @@ def read_checkpoint(path: str | Path, which: str = "") -> Checkpoint:
     else:
         content = _read_torch(file)
         metadata = _plain_values(content)
-    sets = dict(_weight_sets(content))
+    sets = dict(_weight_sets(content, [_MOST]))
     place = _chosen(file, sets, which)
     tensors = {name: value for name, value in sets[place].items() if isinstance(value, Tensor)}
     return Checkpoint(file, place, tensors, metadata, tuple(each for each in sets if each != place))
@@ -202,9 +204,15 @@ def _refusal(path: Path, error: Exception) -> str:
     return f"{path} is not a whole file of weights ({reason}): it was cut short, or is of another format"
 
 
-def _weight_sets(node: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All sets of weights, with their places: mappings from names to tensors, for the most part."""
-    if not isinstance(node, Mapping) or depth > _DEEPEST:
+def _weight_sets(
+    node: Any, left: list[int], place: str = "", depth: int = 0
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All sets of weights, with their places: mappings from names to tensors, for the most part.
+
+    ``left``: how many mappings may still be looked into.
+    """
+    left[0] -= 1
+    if not isinstance(node, Mapping) or depth > _DEEPEST or left[0] < 0:
         return
     tensors = sum(isinstance(value, Tensor) for value in node.values())
     if tensors and 2 * tensors > len(node) and all(isinstance(name, str) for name in node):
@@ -212,7 +220,7 @@ def _weight_sets(node: Any, place: str = "", depth: int = 0) -> Iterator[tuple[s
         return
     for name, value in node.items():
         if isinstance(name, str) and not _NO_WEIGHTS.search(name):
-            yield from _weight_sets(value, f"{place}.{name}".lstrip("."), depth + 1)
+            yield from _weight_sets(value, left, f"{place}.{name}".lstrip("."), depth + 1)
 
 
 def _chosen(path: Path, sets: Mapping[str, Any], which: str) -> str:
@@ -246,31 +254,38 @@ def _usual(place: str) -> int:
 
 def _plain_values(content: Any) -> dict[str, Any]:
     """The values beside the weights that are plain data."""
-    values = content.items() if isinstance(content, Mapping) else ()
-    plain = {name: _plain(value) for name, value in values if isinstance(name, str) and not _NO_WEIGHTS.search(name)}
+    values, left = content.items() if isinstance(content, Mapping) else (), [_MOST]
+    named = [(name, value) for name, value in values if isinstance(name, str) and not _NO_WEIGHTS.search(name)]
+    plain = {name: _plain(value, left) for name, value in named}
     return {name: value for name, value in plain.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
-    """A value as numbers, texts, lists and dicts; None for tensors and all that is not plain."""
+def _plain(value: Any, left: list[int], depth: int = 0) -> Any:
+    """A value as numbers, texts, lists and dicts; None for tensors and all that is not plain.
+
+    ``left``: how many values may still be taken, which a list within itself, or many times within others, would exceed.
+    """
+    left[0] -= 1
+    if left[0] < 0 or depth > _NESTED:
+        return None
     match value:
         case bool() | int() | float() | str():
             return value
         case list() | tuple():
-            return [_plain(item) for item in value] if len(value) <= 1000 else None
+            return [_plain(item, left, depth + 1) for item in value] if len(value) <= 1000 else None
         case Mapping():
             if any(isinstance(item, Tensor) for item in value.values()):
                 return None
-            return {str(name): _plain(item) for name, item in value.items()}
+            return {str(name): _plain(item, left, depth + 1) for name, item in value.items()}
         case _Record():
-            return _recorded(value)
+            return _recorded(value, left, depth)
     return None
 
 
-def _recorded(record: _Record) -> Any:
+def _recorded(record: _Record, left: list[int], depth: int) -> Any:
     """Options as a dict, a path or a version as text, a NumPy number as a number; None for the rest."""
     if isinstance(record, _OPTIONS):
-        return _plain(record.state)
+        return _plain(record.state, left, depth + 1)
     if isinstance(record, _PATHS):
         return "/".join(map(str, record.arguments)).replace("//", "/")
     if isinstance(record, _TEXT):
