@@ -81,12 +81,25 @@ def test_own_file_with_a_base(tmp_path: Path) -> None:
     assert settings["name"] == "own"
 
 
+def test_a_base_is_beside_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    Path("mine.yaml").write_text("base: demo\ntrain: {epochs: 77}\n")
+    Path("sub/mine.yaml").write_text("base: demo\ntrain: {epochs: 5}\n")
+    Path("sub/own.yaml").write_text("base: mine.yaml\n")
+    assert read_recipe("sub/own.yaml")["train"]["epochs"] == 5
+    Path("sub/mine.yaml").write_text("base: ../sub/own.yaml\n")
+    with pytest.raises(UserError, match="is its own base"):
+        read_recipe("sub/own.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("train: [", "line 1: not valid YAML"),
         ("- a\n- b\n", "expected sections"),
         ("base: own.yaml\n", "is its own base"),
+        ('base: "a\\0b.yaml"\n', "no path has a null character"),
         ("base: nothing-like-it\n", "no recipe 'nothing-like-it': there are cifar10, cifar100, compare-cifar10"),
         ("\xff", "not UTF-8"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,3 +134,39 @@ def test_outputs_in_a_study_are_of_its_test_images(tmp_path: Path, capsys: pytes
     assert {row.metric for row in rows} >= {"accuracy", "smooth_ece"}
     assert {row.trained_on for row in rows} == {rows[0].trained_on}
     assert replace(rows[0], run="").n == len(test)
+
+
+def test_a_run_is_not_measured_on_its_training_images_nor_with_what_it_does_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (60, 8, 8), dtype=np.uint8), np.arange(60) % 3
+    np.savez("a.npz", images=images, labels=labels)
+    np.savez("b.npz", images=255 - images, labels=labels)
+    train = ["train", "demo", "--data.train", "a.npz", "--grid.protocols", "[ram]", "--grid.tail_weights", "[0.0]"]
+    train += ["--train.batch_size", "8", "--train.epochs", "1", "--train.accelerator", "cpu", "-o", "ram"]
+    outliers = ["--train.outliers", "a.npz", "--train.outlier_weight", "1"]
+    assert main([*train, *outliers]) == 2
+    assert "a.npz, which shares images with a.npz of data.train" in capsys.readouterr().err
+    assert not Path("ram").exists()
+    assert main(train) == 0
+    measure = [*QUICK, "--evaluate.corruptions", "[]", "--evaluate.ood", "[]"]
+    capsys.readouterr()
+    for words, said in (
+        (["ram", "--test", "a.npz", "-o", "out"], "ram was trained on images of a.npz: measure it on others"),
+        (
+            ["ram", "--test", "b.npz", "-o", "out", "--size", "99"],
+            "which has its own weights, input and classes: leave size",
+        ),
+        (["ram", "--checkpoint", "nosuch.pth"], "ram is a run, .* leave --checkpoint out"),
+        (["ram", "-o", "elsewhere"], "ram is a run, .* leave --output out"),
+    ):
+        assert main(["evaluate", *words, *measure]) == 2
+        assert re.search(said, capsys.readouterr().err)
+    assert {each.name for each in Path().iterdir()} == {"a.npz", "b.npz", "ram"}
+    assert main(["evaluate", "ram", "--test", "b.npz", "-o", "out", *measure]) == 0
+    assert main(["convert", "ram", "--pretrained", "-o", "wide"]) == 2
+    assert "leave pretrained out" in capsys.readouterr().err
+    Path("given.yaml").write_text("base: demo\ndata: {train: b.npz}\ngrid: {networks: [], given: {m: {model: ram}}}\n")
+    assert main(["doctor", "given.yaml", *measure]) == 0

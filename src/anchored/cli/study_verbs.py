@@ -151,6 +151,12 @@ def _evaluate(
                 f"{model} is not the folder of a run: of another model, say on which labelled images it is measured, "
                 "--test DATA"
             )
+        unused = [name for name in given if name not in ("model", "network")]
+        if unused := [*unused, *(name for name, value in (("output", output), ("label", label)) if value)]:
+            raise UserError(
+                f"{model} is a run, which is measured with its own weights in its own folder: leave --{unused[0]} out, "
+                "or say on which labelled images it is measured as any model, --test DATA"
+            )
         accelerator = Cell.parse(read_json(run.cell_file), run.cell_file).train.accelerator
     recipe = None if measured_again else study.given_recipe(given, test, evaluation, label)
 

@@ -3,6 +3,7 @@
 ``base: other-recipe`` starts from another recipe and states only what differs.
 """
 
+import os
 import re
 import stat
 from importlib import resources
@@ -64,7 +65,12 @@ def _read(name: str, trail: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"recipe '{name}': {odd}")
     base = own.pop("base", None)
     own.setdefault("name", Path(name).stem)
-    return own if base is None else _merged(_read(str(base), (*trail, name)), own)
+    return own if base is None else _merged(_read(_beside(str(base), name), (*trail, name)), own)
+
+
+def _beside(base: str, name: str) -> str:
+    """The base of a recipe: one of ours, or a file, whose path is seen from the recipe's folder."""
+    return os.path.normpath(Path(name).parent / base) if base.lower().endswith((".yaml", ".yml")) else base
 
 
 def _odd(tree: Any) -> str:
@@ -87,6 +93,8 @@ def _text(name: str) -> str:
     if name in recipe_names():
         return (resources.files("anchored.config") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     path = Path(name)
+    if "\0" in name:
+        raise UserError(f"recipe file {name!r}: no path has a null character")
     if path.suffix not in {".yaml", ".yml"}:
         raise UserError(f"no recipe '{name}': there are {', '.join(recipe_names())}, or give the path of a .yaml file")
     try:

@@ -21,6 +21,7 @@ from anchored.errors import UserError
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.evaluator import Evaluator, Progress, Subject
 from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
+from anchored.evaluation.overlap import shares_images
 from anchored.evaluation.sets import GivenSets, NamedSets
 from anchored.models.sources import OpenedModel, open_model
 from anchored.store import files
@@ -50,8 +51,18 @@ def given_evaluator(
 
 
 def check_given(evaluator: Evaluator, cell: GivenCell) -> None:
-    """Try a given model on one test image; ``UserError`` where it does not fit the test images."""
+    """Try a given model on one test image; ``UserError`` where it does not fit the test images, or was trained on them.
+
+    Of a set of the catalog the test images are taken, of own images all.
+    """
     if evaluator.given is None:
+        test, config = cell.data.train, opened_model(cell.given).config
+        trained = config.trained_on if config and catalog.is_user_data(config.trained_on) else ""
+        if trained and cell.whole and catalog.is_user_data(test) and shares_images(test, trained, cell.data):
+            raise UserError(
+                f"{cell.given.model} was trained on images of {test}: measure it on others, or on those that its "
+                "training left for the test (anchored evaluate, without --test)"
+            )
         classes = datasets.dataset_row(cell.data.train, cell.data).classes
         count = logit_count(evaluator.subject.load(), evaluator.images.open(cell.data.train, "test"))
         class_names(opened_model(cell.given).classes, classes, count)

@@ -14,7 +14,7 @@ from anchored.models import folder as models
 from anchored.models.export import Exported, check_logits, sample_photos
 from anchored.models.folder import ModelConfig
 from anchored.models.model_card import model_card
-from anchored.models.sources import named_folder, named_network
+from anchored.models.sources import named_folder, named_network, refuse_unused
 from anchored.models.weights import WeightsFit
 from anchored.store.files import atomic_path, write_text
 from anchored.store.layout import Run
@@ -66,6 +66,8 @@ def convert(
     fit: WeightsFit | None = None
     source = named_folder(name)
     if source is not None:
+        refuse_unused(name, pretrained=pretrained, checkpoint=checkpoint, which=which, like=like, classes=classes,
+                      channels=channels, size=size, mean=mean, std=std)  # fmt: skip
         given, config = models.load(source.path, network=network), models.read_config(source)
         if isinstance(given, AnchoredModel):
             raise UserError(f"{name} is anchored already: load it, train it on, or export it")

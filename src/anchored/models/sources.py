@@ -117,6 +117,8 @@ def open_model(
     given |= {"crop": crop, "interpolation": interpolation}
     name, path = str(spec), Path(spec)
     if run := named_folder(name):
+        refuse_unused(name, pretrained=pretrained, checkpoint=checkpoint, which=which, like=like, classes=classes,
+                      channels=channels, size=size, mean=mean, std=std)  # fmt: skip
         title = name if hub.is_hub_name(name) else run.name
         return _of_module(
             title, models.load(run.path, network=network), models.read_config(run), models.weights_digest(run)
@@ -224,6 +226,12 @@ def _foreign_config(
     _require(str(program.path), facts, ("channels", "size", "mean", "std"))
     fields = {"trained_on": like, **facts, "classes": known or ("0",)}
     return ModelConfig(program.path.name, "standard", 0.0, references=0, **fields), known
+
+
+def refuse_unused(name: str, **given: Any) -> None:
+    """``UserError`` for what was given of a model folder, which says it of itself."""
+    if unused := next((key for key, value in given.items() if value), ""):
+        raise UserError(f"{name} is a model folder, which has its own weights, input and classes: leave {unused} out")
 
 
 def named_folder(name: str) -> Run | None:

@@ -70,7 +70,7 @@ def costs(recipe: Recipe, progress: Callable[[str], None] = lambda what: None) -
     for cell in cells:
         kinds.setdefault((cell.network, cell.protocol, cell.method), []).append(cell)
     key_of = {kind: (kind[0], kind[1] == "standard", alike[0].train.shown) for kind, alike in kinds.items()}
-    limit = SECONDS / len(set(key_of.values()))
+    limit = SECONDS / max(1, len(set(key_of.values())))  # of models that were trained elsewhere there is nothing to do
     measured: dict[tuple[str, str, str], Cost] = {}  # without what the section ``references`` adds
     added: list[Cost] = []
     timed: dict[tuple[str, bool, int], _Timing] = {}

@@ -208,6 +208,7 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
 
 def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
     recipe = suites.check_recipe(recipe, root)
+    holdout.check_training_outliers(recipe, root)
     check_trainings(recipe, root)
     (cell,) = recipe.cells()
     claim_run(run, cell)
