@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,76 @@ def test_data_that_do_not_fit_are_one_line(images: ImageSet) -> None:
     ):
         with pytest.raises(anchored.UserError, match=message):
             anchored.evaluate(model, (pixels, labels), **{**QUICK, **more})
+
+
+def test_raw_images_and_prepared_ones_are_not_mixed() -> None:
+    """Else normalisation would be of some sets and not of others, and rejection would be of that."""
+    model, raw = nn.Sequential(nn.Flatten(), nn.Linear(48, 7)), torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8)
+    labels, prepared = torch.arange(20) % 7, torch.rand(20, 3, 4, 4)
+    scaled: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    more: dict[str, Any]
+    for test, more, said in (
+        (raw, {"ood": {"x": prepared}}, "test is raw images and x is floats that are no levels of 255"),
+        (raw, {"held_out": (prepared, labels)}, "test is raw images and held-out is floats"),
+        (prepared, {"ood": {"x": raw}}, "x is raw images and test is floats"),
+        (prepared, {"ood": "blobs"}, "blobs is raw images and test is floats"),
+        (prepared, scaled, "leave preprocess, mean and std out, or give uint8"),
+        (raw, {"mean": 0.5}, "give a number for each channel"),
+        (raw, {"std": (0.0, 1.0, 1.0)}, "of std above 0"),
+    ):
+        with pytest.raises(anchored.UserError, match=said):
+            anchored.evaluate(model, (test, labels), **{**QUICK, **more})
+    levels: dict[str, Any] = {"ood": {"x": raw.float() / 255}, "shifted": None, "near": "x"}
+    assert anchored.evaluate(model, (raw, labels), **scaled, **QUICK, **levels).rows
+
+
+def test_test_images_are_not_held_out() -> None:
+    model, raw = nn.Sequential(nn.Flatten(), nn.Linear(48, 7)), torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8)
+    labels = torch.arange(20) % 7
+    detectors = {"mine": lambda logits: logits.sum(1)}
+    others = torch.cat([raw.flip(0)[:9], 255 - raw])
+    for held_out, said in (((raw, labels), "are the test images"), ((others, labels.repeat(2)[:29]), "in 9 of 29: ")):
+        with pytest.raises(anchored.UserError, match=f"held_out .*{said}"):
+            anchored.evaluate(model, (raw, labels), held_out=held_out, detectors=detectors, **QUICK)
+    for title in ("held-out", "mean", "mean-far"):
+        with pytest.raises(anchored.UserError, match=f"a set is called '{title}'"):
+            anchored.evaluate(model, (raw, labels), ood={title: raw}, **QUICK)
+
+
+class Keeps(nn.Module):
+    """Keeps a tensor of its first pass, as models with tables of positions do."""
+
+    def __init__(self, dims: int = 2) -> None:
+        super().__init__()
+        self.layer = (nn.Conv2d, nn.Conv3d)[dims - 2](3, 7, 2)
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = torch.ones(7) if self.kept is None else self.kept
+        logits: Tensor = self.layer(x).flatten(2).mean(2) * self.kept
+        return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_module_is_left_as_it_was_and_takes_its_own_precision(dtype: torch.dtype) -> None:
+    model, raw = Keeps().to(dtype), torch.randint(0, 256, (20, 3, 4, 4), dtype=torch.uint8)
+    assert anchored.evaluate(model, (raw, torch.arange(20) % 7), **QUICK).rows
+    assert model.layer.weight.is_contiguous()
+    assert model.training
+    model(torch.rand(2, 3, 4, 4, dtype=dtype)).sum().backward()
+
+
+def test_volumes_and_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    labels = torch.arange(20) % 7
+    assert anchored.evaluate(Keeps(3), (torch.randn(20, 3, 4, 4, 4), labels), **QUICK).rows
+    made = len(list(tmp_path.iterdir()))
+    with pytest.raises(anchored.UserError, match=r"not take the images of test, \(1, 4, 4\) torch.uint8: .*channels"):
+        anchored.evaluate(Keeps(), (torch.zeros(20, 1, 4, 4, dtype=torch.uint8), labels), **QUICK)
+    few = (torch.zeros(5, 3, 4, 4, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(anchored.UserError):
+        anchored.evaluate(Keeps(), (torch.zeros(20, 3, 4, 4, dtype=torch.uint8), labels), shifted={"s": few}, **QUICK)
+    assert len(list(tmp_path.iterdir())) == made
 
 
 def test_outputs_of_any_program_in_three_formats(tmp_path: Path, images: ImageSet) -> None:

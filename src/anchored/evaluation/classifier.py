@@ -50,16 +50,18 @@ class Classifier:
     def ready(self) -> Classifier:
         """In evaluation mode, in the memory format that is fastest; returns itself."""
         if isinstance(self.function, nn.Module):
-            self.function.eval().to(memory_format=torch.channels_last)
+            self.function.eval()
+            if all(each.dim() < 5 for each in self.function.parameters()):  # the format is of images
+                self.function.to(memory_format=torch.channels_last)
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()  # inference mode would follow what a module keeps of a pass into its training
     def __call__(self, images: Tensor, features: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits (B,N) float32, and penultimate features (B,D) float32 if asked for, on the CPU.
 
         Raises ``UserError`` for images of another shape, and for what are no finite logits.
         """
-        inputs = self._inputs(images)
+        inputs = self._in_precision(self._inputs(images))
         if isinstance(self.function, nn.Module):
             if features:
                 with penultimate_features(network_behind(self.function)) as seen:
@@ -87,6 +89,12 @@ class Classifier:
             )
         inputs = self.prepare(images)
         return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+    def _in_precision(self, inputs: Tensor) -> Tensor:
+        """Inputs of floats in the precision of the module's weights."""
+        weights = self.function.parameters() if isinstance(self.function, nn.Module) else ()
+        dtype = next((each.dtype for each in weights if each.is_floating_point()), inputs.dtype)
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
 
     def _logits(self, outputs: Any, count: int) -> Tensor:
         if isinstance(outputs, Mapping) and "logits" in outputs:

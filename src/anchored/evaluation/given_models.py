@@ -17,7 +17,7 @@ from anchored.data.given import is_numbered
 from anchored.data.image_sets import GivenInputs, LabelledImages
 from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS
-from anchored.errors import UserError
+from anchored.errors import UserError, first_line
 from anchored.evaluation.classifier import Classifier
 from anchored.evaluation.evaluator import Evaluator, Progress, Subject
 from anchored.evaluation.given_outputs import GivenOutputs, given_outputs
@@ -105,8 +105,17 @@ def opened_classifier(
 
 
 def logit_count(classifier: Classifier, images: LabelledImages | GivenInputs) -> int:
-    """How many logits a classifier gives, by one image."""
-    logits, _ = classifier.ready()(first_image(images).to(classifier.device))
+    """How many logits a classifier gives, by one image; ``UserError`` where it does not take it."""
+    image = first_image(images).to(classifier.device)
+    try:
+        logits, _ = classifier.ready()(image)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        raise UserError(
+            f"the model does not take the images of {images.name}, {tuple(image.shape[1:])} {image.dtype}: "
+            f"{first_line(error)}"
+        ) from error
     return logits.shape[1]
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from anchored.config.settings import Data, Evaluation
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
@@ -31,8 +33,23 @@ def _resolved(source: Any) -> Any:
 
 
 def _titled(sets: Sets) -> Mapping[str, Any]:
-    """Title -> a set; of names, each by its own."""
-    return sets if isinstance(sets, Mapping) else {name: name for name in sets}
+    """Title -> a set; of names, each by its own. ``UserError`` for titles of rows that are means, and the like."""
+    titled = sets if isinstance(sets, Mapping) else {name: name for name in sets}
+    if taken := next((title for title in titled if title in (HELD_OUT, "mean") or title.startswith("mean-")), ""):
+        raise UserError(f"a set is called '{taken}', as rows of another kind are: give it another title")
+    return titled
+
+
+def _in_both(images: LabelledImages | GivenInputs, others: LabelledImages | GivenInputs) -> int:
+    """How many images are among the others too, where both are in memory."""
+    if isinstance(images, ImageStream) or isinstance(others, ImageStream):
+        return 0
+    known = set(map(_content, others.images))
+    return sum(_content(image) in known for image in images.images)
+
+
+def _content(image: Tensor) -> bytes:
+    return hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
 
 
 @dataclass
@@ -79,10 +96,33 @@ class SetOpener:
             return settings
         source = _resolved(source)
         name = str(source) if isinstance(source, (str, Path)) else HELD_OUT
-        self._keep(name, "all", self._labelled(source, name, "all"))
-        if name == self.name or self.hashes.get(name, 0) == self.hashes.get(self.name):
+        if name == self.name:
             raise UserError("held_out are the test images: decisions are fitted on images that are not measured")
+        images = self._labelled(source, name, "all")
+        if both := _in_both(images, self.given[self.name, "test"]):
+            which = "are the test images" if both == len(images) else f"are test images in {both:,} of {len(images):,}"
+            raise UserError(f"held_out {which}: decisions are fitted on images that are not measured")
+        self._keep(name, "all", images)
         return replace(settings, held_out=name)
+
+    def refuse_mixed(self, settings: Evaluation, normalised: bool) -> None:
+        """``UserError`` where some sets are raw images and others inputs that somebody prepared, which a model takes as
+        they are; or where ``normalised`` (``preprocess``, ``mean`` or ``std`` is given) is of no raw images."""
+        prepared = isinstance(self.given[self.name, "test"], GivenInputs)
+        if prepared and normalised:
+            raise UserError(
+                f"the images of {self.name} are floats that are no levels of 255, which the model gets as they are: "
+                "leave preprocess, mean and std out, or give uint8"
+            )
+        kinds = {title: isinstance(images, GivenInputs) for (title, _), images in self.given.items()}
+        named = (*settings.ood, *settings.adaptation, *settings.shifted)
+        for title in (*kinds, *named):
+            if kinds.get(title, False) != prepared:
+                raw, other = (title, self.name) if prepared else (self.name, title)
+                raise UserError(
+                    f"{raw} is raw images and {other} is floats that are no levels of 255, which the model gets as "
+                    "they are: give both as uint8, or both prepared"
+                )
 
     def with_shifted(self, settings: Evaluation, shifted: Sets) -> Evaluation:
         """Open labelled images of the test images' classes from elsewhere; the settings with their titles."""

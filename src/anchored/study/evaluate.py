@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -129,8 +130,8 @@ def evaluate(
         >>> result = anchored.evaluate(model, (images, labels), ood={"noise": noise}, corruptions="c15")
         >>> result.to_html("report.html")
     """
-    kinds = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
-    asked = {"corruptions": kinds, "severities": tuple(severities), "score": score, "batch_size": batch_size}
+    kinds, ood, near, shifted, adaptation = map(_several, (corruptions, ood, near, shifted, adaptation))
+    asked = {"corruptions": tuple(kinds), "severities": tuple(severities), "score": score, "batch_size": batch_size}
     asked |= {"false_alarms": false_alarms, "coverage": coverage, "error": error}
     own = own_detectors(detectors, version)
     asked["detectors"] = tuple(detectors)
@@ -151,6 +152,7 @@ def evaluate(
             opener.keep_training(train)
         settings = opener.with_shifted(opener.with_sets(settings, ood, adaptation), shifted)
         settings = opener.with_held_out(settings, held_out)
+        opener.refuse_mixed(settings, normalised=bool(preprocess or len(mean) or len(std)))
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
@@ -160,6 +162,11 @@ def evaluate(
     evaluator.own_detectors = own
     with modes_kept(model):
         return _measured(evaluator, folder, progress)
+
+
+def _several(names: Any) -> Any:
+    """Several of what may be one name, or nothing at all."""
+    return () if names is None else (names,) if isinstance(names, (str, Path)) else names
 
 
 def own_detectors(detectors: Mapping[str, Any] | Sequence[str], version: str) -> dict[str, Detector]:
@@ -195,6 +202,10 @@ def open_given(
             model, pretrained=library and not checkpoint, checkpoint=checkpoint, size=size, mean=mean, std=std
         )
         return opened_classifier(opened, prepare=preprocess), opened, opened.input
+    if any(isinstance(each, (int, float)) for each in normalisation) or any(
+        float(each) <= 0 for each in normalisation[1]
+    ):
+        raise UserError(f"mean and std are {normalisation}: give a number for each channel, of std above 0")
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
@@ -251,13 +262,17 @@ def _inputs_hash(takes: Classifier, images: LabelledImages | GivenInputs) -> str
 
 @contextlib.contextmanager
 def modes_kept(model: Any) -> Iterator[None]:
-    """Leave every part of a module in training mode that was."""
-    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    """Leave every part of a module in training mode that was, and its weights in their order in memory."""
+    module = model if isinstance(model, nn.Module) else nn.Module()
+    training = [part for part in module.modules() if part.training]
+    rowwise = [each for each in module.parameters() if each.dim() == 4 and each.is_contiguous()]
     try:
         yield
     finally:
         for part in training:
             part.training = True
+        for each in rowwise:
+            each.data = each.data.contiguous()
 
 
 def _claimed(folder: str | Path | None, recipe: Recipe) -> StudyFolder:
@@ -265,6 +280,17 @@ def _claimed(folder: str | Path | None, recipe: Recipe) -> StudyFolder:
     kept = StudyFolder(Path(tempfile.mkdtemp(prefix="anchored-") if folder is None else folder))
     study.claim_folder(kept, recipe)
     return kept
+
+
+@contextlib.contextmanager
+def _removed_on_error(place: Path, temporary: bool) -> Iterator[None]:
+    """Leave no temporary folder behind that nobody is told of."""
+    try:
+        yield
+    except BaseException:
+        if temporary:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -290,7 +316,11 @@ def _measured(evaluator: Evaluator, folder: str | Path | None, progress: bool) -
     recipe = Recipe(name="evaluation", data=data, grid=_grid([subject.architecture]), evaluate=evaluator.settings)
     kept = _claimed(folder, recipe)
     evaluator.run = run = kept.run("given")
-    with _held(run), progress_bar(PlainConsole(stderr=True), transient=True) as bar:
+    with (
+        _removed_on_error(kept.path, folder is None),
+        _held(run),
+        progress_bar(PlainConsole(stderr=True), transient=True) as bar,
+    ):
         files.write_json(run.cell_file, {"given": subject.architecture, "weights": subject.weights})
         task = bar.add_task("evaluating", total=1.0, visible=progress)
         evaluator.progress = lambda share, what: bar.update(task, completed=share, description=what)
