@@ -242,9 +242,10 @@ more. In what order things were looked at:
    seeds: having the term helps, more of it does not.
 3. "Trained three times as long", masks per image, the uniform target and the published statistics were looks at why.
 
-Means over corruptions hold all 19, `saturate` among them, which does not change grey images. AUROC is the mean over
+Means over corruptions hold all 19, `saturate` among them, which does not change grey images (18, without it, in the
+table of the ConvNeXt). AUROC is the mean over
 all sets, of which three of seven are synthetic; near ones (clothes of held-back classes) went the other way in the
-demo's five seeds (76.0 → 73.5 from standard to RAM)."""
+first five seeds (76.0 → 73.5 from standard to RAM)."""
 
 
 def number(value: float, figure: str, signed: bool = True) -> str:

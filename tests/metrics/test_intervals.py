@@ -295,7 +295,8 @@ def test_paired_t_test_equals_scipy() -> None:
     first, second = [0.81, 0.84, 0.79, 0.88, 0.80], [0.79, 0.85, 0.75, 0.86, 0.77]
     assert intervals.paired_t_test(first, second) == pytest.approx(scipy.stats.ttest_rel(first, second).pvalue)
     assert intervals.paired_t_test(first, first) == 1
-    assert intervals.paired_t_test([2.0, 3.0], [1.0, 2.0]) == 1  # no spread, no test
+    assert intervals.paired_t_test([2.0, 3.0, 5.0], [1.0, 2.0, 4.0]) == 0
+    assert intervals.paired_t_test([2.0, 3.0], [1.0, 2.0]) == 1  # two seeds that agree
     assert intervals.paired_t_test([0.8, 0.9], [0.7, 0.8]) == 1  # equal but for rounding
     assert intervals.paired_t_test([0.0, 0.0], [0.0, 0.0]) == 1
 

@@ -136,6 +136,28 @@ def test_outputs_in_a_study_are_of_its_test_images(tmp_path: Path, capsys: pytes
     assert replace(rows[0], run="").n == len(test)
 
 
+def test_results_never_lie_among_the_images_that_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        Path("pics", name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(f"pics/{name}/1.png")
+    Path("link").symlink_to("pics")
+    for command in (
+        ["corrupt", "pics", "-o", "pics/c"],
+        ["corrupt", "pics/", "-o", "link/c"],
+        ["study", "demo", "--data.train", "pics/", "-o", "pics/st"],
+        ["study", "demo", "--evaluate.ood", "[pics/]", "-o", "pics/cat/st"],
+        ["train", "demo", "--grid.protocols", "[standard]", "--data.train", "pics/", "-o", "pics/run"],
+    ):
+        assert main(command) == 2
+        assert re.search(r"is in .*pics/?, whose images are read", capsys.readouterr().err)
+    assert {each.name for each in Path("pics").rglob("*")} == {"cat", "dog", "1.png"}
+
+
 def test_a_run_is_not_measured_on_its_training_images_nor_with_what_it_does_not_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,8 @@ def _evaluate(
 ) -> None:
     """Measure a model: one of a study again, one that was trained elsewhere, or outputs of any program.
 
+    Settings that are not given are those of the run's recipe; of another model the defaults below, and all corruptions.
+
     Args:
         model: folder of a trained run, which is measured as its recipe says or otherwise; or any model, of which a
             report is written - timm:NAME, torchvision:NAME, hub:OWNER/NAME, python:MODULE:FACTORY, an .onnx or .pt2

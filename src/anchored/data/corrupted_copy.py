@@ -26,6 +26,7 @@ from torch import Tensor
 from anchored.config.settings import Pixels, Seed
 from anchored.config.validation import parse
 from anchored.corruptions import registry as corruptions
+from anchored.data.catalog.names import refuse_inside
 from anchored.data.image_sets import ahead
 from anchored.data.originals import Originals, open_originals, resolve_source
 from anchored.data.preprocessing import tensor_to_pil
@@ -76,6 +77,7 @@ def write_corrupted_copy(
     one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
     """
     source = resolve_source(source)
+    refuse_inside(folder, [source])
     if layout == "npy" and tuple(severities) != ALL:
         raise UserError("the npy layout has five blocks, one a severity: leave severities out, or use --layout folders")
     _check(severities, size, seed)

@@ -85,8 +85,8 @@ def evaluate(
             whose probabilities, if it gives them, become their logarithm.
         test: the labelled test images: a name (catalog, folder, .csv, .npz, hf:...), (images, labels), a data set or
             DataLoader; see :func:`anchored.data.given.given_set`. Raw images, which corruptions need, are uint8 or
-            floats in [0, 1]; other floats go to the model as they are. What is given in Python is read into memory
-            whole; large sets of names are not.
+            levels of 255 divided by it; other floats go to the model as they are, and so must all other sets. What is
+            given in Python is read into memory whole; large sets of names are not.
         checkpoint: weights of a named model, a file of any usual kind; without, those that come with the name.
         outputs: in place of a model and images: a folder of logits, labels and features, or arrays by set; see
             :mod:`anchored.evaluation.given_outputs`.

@@ -17,7 +17,7 @@ from rich.text import Text
 from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.config.trust import refuse_code
-from anchored.data.catalog.names import resolve_name
+from anchored.data.catalog.names import refuse_inside, resolve_name
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.after_training import check_after
@@ -206,7 +206,16 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
         train(run, cell, writer.update, root)
 
 
+def _sets_of(recipe: Recipe) -> list[str]:
+    """The names of all sets that a recipe reads."""
+    measured, chosen = recipe.evaluate, recipe.validate
+    outliers = [cell.train.outliers for cell in recipe.cells()]
+    named = [*measured.ood, *measured.shifted, *measured.adaptation, measured.held_out, *chosen.ood]
+    return [name for name in dict.fromkeys((recipe.data.train, *named, *outliers)) if name]
+
+
 def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
+    refuse_inside(run.path, _sets_of(recipe))
     recipe = suites.check_recipe(recipe, root)
     holdout.check_training_outliers(recipe, root)
     check_trainings(recipe, root)
@@ -262,6 +271,7 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
 
     Nothing is written.
     """
+    refuse_inside(folder.path, _sets_of(recipe))
     recipe = suites.check_recipe(recipe, root)
     holdout.check_holdout(recipe, root)
     holdout.check_training_outliers(recipe, root)

@@ -1,5 +1,6 @@
-"""Names of data sets as people write them: a name that is the catalog's and a folder's here is asked about."""
+"""Names of data sets as people write them, and what their folders must not hold."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from anchored.data.catalog import registry as catalog
@@ -25,3 +26,11 @@ def resolve_name(name: str | Path) -> str:
             f"'{_CATALOG}{name}' for the set"
         )
     return name
+
+
+def refuse_inside(output: Path, names: Iterable[str]) -> None:
+    """``UserError`` where results would lie in a folder of own images: the next call would read them as images."""
+    for name in names:
+        folder = files.expand_home(name)
+        if catalog.is_user_data(name) and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{output} is in {name}, whose images are read: choose a folder for results outside of it")
