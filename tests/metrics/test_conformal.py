@@ -106,6 +106,8 @@ def test_set_scores_by_hand() -> None:
     half = torch.tensor([0.5])
     assert conformal.set_scores(p, "aps", half)[0].tolist() == pytest.approx([0.9, 0.25, 0.65])
     assert conformal.set_scores(p, "raps", penalty=0.1, free=1)[0].tolist() == pytest.approx([1.2, 0.5, 0.9])
+    with pytest.raises(UserError, match="the sets are 'LAC': give lac, aps, raps"):
+        conformal.set_scores(p, "LAC")  # type: ignore[arg-type]
 
 
 def test_sets_by_class() -> None:

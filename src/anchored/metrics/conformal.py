@@ -159,8 +159,11 @@ def set_scores(
     1, which cuts long tails (Angelopoulos et al. 2021, https://arxiv.org/abs/2009.14193).
 
     With ``draws`` u (N,), uniform in [0, 1], aps and raps take u p_k off, as in the papers: their coverage is exact.
-    Without, the default, the same image always has the same set, and sets are a little larger.
+    Without, the default, the same image always has the same set, and sets are a little larger. ``UserError`` for
+    another method.
     """
+    if method not in SET_METHODS:
+        raise UserError(f"the sets are {method!r}: give {', '.join(SET_METHODS)}")
     p = probabilities.detach().double()
     if method == "lac":
         return 1 - p

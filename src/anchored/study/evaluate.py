@@ -195,6 +195,9 @@ def open_given(
     ``UserError`` where it can be neither called nor opened.
     """
     parse(Pixels, size, name="size")
+    single = any(isinstance(each, (int, float)) for each in normalisation)
+    if single or min(normalisation[1], default=1.0) <= 0:
+        raise UserError(f"mean and std are {normalisation}: give a number for each channel, of std above 0")
     if isinstance(model, (str, Path)):
         mean, std = normalisation
         library = ":" in str(model) and not Path(model).exists()
@@ -202,10 +205,6 @@ def open_given(
             model, pretrained=library and not checkpoint, checkpoint=checkpoint, size=size, mean=mean, std=std
         )
         return opened_classifier(opened, prepare=preprocess), opened, opened.input
-    if any(isinstance(each, (int, float)) for each in normalisation) or any(
-        float(each) <= 0 for each in normalisation[1]
-    ):
-        raise UserError(f"mean and std are {normalisation}: give a number for each channel, of std above 0")
     if not callable(model):
         raise UserError(f"the model is a {type(model).__name__}: give a torch.nn.Module, or a callable on batches")
     prepare = preprocess or getattr(model, "preprocess", None) or _Normalised(*map(tuple, normalisation))
