@@ -153,8 +153,8 @@ def _evaluate(
                 f"{model} is not the folder of a run: of another model, say on which labelled images it is measured, "
                 "--test DATA"
             )
-        unused = [name for name in given if name not in ("model", "network")]
-        if unused := [*unused, *(name for name, value in (("output", output), ("label", label)) if value)]:
+        asked = given | {"output": output, "label": label}
+        if unused := [name for name, value in asked.items() if value and name not in ("model", "network")]:
             raise UserError(
                 f"{model} is a run, which is measured with its own weights in its own folder: leave --{unused[0]} out, "
                 "or say on which labelled images it is measured as any model, --test DATA"

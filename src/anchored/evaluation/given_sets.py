@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from anchored.config.settings import Data, Evaluation
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
@@ -20,6 +18,7 @@ from anchored.data.preprocessing import InputFormat
 from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation.given_models import TEST
+from anchored.evaluation.overlap import places_in_both
 from anchored.evaluation.sets import GivenSets
 from anchored.store.layout import HELD_OUT
 
@@ -38,18 +37,6 @@ def _titled(sets: Sets) -> Mapping[str, Any]:
     if taken := next((title for title in titled if title in (HELD_OUT, "mean") or title.startswith("mean-")), ""):
         raise UserError(f"a set is called '{taken}', as rows of another kind are: give it another title")
     return titled
-
-
-def _in_both(images: LabelledImages | GivenInputs, others: LabelledImages | GivenInputs) -> int:
-    """How many images are among the others too, where both are in memory."""
-    if isinstance(images, ImageStream) or isinstance(others, ImageStream):
-        return 0
-    known = set(map(_content, others.images))
-    return sum(_content(image) in known for image in images.images)
-
-
-def _content(image: Tensor) -> bytes:
-    return hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
 
 
 @dataclass
@@ -98,10 +85,12 @@ class SetOpener:
         name = str(source) if isinstance(source, (str, Path)) else HELD_OUT
         if name == self.name:
             raise UserError("held_out are the test images: decisions are fitted on images that are not measured")
-        images = self._labelled(source, name, "all")
-        if both := _in_both(images, self.given[self.name, "test"]):
-            which = "are the test images" if both == len(images) else f"are test images in {both:,} of {len(images):,}"
-            raise UserError(f"held_out {which}: decisions are fitted on images that are not measured")
+        images, test = self._labelled(source, name, "all"), self.given[self.name, "test"]
+        if not isinstance(images, ImageStream) and not isinstance(test, ImageStream):
+            both, count = len(places_in_both(images.images, test.images)), len(images)
+            which = "are the test images" if both == count else f"are test images in {both:,} of {count:,}"
+            if both:
+                raise UserError(f"held_out {which}: decisions are fitted on images that are not measured")
         self._keep(name, "all", images)
         return replace(settings, held_out=name)
 

@@ -1,5 +1,9 @@
 """Whether two sets are of the same images, so that nothing is measured on what was trained or chosen on."""
 
+import hashlib
+
+from torch import Tensor
+
 from anchored.config.settings import Data, Evaluation
 from anchored.data import datasets
 from anchored.data.catalog import registry as catalog
@@ -16,6 +20,16 @@ def shares_images(one: str, other: str, settings: Data) -> bool:
     if not homes[0] or homes[0] != homes[1] or first.reader != second.reader:
         return False
     return first.keep is None or second.keep is None or not set(first.keep).isdisjoint(second.keep)
+
+
+def places_in_both(images: Tensor, others: Tensor) -> list[int]:
+    """The places of the images (N,...) that are among the others (M,...) too, to the last bit."""
+    known = set(map(_content, others))
+    return [place for place, image in enumerate(images) if _content(image) in known]
+
+
+def _content(image: Tensor) -> bytes:
+    return hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
 
 
 def check_outliers(outliers: str, settings: Evaluation, data: Data, section: str = "evaluate") -> None:

@@ -61,7 +61,7 @@ def _track(layers: list[nn.modules.batchnorm._BatchNorm], tracking: bool) -> Non
 
 
 @untraced
-def _freeze_in_backward(network: nn.Module, logits: Tensor, frozen: "list[nn.modules.batchnorm._BatchNorm]") -> None:
+def _freeze_in_backward(network: nn.Module, logits: Tensor, frozen: list[nn.modules.batchnorm._BatchNorm]) -> None:
     """Leave running statistics alone in the backward pass too, where checkpointed layers of the network run again.
 
     ``frozen``: layers that are frozen now; those of a backward pass that an error ended stay in it.
@@ -78,7 +78,7 @@ def _freeze_in_backward(network: nn.Module, logits: Tensor, frozen: "list[nn.mod
     logits.register_hook(freeze)  # type: ignore[no-untyped-call]
 
 
-def _thaw(frozen: "list[nn.modules.batchnorm._BatchNorm]") -> None:
+def _thaw(frozen: list[nn.modules.batchnorm._BatchNorm]) -> None:
     _track(frozen, True)
     frozen.clear()
 
@@ -114,6 +114,12 @@ def checked_references(images: Tensor) -> Tensor:
     if not torch.isfinite(images).all():
         raise UserError("references contain NaN or infinity: give finite training images")
     return images
+
+
+def refuse_raw(images: Tensor) -> None:
+    """``UserError`` for images that are no floats: differences to references would make floats of them unseen."""
+    if not images.is_floating_point():
+        raise UserError(f"images are {images.dtype}: give normalised floats, as the network was trained on")
 
 
 class AnchoredModel(nn.Module):
@@ -191,8 +197,7 @@ class AnchoredModel(nn.Module):
         one, a view or an outlier, has the reference and the mask of the image at its place modulo ``own``.
         ``UserError`` for images or residuals of other sizes than the references', and for ``far`` in evaluation.
         """
-        if not images.is_floating_point():
-            raise UserError(f"images are {images.dtype}: give normalised floats, as the network was trained on")
+        refuse_raw(images)
         if not self.training:
             if far is not None:
                 raise UserError("far residuals are shown in training only: call train() first, or masked_pass()")

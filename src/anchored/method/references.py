@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from anchored.errors import UserError
-from anchored.method.anchoring import AnchoredModel, checked_references, pair
+from anchored.method.anchoring import AnchoredModel, checked_references, pair, refuse_raw
 from anchored.method.folded import Folded, Views
 from anchored.method.hidden import HiddenAnchoredModel
 
@@ -219,8 +219,7 @@ def views_of(model: nn.Module, images: Tensor, references: Tensor | None = None)
     """Views of images (B,C,H,W) through a model, as :func:`infer` takes it; ``UserError`` where it has none."""
     if model.training:
         raise UserError("the model is in training mode, where references are drawn at random: call eval() first")
-    if not images.is_floating_point():
-        raise UserError(f"images are {images.dtype}: give normalised floats, as the network was trained on")
+    refuse_raw(images)
     if isinstance(model, Folded):
         if references is not None:
             raise UserError("a folded network has its references in it: fold it with others, or give the anchored one")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from anchored.config.recipe import Cell
@@ -184,15 +183,9 @@ def _refuse_seen_images(
             return (f"The {split} images of {data.train} are not on this machine, and were not compared with these",)
         if not isinstance(seen, ImageSet) or not isinstance(images, ImageSet):
             return ("The images are too many, or no pixels, to be compared with those that it was trained on",)
-        known = set(map(_bytes, seen.images))
-        both = [place for place, image in enumerate(images.images) if _bytes(image) in known]
-        if both:
+        if both := overlap.places_in_both(images.images, seen.images):
             raise UserError(
                 f"{len(both):,} of the {len(images):,} images of {images.name} are {split} images of {data.train} (the "
                 f"first is number {both[0]}): a promise needs images that the network was neither trained nor tested on"
             )
     return ()
-
-
-def _bytes(image: Tensor) -> bytes:
-    return image.to(torch.uint8).cpu().contiguous().numpy().tobytes()

@@ -19,15 +19,14 @@ from anchored.data.catalog.row import File
 from anchored.data.inventory import format_bytes, total_size
 from anchored.data.readers import verify
 from anchored.data.readers.files import data_root, missing_entries
-from anchored.data.synthetic_ood import OUTLIERS
 from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
-from anchored.evaluation import evaluator, holdout, suites
+from anchored.evaluation import evaluator, suites
 from anchored.models import registry as networks
 from anchored.store.layout import StudyFolder
 from anchored.study.cost import Cost, corrupting, costs, count, duration
 from anchored.study.provenance import provenance
-from anchored.study.study import prepare
+from anchored.study.study import prepare, sets_used
 from anchored.training.machine import lacking
 from anchored.training.preconditions import check_batch_size
 
@@ -46,17 +45,7 @@ class Need:
 def needs(recipe: Recipe, root: Path | None = None) -> list[Need]:
     """Every set that a recipe uses, once, with what of it is missing."""
     settings = recipe.evaluate
-    uses: list[tuple[str, str, tuple[str, ...]]] = [(recipe.data.train, "training", ())]
-    uses += [(name, "out-of-distribution", ()) for name in settings.ood]
-    uses += [(name, "shifted images", ()) for name in settings.shifted]
-    uses += [(name, "adaptation", ()) for name in settings.adaptation]
-    uses += [(settings.held_out, "decisions", ())] if settings.held_out else []
-    learned = dict.fromkeys(cell.train.outliers for cell in recipe.cells())
-    uses += [(name, "outliers to learn from", ()) for name in learned if name and name not in OUTLIERS]
-    if recipe.choose:
-        chosen = holdout.settings_of(recipe)
-        others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
-        uses += [(name, f"choosing {recipe.choose}", ()) for name in others if name not in settings.adaptation]
+    uses: list[tuple[str, str, tuple[str, ...]]] = [(name, use, ()) for name, use in sets_used(recipe)]
     if settings.corruption_source == "archive":
         archives: dict[str, list[str]] = {}
         for kind in evaluator.corruptions_of(settings, datasets.input_format(recipe.data)):

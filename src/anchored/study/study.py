@@ -18,6 +18,7 @@ from anchored.config.recipe import Cell, GivenCell, Recipe, canonical
 from anchored.config.settings import Evaluation, Grid
 from anchored.config.trust import refuse_code
 from anchored.data.catalog.names import refuse_inside, resolve_name
+from anchored.data.synthetic_ood import OUTLIERS
 from anchored.errors import UserError
 from anchored.evaluation import holdout, suites
 from anchored.evaluation.after_training import check_after
@@ -206,19 +207,34 @@ def train_one(recipe: Recipe, run: Run, console: Console, root: Path | None = No
         train(run, cell, writer.update, root)
 
 
-def _sets_of(recipe: Recipe) -> list[str]:
-    """The names of all sets that a recipe reads."""
-    measured, chosen = recipe.evaluate, recipe.validate
-    outliers = [cell.train.outliers for cell in recipe.cells()]
-    named = [*measured.ood, *measured.shifted, *measured.adaptation, measured.held_out, *chosen.ood]
-    return [name for name in dict.fromkeys((recipe.data.train, *named, *outliers)) if name]
+def sets_used(recipe: Recipe) -> list[tuple[str, str]]:
+    """The sets that a recipe reads, but for archives of corrupted images, each with what it is for."""
+    settings = recipe.evaluate
+    uses = [(recipe.data.train, "training")]
+    uses += [(name, "out-of-distribution") for name in settings.ood]
+    uses += [(name, "shifted images") for name in settings.shifted]
+    uses += [(name, "adaptation") for name in settings.adaptation]
+    uses += [(settings.held_out, "decisions")] if settings.held_out else []
+    learned = dict.fromkeys(cell.train.outliers for cell in recipe.cells())
+    uses += [(name, "outliers to learn from") for name in learned if name and name not in OUTLIERS]
+    if recipe.choose:
+        chosen = holdout.settings_of(recipe)
+        others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
+        uses += [(name, f"choosing {recipe.choose}") for name in others if name not in settings.adaptation]
+    return uses
 
 
-def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
-    refuse_inside(run.path, _sets_of(recipe))
+def _checked(recipe: Recipe, results: Path, root: Path | None) -> Recipe:
+    """The recipe, bound to its own images; ``UserError`` for what no training into ``results`` could begin with."""
+    refuse_inside(results, (name for name, _ in sets_used(recipe)))
     recipe = suites.check_recipe(recipe, root)
     holdout.check_training_outliers(recipe, root)
     check_trainings(recipe, root)
+    return recipe
+
+
+def _begin_one(recipe: Recipe, run: Run, root: Path | None) -> Recipe:
+    recipe = _checked(recipe, run.path, root)
     (cell,) = recipe.cells()
     claim_run(run, cell)
     files.write_json(run.recipe_file, json.loads(canonical(recipe)))
@@ -271,11 +287,8 @@ def prepare(recipe: Recipe, folder: StudyFolder, root: Path | None = None) -> Re
 
     Nothing is written.
     """
-    refuse_inside(folder.path, _sets_of(recipe))
-    recipe = suites.check_recipe(recipe, root)
+    recipe = _checked(recipe, folder.path, root)
     holdout.check_holdout(recipe, root)
-    holdout.check_training_outliers(recipe, root)
-    check_trainings(recipe, root)
     _refuse_other_study(folder, recipe)
     for cell in recipe.jobs():
         if isinstance(cell, GivenCell):

@@ -165,9 +165,9 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 
 def _would_be_lost(place: Path, fresh: Path, ours: bool) -> Path | None:
     """The first file of ``place`` that ``fresh`` does not have."""
-    if place.is_symlink() or not place.is_dir():  # a link goes, not what it leads to
-        return None if place.is_symlink() or not place.exists() or fresh.is_file() else place
-    for path in sorted(place.rglob("*")):
+    if place.is_symlink() or not place.exists():  # a link goes, not what it leads to
+        return None
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
         if path.is_dir() and not path.is_symlink():
             continue
         new = fresh / path.relative_to(place)
