@@ -205,6 +205,9 @@ def test_options_outside_their_range_are_refused(words: str, capsys: pytest.Capt
     assert said(words.split(), capsys).startswith(f"anchored: {option} ")
 
 
+ONE = "demo --grid.protocols [ram] --grid.tail_weights [0.0]"  # one training of the demo's
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -222,6 +225,11 @@ def test_options_outside_their_range_are_refused(words: str, capsys: pytest.Capt
         ("evaluate resnet18", "resnet18 is not the folder of a run"),
         ("evaluate missing/ --test digits", "there is no folder 'missing/'"),
         ("train demo", "--grid.tail_weights '[0.1]'"),
+        (f"train {ONE} --train.batch_size 10000 -o x", "gives 6300 training images, fewer than train.batch_size 10000"),
+        (
+            f"train {ONE} --anchoring.training_references images --anchoring.training_reference_count 9999 -o x",
+            "anchoring.training_reference_count is 9999, but there are 6300 images: give fewer",
+        ),
     ],
 )
 def test_what_could_not_be_done_is_said_before_anything_is(
@@ -249,6 +257,15 @@ def test_a_tilde_is_the_home_folder(words: str, place: str, tmp_path: Path, monk
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     values = parser.parse_arguments(verb, VERBS[verb], [*given, place]).values()
     assert str(tmp_path / "home" / place[2:]) in [str(value) for value in values]
+
+
+def test_memory_that_ran_out_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run_out(**options: object) -> int:
+        raise MemoryError("cannot hold 80 GB")
+
+    monkeypatch.setitem(VERBS, "report", run_out)
+    monkeypatch.setattr("anchored.cli.main.parse_arguments", lambda *words: {})
+    assert "memory ran out (cannot hold 80 GB): take smaller batches" in said(["report", "x"], capsys)
 
 
 def test_a_bootstrap_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

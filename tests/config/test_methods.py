@@ -62,7 +62,7 @@ def test_own_methods_and_changes() -> None:
         ),
         ({"per_method": {"plain": {"sam": 0.1}}}, "grid.per_method has plain"),
         ({"methods": ["a"], "per_method": {"a": {"sum": 1}}}, "no setting grid.per_method.a.sum: did you mean"),
-        ({"methods": ["a"], "per_method": {"a": {"sam": -1.0}}}, "give a finite number from 0"),
+        ({"methods": ["a"], "per_method": {"a": {"sam": -1.0}}}, "give a number from 0 to 1e30"),
         (
             {"methods": ["augmix"], "per_method": {"augmix": {"mixup": 1.0}}},
             r"train.mixup mixes images, whose copies train.consistency compares: take one of them \(of small, augmix\)",

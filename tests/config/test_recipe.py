@@ -144,6 +144,8 @@ def test_missing_file() -> None:
         ("train", "batch_size", 1, "train.batch_size is 1: give at least 2, to have a reference"),
         ("train", "learning_rate", math.nan, "train.learning_rate is nan"),
         ("train", "learning_rate", math.inf, "train.learning_rate is inf"),
+        ("train", "learning_rate", 1e300, "train.learning_rate is 1e+300: give a number from 0 to 1e30"),
+        ("data", "crop", 0.05, "data.crop is 0.05: give a share in [0.1, 1], or 0 for the rule"),
         ("train", "devices", 3, "train.batch_size is 128, shared by 3 devices"),
         ("train", "policy", "rand_augment", "train.policy is rand_augment: it goes with train.crop resized"),
         ("evaluate", "severities", (6,), "evaluate.severities has 6: severities go from 1 to 5"),

@@ -189,6 +189,7 @@ def test_errors_have_one_line() -> None:
         (good[..., :1], "defocus_blur", 5, None, "images are 28 x 1, severity 5 needs more than 2 px"),
         (good[..., :2], "glass_blur", 1, None, "images are 28 x 2, severity 1 needs more than 2 px"),
         (good[..., :0], "contrast", 1, None, "images are 28 x 0: there are no pixels"),
+        (good[..., :1], "spatter", 1, None, "28 x 1, severity 1 needs more than 1 px"),
         (good[..., :1], "pixelate", 5, None, "28 x 1, severity 5 needs more than 1 px"),
     ):
         with pytest.raises(UserError, match=text) as error:

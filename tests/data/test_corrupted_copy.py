@@ -130,6 +130,7 @@ def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.
     full.mkdir()
     (full / "thesis.tex").write_text("precious")
     np.save(tmp_path / "floats.npy", np.zeros((3, 4, 4)))
+    np.save(tmp_path / "nothing.npy", np.zeros((3, 0, 4, 3), np.uint8))
     (tmp_path / "text.npy").write_text("no array")
     assert main(["corrupt", str(photos), "-o", str(out), *SMALL, "--severities", "[1]"]) == 0
     capsys.readouterr()
@@ -145,6 +146,8 @@ def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.
         ([str(empty), "-o", str(tmp_path / "a")], "holds no images"),
         ([str(tmp_path / "nowhere"), "-o", str(tmp_path / "a")], "nowhere"),
         ([str(tmp_path / "floats.npy"), "-o", str(tmp_path / "a")], "holds float64 (3, 4, 4)"),
+        ([str(tmp_path / "nothing.npy"), "-o", str(tmp_path / "a")], "holds uint8 (3, 0, 4, 3)"),
+        ([str(photos), "-o", str(tmp_path / "a"), "--corruptions", "[]"], "no corruptions are named"),
         ([str(tmp_path / "text.npy"), "-o", str(tmp_path / "a")], "text.npy"),
         (["cifar11", "-o", str(tmp_path / "a")], "cifar11"),
     ):

@@ -299,6 +299,8 @@ def test_images_of_another_size_are_one_line() -> None:
 
 
 def test_settings_are_checked() -> None:
+    with pytest.raises(anchored.UserError, match=r"the network is a str: give a torch\.nn\.Module"):
+        anchored.anchor("resnet18")  # type: ignore[arg-type]
     with pytest.raises(anchored.UserError, match="mask_unit is 'pixel': give 'batch' or 'process' or 'image'"):
         anchored.anchor(small(), mask_unit="pixel")  # type: ignore[arg-type]
     with pytest.raises(anchored.UserError, match="mask_group is 0"):

@@ -229,6 +229,7 @@ def test_unreadable_images_are_listed_and_the_rest_kept(tmp_path: Path, capsys: 
 def test_names_that_are_not_utf_8_and_what_a_kill_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, seen = photographs(tmp_path / "some", 2), tmp_path / "seen"
     (folder / "photo 1.jpg").rename(folder / os.fsdecode(b"\xe9.jpg"))
+    (folder / "photo 0.jpg").rename(folder / "a\rb.jpg")
     assert main(["predict", str(STANDARD.path), str(folder), "-o", str(seen)]) == 0
     half = seen / f".gallery.html.abc{disk.UNFINISHED}"
     half.write_text("half")
@@ -237,8 +238,25 @@ def test_names_that_are_not_utf_8_and_what_a_kill_left(tmp_path: Path, capsys: p
     capsys.readouterr()
     with (seen / "predictions.csv").open(newline="", encoding="utf-8") as file:
         names = [row["file"] for row in csv.DictReader(file)]
-    assert len(names) == 2
-    assert all(text.isprintable() and text.encode("utf-8") for text in names)
+    assert [Path(text).name for text in names] == ["a\rb.jpg", "\N{REPLACEMENT CHARACTER}.jpg"]
+    odd = folder / os.fsdecode(b"\xe9.jpg")
+    assert main(["predict", str(STANDARD.path), str(odd), "-o", str(tmp_path / "one")]) == 0
+
+
+def test_predictions_of_another_run_or_of_other_images_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = photographs(tmp_path / "first", 2), photographs(tmp_path / "second", 2)
+    seen = tmp_path / "seen"
+    assert main(["predict", str(STANDARD.path), str(first), "-o", str(seen)]) == 0
+    before = {file.name: file.read_bytes() for file in seen.iterdir()}
+    for run, images, said in (
+        (MASKED, first, f"holds predictions of {STANDARD.path.absolute()}: choose another folder with -o"),
+        (STANDARD, second, "holds predictions of other images: choose another folder with -o"),
+    ):
+        capsys.readouterr()
+        assert main(["predict", str(run.path), str(images), "-o", str(seen)]) == 2
+        assert said in capsys.readouterr().err
+        assert {file.name: file.read_bytes() for file in seen.iterdir()} == before
+    assert main(["predict", str(STANDARD.path), str(first), "-o", str(seen)]) == 0
 
 
 def test_bad_requests_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from anchored.cli.parser import Documentation, parse_arguments
 from anchored.cli.verbs import VERBS
-from anchored.errors import UserError, printable, told
+from anchored.errors import UserError, first_line, is_out_of_memory, printable, told
 from anchored.training import interruption
 
 SPIN = "30000"
@@ -71,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         _complain(_refusal(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _complain(f"memory ran out ({first_line(error)}): take smaller batches or images, or a machine with more")
     return 2
 
 

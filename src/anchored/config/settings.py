@@ -15,7 +15,7 @@ from anchored.config.validation import PlainName, distinct, not_empty, settings_
 Integer = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), within("give a finite number")]
 Flag = Annotated[bool, Strict()]
-Amount = Annotated[Number, within("give a finite number from 0", ge=0)]
+Amount = Annotated[Number, within("give a number from 0 to 1e30", ge=0, le=1e30)]  # fits a float32
 Positive = Annotated[Number, within("give a finite number above 0", gt=0)]
 Share = Annotated[Number, within("give a share in (0, 1]", gt=0, le=1)]
 ProperShare = Annotated[Number, within("give a share in (0, 1)", gt=0, lt=1)]
@@ -72,8 +72,8 @@ class Data:
     the set's own."""
     std: tuple[Positive, ...] = ()
     """Likewise the standard deviation."""
-    crop: Annotated[Number, within("give a share in (0, 1], or 0 for the rule", ge=0, le=1)] = 0.0
-    """Share of an encoded image's shorter side that the square in its middle keeps, in (0, 1]; images of the input's
+    crop: Annotated[Number, within("give a share in [0.1, 1], or 0 for the rule", ge=0, le=1)] = 0.0
+    """Share of an encoded image's shorter side that the square in its middle keeps, in [0.1, 1]; images of the input's
     size are not touched. 0 takes 0.875 (256 pixels, then 224) for sets of images of many sizes and inputs of 96 pixels
     or more, else 1."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -99,6 +99,8 @@ class Data:
             raise ValueError("data.mean and data.std: give as many of one as of the other")
         if self.channels == 2:
             raise ValueError("data.channels is 2: give 1, 3, or 0 for the set's own")
+        if 0 < self.crop < 0.1:
+            raise ValueError(f"data.crop is {self.crop:g}: give a share in [0.1, 1], or 0 for the rule")
         return self
 
 

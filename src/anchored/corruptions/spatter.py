@@ -36,6 +36,10 @@ class Spatter(NamedTuple):
         amount = self.amount * scale if self.mud else self.amount
         return self._replace(spread=self.spread * scale, sigma=self.sigma * scale, amount=amount)
 
+    def margin(self) -> int:
+        """Return how many pixels are not enough: rims are of 3 × 3 pixels, mirrored at the border."""
+        return 0 if self.mud else 1
+
 
 def spatter(images: Tensor, spatter: Spatter, keys: Tensor) -> Tensor:
     """Liquid is normal noise smoothed by a Gaussian, set to 0 below the threshold; the noise is what is random.

@@ -85,6 +85,8 @@ def write_corrupted_copy(
     paths = originals.paths() if layout == "folders" else []
     first = next(originals.images.parts([torch.arange(1)]))
     kinds = corruptions.expand(names, first.shape[2], first.shape[3], first.shape[1])
+    if not kinds:
+        raise UserError("no corruptions are named: give names, or c, c15 or c-bar")
     request = Request(source, originals.content, len(originals.names), kinds, tuple(severities), seed, layout, size)
     place = CorruptedFolder(folder)
     place.refuse_foreign()  # before anything is put there

@@ -411,6 +411,8 @@ def anchor(
         >>> model = anchor(torchvision.models.resnet18(weights="DEFAULT"), mask_probability=0.25)
         >>> logits = model(images)  # in any training loop
     """
+    if not isinstance(network, nn.Module):
+        raise UserError(f"the network is a {type(network).__name__}: give a torch.nn.Module, such as torchvision's")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     if at is not None:
         from anchored.method import hidden, hidden_layer  # they build upon this module

@@ -1,7 +1,6 @@
 """Predictions of a trained network for a user's images: class, confidence, OOD score, spread; a CSV and a gallery."""
 
 import base64
-import csv
 import dataclasses
 import glob
 import hashlib
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from markupsafe import Markup
@@ -32,7 +32,7 @@ from anchored.models.decision import UNKNOWN, Decided, Decision
 from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import Run
-from anchored.store.rows import spreadsheet_safe
+from anchored.store.rows import csv_line
 from anchored.training.devices import find_device
 
 REFERENCES = 8  # training images used as references for the spread, where the model has only one
@@ -82,16 +82,21 @@ def predict_images(
 ) -> PredictionReport:
     """Write ``predictions.csv`` and ``gallery.html`` for the images ``wanted``: files, folders, patterns.
 
-    ``predictions.json`` beside them says of which run; a folder that holds files and not this one is refused.
+    ``predictions.json`` beside them says of which run and images: predictions of others stay, as does a folder that
+    holds files and not this one.
 
     Images are preprocessed as in training. The spread of an image is the standard deviation, over
     references, of the probability of its class: over the model's own K references, or over 8 training images where K
     is 1; a standard network has none. A run that was calibrated decides too. ``network``: see :func:`anchored.load`.
-    Raises ``UserError`` where no image is found or none can be read, or the decision is for other weights.
+    Raises ``UserError`` where no image is found or none can be read, the decision is for other weights, or the folder
+    is another's.
     """
     paths = find_images(wanted)
     request = folder / "predictions.json"  # what was asked for: it marks the folder as one of predictions
     files.refuse_foreign_folder(request, "predictions")
+    named = [_printed(files.expand_home(name).absolute()) for name in wanted]
+    asked = {"run": _printed(run.path.absolute()), "asked": named}
+    _refuse_others(request, asked)
     model, config = models.load(run.path, network=network), models.read_config(run)
     model, rule = model.to(find_device()), models.read_decision(run) if run.decision_file.exists() else None
     test_energies = _test_energies(run)
@@ -108,8 +113,7 @@ def predict_images(
         for place, prediction in zip(places.tolist(), predicted, strict=True):
             if problem := problems.get(place - int(places[0]), ""):
                 prediction = Prediction("", problem=problem)
-            name = os.fsencode(paths[place]).decode("utf-8", "replace")
-            predictions.append(dataclasses.replace(prediction, file=name))
+            predictions.append(dataclasses.replace(prediction, file=_printed(paths[place])))
         progress(len(predictions) / len(paths), f"{len(predictions):,} of {len(paths):,} images")
     read = [(i, prediction) for i, prediction in enumerate(predictions) if not prediction.problem]
     if not read:
@@ -117,7 +121,7 @@ def predict_images(
     report = PredictionReport(folder / "predictions.csv", folder / "gallery.html", tuple(predictions))
     read.sort(key=lambda pair: (-(pair[1].energy or 0.0), pair[0]))
     cards = [(prediction, _thumbnail(index.decode(i))) for i, prediction in read[:GALLERY]]
-    files.write_json(request, {"run": str(run.path), "weights": models.weights_digest(run), "images": len(paths)})
+    files.write_json(request, {**asked, "weights": models.weights_digest(run), "images": len(paths)})
     files.remove_unfinished(folder, recursive=False)
     files.write_text(report.table, _csv(predictions))
     notes, title = list(_notes(run, config, test_energies, spread_note)), f"{len(read):,} images seen by {run.name}"
@@ -138,6 +142,21 @@ def render_gallery(
         # The browser runs this script and no other.
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
+
+
+def _printed(path: Path) -> str:
+    """A path as text that can be written as UTF-8."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _refuse_others(request: Path, asked: dict[str, Any]) -> None:
+    """``UserError`` where the folder holds predictions of another run or of other images."""
+    there = files.read_json(request) if request.exists() else asked
+    there = there if isinstance(there, dict) else {}
+    if there.get("run") != asked["run"]:
+        raise UserError(f"{request.parent} holds predictions of {there.get('run')}: choose another folder with -o")
+    if there.get("asked") != asked["asked"]:
+        raise UserError(f"{request.parent} holds predictions of other images: choose another folder with -o")
 
 
 def find_images(wanted: Sequence[str]) -> list[Path]:
@@ -262,14 +281,10 @@ def _notes(run: Run, config: models.ModelConfig, test_energies: Tensor | None, s
 
 
 def _csv(predictions: Sequence[Prediction]) -> str:
-    """The predictions as CSV; a spreadsheet would run text that begins like a formula, so it gets an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    """The predictions as CSV."""
     columns = [field.name for field in dataclasses.fields(Prediction)]
-    writer.writerow(["class" if name == "label" else name for name in columns])
-    for prediction in predictions:
-        writer.writerow(map(spreadsheet_safe, dataclasses.astuple(prediction)))
-    return text.getvalue()
+    names = ["class" if name == "label" else name for name in columns]
+    return "".join(csv_line(cells) for cells in (names, *map(dataclasses.astuple, predictions)))
 
 
 def _thumbnail(image: Image.Image) -> str:

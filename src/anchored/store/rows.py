@@ -65,11 +65,12 @@ def rows_text(rows: Iterable[Row]) -> str:
     """Rows as CSV; None is an empty field, floats keep their full precision, no text is a spreadsheet's formula."""
     rows = list(rows)
     shown = COLUMNS if any(row.method for row in rows) else WITHOUT_METHODS
-    return "".join(_line(cells[: len(shown)]) for cells in (shown, *map(dataclasses.astuple, rows)))
+    return "".join(csv_line(cells[: len(shown)]) for cells in (shown, *map(dataclasses.astuple, rows)))
 
 
-def _line(cells: Iterable[object]) -> str:
-    """One line of CSV; a line feed or carriage return within a cell is quoted, which csv does for ends of lines."""
+def csv_line(cells: Iterable[object]) -> str:
+    """One line of CSV: None is empty, no text is a spreadsheet's formula, a line feed or carriage return within a cell
+    is quoted, which csv does for ends of lines."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\r\n").writerow(map(spreadsheet_safe, cells))
     return text.getvalue().removesuffix("\r\n") + "\n"

@@ -28,7 +28,6 @@ from anchored.study.cost import Cost, corrupting, costs, count, duration
 from anchored.study.provenance import provenance
 from anchored.study.study import prepare, sets_used
 from anchored.training.machine import lacking
-from anchored.training.preconditions import check_batch_size
 
 
 @dataclass(frozen=True)
@@ -230,10 +229,6 @@ def _problem(recipe: Recipe, results: Path, root: Path | None) -> str:
     """Return why a study would refuse to begin, or nothing: the checks are the study's own."""
     try:
         prepare(recipe, StudyFolder(results), root)
-        data = replace(recipe.data, memory=0.0)  # encoded images are counted, not decoded
-        images = datasets.open_set(data.train, "train", data, datasets.input_format(data), root)
-        for network in recipe.grid.networks:
-            check_batch_size(data.train, len(images), recipe.training(network))
     except UserError as error:
         return str(error)
     return ""

@@ -1,6 +1,7 @@
 """What is checked around a training, by all who run one: without Lightning, which takes longer to import than torch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from anchored.models import registry as networks
 from anchored.models.initialisation import model_config
 from anchored.store.layout import Run
 from anchored.training.rates import freeze, named_parts, rate_factors
-from anchored.training.reference_images import check_references
+from anchored.training.reference_images import check_references, check_training_references
 
 
 class Diverged(UserError):
@@ -31,13 +32,20 @@ def claim_run(run: Run, cell: Cell) -> bool:
 
 
 def check_trainings(recipe: Recipe, root: Path | None = None) -> None:
-    """``UserError``, before anything is trained, where a network, its parts or its references are not as a cell says.
+    """``UserError``, before anything is trained, where a network, its parts or its references are not as a cell says,
+    or there are too few images.
 
     ``recipe``: one that ``suites.check_recipe`` has taken; ``root``: the folder of the data sets.
     """
-    cells = list(recipe.cells())
-    if any(cell.protocol != "standard" for cell in cells):
-        check_references(recipe.anchoring, recipe.data, datasets.input_format(recipe.data), root)
+    cells, data = list(recipe.cells()), recipe.data
+    if cells:
+        counted = replace(data, memory=0.0)  # encoded images are counted, not decoded
+        images = datasets.open_set(data.train, "train", counted, datasets.input_format(data), root)
+        for cell in cells:
+            check_batch_size(data.train, len(images), cell.train)
+        if any(cell.protocol != "standard" for cell in cells):
+            check_training_references(recipe.anchoring, len(images), len(images.classes))
+            check_references(recipe.anchoring, data, datasets.input_format(data), root)
     kinds = {repr((each.network, each.start, each.train.dropout, each.train.rates)): each for each in cells}
     for cell in kinds.values():
         start, dropout = cell.start, cell.train.dropout

@@ -53,8 +53,7 @@ def training_references(images: LabelledImages, cell: Cell, config: ModelConfig)
 
     ``UserError`` where there are not as many images or classes, or they do not fit into memory.
     """
-    settings = cell.anchoring
-    count, generator = settings.training_reference_count, torch.Generator()
+    settings, generator = cell.anchoring, torch.Generator()
     generator.manual_seed(derived_seed(cell.seed, "training references"))
     if settings.training_references == "batch":
         return None
@@ -64,17 +63,23 @@ def training_references(images: LabelledImages, cell: Cell, config: ModelConfig)
             "memory: raise data.memory, or take batch"
         )
     places = torch.arange(len(images))
-    available = len(images.classes) if settings.training_references == "classes" else len(images)
     if settings.training_references != "all":
-        if count > available:
-            raise UserError(
-                f"anchoring.training_reference_count is {count}, but there are {available} "
-                f"{settings.training_references}: give fewer"
-            )
-        places = torch.randperm(available, generator=generator)[:count]
+        available = check_training_references(settings, len(images), len(images.classes))
+        places = torch.randperm(available, generator=generator)[: settings.training_reference_count]
     if settings.training_references == "classes":
         places = torch.isin(images.labels.cpu(), places).nonzero()[:, 0]
     return _normalised(images, places, config)
+
+
+def check_training_references(settings: Anchoring, images: int, classes: int) -> int:
+    """How many images or classes training may draw references from; ``UserError`` where it asks for more."""
+    available = classes if settings.training_references == "classes" else images
+    if settings.training_references in ("images", "classes") and settings.training_reference_count > available:
+        raise UserError(
+            f"anchoring.training_reference_count is {settings.training_reference_count}, but there are {available} "
+            f"{settings.training_references}: give fewer"
+        )
+    return available
 
 
 def check_references(settings: Anchoring, data: Data, view: InputFormat, root: Path | None = None) -> None:
