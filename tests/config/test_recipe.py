@@ -160,6 +160,11 @@ def test_values_out_of_range_are_one_line(section: str, key: str, value: object,
     assert "\n" not in str(raised.value)
 
 
+def test_a_form_of_momentum_needs_one() -> None:
+    with pytest.raises(UserError, match=r"is a form of momentum, and train\.momentum is 0"):
+        Training(nesterov=True, momentum=0.0)
+
+
 def mixed(train: Training) -> Recipe:
     """Hard Δ mining with a mean for every class."""
     return Recipe(grid=Grid(tail_weights=(0.1,)), tail=settings.Tail(per_class=True), train=train)

@@ -17,6 +17,7 @@ from anchored.data.catalog.registry import CATALOG
 from anchored.data.image_sets import ImageSet
 from anchored.data.preprocessing import fit_to_input, to_input
 from anchored.errors import UserError
+from anchored.evaluation.sets import NamedSets
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 HERE = [name for name, row in CATALOG.items() if not (row.downloads or row.manual)]
@@ -306,6 +307,17 @@ def test_held_out_images_are_a_share_of_each_class_and_no_image_is_lost(fraction
     assert train.labels.bincount().tolist() == [per_class - per_class // 10] * 7
     both = torch.cat([train.images, held.images]).flatten(1).numpy()
     assert sorted(map(bytes, both)) == sorted(map(bytes, whole.images.flatten(1).numpy()))
+
+
+def test_held_out_images_are_never_trained_on_however_few_there_are() -> None:
+    """What is measured keeps ten images of a class where there are as many; this set is divided once for all."""
+    settings = Data(train="fashion-mini-known", fraction=0.005, validation=0.25)
+    trained, _, _ = held_out(0.25, fraction=0.005)
+    held = NamedSets(settings, datasets.input_format(settings)).open(settings.train, "validation")
+    assert isinstance(held, ImageSet)
+    rows = [set(map(bytes, part.images.flatten(1).numpy())) for part in (trained, held)]
+    assert [len(each) for each in rows] == [28, 7]
+    assert not rows[0] & rows[1]
 
 
 def test_held_out_images_are_the_same_every_time_and_spread_over_the_file() -> None:

@@ -86,6 +86,24 @@ def test_the_mean_over_passes_is_that_of_torch_s_own_dropout() -> None:
     assert abs(float(ours) - float(theirs.mean())) < 4 * error
 
 
+def test_references_of_a_hidden_layer_have_each_pass_s_own_masks() -> None:
+    torch.manual_seed(0)
+    front = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout(0.5))
+    plain = nn.Sequential(front, nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    images = torch.randn(5, 1, 8, 8)
+    made = anchor(plain, 0.0, at="1", example=images).eval()
+    for weight in made.network.parameters():  # with kept weights no reference changes an answer
+        nn.init.normal_(weight)
+    references = torch.randn(2, 1, 8, 8)
+    made.set_references(references)
+    before, logits = made(images), []
+    for number in range(3):
+        with torch.no_grad(), dropped(made.network, 7, number):
+            logits.append(made.with_references(references)(images))  # nothing kept
+    assert torch.allclose(DropoutPasses(made, 3, seed=7)(images)["logits"], mean_prediction(logits), atol=1e-6)
+    assert torch.allclose(made(images), before, rtol=1e-4)
+
+
 def test_logits_and_features_are_means_over_passes_also_of_an_anchored_network() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(1, 4, 2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))

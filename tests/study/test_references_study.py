@@ -254,6 +254,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     for section, words in (
         ({"count": 1}, r"references\.count is 1"),
         ({"count": 5}, r"references\.most is 10"),
+        ({"count": 5, "most": 1}, r"references\.most is 1, of references\.count 5: give 2 to as many"),
         ({"count": 20, "images": 3}, r"references\.images is 3"),
     ):
         with pytest.raises(UserError, match=words):

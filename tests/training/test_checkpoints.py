@@ -71,8 +71,9 @@ def test_how_often_the_state_is_kept_changes_nothing(whole: Run, tmp_path: Path)
     assert same_weights(run, whole)
 
 
-def test_without_anchoring_and_from_memory(tmp_path: Path) -> None:
-    plain = replace(EVERYTHING, crop="padded", policy="none", average=0.0, mixup=0.0)
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_without_anchoring_and_from_memory(precision: Any, tmp_path: Path) -> None:
+    plain = replace(EVERYTHING, crop="padded", policy="none", average=0.0, mixup=0.0, precision=precision)
     settings = cell(plain, protocol="standard", mask_probability=0.0, tail_weight=0.0)
     one, other = Run(tmp_path / "one"), Run(tmp_path / "other")
     train.train(one, settings)

@@ -92,6 +92,9 @@ def test_consistency_is_that_of_augmix() -> None:
     assert jensen_shannon(same).item() == pytest.approx(0, abs=1e-6)
     sure = 1000 * torch.eye(3)[:, None]
     assert jensen_shannon(sure).item() == pytest.approx(torch.tensor(3.0).log().item(), rel=1e-5)
+    certain = torch.tensor([[0.0, 200.0], [0.0, 0.0], [200.0, 0.0]])[:, None].requires_grad_()
+    (gradient,) = torch.autograd.grad(jensen_shannon(certain), certain)
+    assert gradient.isfinite().all()
     close = (LOGITS[:IMAGES] + torch.tensor([0.0, 0.02, -0.02]).view(3, 1, 1) * LOGITS[IMAGES:]).bfloat16()
     assert jensen_shannon(close).item() == pytest.approx(jensen_shannon(close.float()).item(), rel=1e-6)
 

@@ -1,5 +1,6 @@
 """Accelerators and precisions: refused before training where the machine lacks them, loaded again where it has them."""
 
+import csv
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,11 @@ from torch._inductor import config as inductor
 
 import anchored
 from anchored.cli.main import main
-from anchored.config.settings import Training
+from anchored.config.settings import Data, Training
+from anchored.data import datasets
+from anchored.data.preprocessing import to_input
+from anchored.method.anchoring import AnchoredModel
+from anchored.models.folder import read_config
 from anchored.store.layout import Run
 from anchored.training import machine
 from anchored.training.fit import train
@@ -27,6 +32,22 @@ def test_what_is_trained_in_another_precision_can_be_loaded(precision: Any, tmp_
     model = anchored.load(run.path)
     assert {t.dtype for t in model.state_dict().values() if t.is_floating_point()} == {torch.float32}
     assert model(torch.zeros(1, 1, 28, 28)).isfinite().all()
+    row = read_config(run)
+    images = datasets.load_split(row.trained_on, "train")
+    seen = {bytes(each.numpy()) for each in to_input(images.images, row.mean, row.std)}
+    assert isinstance(model, AnchoredModel)
+    assert model.references is not None
+    assert {bytes(each.numpy()) for each in model.references} <= seen  # the images, not roundings of them
+    (log,) = csv.DictReader(run.log_file.read_text().splitlines())
+    assert float(log["learning_rate"]) == pytest.approx(PLAIN.learning_rate * PLAIN.decay**2)  # of the last step of 4
+
+
+def test_images_are_counted_in_single_precision(tmp_path: Path) -> None:
+    run, settings = Run(tmp_path / "run"), replace(PLAIN, precision="bf16-true", batch_size=301)
+    train(run, cell(settings, network="small", tail_weight=0.0, data=Data("fashion-mini-known", 0.05)))
+    (log,) = csv.DictReader(run.log_file.read_text().splitlines())
+    correct = float(log["accuracy"]) / 100 * settings.batch_size
+    assert correct == pytest.approx(round(correct), abs=1e-3)  # bfloat16 has no 301
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """Rates by part, frozen parts, optimisers and schedules."""
 
+import copy
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from anchored.config.settings import Training
 from anchored.errors import UserError
+from anchored.training.fit import SyncBatchNorms
 from anchored.training.optimiser import optimizer, schedule_factor
-from anchored.training.rates import freeze, rate_factors
+from anchored.training.rates import freeze, hold, rate_factors
 
 PARTS = {"stem": ("first",), "head": ("last.1",)}
 
@@ -48,14 +51,35 @@ def test_an_unknown_part_is_one_line() -> None:
 def test_frozen_parts_have_no_gradient_and_stay_in_evaluation() -> None:
     net = network()
     of = rate_factors(net, {"": 0.0, "head": 1.0}, PARTS)
-    frozen = freeze(net, of)
+    freeze(net, of)
+    hold(net.train(), of)
     assert [name for name, p in net.named_parameters() if p.requires_grad] == ["last.1.weight", "last.1.bias"]
-    assert net["blocks"][0] in frozen  # type: ignore[index]
-    assert net["last"][1] not in frozen  # type: ignore[index]
+    held = {name for name, module in net.named_modules() if not module.training}
+    assert held == {"first", "blocks", "blocks.0", "blocks.1", "last.0"}
     (group,) = optimizer(net, Training(), of).param_groups
     assert len(group["params"]) == 2
     with pytest.raises(UserError, match="freezes every part"):
         freeze(net, rate_factors(net, {"": 0.0}, PARTS))
+
+
+def test_batch_norms_that_hold_an_activation_are_frozen_and_shared_with_it() -> None:
+    """timm's: they have modules in them, and torch's conversion to shared statistics would drop these."""
+    net = timm.create_model("regnetx_002", num_classes=3).train()
+    of, images = rate_factors(net, {"": 0.0, "s4": 1.0, "head": 1.0}, {}), torch.randn(2, 3, 32, 32)
+    expected = copy.deepcopy(net).eval()(images)
+    shared = SyncBatchNorms().apply(net)
+    hold(shared, of)
+    norms = {n: m for n, m in shared.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms.values())
+    assert {name for name, norm in norms.items() if norm.training} == {name for name in norms if name.startswith("s4.")}
+    assert [name for name, module in shared.named_children() if not module.training] == [
+        "stem",
+        "s1",
+        "s2",
+        "s3",
+        "final_conv",
+    ]
+    assert torch.allclose(shared.eval()(images), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

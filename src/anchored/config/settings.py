@@ -328,6 +328,8 @@ class Training:
         if self.batch_size // self.devices % self.repeats:
             each = self.batch_size // self.devices
             raise ValueError(f"train.repeats is {self.repeats}: give a divisor of the {each} images a step")
+        if self.nesterov and not self.momentum:
+            raise ValueError("train.nesterov is a form of momentum, and train.momentum is 0: give one, such as 0.9")
         if self.sam and self.precision == "16-mixed":
             raise ValueError("train.sam takes two gradients a step, which 16-mixed cannot scale: take bf16-mixed")
         if self.average and self.precision not in ("32-true", "16-mixed", "bf16-mixed"):
@@ -518,7 +520,7 @@ class References:
     """References of an anchored network: its own, then those that its choice would take next. Ways of inference use the
     first ones, agreement all. 0 measures nothing of this."""
     most: Count = 10
-    """K of the ways of inference, at most count."""
+    """K of the ways of inference, from 2 to count."""
     confidence: Annotated[Number, within("give a confidence from 0.5 and below 1", ge=0.5, lt=1)] = 0.99
     """Of each comparison of the sequential test of adaptive inference."""
     draws: Count = 20
@@ -534,8 +536,8 @@ class References:
         if self.count == 1 or 0 < self.images < 10:
             name, value = ("count", self.count) if self.count == 1 else ("images", self.images)
             raise ValueError(f"references.{name} is {value}: give {'2' if name == 'count' else '10'} or more, or 0")
-        if self.count and self.most > self.count:
-            raise ValueError(f"references.most is {self.most}, of references.count {self.count}: give no more")
+        if self.count and not 2 <= self.most <= self.count:
+            raise ValueError(f"references.most is {self.most}, of references.count {self.count}: give 2 to as many")
         return self
 
 

@@ -44,7 +44,8 @@ class Batches:
     ``load_state_dict`` are those of torchdata's stateful loaders, to go on within an epoch. ``shard`` = (rank, world
     size): this process's share when several train together; all see the same order, take every n-th image of it, and
     get equally many (in a shuffled epoch the few images left over change every time; without shuffling the last ranks
-    have fewer). Together, n processes see in each step what one would with n times the batch size, augmented alike.
+    have fewer). Together, n processes see in each step what one would with n times the batch size, augmented alike, but
+    for ``repeats`` of an image, which ranks share out.
     UserError for an empty set, a batch size below 1, an impossible shard.
     """
 

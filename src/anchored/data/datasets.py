@@ -61,7 +61,7 @@ def open_set(
     ``split``: "train", "test", "ood", what is shown as out-of-distribution, or "all", what a network that was trained
     elsewhere is measured on: the test images, and of user data without a test split all. ``settings.fraction`` of each
     class, its first images and at least ``minimum``, is kept. Of the set to train on, "validation" is the share that
-    ``settings.validation`` holds out, and "train" is without it.
+    ``settings.validation`` holds out, and "train" is without it; ``minimum`` is 1 there.
     ``originals``: leave images as they are, for random crops of them. Sets in memory are kept for the next
     call, as long as they fit into the limit together. UserError as in :func:`load_split`, and where user data are not
     those with the hash ``settings.content``.
@@ -73,7 +73,8 @@ def open_set(
             f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
             f"{content}): bring those back, or train in another folder"
         )
-    held_out = settings.validation if name == settings.train and split in ("train", "validation") else 0.0
+    divided = name == settings.train and split in ("train", "validation")
+    held_out, minimum = (settings.validation, 1) if divided else (0.0, minimum)  # one division, whoever asks for it
     shares = (settings.fraction, settings.test_share, held_out)
     key = (name, split, str(data_root(root)), content, target, shares, minimum, limit)
     if key in _decoded and not originals:

@@ -142,7 +142,9 @@ class DropoutPasses:
         with penultimate_features(network) as seen:
             for number in range(self.passes):
                 with dropped(network, self.seed, number):
+                    self.model.eval()  # what a hidden layer keeps of references is of another pass
                     logits.append(self.model(images).float().cpu())
+            self.model.eval()
         features = torch.cat(seen).view(-1, len(images), seen[0].shape[1]).mean(dim=0)
         return {"logits": mean_prediction(logits), "features": features.float()}
 

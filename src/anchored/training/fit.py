@@ -11,7 +11,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from pytorch_lightning.plugins.layer_sync import LayerSync
+from torch import Tensor, nn
 
 from anchored.config.recipe import Cell, derived_seed
 from anchored.config.settings import Training
@@ -84,6 +85,23 @@ class CheckpointCallback(pl.Callback):
         self._saved = time.monotonic()
 
 
+class SyncBatchNorms(LayerSync):
+    """Batch norms that share their statistics over all devices, those of timm's networks with what follows in them.
+
+    Lightning's own plugin, which is torch's conversion, would drop their activations.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Exchange the batch norms; their parameters stay, under the same names."""
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(model)  # type: ignore[no-any-return,no-untyped-call]
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Leave them, since what is kept are weights by name."""
+        return model
+
+
 def train(
     run: Run, cell: Cell, progress: Progress = lambda share, what: None, root: Path | None = None, **options: Any
 ) -> None:
@@ -98,14 +116,18 @@ def train(
     config = initialisation.model_config(cell)
     images = _training_images(cell, root)
     model = initialisation.initial_model(cell, config)
+    references = None
     if isinstance(model, AnchoredModel):
-        model.set_references(reference_images.references(images, cell, config, root=root))
+        references = reference_images.references(images, cell, config, root=root)
+        model.set_references(references)
         model.set_training_references(reference_images.training_references(images, cell, config))
     step = TrainingStep(_prepared(model, cell.train), cell, len(config.classes), _residuals(cell, config))
+    if cell.train.precision == "64-true":  # as Lightning makes it, but before a checkpoint is read into it
+        step = step.double()
     trainer = _trainer(run, cell, progress, options)
     outliers = _outliers(cell, root)
     _fit(trainer, step, _batches(trainer, images, outliers, cell, config), run, config)
-    from_rank_zero(lambda: _save_model(run, step.model, config))
+    from_rank_zero(lambda: _save_model(run, step.model, config, references))
 
 
 def _prepared(model: nn.Module, settings: Training) -> nn.Module:
@@ -149,7 +171,7 @@ def _trainer(run: Run, cell: Cell, progress: Progress, options: dict[str, Any]) 
             "gradient_clip_val": settings.clip_norm or None,
             "precision": settings.precision,
             "deterministic": settings.deterministic,
-            "plugins": [TensorCheckpoints()],
+            "plugins": [TensorCheckpoints(), *([SyncBatchNorms()] if settings.sync_batch_norm else [])],
             "callbacks": [*optimiser.averaging_callbacks(settings), checkpoints],
             "logger": False,
             "enable_checkpointing": False,
@@ -208,8 +230,10 @@ def _fit(trainer: pl.Trainer, step: TrainingStep, batches: Batches, run: Run, co
         raise
 
 
-def _save_model(run: Run, model: nn.Module, config: models.ModelConfig) -> None:
+def _save_model(run: Run, model: nn.Module, config: models.ModelConfig, references: Tensor | None) -> None:
     run.refuse_removed()
+    if isinstance(model, AnchoredModel) and references is not None:
+        model.float().set_references(references)  # the images themselves, not what 16 bits made of them
     models.save_model(run, model, config)
     run.checkpoint_file.unlink(missing_ok=True)
 

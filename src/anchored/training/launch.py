@@ -101,7 +101,7 @@ def trainer_options(devices: int, sync_batch_norm: bool) -> dict[str, Any]:
         raise UserError("train.sync_batch_norm: torch has it for GPUs only; leave it off here")
     local, nodes = _local_and_nodes(devices)
     strategy = DDPStrategy(broadcast_buffers=False, cluster_environment=cluster_environment())
-    options = {"devices": local, "num_nodes": nodes, "strategy": strategy, "sync_batchnorm": sync_batch_norm}
+    options = {"devices": local, "num_nodes": nodes, "strategy": strategy}
     return options | {"use_distributed_sampler": False}
 
 

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:
@@ -11,9 +10,10 @@ def jensen_shannon(logits: Tensor) -> Tensor:
     The mean over views of KL(p ‖ m), m the mean of the views' probabilities, from 0 to log V (AugMix, arXiv 1912.02781,
     with V = 3; m is kept from 0 as its authors do).
     """
-    probabilities = logits.float().softmax(dim=-1)  # differences of answers are lost in bfloat16
+    log_probabilities = logits.float().log_softmax(dim=-1)  # differences of answers are lost in bfloat16
+    probabilities = log_probabilities.exp()  # the logarithm of one that is 0 would have no gradient
     mean = probabilities.mean(dim=0).clamp(1e-7, 1).log()
-    each: Tensor = functional.kl_div(mean.expand_as(probabilities), probabilities, reduction="none").sum(dim=-1)
+    each: Tensor = (probabilities * (log_probabilities - mean)).sum(dim=-1)
     return each.mean()
 
 

@@ -39,10 +39,21 @@ def rate_factors(
     return {name: factor(name) for name in names}
 
 
-def freeze(network: nn.Module, of: Mapping[str, float]) -> list[nn.Module]:
-    """Take the gradient from the parts whose factor is 0; the modules that must stay in evaluation mode."""
+def freeze(network: nn.Module, of: Mapping[str, float]) -> None:
+    """Take the gradient from the parts whose factor is 0; ``UserError`` where that is every part."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(of[name] > 0)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise UserError("train.rates freezes every part: leave one with a factor above 0, such as {'': 0, head: 1}")
-    return [module for name, module in network.named_modules() if of[name] == 0 and not list(module.children())]
+
+
+def hold(network: nn.Module, of: Mapping[str, float]) -> None:
+    """Put the modules that are frozen, with all that is in them, into evaluation mode.
+
+    Those that the network has now: batch norms are exchanged where several devices share their statistics.
+    """
+    trained = [name.split(".") for name, factor in of.items() if factor > 0]
+    moving = {".".join(parts[:depth]) for parts in trained for depth in range(len(parts) + 1)}
+    for name, module in network.named_modules():
+        if name in of and name not in moving:
+            module.training = False

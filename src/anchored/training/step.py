@@ -33,10 +33,9 @@ class TrainingStep(pl.LightningModule):
     def __init__(self, model: nn.Module, cell: Cell, classes: int, residuals: Residuals | None = None) -> None:
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
-        network = model.network if isinstance(model, AnchoredModel) else model
         parts = rates.named_parts(model) if cell.train.rates else {}
-        self.factors = rates.rate_factors(network, cell.train.rates, parts)
-        self.frozen = rates.freeze(network, self.factors)
+        self.factors = rates.rate_factors(self._network, cell.train.rates, parts)
+        rates.freeze(self._network, self.factors)
         self.history: list[dict[str, float]] = []
         self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
         self._mid_epoch: dict[str, Any] | None = None  # of a checkpoint within an epoch
@@ -44,10 +43,14 @@ class TrainingStep(pl.LightningModule):
         self._uphill = False  # within SAM's second pass
         self.begun = False
 
+    @property
+    def _network(self) -> nn.Module:
+        """What is trained, without the anchoring around it."""
+        return self.model.network if isinstance(self.model, AnchoredModel) else self.model
+
     def on_train_start(self) -> None:
         """Continue within an epoch, where the checkpoint was taken there."""
-        for module in self.frozen:
-            module.eval()
+        rates.hold(self._network, self.factors)
         optimiser.restore_memory_format(self.optimizers().optimizer)  # type: ignore[union-attr]
         if self.residuals is not None:
             self.residuals.keep()
@@ -79,7 +82,8 @@ class TrainingStep(pl.LightningModule):
             return loss
         with torch.no_grad():
             correct = (logits[: len(labels)].argmax(dim=1) == labels).sum()
-            self._sums += torch.stack([loss.detach() * len(labels), correct, correct.new_full((), len(labels))])
+            whole = loss.detach().float() * len(labels)  # 16 bits end at 65,504, or skip whole numbers
+            self._sums += torch.stack([whole, correct, correct.new_full((), len(labels))])
             self._finite += self._sums[0].isfinite()
         return loss
 
@@ -180,13 +184,13 @@ class TrainingStep(pl.LightningModule):
     def close_epoch(self) -> None:
         """Add a line to the history."""
         loss, correct, images = collectives.all_reduce(self._sums).tolist()
-        group = self.optimizers().param_groups[0]  # type: ignore[union-attr]
+        settings, last = self.cell.train, (self.trainer.global_step - 1) / self.trainer.estimated_stepping_batches
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
                 "loss": loss / images,
                 "accuracy": 100 * correct / images,
-                "learning_rate": group["lr"] / group["factor"],
+                "learning_rate": settings.learning_rate * optimiser.schedule_factor(settings, last),
                 "seconds": time.monotonic() - self._started,
             }
         )
@@ -195,8 +199,7 @@ class TrainingStep(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule, stepped once a batch."""
         settings = self.cell.train
-        network = self.model.network if isinstance(self.model, AnchoredModel) else self.model
-        optimizer = optimiser.optimizer(network, settings, self.factors)
+        optimizer = optimiser.optimizer(self._network, settings, self.factors)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: optimiser.schedule_factor(settings, step / steps)
