@@ -294,8 +294,9 @@ def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(
-        "grid: {alphas: [1e-2, 1e-1, 2.5e-1]}\ntrain: {learning_rate: 1E-3, epochs: 3}\n"
+        "grid: {alphas: [1e-2, 1e-1, 2.5e-1]}\ntrain: {learning_rate: 1E-3, epochs: 3}\nnetwork: {sha256: 4e1ab0}\n"
     )
     recipe = Recipe.parse(read_recipe(str(tmp_path / "own.yaml")))
     assert recipe.grid.alphas == (0.01, 0.1, 0.25)
     assert recipe.train.learning_rate == 0.001
+    assert recipe.network.sha256 == "4e1ab0"  # text that begins as such a number

@@ -165,7 +165,7 @@ def test_bad_requests_are_one_line(photos: Path, tmp_path: Path, capsys: pytest.
 
 def test_an_array_file(tmp_path: Path) -> None:
     images = datasets.load_split("photos", "test").images[:4, 0].numpy()
-    np.save(tmp_path / "grey.npy", images)
+    np.save(tmp_path / "grey.npy", np.asfortranarray(images))
     out = tmp_path / "out"
     assert main(["corrupt", str(tmp_path / "grey.npy"), "-o", str(out), "--layout", "npy", *SMALL]) == 0
     expected = corruptions.corrupt(torch.from_numpy(images)[:, None], "gaussian_noise", 2, seed=0)

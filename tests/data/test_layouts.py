@@ -158,6 +158,9 @@ def test_imagenet_r_and_sketch_have_labels_of_imagenet() -> None:
     images = ImageStream("rendered", ImageIndex(FileSource(Path()), ("a",), np.array([1]), "r"), rendered.classes[:2],
                          InputFormat(3, 64), torch.arange(1), 0)  # fmt: skip
     assert relabelled(images, imagenet.classes).labels.tolist() == [2]
+    plain = replace(images, classes=("frog",))
+    with pytest.raises(UserError, match=r"class 'frog' of .* is none of the network's"):
+        relabelled(plain, ("tree frog", "frog orchid"))  # a word of a name is another thing
 
 
 def test_imagenet_sketch_is_read_from_its_zip(tmp_path: Path) -> None:

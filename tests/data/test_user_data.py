@@ -198,6 +198,23 @@ def test_arrays(here: Path, order: str) -> None:
     assert len(opened("four.npz", "test")) == 4
 
 
+def test_classes_of_hugging_face_keep_their_numbers(here: Path) -> None:
+    """A model that was trained on the set elsewhere has its logits in that order."""
+    datasets = pytest.importorskip("datasets")
+    class_folders(here / "images", 4)
+    order, contents = ["shirt", *reversed(SORTED)], []
+    for name, titles in (("own", order), ("sorted", sorted(order))):
+        kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=titles)})
+        files = [str(here / "images" / title / f"{n:03d}.png") for title in SORTED for n in range(4)]
+        rows = {"image": files, "label": [titles.index(title) for title in SORTED for _ in range(4)]}
+        datasets.Dataset.from_dict(rows, kinds).save_to_disk(here / name)
+        found = own.find_user_data(f"hf:{name}", 0.25)
+        assert found.classes == tuple(title for title in titles if title in SORTED)  # "shirt" has no image
+        assert [found.classes[label] for label in found.split("test").labels] == list(SORTED)
+        contents.append(found.content)
+    assert contents[0] != contents[1]
+
+
 def test_hugging_face_folders(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     class_folders(here / "images", 5)

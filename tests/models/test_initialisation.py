@@ -129,6 +129,16 @@ def test_input_shape_is_the_recipes(tmp_path: Path) -> None:
         initialisation.model_config(grey)
 
 
+def test_shards_are_bound_by_their_hash(tmp_path: Path) -> None:
+    index, shard = tmp_path / "m.safetensors.index.json", tmp_path / "m-1.safetensors"
+    files.write_json(index, {"weight_map": {"w": shard.name}})
+    files.save_tensors(shard, {"w": torch.zeros(2)})
+    network = initialisation.with_checkpoint_hash(Network(checkpoint=str(index)))
+    files.save_tensors(shard, {"w": torch.ones(2)})
+    with pytest.raises(UserError, match="the recipe says"):
+        initialisation.with_checkpoint_hash(network)
+
+
 def test_weights_are_bound_by_their_hash(checkpoint: Path, tmp_path: Path) -> None:
     network = initialisation.with_checkpoint_hash(Network(checkpoint=str(checkpoint)))
     assert len(network.sha256) == 64

@@ -143,7 +143,7 @@ def _corrupt(
         severities: of 1 (mild) to 5 (harsh)
         seed: with it, an image's place decides its random numbers
         layout: npy: blocks, as CIFAR-10-C; folders: JPEG files, as ImageNet-C
-        size: pixels a side: images are resized and cropped to it first; 0 leaves them as they are
+        size: pixels a side: images are resized and cropped to it first; 0 leaves own images as they are
 
     Examples:
         anchored corrupt my-photos -o my-photos-c

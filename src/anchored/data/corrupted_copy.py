@@ -73,8 +73,9 @@ def write_corrupted_copy(
 
     ``source``: a row of the catalog (its test images), a folder of images or of class folders, a CSV, an npz or a npy
     file (N,H,W[,3]). ``names``: corruptions or families, as the first image takes them. ``size``: the shorter side
-    becomes this (÷ 0.875 from 96 px, as 256 for 224), then the middle square; 0 leaves every image as it is. UserError,
-    one line, for sources that are not images, images of several sizes in one npy file, another request in the folder.
+    becomes this (÷ 0.875 from 96 px, as 256 for 224), then the middle square; 0 leaves own images as they are, and is
+    the size of a row of the catalog. UserError, one line, for sources that are not images, images of several sizes in
+    one npy file, another request in the folder.
     """
     source = resolve_source(source)
     refuse_inside(folder, [source])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -67,9 +68,9 @@ def content_digest(images: GivenSet) -> str:
 def relabelled(images: Any, classes: tuple[str, ...]) -> Any:
     """Return a set whose labels count through ``classes``, the network's, by the names of its own.
 
-    A name stands for a class that it equals, letters' case aside, or whose words between commas hold it, or whose first
-    word it is ("n02123045 tabby, tabby cat"); labels without names stay. ``UserError`` where a name is none of them, or
-    several, or a label is too large.
+    A name stands for a class that it equals, letters' case aside, or that it is between two commas, or whose synset it
+    is ("n02123045 tabby, tabby cat" is also "tabby" and "n02123045"); labels without names stay. ``UserError`` where a
+    name is none of them, or several, or a label is too large.
     """
     if images.classes == classes:
         return images
@@ -118,7 +119,8 @@ def _whole(title: str) -> set[str]:
 def _parts(title: str) -> set[str]:
     words = title.casefold().replace("_", " ")
     first, _, rest = words.partition(" ")
-    return {first, *(part.strip() for text in (words, rest) for part in text.split(","))}
+    synset = re.fullmatch(r"n\d{8}", first)
+    return {*([first] if synset else []), *(part.strip() for part in (rest if synset else words).split(","))}
 
 
 def _checked_labels(labels: Any, count: int, name: str) -> Tensor:

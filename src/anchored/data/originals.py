@@ -100,7 +100,7 @@ def _open_npy(name: str, size: int) -> Originals:
     fits = pixels.ndim in (3, 4) and pixels.shape[3:] in ((), (1,), (3,)) and pixels.size > 0
     if pixels.dtype != np.uint8 or not fits:
         raise UserError(f"{name} holds {pixels.dtype} {pixels.shape}: give uint8 (N,H,W), (N,H,W,1) or (N,H,W,3)")
-    content = hashlib.sha256(pixels.data).hexdigest()[:16]
+    content = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()[:16]
     tensor = torch.from_numpy(pixels if pixels.ndim == 4 else pixels[..., None]).permute(0, 3, 1, 2)
     shown = (tensor.shape[1], size) if size else None
     images = ImageSet(name, tensor, torch.zeros(len(tensor), dtype=torch.int64), ("",), shown)

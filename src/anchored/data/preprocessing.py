@@ -38,6 +38,11 @@ class InputFormat:
         if not 0 < self.crop <= 1:
             raise UserError(f"crop is {self.crop:g}: give the share of the shorter side that is kept, in (0, 1]")
 
+    @property
+    def shorter_side(self) -> int:
+        """What the shorter side of an image of another size becomes, pixels."""
+        return math.floor(self.size / self.crop + 1e-6)  # 192 / (192 / 225) is a little less than 225
+
     def convert(self, image: Image.Image) -> Image.Image:
         """Return ``image`` in the input's colours."""
         return image.convert("L" if self.channels == 1 else "RGB")
@@ -46,7 +51,7 @@ class InputFormat:
         """Return ``image`` as the input, uint8 (C,size,size): bit by bit torchvision's Resize and CenterCrop."""
         image = self.convert(image)
         if self.size and image.size != (self.size, self.size):
-            short, wanted = min(image.size), math.floor(self.size / self.crop)
+            short, wanted = min(image.size), self.shorter_side
             if max(image.size) > _LONGEST * short:
                 raise UserError(f"an image of {image.width} × {image.height} pixels is too long to be resized: crop it")
             width, height = (int(wanted * side / short) for side in image.size)

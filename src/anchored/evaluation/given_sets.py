@@ -155,6 +155,7 @@ class SetOpener:
         return GivenSets(
             data,
             view,
+            logits=self.given[self.name, "test"].classes,
             near=frozenset(near),
             given=self.given,
             names=self.names,

@@ -38,11 +38,12 @@ class NamedSets:
         images: LabelledImages = datasets.open_set(name, shown, self.data, self.view, self.root, minimum=FEWEST)
         if split == "all":
             images = relabelled(images, self.logits or datasets.dataset_row(self.data.train, self.data).classes)
-        return relabelled(images, self.logits) if tested and self.logits else images
+        return relabelled(images, self.logits) if self.logits and name == self.data.train and split != "ood" else images
 
     def open_corrupted(self, archive: str, corruption: str, severity: int) -> LabelledImages:
         """An archive's images under one corruption."""
-        return datasets.open_corrupted(archive, corruption, severity, self.data, self.view, self.root, minimum=FEWEST)
+        images = datasets.open_corrupted(archive, corruption, severity, self.data, self.view, self.root, minimum=FEWEST)
+        return relabelled(images, self.logits) if self.logits else images
 
     def title(self, name: str) -> str:
         """How rows call a set."""

@@ -143,17 +143,29 @@ def _is_safetensors(path: Path) -> bool:
     return _start(path)[8:9] == b"{" or path.suffix.lower() == ".safetensors"
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors that an index names, each from the file that it names for it."""
+def weight_files(file: Path) -> tuple[Path, ...]:
+    """The file itself, and the shards where it is an index of some; ``UserError`` where that is malformed."""
+    names = _weight_map(file).values() if file.name.endswith(_INDEX) else ()
+    return (file, *(file.parent / name for name in dict.fromkeys(names)))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file that an index names for it."""
     described = read_json(index)
     files = described.get("weight_map") if isinstance(described, dict) else None
     if not (isinstance(files, dict) and files and all(isinstance(name, str) for name in files.values())):
         raise UserError(f"{index} is no index of sharded weights: it has no weight_map from tensors to files")
-    tensors: dict[str, Tensor] = {}
     for name in dict.fromkeys(files.values()):
         if Path(name).name != name:  # nothing outside the folder is read because a file says so
             raise UserError(f"{index} names {name!r}: shards have to lie beside their index")
-        shard = refuse_special(index.parent / name)
+    return files
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The tensors that an index names, each from the file that it names for it."""
+    files = _weight_map(index)
+    tensors: dict[str, Tensor] = {}
+    for shard in map(refuse_special, weight_files(index)[1:]):
         tensors |= load_tensors(shard)[0] if _is_safetensors(shard) else _read_torch(shard)
     missing = next((name for name in files if not isinstance(tensors.get(name), Tensor)), None)
     if missing is not None:

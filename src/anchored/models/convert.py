@@ -67,7 +67,8 @@ def convert(
     source = named_folder(name)
     if source is not None:
         refuse_unused(name, pretrained=pretrained, checkpoint=checkpoint, which=which, like=like, classes=classes,
-                      channels=channels, size=size, mean=mean, std=std)  # fmt: skip
+                      channels=channels, size=size, mean=mean, std=std,
+                      references=not isinstance(references, int) or references)  # fmt: skip
         given, config = models.load(source.path, network=network), models.read_config(source)
         if isinstance(given, AnchoredModel):
             raise UserError(f"{name} is anchored already: load it, train it on, or export it")
@@ -96,6 +97,8 @@ def convert(
         at=at,
     )
     already = isinstance(given, AnchoredModel)
+    if not already and (not isinstance(references, int) or references):
+        raise UserError(f"{name} was not trained anchored, and is anchored at the zero reference: leave references out")
     with atomic_path(output) as path:
         wide = given if already else models.build_model(config, fresh_stem=False, network=given)
         models.save_model(Run(path), wide, config)

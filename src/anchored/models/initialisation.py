@@ -15,9 +15,10 @@ from anchored.method.folding import fold
 from anchored.models import folder as models
 from anchored.models import hub
 from anchored.models import registry as networks
-from anchored.models.checkpoint import read_checkpoint
+from anchored.models.checkpoint import read_checkpoint, weight_files
 from anchored.models.folder import ModelConfig
 from anchored.models.weights import fit_weights
+from anchored.store import files
 from anchored.store.layout import Run
 
 
@@ -127,4 +128,8 @@ def _weights_file(checkpoint: str) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The hash of a file of weights; of an index, that of it and its shards."""
+    digest = hashlib.sha256()
+    for file in weight_files(path):
+        digest.update(files.read_bytes(file))
+    return digest.hexdigest()

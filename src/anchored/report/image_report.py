@@ -275,7 +275,7 @@ def _notes(run: Run, config: models.ModelConfig, test_energies: Tensor | None, s
         yield f"Percentile: the share of the run's {len(test_energies):,} test images with a lower energy."
     yield spread_note
     yield (
-        f"Images of another size: shorter side to {int(config.size / config.crop)} pixels ({config.interpolation}), "
+        f"Images of another size: shorter side to {config.view.shorter_side} pixels ({config.interpolation}), "
         f"then the middle {config.size} × {config.size}."
     )
 

@@ -107,7 +107,7 @@ def atomic_path(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary path to write a file or folder to, which is moved to ``path`` at the end; nothing is left on errors.
 
     What a killed process left of the same path is removed. Raises ``UserError`` where ``path`` exists; with ``force`` a
-    file is replaced. An empty folder is always replaced.
+    file is replaced. A folder takes the place of an empty one.
     """
     refuse_link(path)
     if path.is_dir() and any(path.iterdir()):

@@ -146,7 +146,7 @@ def evaluate(
     else:
         takes, model, view = open_given(given_model(model, test), checkpoint, preprocess, (mean, std), size, arrays)
         opener = SetOpener(test, view)
-        images, _ = open_labelled(takes, model, opener, classes)
+        images, named = open_labelled(takes, model, opener, classes)
         opener.keep_test(images)
         if any(each.needs_fit for each in known):
             opener.keep_training(train)
@@ -156,7 +156,8 @@ def evaluate(
         if unknown := set(near) - set(settings.ood):
             raise UserError(f"near has '{min(unknown)}', which ood does not name")
         title = name or str(getattr(model, "title", "") or getattr(model, "__name__", type(model).__name__))
-        weights = f"{weights_hash(model, version)}{_inputs_hash(takes, images)}"
+        order = files.text_digest("\0".join(named))  # of the logits: streamed labels are in no hash of images
+        weights = f"{weights_hash(model, version)}{_inputs_hash(takes, images)}{order}"
         subject = Subject(opener.name, title, GIVEN, weights, lambda: takes, features=bool(settings.adaptation))
         evaluator = Evaluator(Run(Path()), subject, opener.sets(near), settings)
     evaluator.own_detectors = own

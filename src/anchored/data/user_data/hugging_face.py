@@ -67,7 +67,7 @@ def list_hugging_face(name: str) -> Listing:
         known = {split_of_name(split) for split in tables}
         if len(known) < len(tables) or "" in known:
             raise UserError(f"{name} has the splits {', '.join(tables)}: save it with the splits train and test alone")
-    images, labels, splits = [], list[object](), list[str]()
+    images, labels, splits, orders = [], list[object](), list[str](), set[tuple[str, ...]]()
     for split, table in tables.items():
         where = f"{name}, split {split}" if split else name
         column = _column(table, where, "image", "of images", lambda kind: isinstance(kind, datasets.Image))
@@ -75,14 +75,17 @@ def list_hugging_face(name: str) -> Listing:
             raise UserError(f"{where} has no column of images: it has {', '.join(table.features)}")
         encoded = table.select_columns([column]).rename_column(column, "image") if column != "image" else table
         images.append(encoded.select_columns(["image"]).cast_column("image", datasets.Image(decode=False)))
-        labels += _labels(table, where)
+        found, names = _labels(table, where)
+        labels += found
+        orders.add(names)
         splits += [split_of_name(split) if len(tables) > 1 else ""] * len(table)
     joined = TableSource(name, datasets.concatenate_datasets(images))
     numbers = [f"{number:09d}" for number in range(len(labels))]
     for number in numbers if joined.table.data.column("image").null_count else ():
         joined.read(number)  # refuses the first row without an image
     containers = [Path(file["filename"]) for table in tables.values() for file in table.cache_files]
-    return Listing(joined, numbers, labels, splits, [*containers, *_image_files(joined.table)])
+    order = orders.pop() if len(orders) == 1 else ()  # splits that number their classes otherwise have no one order
+    return Listing(joined, numbers, labels, splits, [*containers, *_image_files(joined.table)], classes=order)
 
 
 def _image_files(table: Any) -> list[Path]:
@@ -105,20 +108,22 @@ def _column(table: Any, where: str, name: str, what: str, fits: Callable[[object
     )
 
 
-def _labels(table: Any, where: str) -> list[object]:
-    """Return the label of each row: the column "label", or the only one of classes; None where there is neither."""
+def _labels(table: Any, where: str) -> tuple[list[object], tuple[str, ...]]:
+    """Return the label of each row, by the column "label" or the only one of classes, None where there is neither; and
+    the classes in the order of their numbers, where the column says it."""
     import datasets
 
     kinds = table.features
     column = "label" if "label" in kinds else None
     column = column or _column(table, where, "label", "of classes", lambda kind: isinstance(kind, datasets.ClassLabel))
     if column is None:
-        return [None] * len(table)
+        return [None] * len(table), ()
     values: list[object] = table.select_columns([column])[:][column]
     if isinstance(kinds[column], datasets.ClassLabel):  # −1 stands for a label that is not given
         names = kinds[column].names
-        return [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
-    return ["" if value is None else value for value in values]
+        titles = [names[value] if isinstance(value, int) and 0 <= value < len(names) else "" for value in values]
+        return titles, tuple(names)
+    return ["" if value is None else value for value in values], ()
 
 
 def _tables(name: str) -> dict[str, Any]:

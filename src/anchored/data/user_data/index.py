@@ -77,7 +77,8 @@ def list_user_data(name: str) -> Listing:
     if not listing.names:
         raise UserError(f"{name} holds no images ({', '.join(IMAGE_ENDINGS)})")
     places = listing.stated_at or [listing.source.where(key) for key in listing.names]
-    return replace(listing, labels=[class_title(*pair) for pair in zip(listing.labels, places, strict=True)])
+    labels = [class_title(*pair) for pair in zip(listing.labels, places, strict=True)]
+    return replace(listing, labels=labels, classes=[class_title(title, name) for title in listing.classes])
 
 
 @functools.lru_cache(maxsize=16)
@@ -94,7 +95,7 @@ def find_user_data(name: str, test_share: float) -> UserData:
     if "" in stated and len(stated) > 1:
         missing = listing.names[listing.splits.index("")]
         raise UserError(f"{name} says of some images whether they are for training or testing, but not of {missing}")
-    classes = sort_classes(listing.labels, name)
+    classes = sort_classes(listing.labels, name, listing.classes)
     divided = "test" not in stated
     split_of = _divide(listing, test_share) if divided else listing.splits
     channels, size = _channels_and_size(listing)
@@ -139,6 +140,8 @@ def _content_hash(name: str, listing: Listing) -> tuple[str, bool]:
     digest = hashlib.sha256()
     for entry in zip(listing.names, listing.labels, listing.splits, strict=True):
         digest.update("\0".join((*entry, "")).encode("utf-8", "surrogateescape"))
+    if tuple(listing.classes) != sort_classes(listing.classes, name):  # the same titles are other numbers
+        digest.update("\0".join(listing.classes).encode())
     paths = [*listing.containers, *listing.images]
     try:
         stats = [files.refuse_special(path).stat() for path in paths]

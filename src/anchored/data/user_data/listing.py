@@ -28,7 +28,7 @@ class Listing:
     ``names``: keys in the source. ``labels``: the class of each as it was given; None where none is stated.
     ``splits``: "train", "test" or "validation"; "" where none is stated. ``containers``: files that the images or what
     is said of them are read from, beside the images' own. ``stated_at``: where each label stands, for messages; empty:
-    the image's place.
+    the image's place. ``classes``: titles in the order of the data's own numbers, where they have one.
     """
 
     source: ImageSource
@@ -37,6 +37,7 @@ class Listing:
     splits: Sequence[str]
     containers: Sequence[Path] = ()
     stated_at: Sequence[str] = ()
+    classes: Sequence[str] = ()
 
     @property
     def images(self) -> list[Path]:
@@ -109,9 +110,12 @@ def class_title(value: object, where: str) -> str:
     return title
 
 
-def sort_classes(titles: Iterable[str], name: str) -> tuple[str, ...]:
-    """Return the classes in order: by number if all are numbers, else by name. UserError for one number twice."""
+def sort_classes(titles: Iterable[str], name: str, own: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the classes in their ``own`` order, else by number if all are numbers, else by name. UserError for one
+    number twice."""
     there = sorted(set(titles))
+    if set(there) <= set(own):
+        return tuple(title for title in own if title in there)
     if not all(_NUMBER.fullmatch(title) for title in there):
         return tuple(there)
     there.sort(key=Decimal)
