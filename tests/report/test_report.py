@@ -77,6 +77,22 @@ def test_different_numbers_of_images_are_never_averaged(tmp_path: Path) -> None:
     assert "50.0" not in formats.markdown(table)
 
 
+def test_means_over_different_corruptions_are_not_compared(tmp_path: Path) -> None:
+    def of(protocol: str, *kinds: str) -> list[Row]:
+        base = row(protocol=protocol, run=protocol)
+        corrupted = dataclasses.replace(base, dataset="Data-C", severity=1)
+        each = [dataclasses.replace(corrupted, corruption=kind) for kind in kinds]
+        mean = dataclasses.replace(corrupted, corruption="mean", severity=None, value=50.0 + len(kinds))
+        return [base, *each, mean]
+
+    for other, compared in (("fog", False), ("blur", True)):
+        found = reading.read_summary(folder_of(tmp_path / other, [*of("standard", "blur"), *of("anchored", other)]))
+        table = tables.headline_table(found)
+        assert ("their means are not compared" in table.caption) is not compared
+        measure = next(each for each in found.measures if each.dataset == "Data-C")
+        assert (found.difference(found.variants[1], measure) is not None) is compared
+
+
 def test_a_figure_of_fewer_seeds_is_marked(tmp_path: Path) -> None:
     rows = [row(seed=0), row(seed=1), row(protocol="anchored", seed=0)]
     table = tables.headline_table(reading.read_summary(folder_of(tmp_path, rows)))
@@ -161,6 +177,7 @@ def test_only_common_seeds_are_compared() -> None:
     ("name", "mine", "base"),
     [
         ("other n", estimate(1.0, n=100), estimate(1.0, n=200)),
+        ("other corruptions", dataclasses.replace(estimate(1.0), kinds=frozenset({("fog", 1)})), estimate(1.0)),
         ("nothing", estimate(1.0), None),
         ("no common seed", estimates.Estimate((row(seed=7),)), estimate(1.0)),
     ],

@@ -342,6 +342,10 @@ def test_test_images_are_not_held_out() -> None:
     for title in ("held-out", "mean", "mean-far"):
         with pytest.raises(anchored.UserError, match=f"a set is called '{title}'"):
             anchored.evaluate(model, (raw, labels), ood={title: raw}, **QUICK)
+    with pytest.raises(anchored.UserError, match="ood has 'inverted', which is the test images made into such"):
+        anchored.evaluate(model, (raw, labels), ood={"inverted": others}, **QUICK)
+    with pytest.raises(anchored.UserError, match="adaptation has 'test', as the test images are called"):
+        anchored.evaluate(model, (raw, labels), adaptation={"test": ((raw, labels), (raw, labels))}, **QUICK)
 
 
 class Keeps(nn.Module):

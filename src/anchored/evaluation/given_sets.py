@@ -136,11 +136,16 @@ class SetOpener:
         ood = ood if isinstance(ood, Mapping) else catalog.expand_groups(ood)
         outside, others = _titled(ood), _titled(tasks)
         for title, source in outside.items():
+            if title in OUTLIERS and not (isinstance(source, str) and source == title):
+                raise UserError(f"ood has '{title}', which is the test images made into such: give another title")
+        for title, source in outside.items():
             if not self._named(title, source):
                 self._keep(title, "ood", self._open(source, title, "ood"))
         for title, source in others.items():
             if self._named(title, source):
                 continue
+            if title == self.name:
+                raise UserError(f"adaptation has '{title}', as the test images are called: give the task another title")
             if not isinstance(source, (tuple, list)) or len(source) != 2:
                 raise UserError(f"adaptation '{title}': give (train, test), each a labelled set, or a set's name")
             train = self._open(_resolved(source[0]), title, "train")

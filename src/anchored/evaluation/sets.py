@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,11 +90,10 @@ class GivenSets(NamedSets):
         return "far" if name in self.hashes else super().kind(self.names.get(name, name))
 
     def file_name(self, name: str) -> str:
-        """A set's name as part of a file's, told apart by a hash where letters had to go."""
+        """A set's name as part of a file's: of one that was given that of its title."""
         if name not in self.hashes and name not in self.names:
             return super().file_name(name)
-        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-").lower()
-        return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+        return catalog.title_file_name(name)
 
     def classes(self, name: str) -> int:
         """How many classes a set has."""

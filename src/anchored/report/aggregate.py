@@ -24,6 +24,7 @@ class Estimate:
     """One metric of one variant: its rows, ordered by seed."""
 
     rows: tuple[Row, ...]
+    kinds: frozenset[tuple[str, int | None]] = frozenset()  # corruptions and severities that a mean is over
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -83,13 +84,16 @@ class Difference:
 def compare_estimates(
     estimate: Estimate | None, base: Estimate | None, replicates: Replicates = lambda row: None
 ) -> Difference | None:
-    """``estimate`` against ``base`` on common seeds; None where there are none, or the numbers of images differ.
+    """``estimate`` against ``base`` on common seeds; None where there are none, or the numbers of images, or
+    the corruptions that they are means over, differ.
 
     Two or more common seeds: Student's paired t-test over seeds. One: the paired bootstrap on shared resamples of the
     test images. Without replicates, a difference is clear when the two intervals over images do not overlap (a strict
     rule: both networks saw the same images).
     """
     if estimate is None or base is None or estimate.mixed or estimate.sizes != base.sizes:
+        return None
+    if estimate.kinds != base.kinds:
         return None
     seeds = sorted(set(estimate.seeds) & set(base.seeds))
     if not seeds:

@@ -79,8 +79,8 @@ def _below(folder: Path) -> list[Path]:
 def _inputs(folder: StudyFolder) -> str:
     own = Path(__file__).parents[1]
     sources = [file for room in _SOURCES for file in sorted((own / room).glob("*.*"))]
-    data = [folder.study_file, folder.results_file, folder.validation_file, folder.references_file]
-    data.append(folder.examples_file)
+    data = [folder.study_file, folder.results_file, folder.record_file, folder.validation_file]
+    data += [folder.references_file, folder.examples_file]
     data += _below(folder.path / "runs")
     versions = [metadata.version(name) for name in _PACKAGES]
     return hashlib.sha256(repr([versions, _hashes(own, sources), _hashes(folder.path, data)]).encode()).hexdigest()

@@ -141,7 +141,20 @@ class Summary:
     ) -> Estimate | None:
         """The estimate, or None where there are no rows."""
         rows = self._index.get((variant, metric, dataset, severity, corruption, score))
-        return Estimate(tuple(sorted(rows, key=lambda row: row.seed))) if rows else None
+        if not rows:
+            return None
+        every = self._kinds.get((variant, dataset), ()) if corruption.startswith(MEAN) else ()
+        kinds = frozenset(kind for kind in every if severity in (None, kind[1]))
+        return Estimate(tuple(sorted(rows, key=lambda row: row.seed)), kinds)
+
+    @cached_property
+    def _kinds(self) -> dict[tuple[Variant, str], set[tuple[str, int | None]]]:
+        """The corruptions and severities of a variant's own rows on a set."""
+        found: dict[tuple[Variant, str], set[tuple[str, int | None]]] = defaultdict(set)
+        for row in self.rows:
+            if row.corruption and not row.corruption.startswith(MEAN):
+                found[variant_of(row), row.dataset].add((row.corruption, row.severity))
+        return dict(found)
 
     def measured(self, variant: Variant, measure: Measure) -> Estimate | None:
         """The estimate in a column of the headline table."""

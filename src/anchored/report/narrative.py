@@ -56,7 +56,8 @@ def epochs_text(summary: Summary) -> str:
 
 def what_was_run(summary: Summary) -> Iterator[str]:
     """Sentences on networks, data, protocols, seeds, images and training time."""
-    trainings = len({row.run for row in summary.rows if row.protocol != GIVEN})
+    trained = (row for row in summary.rows if row.protocol != GIVEN and not after_training(row.method)[0])
+    trainings = len({row.run for row in trained})
     variants = and_list(list(dict.fromkeys(variant.title for variant in summary.trained)))
     if summary.trained:
         yield (

@@ -72,6 +72,9 @@ def interval_note(summary: Summary, estimates: Iterable[Estimate | None], drawn:
         text += f" † only {' or '.join(number_list(seeds, 'seed') for seeds in partial)}."
     if any(estimate.mixed for estimate in measured):
         text += " ‡ not averaged: its seeds were measured on different numbers of images."
+    kinds = {(e.rows[0].dataset, e.rows[0].severity): e.kinds for e in measured}
+    if any(e.kinds != kinds[e.rows[0].dataset, e.rows[0].severity] for e in measured):
+        text += " Networks were measured under different corruptions: their means are not compared."
     return text
 
 

@@ -91,9 +91,16 @@ def dataset_title(name: str) -> str:
     return last or name
 
 
+def title_file_name(title: str) -> str:
+    """Return the title of images that were given as part of a file's name, told apart by a hash where letters had to
+    go."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", title).strip("-").lower()
+    return plain if plain == title else f"{plain}-{hashlib.sha256(title.encode()).hexdigest()[:8]}".lstrip("-")
+
+
 def dataset_file_name(name: str) -> str:
     """Return a data set's name as part of a file's: itself, for user data title and eight digits of the path's hash."""
     if not is_user_data(name):
-        return name
+        return title_file_name(name)
     plain = re.sub(r"[^A-Za-z0-9]+", "-", dataset_title(name)).strip("-").lower()
     return f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}".lstrip("-")
