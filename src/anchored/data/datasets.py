@@ -129,6 +129,13 @@ def check_readable(name: str, split: str, settings: Data, root: str | Path | Non
         open_set(name, split, settings, target, root, minimum=10)
 
 
+def open_counted(settings: Data, root: str | Path | None = None) -> LabelledImages:
+    """Return the images to train on to be counted, likewise: arrays are kept, encoded images are not decoded."""
+    row = dataset_row(settings.train, settings)
+    counted = replace(settings, memory=0.0) if row.reader in INDEXES else settings
+    return open_set(row.name, "train", counted, input_format(settings), root)
+
+
 def open_corrupted(
     name: str,
     corruption: str,

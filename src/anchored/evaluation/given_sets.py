@@ -138,7 +138,6 @@ class SetOpener:
         for title, source in outside.items():
             if title in OUTLIERS and not (isinstance(source, str) and source == title):
                 raise UserError(f"ood has '{title}', which is the test images made into such: give another title")
-        for title, source in outside.items():
             if not self._named(title, source):
                 self._keep(title, "ood", self._open(source, title, "ood"))
         for title, source in others.items():

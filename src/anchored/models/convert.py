@@ -67,8 +67,7 @@ def convert(
     source = named_folder(name)
     if source is not None:
         refuse_unused(name, pretrained=pretrained, checkpoint=checkpoint, which=which, like=like, classes=classes,
-                      channels=channels, size=size, mean=mean, std=std,
-                      references=not isinstance(references, int) or references)  # fmt: skip
+                      channels=channels, size=size, mean=mean, std=std)  # fmt: skip
         given, config = models.load(source.path, network=network), models.read_config(source)
         if isinstance(given, AnchoredModel):
             raise UserError(f"{name} is anchored already: load it, train it on, or export it")

@@ -120,9 +120,9 @@ def _table(rows: list[Row]) -> str:
 
 def _training(run: Run, config: ModelConfig) -> str:
     version = f"anchored {metadata.version('anchored')}, torch {metadata.version('torch')}"
-    if not run.cell_file.exists() and (config.protocol == "standard" or config.references):
-        return "How it was trained is not recorded in this folder."
     if not run.cell_file.exists():
+        if config.protocol == "standard" or config.references:
+            return "How it was trained is not recorded in this folder."
         return f"Converted from a plain network's weights by `anchored convert` ({version}); not trained since."
     cell = Cell.parse(read_json(run.cell_file), run.cell_file)
     settings = json.dumps(json.loads(canonical(cell)), indent=2, ensure_ascii=False)

@@ -310,6 +310,11 @@ class Summary:
         standard = (v for v in beside if v.protocol == "standard" and v.method in ("", variant.method))
         return next(standard, next((v for v in beside if v in self.given), None))
 
+    @property
+    def is_against_given(self) -> bool:
+        """Whether variants are compared with a model that was given."""
+        return any(self.base(variant) in self.given for variant in self.variants)
+
     def method_alone(self, variant: Variant) -> Variant | None:
         """For a method with anchoring, the method on the standard network; None for others."""
         wanted = replace(variant, protocol="standard", alpha=None, tail_weight=None)

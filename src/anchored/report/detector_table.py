@@ -69,8 +69,7 @@ def _table(summary: Summary, name: str, title: str, base_of: Callable[[_Spot], _
     ]
     stubs = ["Detector", *["Network"] * (len(summary.architectures) > 1), "Training" if summary.trained else "Model"]
     columns = (*map(Column, stubs), *(_column(*place) for place in _places(summary)))
-    given = any(summary.base(variant) in summary.given for variant in summary.variants)
-    note = difference_note(differences.values(), given=given, base=base)
+    note = difference_note(differences.values(), given=summary.is_against_given, base=base)
     learnt = "What a detector learns, it learns from training images; its settings are pytorch-ood's."
     caption = f"{learnt} {interval_note(summary, estimates.values())} {note}"
     return Table(name, title, columns, tuple(rows), caption, len(stubs))

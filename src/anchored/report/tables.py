@@ -206,9 +206,8 @@ def measure_table(
     )
     stubs = network_names(summary, "Network", "Training")
     columns = (*map(Column, stubs), *(Column(measure.title, measure.arrow) for measure in measures))
-    given = any(summary.base(variant) in summary.given for variant in summary.variants)
     tested = [summary.difference(v, m, family=family) for v in summary.variants for m in family or measures]
-    note = difference_note(tested, given=given)
+    note = difference_note(tested, given=summary.is_against_given)
     text = " ".join(filter(None, (caption, interval_note(summary, estimates.values()), note)))
     return Table(name, title, columns, rows, text, len(stubs))
 

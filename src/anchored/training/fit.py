@@ -26,6 +26,7 @@ from anchored.method.collectives import from_rank_zero, get_rank
 from anchored.method.hard_delta import Residuals
 from anchored.models import folder as models
 from anchored.models import initialisation
+from anchored.models.features import network_behind
 from anchored.store import files
 from anchored.store.layout import Run
 from anchored.training import interruption, optimiser, reference_images
@@ -138,9 +139,8 @@ def _prepared(model: nn.Module, settings: Training) -> nn.Module:
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.compile != "none":
-        network = model.network if isinstance(model, AnchoredModel) else model
         # A step has at most three sizes (with tail points, and these alone): a graph each is faster than one for all.
-        network.compile(mode=settings.compile, dynamic=False)
+        network_behind(model).compile(mode=settings.compile, dynamic=False)
     return model
 
 

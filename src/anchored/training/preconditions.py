@@ -1,7 +1,6 @@
 """What is checked around a training, by all who run one: without Lightning, which takes longer to import than torch."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,7 @@ def check_trainings(recipe: Recipe, root: Path | None = None) -> None:
     """
     cells, data = list(recipe.cells()), recipe.data
     if cells:
-        counted = replace(data, memory=0.0)  # encoded images are counted, not decoded
-        images = datasets.open_set(data.train, "train", counted, datasets.input_format(data), root)
+        images = datasets.open_counted(data, root)
         for cell in cells:
             check_batch_size(data.train, len(images), cell.train)
         if any(cell.protocol != "standard" for cell in cells):

@@ -7,12 +7,12 @@ from torch import nn
 from anchored.errors import UserError
 from anchored.method import stem as stems
 from anchored.method.anchoring import AnchoredModel
-from anchored.models.features import head_name
+from anchored.models.features import head_name, network_behind
 
 
 def named_parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Names in ``train.rates`` (``stem``, ``head``) -> names of the network's modules."""
-    network = model.network if isinstance(model, AnchoredModel) else model
+    network = network_behind(model)
     stem = model.stem if isinstance(model, AnchoredModel) else None
     return {"stem": (stem or stems.find_stem(network)).names, "head": (head_name(network),)}
 

@@ -15,6 +15,7 @@ from anchored.errors import UserError
 from anchored.method import collectives
 from anchored.method.anchoring import AnchoredModel, average_statistics, frozen_statistics
 from anchored.method.hard_delta import Residuals, uniform_cross_entropy
+from anchored.models.features import network_behind
 from anchored.training import optimiser, rates
 from anchored.training.checkpoints import Generators, gather_tensors, take_own
 from anchored.training.losses import jensen_shannon, normalised_logits
@@ -34,8 +35,8 @@ class TrainingStep(pl.LightningModule):
         super().__init__()
         self.model, self.cell, self.classes, self.residuals = model, cell, classes, residuals
         parts = rates.named_parts(model) if cell.train.rates else {}
-        self.factors = rates.rate_factors(self._network, cell.train.rates, parts)
-        rates.freeze(self._network, self.factors)
+        self.factors = rates.rate_factors(network_behind(model), cell.train.rates, parts)
+        rates.freeze(network_behind(model), self.factors)
         self.history: list[dict[str, float]] = []
         self.generators = Generators(cell.seed, model.generator if isinstance(model, AnchoredModel) else None)
         self._mid_epoch: dict[str, Any] | None = None  # of a checkpoint within an epoch
@@ -43,14 +44,9 @@ class TrainingStep(pl.LightningModule):
         self._uphill = False  # within SAM's second pass
         self.begun = False
 
-    @property
-    def _network(self) -> nn.Module:
-        """What is trained, without the anchoring around it."""
-        return self.model.network if isinstance(self.model, AnchoredModel) else self.model
-
     def on_train_start(self) -> None:
         """Continue within an epoch, where the checkpoint was taken there."""
-        rates.hold(self._network, self.factors)
+        rates.hold(network_behind(self.model), self.factors)
         optimiser.restore_memory_format(self.optimizers().optimizer)  # type: ignore[union-attr]
         if self.residuals is not None:
             self.residuals.keep()
@@ -199,7 +195,7 @@ class TrainingStep(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule, stepped once a batch."""
         settings = self.cell.train
-        optimizer = optimiser.optimizer(self._network, settings, self.factors)
+        optimizer = optimiser.optimizer(network_behind(self.model), settings, self.factors)
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: optimiser.schedule_factor(settings, step / steps)
