@@ -10,6 +10,7 @@ import anchored
 from anchored.errors import UserError
 from anchored.models.decision import fit_decision
 from anchored.report.result import Result
+from anchored.store.layout import StudyFolder
 
 ERROR = 0.2
 
@@ -103,5 +104,10 @@ def test_the_page_says_where_promises_end(sets: dict[str, Any], tmp_path: Path) 
     ):
         assert part in text, part
     assert {"decisions_alarms", "decisions_sets", "decisions_severity"} <= {table.name for table in result.tables()}
+    assert {table.name for table in result.tables()} == {
+        file.stem for file in StudyFolder(result.folder).tables.iterdir()
+    }
+    with pytest.raises(UserError, match="there is no table 'detectors': there are headline, "):
+        result.table("detectors")
     plain = evaluated({name: each for name, each in sets.items() if name != "held-out"})
     assert "evaluate.held_out" in plain.to_html(tmp_path / "plain.html").read_text("utf-8")

@@ -66,7 +66,10 @@ def test_without_plain_rows_a_method_is_its_own_base(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, "mixup", "sam")
     assert [summary.base(variant).title for variant in summary.variants] == ["mixup"] * 3 + ["SAM"] * 3  # type: ignore[union-attr]
     assert all(summary.method_alone(variant) is None for variant in summary.variants)
-    assert summary.without_methods is summary
+    assert {variant.method for variant in summary.drawn.variants} == {"mixup"}
+    assert "Figures are of mixup; tables and comparisons have all methods." in narrative.notes(summary)
+    alone = summary_of(tmp_path / "alone", "mixup")
+    assert alone.drawn is alone
 
 
 def test_the_page_has_all_methods_and_figures_of_the_recipe(tmp_path: Path) -> None:
@@ -75,4 +78,4 @@ def test_the_page_has_all_methods_and_figures_of_the_recipe(tmp_path: Path) -> N
     assert "AugMix + RAM α=0.25" in text
     assert "Figures are of the recipe as it is" in text
     assert "SAM" not in text
-    assert {variant.method for variant in summary.without_methods.variants} == {""}
+    assert {variant.method for variant in summary.drawn.variants} == {""}

@@ -23,6 +23,7 @@ from anchored.report import diagnostics as panels
 from anchored.report import formats, reading, style, tables
 from anchored.report import narrative as words
 from anchored.report import page as report
+from anchored.report.decisions import decision_text
 from anchored.report.table import Column, Table, TableCell
 from anchored.store import files as disk
 from anchored.store.rows import Row
@@ -194,6 +195,20 @@ def test_a_change_from_zero_has_no_share() -> None:
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------
+
+
+def test_decisions_are_told_of_the_networks_that_have_them(tmp_path: Path) -> None:
+    rows = [
+        row(protocol=protocol, run=protocol, metric=metric)
+        for protocol, metric in (("standard", "aurc"), ("anchored", "aurc"), ("anchored", "set_coverage"))
+    ]
+    said = " ".join(decision_text(reading.read_summary(folder_of(tmp_path, rows))))
+    assert said.startswith("For each network but Standard a threshold")
+    assert "There were no such images for Standard, or too few." in said
+    whole = [*rows, row(run="standard", metric="set_coverage")]
+    said = " ".join(decision_text(reading.read_summary(folder_of(tmp_path / "whole", whole))))
+    assert said.startswith("For each network a threshold")
+    assert "no such images" not in said
 
 
 def test_reading_tells_both_ways(tmp_path: Path) -> None:

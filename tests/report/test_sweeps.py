@@ -17,6 +17,7 @@ from anchored.config.settings import Tail
 from anchored.report import narrative as words
 from anchored.report import page as report
 from anchored.report import radar, reading, style, sweeps
+from anchored.report.tables import headline_table
 from anchored.store.rows import Row
 
 ALPHAS = (0.0625, 0.125, 0.25)
@@ -188,6 +189,35 @@ def test_the_radar_s_bars_are_the_paired_differences(tmp_path: Path) -> None:
         assert bar == pytest.approx([1 + end / before.mean() for end in ends])
     assert "paired difference to standard, over standard's mean. n = " in picture.caption
     assert picture.hints["radar-0-1"].startswith("Anchored: Calibration 1.0")
+
+
+def test_a_given_model_is_beside_the_architecture_that_it_is_compared_with(tmp_path: Path) -> None:
+    ways = [
+        ("A", "standard"),
+        ("A", "anchored"),
+        ("B", "standard"),
+        ("B", "anchored"),
+        ("B", "ram"),
+        ("Theirs", "given"),
+    ]
+    rows = [
+        row(
+            architecture=name, protocol=protocol, alpha=0.25 if protocol == "ram" else None, metric=metric,
+            dataset=dataset, corruption=corruption, score="energy" * (metric == "auroc"), run=name + protocol,
+            value=(0.2 if metric == "smooth_ece" else 70.0) + 0.01 * place,
+        )
+        for place, (name, protocol) in enumerate(ways)
+        for metric, dataset, corruption in AIMS
+    ]  # fmt: skip
+    summary = reading.read_summary(folder_of(tmp_path, rows))
+    with style.drawing():
+        drawn = {picture.name: picture for picture in radar.radar_figures(summary)}
+    first, second = (set(re.findall("(Anchored|RAM α=0.25|Theirs):", picture.alt)) for picture in drawn.values())
+    assert first == {"Anchored", "Theirs"}
+    assert second == {"Anchored", "RAM α=0.25"}
+    looks = [style.variant_style(summary, variant) for variant in summary.of("B")]
+    assert len(set(looks)) == len(looks)
+    assert "same architecture, for given models of A;" in headline_table(summary).caption
 
 
 def test_bars_that_would_leave_the_radar_are_cut(tmp_path: Path) -> None:

@@ -390,8 +390,12 @@ def test_outputs_of_any_program_in_three_formats(tmp_path: Path, images: ImageSe
         "test": (found, labels),
         "ood-mine": logits(30) / 2,
         "corruption-fog-3": (found / 3, labels),
+        "shifted-theirs": (found.flip(0), labels),
     }
-    expected = figures(anchored.evaluate(outputs=arrays, bootstrap=100).rows)
+    result = anchored.evaluate(outputs=arrays, bootstrap=100)
+    expected = figures(result.rows)
+    right = 100 * (found.flip(0).argmax(1) == labels).double().mean().item()
+    assert result.value("shifted_accuracy", "theirs")[0] == pytest.approx(right)
     folders = {ending: tmp_path / ending for ending in ("npz", "safetensors", "csv")}
     for ending, folder in folders.items():
         folder.mkdir()

@@ -19,7 +19,7 @@ from anchored.models.initialisation import model_config
 from anchored.store.files import load_tensors
 from anchored.store.layout import Run
 from anchored.training.fit import train
-from anchored.training.preconditions import check_trainings
+from anchored.training.preconditions import check_trainings, claim_run
 from anchored.training.reference_images import references, training_references
 
 DATA = Data("fashion-mini-known", 0.02)
@@ -84,6 +84,28 @@ def test_own_images_that_are_the_training_set_are_those_that_are_trained_on() ->
     config = model_config(made)
     found = references(images, made, config)
     assert torch.equal(found, to_input(images.images[:9], config.mean, config.std))  # type: ignore[union-attr]
+
+
+def test_own_images_to_train_with_bind_the_trainings_that_use_them(tmp_path: Path) -> None:
+    refs, outliers = own_images(tmp_path / "refs", 4), own_images(tmp_path / "outliers", 4)
+    grid = Grid(networks=("small",), protocols=("standard", "anchored"))
+    anchoring = Anchoring(references=4, reference_choice="own", reference_images=refs)
+    recipe = Recipe(data=DATA, grid=grid, anchoring=anchoring, train=Training(outliers=outliers, batch_size=8))
+    plain, anchored_cell = check_recipe(recipe).cells()
+    bound = {name: datasets.content_hash(name, DATA) for name in (refs, outliers)}
+    assert dict(plain.data.contents) == {outliers: bound[outliers]}
+    assert dict(anchored_cell.data.contents) == bound
+    check_trainings(check_recipe(recipe))
+    run = Run(tmp_path / "run")
+    assert not claim_run(run, anchored_cell)
+    Image.new("L", (28, 28), 255).save(Path(refs) / "mine" / "0.png")
+    changed_plain, changed = check_recipe(recipe).cells()
+    assert changed_plain == plain
+    with pytest.raises(UserError, match=r"holds another training \(data\.contents"):
+        claim_run(run, changed)
+    with pytest.raises(UserError, match="are not those that this training began with"):
+        references(datasets.open_set(DATA.train, "train", DATA, datasets.input_format(DATA)), anchored_cell,
+                   model_config(anchored_cell))  # fmt: skip
 
 
 def test_own_images_that_are_not_there_or_not_asked_for(tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ class Recipe:
                 train, named = self.training(network, method), "" if method == PLAIN else method
                 for protocol, mask_probability, weight in self._trainings(network):
                     tail = self.tail if weight else Tail()  # without the term its settings decide nothing
-                    fixed = (self.data, self.anchoring, tail, train, self.network, named)
+                    references = "" if protocol == "standard" else self.anchoring.reference_images
+                    data = self._data_with(train.outliers, references)
+                    fixed = (data, self.anchoring, tail, train, self.network, named)
                     yield Cell(network, protocol, mask_probability, weight, seed, *fixed)
 
     @property
@@ -177,8 +179,12 @@ class Recipe:
         these."""
         whole, accelerator = not self.grid.networks, self.train.accelerator
         given = self.grid.given.items()
-        measured = (GivenCell(title, each, self.data, whole, accelerator) for title, each in given)
+        measured = (GivenCell(title, each, self._data_with(), whole, accelerator) for title, each in given)
         return [*measured, *self.cells(), *self.after_cells()]
+
+    def _data_with(self, *names: str) -> Data:
+        """The images of a job that uses these sets besides, bound to their content, and to that of no others."""
+        return replace(self.data, contents=tuple(pair for pair in self.data.contents if pair[0] in names))
 
     def _trainings(self, network: str) -> Iterator[tuple[Protocol, float, float]]:
         for protocol in self.grid.protocols:

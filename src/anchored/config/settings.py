@@ -85,6 +85,8 @@ class Data:
     are chosen on them; in [0, 1)."""
     content: str = ""
     """Hash of own training images, filled in by the program: results are bound to it."""
+    contents: tuple[tuple[str, str], ...] = field(default=(), metadata=LATER)
+    """Likewise the name and hash of each further set of own images that is trained with: outliers, references."""
     memory: Amount = field(default=4.0, metadata=MACHINE)
     """GB (10⁹ bytes) of pixels at the input's size up to which a set is kept in memory; larger ones are read and
     decoded again at every pass."""

@@ -5,6 +5,7 @@ needed (``ImageStream``). Both are ``LabelledImages``: nothing above this module
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -64,14 +65,15 @@ def open_set(
     ``settings.validation`` holds out, and "train" is without it; ``minimum`` is 1 there.
     ``originals``: leave images as they are, for random crops of them. Sets in memory are kept for the next
     call, as long as they fit into the limit together. UserError as in :func:`load_split`, and where user data are not
-    those with the hash ``settings.content``.
+    those with the hash that ``settings.content`` or ``settings.contents`` has of them.
     """
     limit = settings.memory * 1e9
     content = content_hash(name, settings)
-    if name == settings.train and settings.content and content != settings.content:
+    began = settings.content if name == settings.train else dict(settings.contents).get(name, "")
+    if began and content != began:
         raise UserError(
-            f"the images of {name} are not those that this training began with (their hash was {settings.content}, is "
-            f"{content}): bring those back, or train in another folder"
+            f"the images of {name} are not those that this training began with (their hash was {began}, is {content}): "
+            "bring those back, or train in another folder"
         )
     divided = name == settings.train and split in ("train", "validation")
     held_out, minimum = (settings.validation, 1) if divided else (0.0, minimum)  # one division, whoever asks for it
@@ -165,10 +167,15 @@ def content_hash(name: str, settings: Data) -> str:
     return find_user_data(name, settings.test_share).content if catalog.is_user_data(name) else ""
 
 
-def with_content_hash(settings: Data) -> Data:
-    """Return the settings with the hash of the user's training images, found anew; others as they are."""
+def with_content_hash(settings: Data, others: Iterable[str] = ()) -> Data:
+    """Return the settings with the hashes of the user's images, found anew where they are not there yet.
+
+    ``others``: names of what is trained with besides ``settings.train``; those of the catalog have none.
+    """
     find_user_data.cache_clear()
-    return settings if settings.content else replace(settings, content=content_hash(settings.train, settings))
+    hashes = {name: content_hash(name, settings) for name in dict.fromkeys(others) if name != settings.train}
+    contents = settings.contents or tuple(pair for pair in hashes.items() if pair[1])
+    return replace(settings, content=settings.content or content_hash(settings.train, settings), contents=contents)
 
 
 def input_format(settings: Data) -> InputFormat:

@@ -156,7 +156,7 @@ def outputs_evaluator(
     if unknown := set(near) - set(settings.ood):
         raise UserError(f"near has '{min(unknown)}': outputs are there of {', '.join(settings.ood) or 'no ood- set'}")
     known = (*catalog.CATALOG, *OUTLIERS)
-    own = [name for name in (*settings.ood, *settings.adaptation) if name not in known]
+    own = [name for name in (*settings.ood, *settings.shifted, *settings.adaptation) if name not in known]
     own += filter(None, [settings.held_out])
     counts = {task: int(outputs.sets[f"features-{task}-train"].labels.max()) + 1 for task in settings.adaptation}
     own += [test] * (test not in known and not catalog.is_user_data(test))

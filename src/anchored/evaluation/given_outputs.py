@@ -1,8 +1,8 @@
 """Outputs that another program computed: logits, labels and features of each set, from files or arrays.
 
 Sets have the names of the files in a run's folder ``outputs``: ``test``, ``held-out`` (what decisions are fitted on),
-``train`` (what detectors are fitted on), ``corruption-NAME-SEVERITY``, ``ood-NAME``, ``features-NAME-train`` and
-``features-NAME-test`` (for a linear probe on the task NAME). A file is
+``train`` (what detectors are fitted on), ``corruption-NAME-SEVERITY``, ``ood-NAME``, ``shifted-NAME``,
+``features-NAME-train`` and ``features-NAME-test`` (for a linear probe on the task NAME). A file is
 
 - ``.npz`` or ``.safetensors``: arrays ``logits`` (M,N), ``labels`` (M,) and perhaps ``features`` (M,D); in npz perhaps
   ``classes`` (N,), their names;
@@ -36,7 +36,7 @@ from anchored.store.layout import HELD_OUT
 ENDINGS = (".npz", ".safetensors", ".csv")
 _NAMES = re.compile(
     r"test|held-out|train|corruption-(?P<corruption>\w+)-(?P<severity>[1-5])|ood-(?P<ood>.+)"
-    r"|features-(?P<task>.+)-(train|test)"
+    r"|shifted-(?P<shifted>.+)|features-(?P<task>.+)-(train|test)"
 )
 
 
@@ -48,7 +48,7 @@ class GivenOutputs:
     classes: tuple[str, ...] = ()
 
     def matches(self, group: str) -> list[str]:
-        """The distinct names of one kind (``corruption``, ``severity``, ``ood``, ``task``), in the sets' order."""
+        """The distinct names of one kind (``corruption``, ``severity``, ``ood``, ``shifted``, ``task``), in the sets' order."""
         found = (_NAMES.fullmatch(name) for name in self.sets)
         return list(dict.fromkeys(match[group] for match in found if match and match[group]))
 
@@ -70,7 +70,7 @@ class GivenOutputs:
             corruptions=tuple(name for name in CORRUPTIONS if name in kinds),  # in the order of a study's
             severities=severities or settings.severities,
             adaptation=tuple(self.matches("task")),
-            shifted=(),
+            shifted=tuple(self.matches("shifted")),
             held_out=HELD_OUT if HELD_OUT in self.sets else "",
         )
 
@@ -154,9 +154,8 @@ def check_set_name(name: str) -> None:
     """Raise ``UserError`` for what is no name of a set."""
     if not _NAMES.fullmatch(name):
         raise UserError(
-            f"outputs are called '{name}': test, held-out, train, corruption-NAME-SEVERITY, ood-NAME, "
-            "features-NAME-train and "
-            "features-NAME-test are known"
+            f"outputs are called '{name}': test, held-out, train, corruption-NAME-SEVERITY, ood-NAME, shifted-NAME, "
+            "features-NAME-train and features-NAME-test are known"
         )
 
 

@@ -251,12 +251,13 @@ def _made_from(evaluator: Evaluator) -> dict[str, Any]:
 def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     """Refuse, before anything is trained, what could not be evaluated: unknown names, missing or unfit data.
 
-    Returns the recipe, bound to the content of its own training images.
+    Returns the recipe, bound to the content of the user's images that it trains with.
     """
     fitted = any(find_detector(name).needs_fit for name in recipe.evaluate.detectors)
     if not recipe.grid.networks and all(given.outputs for given in recipe.grid.given.values()):
         return recipe  # what is measured is in the files
-    recipe = with_groups_expanded(replace(recipe, data=datasets.with_content_hash(recipe.data)))
+    used = [recipe.anchoring.reference_images, *(cell.train.outliers for cell in recipe.cells())]
+    recipe = with_groups_expanded(replace(recipe, data=datasets.with_content_hash(recipe.data, used)))
     settings, learned = recipe.evaluate, bool(recipe.grid.networks)  # else all models were trained elsewhere
     row = datasets.training_row(recipe.data, root) if learned else datasets.dataset_row(recipe.data.train, recipe.data)
     for name in recipe.grid.networks:

@@ -195,10 +195,12 @@ class Summary:
         return tuple(dict.fromkeys(variant.method for variant in self.variants if variant.method))
 
     @cached_property
-    def without_methods(self) -> Summary:
-        """The rows of the recipe as it is, and of given models; all rows where there are none."""
-        rows = tuple(row for row in self.rows if not row.method)
-        return replace(self, rows=rows) if rows and self.methods else self
+    def drawn(self) -> Summary:
+        """The rows that figures show: those of the recipe as it is, else of the first method, and of given models."""
+        trained = {variant.method for variant in self.trained}
+        method = "" if "" in trained or not trained else self.methods[0]
+        rows = tuple(row for row in self.rows if row.protocol == GIVEN or row.method == method)
+        return replace(self, rows=rows) if len(rows) < len(self.rows) else self
 
     @cached_property
     def given(self) -> tuple[Variant, ...]:

@@ -159,11 +159,13 @@ def decision_text(summary: Summary) -> Iterator[str]:
             "and there were none, or too few."
         )
         return
-    run, _ = summary.run_of(summary.variants[0])
+    fitted = [v for v in summary.variants if summary.get(v, "set_coverage", summary.trained_on)]
+    others = [" ".join(network_names(summary, v.architecture, v.title)) for v in summary.variants if v not in fitted]
+    run, _ = summary.run_of(fitted[0])
     kept = run.outputs_file(HELD_OUT)
     count = f"{len(files.load_tensors(kept)[0]['labels']):,} " if kept.exists() else ""
     yield (
-        f"For each network a threshold of the {summary.score.replace('_', ' ')} score, prediction sets, a threshold of "
+        f"For each network{f' but {and_list(others)}' * bool(others)} a threshold of the {summary.score.replace('_', ' ')} score, prediction sets, a threshold of "
         f"confidence and a temperature were fitted on {count}held-out images, none of which it was trained or tested "
         "on; intervals here are over the images that the fitted rule met, not over held-out images."
     )
@@ -173,7 +175,9 @@ def decision_text(summary: Summary) -> Iterator[str]:
     )
     for metric in PROMISED:
         yield from _kept_promise(summary, metric)
-    if not all(summary.get(v, "accepted", summary.trained_on) for v in summary.variants):
+    if others:
+        yield f"There were no such images for {and_list(others)}, or too few."
+    if not all(summary.get(v, "accepted", summary.trained_on) for v in fitted):
         yield "Where nothing is said of abstention, its error could not be shown with the held-out images."
 
 

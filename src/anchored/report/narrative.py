@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from anchored.config.methods import after_training
+from anchored.config.methods import after_training, method_title
 from anchored.config.settings import GIVEN, Evaluation, Grid
 from anchored.report.aggregate import Difference
 from anchored.report.comparison import Measure, Summary, Variant, is_mean
@@ -214,8 +214,9 @@ _TRAINING_REFERENCES = {
 
 def notes(summary: Summary) -> Iterator[str]:
     """Settings that must be known to judge the results."""
-    if summary.without_methods is not summary:
-        yield "Figures are of the recipe as it is; tables and comparisons have all methods."
+    if summary.drawn is not summary:
+        shown = method_title(summary.drawn.methods[0]) if summary.drawn.methods else "the recipe as it is"
+        yield f"Figures are of {shown}; tables and comparisons have all methods."
     ways = {after_training(method)[0] for method in summary.methods}
     if "ensemble" in ways:
         most, seeds = summary.recipe["grid"].get("members", Grid.members), summary.recipe["grid"]["seeds"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from anchored.report import cached, formats, narrative, style
-from anchored.report.choice import choice_figure, choice_tables, find_choices
+from anchored.report.choice import Choice, choice_figure, choice_tables, find_choices
 from anchored.report.comparison import Summary
 from anchored.report.decisions import decision_tables, decision_text, promise_figures
 from anchored.report.detector_table import detector_tables
@@ -104,8 +104,7 @@ def write(folder: StudyFolder) -> Path:
     for picture in saved:
         files.write_bytes(folder.figures / f"{picture.name}.png", picture.png)
         files.write_bytes(folder.figures / f"{picture.name}.pdf", picture.pdf)
-    tables = [*result_tables(summary), *detector_tables(summary), *decision_tables(summary), *choice_tables(choices)]
-    tables += [*paper_tables(summary), *published_tables(summary), *reference_tables(summary)]
+    tables = all_tables(summary, choices)
     for table in tables:
         files.write_text(folder.tables / f"{table.name}.md", formats.markdown(table))
         files.write_text(folder.tables / f"{table.name}.tex", formats.latex(table))
@@ -116,10 +115,16 @@ def write(folder: StudyFolder) -> Path:
     return folder.report_file
 
 
+def all_tables(summary: Summary, choices: Sequence[Choice]) -> list[Table]:
+    """All tables of a study, the headline first."""
+    tables = [*result_tables(summary), *detector_tables(summary), *decision_tables(summary), *choice_tables(choices)]
+    return [*tables, *paper_tables(summary), *published_tables(summary), *reference_tables(summary)]
+
+
 def draw_pictures(summary: Summary) -> Iterator[Picture]:
     """All figures of a study but those of a choice, within ``style.drawing``."""
     for figures in FIGURES:
-        yield from figures(summary.without_methods)
+        yield from figures(summary.drawn)
 
 
 def _render(summary: Summary, pictures: Sequence[SavedPicture], tables: Sequence[Table]) -> str:

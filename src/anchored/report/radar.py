@@ -25,14 +25,19 @@ BAR_LIMITS = (0.5, 1.5)  # error bars are cut at these ratios
 
 
 def radar_figures(summary: Summary) -> Iterator[Picture]:
-    """One radar per architecture that has a base, another network, and at least three of the four aims."""
+    """One radar per architecture that has a base, another network, and at least three of the four aims.
+
+    Given models are in that of the first architecture, with whose base they are compared.
+    """
     for architecture in summary.architectures:
         aims = measured_aims(summary)
-        variants = [variant for variant in summary.of(architecture) if variant != summary.base(variant)]
+        if (base := summary.base(summary.of(architecture)[0])) is None:
+            continue
+        variants = [each for each in summary.of(architecture) if each != base and summary.base(each) == base]
         found = {v: [ratio for _, measure in aims if (ratio := _ratio(summary, v, measure))] for v in variants}
         ratios = {v: each for v, each in found.items() if len(each) == len(aims)}  # of those that have every aim
         if len(aims) >= 3 and ratios:
-            yield _radar(summary, architecture, aims, ratios)
+            yield _radar(summary, architecture, base, aims, ratios)
 
 
 def measured_aims(summary: Summary) -> list[tuple[str, Measure]]:
@@ -55,11 +60,12 @@ def _ratio(summary: Summary, variant: Variant, measure: Measure) -> Interval | N
     return Interval(*(1 + rise / before for rise in rises)) if before > 0 else None
 
 
-def _radar(summary: Summary, architecture: str, aims: list[tuple[str, Measure]], ratios: Ratios) -> Picture:
+def _radar(
+    summary: Summary, architecture: str, base: Variant, aims: list[tuple[str, Measure]], ratios: Ratios
+) -> Picture:
     figure = blank_figure(7.0, 5.6)
     axes: Any = figure.add_subplot(projection="polar")
     angles = [2 * math.pi * i / len(aims) for i in range(len(aims) + 1)]
-    base = next(found for variant in ratios if (found := summary.base(variant)))
     axes.plot(angles, [1.0] * len(angles), label=f"{base.title} (= 1)", **variant_style(summary, base).line())
     names = [name.partition("\n(")[0].replace("\n", " ") for name, _ in aims]
     hints: dict[str, str] = {}

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 
 from anchored.errors import UserError
 from anchored.report import page, style
+from anchored.report.choice import find_choices
 from anchored.report.comparison import Summary
-from anchored.report.decisions import decision_tables
 from anchored.report.formats import column_groups, is_continuation, markdown
 from anchored.report.reading import read_summary, recipe_record
 from anchored.report.table import Table
-from anchored.report.tables import result_tables
 from anchored.report.templates import template
 from anchored.store import files
 from anchored.store.layout import StudyFolder, study_difference
@@ -63,11 +62,16 @@ class Result:
 
     def tables(self) -> list[Table]:
         """All tables of the page."""
-        return [*result_tables(self._summary), *decision_tables(self._summary)]
+        return page.all_tables(self._summary, list(find_choices(self._summary)))
 
     def table(self, name: str = "headline") -> ShownTable:
-        """One table: its text in a terminal, HTML in a notebook. ``name``: as the files in ``tables/``."""
+        """One table: its text in a terminal, HTML in a notebook. ``name``: as the files in ``tables/``.
+
+        Raises ``UserError`` where there is none of that name.
+        """
         found = {table.name: table for table in self.tables()}
+        if name not in found:
+            raise UserError(f"there is no table '{name}': there are {', '.join(found)}")
         return ShownTable(found[name])
 
     def figures(self) -> dict[str, Figure]:

@@ -94,7 +94,10 @@ def architecture_style(i: int) -> LineStyle:
 
 
 def variant_style(summary: Summary, variant: Variant) -> LineStyle:
-    """The variant's style, by its place among those it is shown beside."""
+    """The variant's style, by its place among those it is shown beside; a given model's is the same in all figures."""
+    if variant in summary.given:
+        most = max(len(summary.of(each)) for each in summary.architectures)
+        return place_style(most - len(summary.given) + summary.given.index(variant))
     return place_style(summary.beside(variant).index(variant))
 
 

@@ -207,7 +207,9 @@ def measure_table(
     stubs = network_names(summary, "Network", "Training")
     columns = (*map(Column, stubs), *(Column(measure.title, measure.arrow) for measure in measures))
     tested = [summary.difference(v, m, family=family) for v in summary.variants for m in family or measures]
-    note = difference_note(tested, given=summary.is_against_given)
+    several = bool(summary.given) and not summary.is_against_given and len(summary.architectures) > 1
+    base = f"the standard network of the same architecture, for given models of {summary.architectures[0]}"
+    note = difference_note(tested, given=summary.is_against_given, base=base * several)
     text = " ".join(filter(None, (caption, interval_note(summary, estimates.values()), note)))
     return Table(name, title, columns, rows, text, len(stubs))
 

@@ -215,6 +215,7 @@ def sets_used(recipe: Recipe) -> list[tuple[str, str]]:
     uses += [(name, "shifted images") for name in settings.shifted]
     uses += [(name, "adaptation") for name in settings.adaptation]
     uses += [(settings.held_out, "decisions")] if settings.held_out else []
+    uses += [(recipe.anchoring.reference_images, "references")] if recipe.anchoring.reference_images else []
     learned = dict.fromkeys(cell.train.outliers for cell in recipe.cells())
     uses += [(name, "outliers to learn from") for name in learned if name and name not in OUTLIERS]
     if recipe.choose:

@@ -103,7 +103,7 @@ def _own(settings: Anchoring, data: Data, view: InputFormat, root: Path | None) 
                 return datasets.open_set(data.train, "train", data, view, root)
             whole = next(part for part in ("all", "ood", "train") if part in index.splits)
             split = "train" if "train" in index.splits and not index.divided else whole
-        return datasets.open_set(name, split, Data(), view, root)
+        return datasets.open_set(name, split, Data(contents=data.contents), view, root)
     except UserError as error:
         raise UserError(f"anchoring.reference_images: {error}") from error
 
