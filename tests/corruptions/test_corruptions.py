@@ -184,6 +184,7 @@ def test_errors_have_one_line() -> None:
         (good[:, :2], "contrast", 1, None, "C 1 or 3"),
         (good, "contrast", 0, None, "severity is 0"),
         (good, "contrast", 6, None, "severity is 6: give 1, 2, 3, 4 or 5"),
+        (good, "contrast", 2.0, None, "severity is 2.0: give 1, 2, 3, 4 or 5"),
         (good, "contrast", 1, torch.arange(3), r"indices are torch\.int64 \(3,\): give 2 integers"),
         (good, "contrast", 1, torch.zeros(2), r"indices are torch\.float32"),
         (good[..., :1], "defocus_blur", 5, None, "images are 28 x 1, severity 5 needs more than 2 px"),
@@ -193,7 +194,7 @@ def test_errors_have_one_line() -> None:
         (good[..., :1], "pixelate", 5, None, "28 x 1, severity 5 needs more than 1 px"),
     ):
         with pytest.raises(UserError, match=text) as error:
-            corrupt(images, name, severity, seed=0, indices=indices)
+            corrupt(images, name, severity, seed=0, indices=indices)  # type: ignore[arg-type]
         assert "\n" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anchored.cli.main import main
 from anchored.config.recipe import Recipe
-from anchored.config.settings import Data, Evaluation, Grid, References, Training, Validation
+from anchored.config.settings import Data, Evaluation, Grid, PerNetwork, References, Training, Validation
 from anchored.data.catalog import registry as catalog
 from anchored.data.catalog.registry import CATALOG
 from anchored.errors import UserError
@@ -193,6 +193,9 @@ def test_a_step_that_does_not_fit_on_the_device_is_said(monkeypatch: pytest.Monk
 def test_unknown_names_are_refused_before_anything_is_measured() -> None:
     with pytest.raises(UserError, match="no network 'smal'"):
         requirements.examine(recipe(grid=Grid(networks=("smal",))))
+    own = {"smal": PerNetwork(alphas=(0.1,))}  # settings that would never be used
+    with pytest.raises(UserError, match="no network 'smal'"):
+        requirements.examine(recipe(grid=Grid(networks=("small",), per_network=own)))
     with pytest.raises(UserError, match="did you mean isun"):
         requirements.examine(recipe(["isum"]))
 

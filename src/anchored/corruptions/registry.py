@@ -90,7 +90,7 @@ def _check(row: Corruption, images: Tensor, severity: int, indices: Tensor) -> N
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         shape = f"{images.dtype} {tuple(images.shape)}"
         raise UserError(f"{row.name}: images are {shape}: give uint8 (B, C, H, W) with C 1 or 3")
-    if severity not in (1, 2, 3, 4, 5):
+    if severity not in (1, 2, 3, 4, 5) or isinstance(severity, float):
         raise UserError(f"{row.name}: severity is {severity}: give 1, 2, 3, 4 or 5")
     if indices.shape != images.shape[:1] or indices.is_floating_point() or indices.is_complex():
         shape = f"{indices.dtype} {tuple(indices.shape)}"

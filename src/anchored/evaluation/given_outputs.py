@@ -48,7 +48,7 @@ class GivenOutputs:
     classes: tuple[str, ...] = ()
 
     def matches(self, group: str) -> list[str]:
-        """The distinct names of one kind (``corruption``, ``severity``, ``ood``, ``shifted``, ``task``), in the sets' order."""
+        """Distinct names of a kind (``corruption``, ``severity``, ``ood``, ``shifted``, ``task``), in their order."""
         found = (_NAMES.fullmatch(name) for name in self.sets)
         return list(dict.fromkeys(match[group] for match in found if match and match[group]))
 

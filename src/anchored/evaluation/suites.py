@@ -248,6 +248,15 @@ def _made_from(evaluator: Evaluator) -> dict[str, Any]:
     return made | ({"detectors": versions} if versions else {}) | evaluator.made_also()
 
 
+def check_networks(recipe: Recipe) -> None:
+    """Refuse networks that there are none of: to train, or with settings that would never be used.
+
+    Of the latter those of libraries are let pass, which need not be installed for a study of others.
+    """
+    for name in (*recipe.grid.networks, *(name for name in recipe.grid.per_network if ":" not in name)):
+        networks.find_network(name)
+
+
 def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     """Refuse, before anything is trained, what could not be evaluated: unknown names, missing or unfit data.
 
@@ -260,8 +269,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     recipe = with_groups_expanded(replace(recipe, data=datasets.with_content_hash(recipe.data, used)))
     settings, learned = recipe.evaluate, bool(recipe.grid.networks)  # else all models were trained elsewhere
     row = datasets.training_row(recipe.data, root) if learned else datasets.dataset_row(recipe.data.train, recipe.data)
-    for name in recipe.grid.networks:
-        networks.find_network(name)
+    check_networks(recipe)
     if settings.score not in SCORES:
         raise UserError(f"evaluate.score is '{settings.score}': there are {', '.join(SCORES)}")
     for name in settings.ood:

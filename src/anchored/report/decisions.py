@@ -161,13 +161,14 @@ def decision_text(summary: Summary) -> Iterator[str]:
         return
     fitted = [v for v in summary.variants if summary.get(v, "set_coverage", summary.trained_on)]
     others = [" ".join(network_names(summary, v.architecture, v.title)) for v in summary.variants if v not in fitted]
+    but = f" but {and_list(others)}" if others else ""
     run, _ = summary.run_of(fitted[0])
     kept = run.outputs_file(HELD_OUT)
     count = f"{len(files.load_tensors(kept)[0]['labels']):,} " if kept.exists() else ""
     yield (
-        f"For each network{f' but {and_list(others)}' * bool(others)} a threshold of the {summary.score.replace('_', ' ')} score, prediction sets, a threshold of "
-        f"confidence and a temperature were fitted on {count}held-out images, none of which it was trained or tested "
-        "on; intervals here are over the images that the fitted rule met, not over held-out images."
+        f"For each network{but} a threshold of the {summary.score.replace('_', ' ')} score, prediction sets, a "
+        f"threshold of confidence and a temperature were fitted on {count}held-out images, none of which it was "
+        "trained or tested on; intervals here are over the images that the fitted rule met, not over held-out images."
     )
     yield (
         "What is promised holds for images that are exchangeable with the held-out ones, as the clean test images are, "

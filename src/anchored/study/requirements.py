@@ -22,7 +22,6 @@ from anchored.data.readers.files import data_root, missing_entries
 from anchored.data.user_data.index import find_user_data
 from anchored.errors import UserError
 from anchored.evaluation import evaluator, suites
-from anchored.models import registry as networks
 from anchored.store.layout import StudyFolder
 from anchored.study.cost import Cost, corrupting, costs, count, duration
 from anchored.study.provenance import provenance
@@ -214,8 +213,7 @@ def examine(
     ``UserError`` for unknown networks, sets or corruptions.
     """
     results, recipe = results or Path("runs") / recipe.name, suites.with_groups_expanded(recipe)
-    for network in recipe.grid.networks:
-        networks.find_network(network)
+    suites.check_networks(recipe)
     data_sets = needs(recipe, root)
     if any(need.missing for need in data_sets if catalog.is_user_data(need.name)):
         return Diagnosis(recipe, data_sets, [], 0.0, root, results)  # without own images, their size is not known
