@@ -95,12 +95,21 @@ class Comparison:
         return {key: values for key, values in found.items() if len(values) == len(self.seeds) > 1}
 
     @cached_property
+    def figures(self) -> tuple[str, ...]:
+        """The figures that were measured, in the order in which they are shown."""
+        return tuple(f for f in SHOWN if any(self.values(method, way, f) for method in self.methods for way in WAYS))
+
+    @property
+    def aims(self) -> tuple[str, ...]:
+        """Those of them that make the front."""
+        return tuple(figure for figure in self.figures if figure in AIMS)
+
+    @cached_property
     def planned(self) -> int:
         """How many contrasts the whole study has: of methods with several seeds, in figures that were measured."""
-        figures = {figure for (_, _, figure), values in self._values.items() if values}
         methods = [each.method for each in self.progress if not _is_ensemble(each.method)]
         ways = len(WAYS) - 1
-        return len(figures) * (len(methods) - 1 + ways * (2 * len(methods) - 1))
+        return len(self.figures) * (len(methods) - 1 + ways * (2 * len(methods) - 1))
 
     @cached_property
     def tested(self) -> dict[Contrast, tuple[intervals.Interval, float]]:
@@ -131,14 +140,14 @@ class Comparison:
         """Trainings that no other one equals in passes and every aim and beats in one of them, by means over seeds, of
         those that have all of these."""
         ways = [(method, way) for method in self.methods for way in WAYS]
-        known = {key: [self.whole(*key, aim) for aim in AIMS] for key in ways}
+        known = {key: [self.whole(*key, aim) for aim in self.aims] for key in ways}
         measured = {key: values for key, values in known.items() if all(values)}
         n = max((row.n for row in self.rows), default=0)
         errors = [
             [float(self.cost(method, way)[1] or 1)]
             + [
                 selection.error(FIGURES[aim].metric, statistics.fmean(each.values()), n)
-                for aim, each in zip(AIMS, values, strict=True)
+                for aim, each in zip(self.aims, values, strict=True)
             ]
             for (method, way), values in measured.items()
         ]
@@ -255,7 +264,7 @@ def _answer(study: Comparison) -> Iterator[str]:
     lines = []
     for way, name in list(WAYS.items())[1:]:
         undecided = list[str]()
-        for figure in AIMS:
+        for figure in study.aims:
             found = {
                 m: study.tested[GAIN, m, way, figure] for m in study.methods if (GAIN, m, way, figure) in study.tested
             }
@@ -291,12 +300,12 @@ def _title(method: str) -> str:
 
 def _table(study: Comparison) -> Iterator[str]:
     """Every method and way: means over seeds, half the interval, cost, front."""
-    yield f"| method | way | {' | '.join(SHOWN)} | training time | passes | front |"
-    yield "|---" * (5 + len(SHOWN)) + "|"
+    yield f"| method | way | {' | '.join(study.figures)} | training time | passes | front |"
+    yield "|---" * (5 + len(study.figures)) + "|"
     for method in study.methods:
         for way, name in WAYS.items():
             cells = []
-            for figure in SHOWN:
+            for figure in study.figures:
                 values = list(study.values(method, way, figure).values())
                 text = number(statistics.fmean(values), figure, False) if values else "–"
                 if len(values) > 1:
@@ -355,13 +364,13 @@ def _contrasts(study: Comparison) -> Iterator[str]:
 
 
 def _contrast_table(study: Comparison, kind: str) -> Iterator[str]:
-    yield f"| method | way | {' | '.join(SHOWN)} |"
-    yield "|---" * (2 + len(SHOWN)) + "|"
+    yield f"| method | way | {' | '.join(study.figures)} |"
+    yield "|---" * (2 + len(study.figures)) + "|"
     for method in study.methods:
         for way, name in list(WAYS.items())[1:]:
-            tests = [study.tested.get((kind, method, way, figure)) for figure in SHOWN]
+            tests = [study.tested.get((kind, method, way, figure)) for figure in study.figures]
             if any(tests):
-                cells = (_contrast_cell(test, figure) for test, figure in zip(tests, SHOWN, strict=True))
+                cells = (_contrast_cell(test, figure) for test, figure in zip(tests, study.figures, strict=True))
                 yield f"| {_title(method)} | {name} | {' | '.join(cells)} |"
 
 
@@ -379,7 +388,7 @@ def _ensembles(study: Comparison) -> Iterator[str]:
         of = after_training(method)[1]
         for way, name in WAYS.items():
             cells = []
-            for figure in SHOWN:
+            for figure in study.figures:
                 made, single = study.values(method, way, figure), study.values("" if of == PLAIN else of, way, figure)
                 mean = statistics.fmean(single.values()) if single else math.nan
                 differences = [value - mean for value in made.values()]
@@ -387,7 +396,7 @@ def _ensembles(study: Comparison) -> Iterator[str]:
             if any(cell != "–" for cell in cells):
                 lines.append(f"| {_title(method)} | {name} | {' | '.join(cells)} |")
     if lines:
-        heading = [f"| ensemble | way | {' | '.join(SHOWN)} |", "|---" * (2 + len(SHOWN)) + "|"]
+        heading = [f"| ensemble | way | {' | '.join(study.figures)} |", "|---" * (2 + len(study.figures)) + "|"]
         yield "Ensembles, less the mean of the networks that they are made of (one of each, so that nothing is tested):"
         yield "\n".join([*heading, *lines])
 
@@ -404,6 +413,6 @@ def _made(study: Comparison) -> Iterator[str]:
     yield (
         f"`{study.command}`, piece by piece. {counted}. In bold in the first table: a method alone that differs from "
         f"plain. {timed} Passes are through a network, an image. Front: no other training of "
-        f"all seeds has as few passes, is as good in all of {', '.join(AIMS)}, and better in one of these, by means. "
-        f"{study.planned} contrasts are corrected for."
+        f"all seeds has as few passes, is as good in all of {', '.join(study.aims)}, and better in one of these, by "
+        f"means. {study.planned} contrasts are corrected for."
     )

@@ -133,13 +133,21 @@ def test_an_ensemble_has_no_test_and_stands_beside_the_mean_of_its_networks() ->
     made = with_ensemble()
     assert made.planned == study().planned
     assert not any("ensemble" in key for key in made.tested)
-    assert ("ensemble", STANDARD) not in made.front  # one aim was not measured of anything
+    assert ("ensemble", STANDARD) not in made.front  # its adaptation was not measured
     text = comparisons_page.page({"demo": made})
     assert "| Deep ensemble | alone | " in text
     ensembles = text.partition("Ensembles, less the mean")[2]
     assert "| Deep ensemble | alone | " in ensembles
     assert "| +3.0 |" in ensembles.partition("### ")[0]
     assert "| 5.00 | 5 |" in text
+
+
+def test_what_a_study_did_not_measure_has_no_column_and_is_no_aim() -> None:
+    made = study()
+    assert made.figures == ("clean accuracy", "corruption accuracy", "adaptation accuracy")
+    assert made.aims == made.figures[1:]
+    assert ("augmix", RAM) in made.front
+    assert "AUROC |" not in comparisons_page.page({"demo": made})
 
 
 def test_the_front_has_what_needs_fewer_passes() -> None:
