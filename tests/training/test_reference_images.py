@@ -1,5 +1,6 @@
 """References of a cell: by each choice, own images, and training sets of references."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchored.config.recipe import Cell, Recipe, derived_seed
+from anchored.config.recipe import Cell, Recipe, canonical, derived_seed
 from anchored.config.settings import Anchoring, Data, Grid, Tail, Training
 from anchored.data import datasets
 from anchored.data.preprocessing import to_input
@@ -17,7 +18,7 @@ from anchored.evaluation.suites import check_recipe
 from anchored.models import folder
 from anchored.models.initialisation import model_config
 from anchored.store.files import load_tensors
-from anchored.store.layout import Run
+from anchored.store.layout import Run, study_difference
 from anchored.training.fit import train
 from anchored.training.preconditions import check_trainings, claim_run
 from anchored.training.reference_images import references, training_references
@@ -100,6 +101,8 @@ def test_own_images_to_train_with_bind_the_trainings_that_use_them(tmp_path: Pat
     assert not claim_run(run, anchored_cell)
     Image.new("L", (28, 28), 255).save(Path(refs) / "mine" / "0.png")
     changed_plain, changed = check_recipe(recipe).cells()
+    begun, now = (json.loads(canonical(each)) for each in (check_recipe(recipe), recipe))
+    assert study_difference(begun, now) == ""  # other trainings may join the study
     assert changed_plain == plain
     with pytest.raises(UserError, match=r"holds another training \(data\.contents"):
         claim_run(run, changed)

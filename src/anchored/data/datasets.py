@@ -173,9 +173,10 @@ def with_content_hash(settings: Data, others: Iterable[str] = ()) -> Data:
     ``others``: names of what is trained with besides ``settings.train``; those of the catalog have none.
     """
     find_user_data.cache_clear()
-    hashes = {name: content_hash(name, settings) for name in dict.fromkeys(others) if name != settings.train}
-    contents = settings.contents or tuple(pair for pair in hashes.items() if pair[1])
-    return replace(settings, content=settings.content or content_hash(settings.train, settings), contents=contents)
+    began = {settings.train: settings.content, **dict(settings.contents)}
+    names = dict.fromkeys((settings.train, *others))
+    (_, content), *found = ((name, began.get(name) or content_hash(name, settings)) for name in names)
+    return replace(settings, content=content, contents=tuple(pair for pair in found if pair[1]))
 
 
 def input_format(settings: Data) -> InputFormat:

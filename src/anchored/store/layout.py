@@ -245,11 +245,18 @@ def first_difference(there: Any, here: Any, name: str = "") -> str:
 def study_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
     """The first setting in which two resolved recipes are of two studies, which share no folder; "" where none is.
 
-    A grid may change, since every cell stands alone, but for that of models that Python gave.
+    A grid may change, since every cell stands alone, but for that of models that Python gave; and with it the further
+    images that its trainings use, whose content each is bound to by itself.
     """
     fixed = "grid" if _is_in_python(there) or _is_in_python(here) else ""
     ignored = dict.fromkeys(each for each in CHANGEABLE if each != fixed)
-    return first_difference({**there, **ignored}, {**here, **ignored})
+    one, other = ({**_without_contents(each), **ignored} for each in (there, here))
+    return first_difference(one, other)
+
+
+def _without_contents(recipe: dict[str, Any]) -> dict[str, Any]:
+    data = recipe.get("data")
+    return {**recipe, "data": {**data, "contents": None}} if isinstance(data, dict) else recipe
 
 
 def _is_in_python(recipe: dict[str, Any]) -> bool:
