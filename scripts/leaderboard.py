@@ -151,8 +151,16 @@ def _table(images: str, found: Sequence[Entry]) -> Table:
 def _names(each: Entry, variant: Variant) -> list[str]:
     summary = each.summary
     seeds = {row.seed for row in summary.rows if variant_of(row) == variant}
-    epochs = str(summary.setting("train", "epochs"))
-    return [variant.architecture, variant.title, epochs, str(len(seeds)), each.folder.name]
+    return [variant.architecture, variant.title, _epochs(summary, variant), str(len(seeds)), each.folder.name]
+
+
+def _epochs(summary: Summary, variant: Variant) -> str:
+    """Those of the variant's network; those of all where rows do not tell which of the recipe's it is."""
+    if variant in summary.given:
+        return "–"
+    known = dict(zip(summary.architectures, summary.epochs, strict=False))
+    alike = len(summary.architectures) == len(summary.epochs)
+    return str(known[variant.architecture]) if alike else " or ".join(map(str, sorted(set(summary.epochs))))
 
 
 def _about(each: Entry) -> str:

@@ -37,6 +37,24 @@ def test_an_entry_of_a_study_is_the_headline_s_rows(
     assert "is there already" in capsys.readouterr().err
 
 
+def test_epochs_are_those_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaderboard, "ROOT", tmp_path)
+    shutil.copytree(DEMO, tmp_path / "two")
+    record, rows = json.loads((DEMO / "study.json").read_text()), read_rows(DEMO / "results.csv")
+    record["recipe"]["grid"] |= {
+        "networks": ["small", "resnet18"],
+        "per_network": {"resnet18": {"train": {"epochs": 300}}},
+    }
+    files.write_json(tmp_path / "two/study.json", record)
+    other = [replace(row, architecture="ResNet-18", run=f"other-{row.run}") for row in rows]
+    files.write_text(tmp_path / "two/results.csv", rows_text([*rows, *other]))
+    page = leaderboard.page([leaderboard.entry(tmp_path / "two")])
+    assert "| ResNet-8 | Standard | 12 |" in page
+    assert "| ResNet-18 | Standard | 300 |" in page
+    files.write_text(tmp_path / "two/results.csv", rows_text(rows))  # the other is not there: which it is, is not told
+    assert "| ResNet-8 | Standard | 12 or 300 |" in leaderboard.page([leaderboard.entry(tmp_path / "two")])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -227,6 +227,13 @@ class Summary:
         """The variants that one is shown beside: those of its architecture, of a given model of the first."""
         return self.of(self.architectures[0] if variant.protocol == GIVEN else variant.architecture)
 
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """How many epochs each network of the recipe is trained for, in the recipe's order."""
+        default, own = self.setting("train", "epochs"), self.setting("grid", "per_network")
+        names = self.setting("grid", "networks")
+        return tuple(own.get(name, {}).get("train", {}).get("epochs", default) for name in names)
+
     @cached_property
     def seeds(self) -> tuple[int, ...]:
         """All seeds of the study's trainings; where there is none, that of the given models."""

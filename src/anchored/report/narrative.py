@@ -47,11 +47,9 @@ def duration_text(seconds: float) -> str:
 
 def epochs_text(summary: Summary) -> str:
     """``60 epochs``; where networks differ, each network's in the recipe's order."""
-    default, own = summary.setting("train", "epochs"), summary.setting("grid", "per_network")
-    epochs = [own.get(name, {}).get("train", {}).get("epochs", default) for name in summary.setting("grid", "networks")]
-    if len(set(epochs)) > 1:
-        return f"{and_list([str(number) for number in epochs])} epochs"
-    return _count(epochs[0], "epoch")
+    if len(set(summary.epochs)) > 1:
+        return f"{and_list([str(number) for number in summary.epochs])} epochs"
+    return _count(summary.epochs[0], "epoch")
 
 
 def what_was_run(summary: Summary) -> Iterator[str]:
