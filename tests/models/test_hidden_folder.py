@@ -1,6 +1,7 @@
 """A model anchored at a hidden layer through its folder: trained, saved, loaded, converted, exported, measured."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,15 @@ def test_a_training_goes_on_at_the_same_layer_only(run: Run) -> None:
         chosen = cell(other, run.path)
         with pytest.raises(UserError, match=r"anchored at 'blocks.1', anchoring.at is (the image|'blocks.2')"):
             initialisation.initial_model(chosen, initialisation.model_config(chosen))
+
+
+def test_a_card_names_the_versions_that_trained_it(run: Run, tmp_path: Path) -> None:
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
+    copied.made_file.unlink(missing_ok=True)
+    assert "Trained by `anchored train` with these settings" in model_card(copied, "run")
+    parts = [{"anchored": "1.0", "torch": torch} for torch in ("2.0", "2.0", "2.1")]
+    files.write_json(copied.made_file, {"training": parts, "evaluating": [{"anchored": "9"}]})
+    assert "`anchored train` (anchored 1.0, torch 2.0 then anchored 1.0, torch 2.1) with" in model_card(copied, "run")
 
 
 @pytest.mark.parametrize("at", ["blocks.1", "blocks.0"])

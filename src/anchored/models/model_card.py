@@ -119,14 +119,23 @@ def _table(rows: list[Row]) -> str:
 
 
 def _training(run: Run, config: ModelConfig) -> str:
-    version = f"anchored {metadata.version('anchored')}, torch {metadata.version('torch')}"
     if not run.cell_file.exists():
         if config.protocol == "standard" or config.references:
             return "How it was trained is not recorded in this folder."
-        return f"Converted from a plain network's weights by `anchored convert` ({version}); not trained since."
+        here = f"anchored {metadata.version('anchored')}, torch {metadata.version('torch')}"
+        return f"Converted from a plain network's weights by `anchored convert` ({here}); not trained since."
     cell = Cell.parse(read_json(run.cell_file), run.cell_file)
     settings = json.dumps(json.loads(canonical(cell)), indent=2, ensure_ascii=False)
-    return f"Trained by `anchored train` ({version}) with these settings:\n```json\n{settings}\n```"
+    return f"Trained by `anchored train`{_versions(run)} with these settings:\n```json\n{settings}\n```"
+
+
+def _versions(run: Run) -> str:
+    """Those that trained it, one after another, as it recorded them; nothing where that record is not here."""
+    made = read_json(run.made_file) if run.made_file.is_file() else {}
+    records = made.get("training") if isinstance(made, dict) else None
+    parts = [each for each in records if isinstance(each, dict)] if isinstance(records, list) else []
+    told = dict.fromkeys(f"anchored {each.get('anchored', '?')}, torch {each.get('torch', '?')}" for each in parts)
+    return f" ({' then '.join(told)})" if told else ""
 
 
 def _licences(config: ModelConfig) -> str:
