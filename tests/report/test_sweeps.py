@@ -110,6 +110,11 @@ def test_auroc_against_corruption_accuracy_along_lambda(tmp_path: Path) -> None:
     assert "seeds 0, 1 and 2" in picture.caption
 
 
+def test_a_sweep_of_a_method_names_it(tmp_path: Path) -> None:
+    rows = [dataclasses.replace(each, method="mixup") for each in with_tails(rows_of())]
+    lines_of(pictures(tmp_path, rows)["lambda"], "ResNet-18, mixup + RAM α=0.25")
+
+
 def test_without_a_sweep_there_is_no_figure(tmp_path: Path) -> None:
     single = [each for each in rows_of() if each.alpha in (None, 0.25)]
     assert pictures(tmp_path / "one", single) == {}

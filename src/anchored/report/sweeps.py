@@ -1,6 +1,7 @@
 """Figures along α and λ, as the paper's figures 3 and 4b: measures against α, and the trade-off along λ."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 
@@ -111,11 +112,11 @@ def lambda_figure(
     axes = figure.subplots()
     plotted = list[Estimate | None]()
     hints: dict[str, str] = {}
-    for i, ((architecture, alpha), variants) in enumerate(lines.items()):
+    for i, ((architecture, _), variants) in enumerate(lines.items()):
         across, up = (dict(_measured(summary, variants, measure)) for measure in trade_off)
         points = [(v, across[v], up[v]) for v in variants if v in across and v in up]
         xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
-        style, label = architecture_style(i), f"{architecture}, RAM α={alpha:g}"
+        style, label = architecture_style(i), f"{architecture}, {replace(variants[0], tail_weight=None).title}"
         axes.errorbar(
             [x.value for x in xs], [y.value for y in ys], xerr=error_bars(xs), yerr=error_bars(ys), capsize=3,
             elinewidth=1, label=label, **style.line(),
