@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from anchored.config import recipe as recipes
 from anchored.config import settings
 from anchored.config.recipe import Recipe
-from anchored.config.recipe_file import read_recipe
+from anchored.config.recipe_file import Loader, read_recipe
 from anchored.config.settings import Data, Grid, Training
 from anchored.errors import UserError
 
@@ -290,6 +291,20 @@ def test_odd_yaml_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "odd.yaml").write_text(text)
     with pytest.raises(UserError, match=said):
         read_recipe(str(tmp_path / "odd.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("010", 10), ("-07", -7), ("1_000", 1000), ("0", 0), ("1:30", "1:30"), ("0x10", "0x10"), ("1e3", 1000.0),
+        ("010.5", 10.5), (".5", 0.5), ("1.", 1.0), ("190:20:30.15", "190:20:30.15"), (".inf", math.inf),
+        ("-1.5e-3", -0.0015),
+        ("1.2.3", "1.2.3"), ("2026-12-01x", "2026-12-01x"), ("1__", 1), ("--", "--"), ("+3", 3),
+    ],
+)  # fmt: skip
+def test_numbers_are_decimal(text: str, number: object) -> None:
+    found = yaml.load(text, Loader)
+    assert (found, type(found)) == (number, type(number))
 
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ MAX_VALUES = 100_000  # of a recipe, aliases followed
 
 
 class Loader(yaml.SafeLoader):
-    """Plain YAML in which a key given twice is an error, and ``1e-2`` a number (YAML 1.1 takes it for text)."""
+    """Plain YAML in which a key given twice is an error, and numbers are decimal: ``1e-2`` is one (YAML 1.1 takes it
+    for text), ``010`` is ten (there eight), and ``1:30`` is text (there ninety)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; ``ConstructorError`` where it has a key twice."""
@@ -30,9 +31,17 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_WHOLE, _NUMBER = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+Loader.yaml_implicit_resolvers = {
+    first: [rule for rule in rules if rule[0] not in (_WHOLE, _NUMBER)]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_STARTS = list("-+.0123456789")
+Loader.add_implicit_resolver(_WHOLE, re.compile(r"[-+]?\d[\d_]*$"), _STARTS)
 Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    _NUMBER, re.compile(r"[-+]?((\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"), _STARTS
 )
+Loader.add_constructor(_WHOLE, lambda loader, node: int(str(node.value).replace("_", "")))
 
 
 def recipe_names() -> list[str]:
