@@ -178,8 +178,7 @@ def keep(key: str, folder: StudyFolder, kept: StudyFolder) -> None:
 
 def record_of(run: Run) -> dict[str, str]:
     """How a training and its measuring were made, by the run's own record; values that changed underway, in order."""
-    phases = files.read_json(run.made_file) if run.made_file.exists() else {}
-    entries = [entry for entries in phases.values() for entry in entries]
+    entries = [entry for entries in run.records().values() for entry in entries]
     keys = dict.fromkeys(key for entry in entries for key in entry if key != "command")
     return {key: " then ".join(dict.fromkeys(entry[key] for entry in entries if key in entry)) for key in keys}
 

@@ -158,9 +158,9 @@ def _epochs(summary: Summary, variant: Variant) -> str:
     """Those of the variant's network; those of all where rows do not tell which of the recipe's it is."""
     if variant in summary.given:
         return "–"
-    known = dict(zip(summary.architectures, summary.epochs, strict=False))
-    alike = len(summary.architectures) == len(summary.epochs)
-    return str(known[variant.architecture]) if alike else " or ".join(map(str, sorted(set(summary.epochs))))
+    if len(summary.architectures) == len(summary.epochs):
+        return str(summary.epochs[summary.architectures.index(variant.architecture)])
+    return " or ".join(map(str, sorted(set(summary.epochs))))
 
 
 def _about(each: Entry) -> str:

@@ -159,6 +159,12 @@ class Recipe:
         """Methods that are trained: those of the grid, and those whose networks others use after training."""
         return tuple(dict.fromkeys(after_training(method)[1] for method in self.grid.methods))
 
+    @property
+    def outliers(self) -> tuple[str, ...]:
+        """``train.outliers`` of the trainings that have some, each once."""
+        pairs = itertools.product(self.grid.networks, self.trained_methods)
+        return tuple(dict.fromkeys(name for pair in pairs if (name := self.training(*pair).outliers)))
+
     def after_cells(self) -> Iterator[AfterCell]:
         """What is done with the trainings afterwards, method by method: each by itself, ensembles of several seeds."""
         cells = list(self.cells())

@@ -57,11 +57,11 @@ def check_holdout(recipe: Recipe, root: Path | None = None) -> None:
 
 def check_training_outliers(recipe: Recipe, root: Path | None = None) -> None:
     """Refuse, before anything is trained, ``train.outliers`` of a training that are measured, or cannot be read."""
-    for outliers in dict.fromkeys(cell.train.outliers for cell in recipe.cells()):
+    for outliers in recipe.outliers:
         check_outliers(outliers, recipe.evaluate, recipe.data)
         if recipe.choose:
             check_outliers(outliers, settings_of(recipe), recipe.data, "validate")
-        if outliers and outliers not in OUTLIERS:
+        if outliers not in OUTLIERS:
             split = datasets.outlier_split(outliers, recipe.data)
             datasets.check_readable(outliers, split, recipe.data, root)
 

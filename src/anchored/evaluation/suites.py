@@ -265,7 +265,7 @@ def check_recipe(recipe: Recipe, root: Path | None = None) -> Recipe:
     fitted = any(find_detector(name).needs_fit for name in recipe.evaluate.detectors)
     if not recipe.grid.networks and all(given.outputs for given in recipe.grid.given.values()):
         return recipe  # what is measured is in the files
-    used = [recipe.anchoring.reference_images, *(cell.train.outliers for cell in recipe.cells())]
+    used = (recipe.anchoring.reference_images, *recipe.outliers)
     recipe = with_groups_expanded(replace(recipe, data=datasets.with_content_hash(recipe.data, used)))
     settings, learned = recipe.evaluate, bool(recipe.grid.networks)  # else all models were trained elsewhere
     row = datasets.training_row(recipe.data, root) if learned else datasets.dataset_row(recipe.data.train, recipe.data)

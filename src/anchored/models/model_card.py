@@ -131,9 +131,7 @@ def _training(run: Run, config: ModelConfig) -> str:
 
 def _versions(run: Run) -> str:
     """Those that trained it, one after another, as it recorded them; nothing where that record is not here."""
-    made = read_json(run.made_file) if run.made_file.is_file() else {}
-    records = made.get("training") if isinstance(made, dict) else None
-    parts = [each for each in records if isinstance(each, dict)] if isinstance(records, list) else []
+    parts = run.records().get("training", [])
     told = dict.fromkeys(f"anchored {each.get('anchored', '?')}, torch {each.get('torch', '?')}" for each in parts)
     return f" ({' then '.join(told)})" if told else ""
 

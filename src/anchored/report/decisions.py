@@ -152,16 +152,17 @@ def decision_text(summary: Summary) -> Iterator[str]:
     """What was promised, on what, where it ends, and by how much it fails there."""
     if not summary.sets("aurc"):
         return
-    if not summary.sets("set_coverage"):
+    fitted = [v for v in summary.variants if summary.get(v, "set_coverage", summary.trained_on)]
+    if not fitted:
         yield (
             "Thresholds, prediction sets and abstention were not measured: they are fitted on labelled images that no "
             "network was trained or tested on (train with data.validation: 0.1, or name some in evaluate.held_out), "
             "and there were none, or too few."
         )
         return
-    fitted = [v for v in summary.variants if summary.get(v, "set_coverage", summary.trained_on)]
-    others = [" ".join(network_names(summary, v.architecture, v.title)) for v in summary.variants if v not in fitted]
-    but = f" but {and_list(others)}" if others else ""
+    left_out = [" ".join(network_names(summary, v.architecture, v.title)) for v in summary.variants if v not in fitted]
+    others = and_list(left_out)
+    but = f" but {others}" if others else ""
     run, _ = summary.run_of(fitted[0])
     kept = run.outputs_file(HELD_OUT)
     count = f"{len(files.load_tensors(kept)[0]['labels']):,} " if kept.exists() else ""
@@ -177,7 +178,7 @@ def decision_text(summary: Summary) -> Iterator[str]:
     for metric in PROMISED:
         yield from _kept_promise(summary, metric)
     if others:
-        yield f"There were no such images for {and_list(others)}, or too few."
+        yield f"There were no such images for {others}, or too few."
     if not all(summary.get(v, "accepted", summary.trained_on) for v in fitted):
         yield "Where nothing is said of abstention, its error could not be shown with the held-out images."
 

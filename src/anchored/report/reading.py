@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -64,11 +65,9 @@ def _made(begun: dict[str, Any], runs: Iterable[Run]) -> dict[str, Any]:
     """How a study was begun, with what each run says of itself: several values where the runs differ."""
     values: dict[str, dict[str, None]] = defaultdict(dict)
     for run in runs:
-        records = files.read_json(run.made_file) if run.made_file.is_file() else {}
-        for entries in records.values() if isinstance(records, dict) else ():
-            for entry in entries if isinstance(entries, list) else ():
-                for key, value in entry.items() if isinstance(entry, dict) else ():
-                    values[str(key)][str(value)] = None
+        for record in itertools.chain.from_iterable(run.records().values()):
+            for key, value in record.items():
+                values[str(key)][str(value)] = None
     kept = {key: "; ".join(found) for key, found in values.items() if key not in ("started", "command")}
     return begun | kept
 

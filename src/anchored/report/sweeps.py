@@ -88,13 +88,13 @@ def _plot_alphas(
         axes.plot([x], [y], gid=f"{gid}-{k}", **style.point())
 
 
-def _lambda_sweeps(summary: Summary) -> dict[tuple[str, float], list[Variant]]:
-    """(architecture, α) -> its variants by λ, where there are two or more; without hard Δ mining λ is 0."""
+def _lambda_sweeps(summary: Summary) -> list[list[Variant]]:
+    """The variants of each architecture and α by λ, where there are two or more; without hard Δ mining λ is 0."""
     groups: dict[tuple[str, float], list[Variant]] = {}
     for variant in summary.variants:  # by λ within each α
         if variant.protocol == "ram" and variant.alpha is not None:
             groups.setdefault((variant.architecture, variant.alpha), []).append(variant)
-    return {key: group for key, group in groups.items() if len(group) > 1}
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _trade_off(summary: Summary) -> tuple[Measure, Measure] | None:
@@ -104,19 +104,18 @@ def _trade_off(summary: Summary) -> tuple[Measure, Measure] | None:
     return (pair[0], pair[1]) if pair[0] and pair[1] else None
 
 
-def lambda_figure(
-    summary: Summary, lines: dict[tuple[str, float], list[Variant]], trade_off: tuple[Measure, Measure]
-) -> Picture:
+def lambda_figure(summary: Summary, lines: list[list[Variant]], trade_off: tuple[Measure, Measure]) -> Picture:
     """AUROC against corruption accuracy along λ, with error bars both ways, as the paper's figure 4b."""
     figure = blank_figure(7.0, 5.0)
     axes = figure.subplots()
     plotted = list[Estimate | None]()
     hints: dict[str, str] = {}
-    for i, ((architecture, _), variants) in enumerate(lines.items()):
+    for i, variants in enumerate(lines):
         across, up = (dict(_measured(summary, variants, measure)) for measure in trade_off)
         points = [(v, across[v], up[v]) for v in variants if v in across and v in up]
         xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
-        style, label = architecture_style(i), f"{architecture}, {replace(variants[0], tail_weight=None).title}"
+        every = replace(variants[0], tail_weight=None)
+        style, label = architecture_style(i), f"{every.architecture}, {every.title}"
         axes.errorbar(
             [x.value for x in xs], [y.value for y in ys], xerr=error_bars(xs), yerr=error_bars(ys), capsize=3,
             elinewidth=1, label=label, **style.line(),

@@ -110,6 +110,14 @@ class Run:
         if not self.cell_file.exists():
             raise UserError(f"{self.path} was removed meanwhile: the same command begins it again")
 
+    def records(self) -> dict[str, list[dict[str, Any]]]:
+        """Phase -> how it was made, one record after another; without what is none in a file changed by hand."""
+        made = files.read_json(self.made_file) if self.made_file.is_file() else {}
+        lists = (
+            ((phase, each) for phase, each in made.items() if isinstance(each, list)) if isinstance(made, dict) else ()
+        )
+        return {phase: [record for record in each if isinstance(record, dict)] for phase, each in lists}
+
     def rows_are_intact(self) -> bool:
         """Whether the rows are those that were written, by the hash that was written with them, if any was."""
         if not (self.rows_file.exists() and self.evaluation_file.exists()):

@@ -216,8 +216,7 @@ def sets_used(recipe: Recipe) -> list[tuple[str, str]]:
     uses += [(name, "adaptation") for name in settings.adaptation]
     uses += [(settings.held_out, "decisions")] if settings.held_out else []
     uses += [(recipe.anchoring.reference_images, "references")] if recipe.anchoring.reference_images else []
-    learned = dict.fromkeys(cell.train.outliers for cell in recipe.cells())
-    uses += [(name, "outliers to learn from") for name in learned if name and name not in OUTLIERS]
+    uses += [(name, "outliers to learn from") for name in recipe.outliers if name not in OUTLIERS]
     if recipe.choose:
         chosen = holdout.settings_of(recipe)
         others = [name for name in (*chosen.ood, *chosen.adaptation) if name not in OUTLIERS]
